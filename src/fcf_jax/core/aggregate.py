@@ -1,0 +1,127 @@
+r"""The cohort sum, in sparse + Gram form, over packed clients.
+
+    \sum_u e_u x_u^T  =  scatter_{i in I_u} [ (e_ui + w0 s_ui) x_u ]  -  w0 Y (\sum_u x_u x_u^T)
+
+What a client sends about the items it never touched is -w0 s_i x, which the sum of all x x^T
+gives for everybody at once. So no array of [clients, items] is ever built.
+"""
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fcf_jax.core.client import describe
+from fcf_jax.core.objective import gram, sparse_residuals
+from fcf_jax.core.solve import Solution, owned_by, solve_rows
+from fcf_jax.core.types import ClientData, ClientInfo, CohortSum, Observations, PackedClients, Scalar, Weighting
+
+
+def cohort_sum(
+    item_factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    weighting: Weighting,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+) -> tuple[CohortSum, Float[Array, ""]]:
+    """Let all packed clients solve, and sum what they send.
+
+    Returns:
+        The sums that reach the server, and the worst client's solve error.
+
+    References:
+        arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
+    """
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    item_gram = gram(item_factors)
+
+    def add_chunk(total: tuple[CohortSum, Array], chunk: tuple) -> tuple[tuple[CohortSum, Array], None]:
+        sums, worst = total
+        solution, observations, info = _solve_chunk(item_factors, item_gram, chunk, weighting, **weights)
+        _, owners, client_ids = chunk
+        is_client = client_ids < clients.row_counts.shape[0]
+        extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
+        return (
+            CohortSum(
+                upload=_add_seen(sums.upload, solution, observations, owners, unobserved_weight),
+                user_gram=sums.user_gram + gram(solution.user_factors),
+                confidence_sum=sums.confidence_sum.at[observations.item_ids].add(extra),
+                loss=sums.loss + jnp.sum(info.loss),
+                num_clients=sums.num_clients + jnp.sum(is_client),
+            ),
+            jnp.maximum(worst, jnp.max(info.solve_error)),
+        ), None
+
+    nothing = _empty_sum(item_factors), jnp.zeros((), item_factors.dtype)
+    (sums, worst), _ = jax.lax.scan(add_chunk, nothing, (clients.rows, clients.owners, clients.client_ids))
+    unseen = unobserved_weight * jnp.matmul(item_factors, sums.user_gram, precision="highest")
+    return sums._replace(upload=sums.upload - unseen), worst
+
+
+def solve_clients(
+    factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    weighting: Weighting,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+) -> tuple[Float[Array, "users factors"], Float[Array, ""]]:
+    """Solve the factor of every packed client, 0 for a user that is not among them.
+
+    For ALS, whose items are the clients of the user factors in turn, and for the fold-in of
+    evaluation; a real server never sees a user factor.
+
+    Returns:
+        The factors, and the sum of the clients' losses.
+    """
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    own_gram = gram(factors)
+    everyone = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
+
+    def place_chunk(total: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], None]:
+        solved, loss = total
+        solution, _, info = _solve_chunk(factors, own_gram, chunk, weighting, **weights)
+        solved = solved.at[chunk[2]].set(solution.user_factors, mode="drop")
+        return (solved, loss + jnp.sum(info.loss)), None
+
+    nothing = everyone, jnp.zeros((), factors.dtype)
+    return jax.lax.scan(place_chunk, nothing, (clients.rows, clients.owners, clients.client_ids))[0]
+
+
+def _solve_chunk(
+    item_factors: Float[Array, "items factors"],
+    item_gram: Float[Array, "factors factors"],
+    chunk: tuple[ClientData, Int[Array, "rows"], Int[Array, "clients"]],
+    weighting: Weighting,
+    **weights: Scalar,
+) -> tuple[Solution, Observations, ClientInfo]:
+    rows, owners, client_ids = chunk
+    observations = weighting(rows)
+    row_sums = owned_by(owners, num_clients=client_ids.shape[0])
+    solution = solve_rows(item_factors, item_gram, observations, row_sums, **weights)
+    return solution, observations, describe(solution, item_gram, observations, row_sums, **weights)
+
+
+def _add_seen(
+    upload: Float[Array, "items factors"],
+    solution: Solution,
+    observations: Observations,
+    owners: Int[Array, "rows"],
+    unobserved_weight: Scalar,
+) -> Float[Array, "items factors"]:
+    """Scatter (e + w0 s) x of the clients' own items."""
+    weights = sparse_residuals(solution.scores, observations, unobserved_weight=unobserved_weight)
+    factors = solution.user_factors.at[owners].get(mode="clip")
+    return upload.at[observations.item_ids].add(weights[:, :, None] * factors[:, None, :])
+
+
+def _empty_sum(item_factors: Float[Array, "items factors"]) -> CohortSum:
+    num_items, num_factors = item_factors.shape
+    dtype = item_factors.dtype
+    return CohortSum(
+        upload=jnp.zeros((num_items, num_factors), dtype),
+        user_gram=jnp.zeros((num_factors, num_factors), dtype),
+        confidence_sum=jnp.zeros(num_items, dtype),
+        loss=jnp.zeros((), dtype),
+        num_clients=jnp.zeros((), jnp.int32),
+    )

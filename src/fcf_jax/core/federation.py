@@ -1,0 +1,169 @@
+"""The federation: rounds of client updates, their sum and a server step, compiled as one.
+
+    federation = federated_cf(optax.adam(0.05), implicit_feedback(alpha=4.0), num_items=..., ...)
+    state = federation.init(key)
+    state, info = federation.round(key, state, clients)
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import optax
+from jax import numpy as jnp
+from jaxtyping import Array, Int
+
+from fcf_jax.core.aggregate import cohort_sum
+from fcf_jax.core.cohort import draw_cohort, gather_cohort, round_key, rows_needed
+from fcf_jax.core.server import ServerState, draw_item_factors, server_init, server_update
+from fcf_jax.core.types import Key, PackedClients, RoundInfo, Scalar, Weighting
+
+
+class Federation(NamedTuple):
+    """A federated optimisation of shared item factors, as pure functions."""
+
+    init: Callable[[Key], ServerState]
+    round: Callable[..., tuple[ServerState, RoundInfo]]  # (key, state, clients, *, row_capacity=None)
+    draw: Callable[[Key, Int[Array, ""], int], Int[Array, "clients"]]  # (key, round_index, num_users) -> cohort
+
+
+def federated_cf(
+    optimizer: optax.GradientTransformation,
+    weighting: Weighting,
+    *,
+    num_items: int,
+    num_factors: int,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    cohort_size: int | None = None,
+    init_scale: Scalar = 0.1,
+) -> Federation:
+    """Set up Federated Collaborative Filtering.
+
+    Args:
+        optimizer: the server's step: the paper's Adam (`optax.adam`, `paper_adam`), one of ours
+            (`guarded_gram`, `running_sums`, ...) or any other optax transformation.
+        weighting: how strengths become confidence and preference (`implicit_feedback`).
+        num_items: M, the size of the catalogue.
+        num_factors: K.
+        regularization: lambda, at least 0, on the squared norms; the sums are not averaged.
+        unobserved_weight: w0, the confidence of items outside a history; 0 for explicit ratings.
+        cohort_size: Theta, the clients drawn without replacement in each round; None: everybody.
+        init_scale: standard deviation of the first item factors.
+
+    Returns:
+        `init(key)` draws the first state. `round(key, state, clients)` runs one round; the same
+        key may be given to every round, for each derives its own from the state's round index.
+
+    Raises:
+        ValueError: for a size below 1.
+
+    References:
+        arXiv:1901.09888, Algorithm 1.
+    """
+    sizes = {"num_items": num_items, "num_factors": num_factors}
+    for name, size in (sizes if cohort_size is None else sizes | {"cohort_size": cohort_size}).items():
+        if size < 1:
+            raise ValueError(f"expected {name} of at least 1, got {size}")
+
+    def init(key: Key) -> ServerState:
+        item_factors = draw_item_factors(
+            key, num_items=num_items, num_factors=num_factors, init_scale=init_scale
+        )
+        return server_init(item_factors, optimizer)
+
+    def draw(key: Key, round_index: Int[Array, ""], num_users: int) -> Int[Array, "clients"]:
+        if cohort_size is None:
+            return jnp.arange(num_users)
+        if cohort_size > num_users:
+            raise ValueError(
+                f"expected a cohort_size of at most the {num_users} users, got {cohort_size}; lower cohort_size"
+            )
+        key_cohort, _ = jax.random.split(round_key(key, round_index))
+        return draw_cohort(key_cohort, num_users=num_users, cohort_size=cohort_size)
+
+    def run_round(
+        key: Key, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
+    ) -> tuple[ServerState, RoundInfo]:
+        num_users = clients.row_counts.shape[0]
+        client_ids = draw(key, state.round_index, num_users)
+        if cohort_size is not None:
+            clients = gather_cohort(clients, client_ids, row_capacity=_capacity(row_capacity, clients, client_ids))
+        sums, solve_error = cohort_sum(
+            state.item_factors,
+            clients,
+            weighting,
+            regularization=regularization,
+            unobserved_weight=unobserved_weight,
+        )
+        state, server_info = server_update(
+            state, sums, optimizer, num_users=num_users, regularization=regularization
+        )
+        return state, RoundInfo(
+            loss=server_info.loss,
+            gradient_norm=server_info.gradient_norm,
+            solve_error=solve_error,
+            num_clients=sums.num_clients,
+            client_ids=client_ids,
+        )
+
+    return Federation(init, run_round, draw)
+
+
+def run_rounds(
+    federation: Federation,
+    key: Key,
+    state: ServerState,
+    clients: PackedClients,
+    *,
+    num_rounds: int,
+    row_capacity: int | None = None,
+) -> tuple[ServerState, RoundInfo]:
+    """Run rounds in one compiled program.
+
+    Args:
+        key: one key for all rounds; each round derives its own from its index.
+        num_rounds: how many rounds to add to `state`.
+        row_capacity: rows that a chunk of a cohort may need. Found from the key when not given,
+            which a caller that traces the key itself (a `vmap` over seeds) must do beforehand
+            with `cohort_rows`.
+
+    Returns:
+        The state after the last round, and the info of all rounds, stacked.
+    """
+    if row_capacity is None:
+        row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
+    return _scan_rounds(federation.round, num_rounds, row_capacity, key, state, clients)
+
+
+def cohort_rows(
+    federation: Federation, key: Key, state: ServerState, clients: PackedClients, *, num_rounds: int
+) -> int:
+    """Compute, on the host, a `row_capacity` that the cohorts of these rounds need."""
+    num_users = clients.row_counts.shape[0]
+    cohorts = _draw_rounds(federation.draw, num_rounds, num_users, key, state.round_index)
+    return rows_needed(clients, cohorts)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _scan_rounds(run_round: Callable, num_rounds: int, row_capacity: int, key: Key, state, clients):
+    def step(state: ServerState, _: None) -> tuple[ServerState, RoundInfo]:
+        return run_round(key, state, clients, row_capacity=row_capacity)
+
+    return jax.lax.scan(step, state, length=num_rounds)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw_rounds(draw: Callable, num_rounds: int, num_users: int, key: Key, first_round: Array) -> Array:
+    rounds = first_round + jnp.arange(num_rounds)
+    return jax.lax.map(lambda round_index: draw(key, round_index, num_users), rounds)
+
+
+def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array) -> int:
+    """Fall back on what is known: the cohort itself, or under tracing all the rows there are."""
+    if row_capacity is not None:
+        return row_capacity
+    if isinstance(client_ids, jax.core.Tracer) or isinstance(clients.row_counts, jax.core.Tracer):
+        return clients.owners.size
+    return rows_needed(clients, client_ids)

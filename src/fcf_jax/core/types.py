@@ -1,0 +1,83 @@
+"""The records that everyone passes, and the callables that plug in. No helpers here.
+
+Dimension names, used in every signature: `users`, `items`, `factors`, `slots` (places for
+interactions in one row), `rows`, `clients` (of one chunk or cohort), `chunks`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Key = PRNGKeyArray
+Scalar = float | Float[Array, ""]  # hyperparameters may be Python numbers or traced
+
+
+class ClientData(NamedTuple):
+    """What one device holds: its own history, padded to `slots`; a batch has leading axes."""
+
+    item_ids: Int[Array, "*batch slots"]
+    strengths: Float[Array, "*batch slots"]
+    mask: Bool[Array, "*batch slots"]
+
+
+class Observations(NamedTuple):
+    """A history after weighting: confidence c and preference p of each of the client's items."""
+
+    item_ids: Int[Array, "*batch slots"]
+    confidence: Float[Array, "*batch slots"]
+    preference: Float[Array, "*batch slots"]
+    mask: Bool[Array, "*batch slots"]
+
+
+class PackedClients(NamedTuple):
+    """Many histories, cut into rows of equal width and gathered into chunks of whole clients.
+
+    A client owns consecutive rows of one chunk. A chunk is what is computed at a time.
+    """
+
+    rows: ClientData  # each [chunks, rows, slots]
+    owners: Int[Array, "chunks rows"]  # which of the chunk's clients owns a row; `clients` for a padding row
+    client_ids: Int[Array, "chunks clients"]  # the user behind each client; `users` where there is nobody
+    first_row: Int[Array, "users"]  # where a user's rows begin, counted through all chunks
+    row_counts: Int[Array, "users"]
+
+
+class ClientUpdate(NamedTuple):
+    """The outcome of one client's work, in the compact form that a simulation needs.
+
+    The user factor never leaves a real device as such; see `dense_upload` for what is sent.
+    """
+
+    user_factor: Float[Array, "*batch factors"]
+    residuals: Float[Array, "*batch slots"]  # e_i = c_i (p_i - x.y_i) on the client's own items
+
+
+class ClientInfo(NamedTuple):
+    """What one would like to know of a client's work."""
+
+    loss: Float[Array, "*batch"]  # this client's share of J
+    solve_error: Float[Array, "*batch"]  # of the user factor, relative, before the last refinement
+
+
+class CohortSum(NamedTuple):
+    """Everything that the server receives: sums over the clients of a round."""
+
+    upload: Float[Array, "items factors"]  # F = sum_u f(u, .)
+    user_gram: Float[Array, "factors factors"]  # S = sum_u x_u x_u^T
+    confidence_sum: Float[Array, "items"]  # sum_u (c_ui - w0)
+    loss: Float[Array, ""]  # the clients' shares of J
+    num_clients: Int[Array, ""]
+
+
+class RoundInfo(NamedTuple):
+    """What one would like to see of a round; under `run_rounds` with a leading axis of rounds."""
+
+    loss: Float[Array, "*rounds"]  # estimate of min_X J(X, Y) at the Y that the round began with
+    gradient_norm: Float[Array, "*rounds"]
+    solve_error: Float[Array, "*rounds"]  # the worst client's
+    num_clients: Int[Array, "*rounds"]
+    client_ids: Int[Array, "*rounds clients"]  # the cohort
+
+
+Weighting = Callable[[ClientData], Observations]  # r -> (c, p), for one user or for any batch

@@ -1,0 +1,55 @@
+"""From interaction strengths to confidence and preference: what the model believes of the data."""
+
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from fcf_jax.core.types import ClientData, Observations, Scalar, Weighting
+
+
+def confidence(strengths: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Array, "*batch"]:
+    """Compute c = 1 + alpha r, the confidence that an interaction of strength r earns.
+
+    References:
+        Hu, Koren & Volinsky, ICDM 2008, section 4.
+    """
+    return 1.0 + alpha * strengths
+
+
+def implicit_feedback(*, alpha: Scalar) -> Weighting:
+    """Weigh a history as implicit feedback: c = 1 + alpha r and p = 1.
+
+    Items outside the history have p = 0 and the confidence `unobserved_weight` = 1.
+
+    Args:
+        alpha: how much one unit of strength adds to the confidence, at least 0; may be traced.
+    """
+
+    def weigh(data: ClientData) -> Observations:
+        return Observations(
+            item_ids=data.item_ids,
+            confidence=confidence(data.strengths, alpha=alpha),
+            preference=jnp.ones_like(data.strengths),
+            mask=data.mask,
+        )
+
+    return weigh
+
+
+def explicit_ratings(*, mean: Scalar = 0.0) -> Weighting:
+    """Weigh a history as explicit ratings: c = 1 and p = r - mean.
+
+    Goes with `unobserved_weight=0`: what was not rated says nothing.
+
+    Args:
+        mean: what is taken off every rating, usually the mean training rating; may be traced.
+    """
+
+    def weigh(data: ClientData) -> Observations:
+        return Observations(
+            item_ids=data.item_ids,
+            confidence=jnp.ones_like(data.strengths),
+            preference=data.strengths - mean,
+            mask=data.mask,
+        )
+
+    return weigh

@@ -1,0 +1,26 @@
+"""Interactions on the host: read them, simulate them, split them. NumPy and pandas only, no JAX."""
+
+from fcf_jax.data.assemble import DuplicatePolicy
+from fcf_jax.data.interactions import Interactions, check_implicit
+from fcf_jax.data.layouts import LAYOUT_NAMES
+from fcf_jax.data.parsing import BadLinePolicy
+from fcf_jax.data.readers import ReadReport, read_interactions, read_published_split
+from fcf_jax.data.simulate import simulate_taste, simulate_uniform
+from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal
+
+__all__ = [
+    "LAYOUT_NAMES",
+    "BadLinePolicy",
+    "DuplicatePolicy",
+    "Interactions",
+    "ReadReport",
+    "Split",
+    "check_implicit",
+    "read_interactions",
+    "read_published_split",
+    "simulate_taste",
+    "simulate_uniform",
+    "split_leave_one_out",
+    "split_per_user",
+    "split_temporal",
+]

@@ -1,0 +1,112 @@
+"""NPZ archives and Parquet files: tables whose columns come with names and types."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from fcf_jax.data.columns import Columns, resolve_columns
+from fcf_jax.data.decoding import one_line
+from fcf_jax.data.parsing import MAX_STRENGTH, BadLinePolicy, Table, labels_of, whole_seconds
+
+SUFFIXES = (".npz", ".parquet")
+_CORRECT = 'correct or remove the row, or set data.on_bad_line = "skip"'
+_EXPLICIT = "remove the row or treat the data as explicit ratings"
+
+
+def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, implicit: bool) -> Table:
+    """Read an NPZ archive (arrays of equal length, such as users, items, values, timestamps) or a Parquet
+    file.
+
+    Args:
+        path: Ends in .npz or .parquet.
+        columns: Names or 0-based numbers of arrays or columns.
+        on_bad_line: What to do with a row without an id or a finite strength: "error", or "skip" and count.
+        implicit: Whether a negative strength is an error.
+
+    Raises:
+        ValueError: "FILE: row N" (0-based), what is wrong there, and the remedy.
+    """
+    table = _read_npz(path, columns) if path.suffix == ".npz" else _read_parquet(path, columns)
+    strengths = _numbers(table["strength"]) if "strength" in table else None
+    bad = np.logical_or.reduce([table[kind].isna() for kind in table if kind != "strength"])
+    if strengths is not None:
+        bad = bad | ~(np.abs(strengths) < MAX_STRENGTH)  # NaN included
+        _refuse(
+            path, (strengths < 0) & implicit, strengths, "a strength >= 0 for implicit feedback", _EXPLICIT
+        )
+    if on_bad_line == "error":
+        _refuse(path, bad, strengths, "two ids and finite numbers", _CORRECT)
+    return Table(
+        users=_labels(table["user"][~bad]),
+        items=_labels(table["item"][~bad]),
+        strengths=None if strengths is None else strengths[~bad],
+        timestamps=_seconds(table["timestamp"][~bad]) if "timestamp" in table else None,
+        num_skipped=int(bad.sum()),
+    )
+
+
+def _refuse(path: Path, bad: np.ndarray, strengths: np.ndarray | None, expected: str, remedy: str) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        got = "a row without an id or timestamp" if strengths is None else f"strength {strengths[row]:g}"
+        raise ValueError(f"{path}: row {row} (0-based): expected {expected}, got {got}; {remedy}")
+
+
+def _read_npz(path: Path, columns: Columns) -> dict[str, pd.Series]:
+    try:
+        # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: not a readable NPZ archive ({one_line(error)}); fetch or save it again"
+        ) from error
+    chosen = _chosen(path, list(arrays), columns)
+    shapes = {arrays[name].shape for name in chosen.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise ValueError(
+            f"{path}: expected 1-D arrays of one length, got shapes {sorted(shapes)}; save it again"
+        )
+    return {kind: pd.Series(arrays[name]) for kind, name in chosen.items()}
+
+
+def _read_parquet(path: Path, columns: Columns) -> dict[str, pd.Series]:
+    try:
+        frame = pd.read_parquet(path)
+    except ImportError as error:
+        raise ValueError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a readable Parquet file ({one_line(error)}); fetch or save it again"
+        ) from error
+    series = {str(name): column.reset_index(drop=True) for name, column in frame.items()}
+    return {kind: series[name] for kind, name in _chosen(path, list(series), columns).items()}
+
+
+def _chosen(path: Path, names: list[str], columns: Columns) -> dict[str, str]:
+    positions = resolve_columns(str(path), names, columns)
+    return {kind: names[p] for kind, p in zip(Columns._fields, positions, strict=True) if p is not None}
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    numbers = cast(pd.Series, pd.to_numeric(column, errors="coerce"))
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _labels(column: pd.Series) -> np.ndarray:
+    if pd.api.types.is_integer_dtype(column.dtype):
+        unsigned = pd.api.types.is_unsigned_integer_dtype(column.dtype)
+        return column.to_numpy(dtype=np.uint64 if unsigned else np.int64)
+    return labels_of([str(label).strip() for label in column])
+
+
+def _seconds(column: pd.Series) -> np.ndarray:
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return column.dt.as_unit("s").astype(np.int64).to_numpy()
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return column.to_numpy(dtype=np.int64)
+    return whole_seconds(_numbers(column))

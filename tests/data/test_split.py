@@ -1,0 +1,130 @@
+"""Splits: disjoint, complete, nobody left without training data who had some."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcf_jax.data import Interactions, Split, split_leave_one_out, split_per_user, split_temporal
+
+PAIRS = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=40).map(sorted)
+
+
+def build(pairs, seed=0):
+    users, items = np.array(pairs, np.int64).reshape(-1, 2).T
+    rng = np.random.default_rng(seed)
+    return Interactions.from_arrays(
+        users,
+        items,
+        rng.random(len(pairs)),
+        num_users=6,
+        num_items=13,
+        timestamps=rng.integers(0, 9, len(pairs)),
+    )
+
+
+def parts_of(split: Split):
+    return [part for part in (split.train, split.validation, split.test) if part is not None]
+
+
+def rows_of(part: Interactions):
+    return zip(part.user_ids, part.item_ids, part.strengths, np.asarray(part.timestamps), strict=True)
+
+
+def assert_partition(interactions, split):
+    for part in parts_of(split):
+        assert (part.num_users, part.num_items) == (interactions.num_users, interactions.num_items)
+    rows = [row for part in parts_of(split) for row in rows_of(part)]
+    assert sorted(rows) == sorted(rows_of(interactions))
+
+
+@given(pairs=PAIRS, seed=st.integers(0, 9), test=st.floats(0, 0.6), validation=st.floats(0, 0.39))
+def test_split_per_user_partitions_and_keeps_training_data(pairs, seed, test, validation):
+    interactions = build(pairs)
+    split = split_per_user(interactions, test_fraction=test, validation_fraction=validation, seed=seed)
+    assert_partition(interactions, split)
+    has_some = interactions.history_lengths > 0
+    assert (split.train.history_lengths[has_some] >= 1).all()
+    assert (split.test.history_lengths[interactions.history_lengths == 1] == 0).all()
+    assert (split.validation is None) == (validation == 0)
+
+
+@given(pairs=PAIRS, validation=st.booleans())
+def test_split_leave_one_out_partitions_by_time(pairs, validation):
+    interactions = build(pairs)
+    split = split_leave_one_out(interactions, validation=validation)
+    assert_partition(interactions, split)
+    np.testing.assert_array_equal(split.test.history_lengths, interactions.history_lengths >= 2)
+    if split.validation is not None:
+        np.testing.assert_array_equal(split.validation.history_lengths, interactions.history_lengths >= 3)
+
+
+@given(pairs=PAIRS.filter(bool))
+def test_split_temporal_partitions_by_time(pairs):
+    interactions = build(pairs)
+    try:
+        split = split_temporal(interactions, test_fraction=0.2, validation_fraction=0.2)
+    except ValueError as error:  # too few different timestamps
+        assert "got none before the cut" in str(error)
+        return
+    assert_partition(interactions, split)
+    times = [np.asarray(part.timestamps) for part in parts_of(split)]
+    assert all(a.max(initial=-1) < b.min(initial=99) for a, b in itertools.pairwise(times))
+
+
+def test_known_answer_sizes_per_user():
+    interactions = build(
+        [(user, item) for user in range(6) for item in range(2 * user + 1)]
+    )  # 1, 3, 5, ... 11
+    split = split_per_user(interactions, test_fraction=0.2, validation_fraction=0.1, seed=1)
+    assert split.test.history_lengths.tolist() == [0, 1, 1, 1, 2, 2]
+    assert split.validation is not None
+    assert split.validation.history_lengths.tolist() == [0, 0, 1, 1, 1, 1]
+    assert split.num_users_without_test == 1 and split.num_users_without_train == 0
+
+
+def test_split_per_user_is_repeatable_and_random():
+    interactions = build([(user, item) for user in range(6) for item in range(13)])
+    splits = [split_per_user(interactions, seed=seed).test.fingerprint() for seed in (3, 3, 4)]
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_split_per_user_chooses_every_item_alike():
+    dense = Interactions.from_arrays(*np.divmod(np.arange(20_000), 10))
+    counts = split_per_user(dense, test_fraction=0.3, seed=0).test.item_counts
+    # 2000 users x 0.3 = 600 for each item, standard deviation 20.5: five of them.
+    np.testing.assert_allclose(counts, 600, atol=103)
+
+
+def test_leave_one_out_breaks_ties_by_item_id():
+    interactions = Interactions.from_arrays([0, 0, 0, 1], [4, 2, 7, 3], timestamps=[9, 5, 9, 1])
+    split = split_leave_one_out(interactions, validation=True)
+    assert split.test.item_ids.tolist() == [7]
+    assert split.validation is not None and split.validation.item_ids.tolist() == [4]
+    assert split.train.item_ids.tolist() == [2, 3]
+
+
+def test_temporal_keeps_equal_timestamps_together_and_counts_users_without_train():
+    interactions = Interactions.from_arrays([0, 0, 0, 1], [0, 1, 2, 0], timestamps=[1, 2, 5, 5])
+    split = split_temporal(interactions, test_fraction=0.25)
+    assert split.test.history_lengths.tolist() == [1, 1]
+    assert split.validation is None and split.num_users_without_train == 1
+    assert split_temporal(interactions, test_fraction=0.0).test.num_interactions == 0
+
+
+@pytest.mark.parametrize("split", [split_leave_one_out, split_temporal])
+def test_splits_by_time_ask_for_timestamps(split):
+    with pytest.raises(ValueError, match=r"data\.timestamp_column"):
+        split(Interactions.from_arrays([0], [0]))
+
+
+@pytest.mark.parametrize(
+    ("test", "validation"), [(-0.1, 0.0), (1.0, 0.0), (0.5, 0.5), (0.2, -0.1), (float("nan"), 0.0)]
+)
+def test_fractions_out_of_range_are_refused(test, validation):
+    with pytest.raises(ValueError, match="fractions >= 0 with a sum < 1"):
+        split_per_user(build([(0, 0)]), test_fraction=test, validation_fraction=validation, seed=0)
+    with pytest.raises(ValueError, match="fractions >= 0 with a sum < 1"):
+        split_temporal(build([(0, 0)]), test_fraction=test, validation_fraction=validation)
