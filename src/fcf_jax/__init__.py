@@ -1,0 +1,36 @@
+"""Federated Collaborative Filtering in JAX (Ammad-ud-din et al., arXiv:1901.09888)."""
+
+from fcf_jax.batching import batch_clients as batch_clients
+from fcf_jax.batching import batch_items as batch_items
+from fcf_jax.batching import padding_factor as padding_factor
+from fcf_jax.core.aggregate import cohort_sum as cohort_sum
+from fcf_jax.core.aggregate import solve_clients as solve_clients
+from fcf_jax.core.als import centralized_als as centralized_als
+from fcf_jax.core.als import fit_als as fit_als
+from fcf_jax.core.client import client_update as client_update
+from fcf_jax.core.client import dense_upload as dense_upload
+from fcf_jax.core.client import rank_one_upload as rank_one_upload
+from fcf_jax.core.federation import federated_cf as federated_cf
+from fcf_jax.core.federation import run_rounds as run_rounds
+from fcf_jax.core.objective import item_gradient as item_gradient
+from fcf_jax.core.objective import loss as loss
+from fcf_jax.core.optimizers import gram_preconditioned as gram_preconditioned
+from fcf_jax.core.optimizers import guarded_gram as guarded_gram
+from fcf_jax.core.optimizers import paper_adam as paper_adam
+from fcf_jax.core.optimizers import running_sums as running_sums
+from fcf_jax.core.server import server_init as server_init
+from fcf_jax.core.server import server_update as server_update
+from fcf_jax.core.solve import solve_user_factor as solve_user_factor
+from fcf_jax.core.types import ClientData as ClientData
+from fcf_jax.core.types import ClientInfo as ClientInfo
+from fcf_jax.core.types import ClientUpdate as ClientUpdate
+from fcf_jax.core.types import CohortSum as CohortSum
+from fcf_jax.core.types import Observations as Observations
+from fcf_jax.core.types import PackedClients as PackedClients
+from fcf_jax.core.types import RoundInfo as RoundInfo
+from fcf_jax.core.weighting import confidence as confidence
+from fcf_jax.core.weighting import explicit_ratings as explicit_ratings
+from fcf_jax.core.weighting import implicit_feedback as implicit_feedback
+from fcf_jax.data.interactions import Interactions as Interactions
+from fcf_jax.data.readers import read_interactions as read_interactions
+from fcf_jax.data.split import split_per_user as split_per_user

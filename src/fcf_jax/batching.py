@@ -12,7 +12,7 @@ from fcf_jax.core.types import ClientData, PackedClients
 from fcf_jax.data.interactions import Interactions
 
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
-_ROW_OVERHEAD = 6  # slots' worth of work that a row costs beside its slots (benchmarks/README.md)
+_ROW_PADDING = 1.15  # slots for each interaction that a row width may cost
 _CHUNK_SLOTS = 8192  # what stays in the cache of a CPU core (benchmarks/README.md)
 _CHUNK_CLIENTS = 512
 
@@ -47,10 +47,11 @@ def batch_items(interactions: Interactions, **options: int) -> PackedClients:
 
 
 def choose_row_width(interactions: Interactions) -> int:
-    """Choose the width that costs least: wide rows are padded more, narrow rows are more."""
+    """Choose the widest row that leaves few slots empty: wide rows compute faster, and pad more."""
     lengths = interactions.history_lengths
-    costs = [np.sum(-(-lengths // width)) * (width + _ROW_OVERHEAD) for width in _ROW_WIDTHS]
-    return _ROW_WIDTHS[int(np.argmin(costs))]
+    slots = {width: np.sum(-(-lengths // width)) * width for width in _ROW_WIDTHS}
+    frugal = [width for width in _ROW_WIDTHS if slots[width] <= _ROW_PADDING * lengths.sum()]
+    return max(frugal, default=min(_ROW_WIDTHS))
 
 
 def padding_factor(clients: PackedClients) -> float:
@@ -118,7 +119,7 @@ def _fill_rows(
 
 
 def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int) -> np.ndarray:
-    """Deal clients, longest first, to chunks in turn and back again."""
+    """Deal clients to chunks, longest first: each round one client to each, the longer to the emptier."""
     num_users = row_counts.size
     chunk_rows = max(chunk_rows, int(row_counts.max(initial=1)))
     num_chunks = max(-(-int(row_counts.sum()) // chunk_rows), -(-num_users // chunk_clients), 1)
@@ -126,5 +127,11 @@ def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int) -> np.nda
     order = np.full(num_deals * num_chunks, num_users)
     order[:num_users] = np.argsort(-row_counts, kind="stable")
     deals = order.reshape(num_deals, num_chunks)
-    deals[1::2] = deals[1::2, ::-1].copy()
-    return np.ascontiguousarray(deals.T)
+    counts = np.append(row_counts, 0)
+    filled = np.zeros(num_chunks, np.int64)
+    chunks = np.empty((num_chunks, num_deals), np.int64)
+    for turn, deal in enumerate(deals):
+        emptiest = np.argsort(filled, kind="stable")
+        chunks[emptiest, turn] = deal
+        filled[emptiest] += counts[deal]
+    return chunks

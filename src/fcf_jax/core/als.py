@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from fcf_jax.core.aggregate import solve_clients
@@ -97,6 +98,14 @@ def fit_als(
     Returns:
         The factors, and the loss before each sweep.
     """
+    weighting = weighting if isinstance(weighting, Partial) else Partial(weighting)
+    hyperparameters = (regularization, unobserved_weight, init_scale)
+    return _fit_als(num_factors, num_sweeps, key, clients, items, weighting, hyperparameters)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fit_als(num_factors: int, num_sweeps: int, key: Key, clients, items, weighting, hyperparameters):
+    regularization, unobserved_weight, init_scale = hyperparameters
     als = centralized_als(
         weighting,
         num_items=items.row_counts.shape[0],

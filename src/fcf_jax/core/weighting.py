@@ -1,6 +1,11 @@
-"""From interaction strengths to confidence and preference: what the model believes of the data."""
+"""From interaction strengths to confidence and preference: what the model believes of the data.
+
+A weighting is a `Partial`: it crosses `jit` as a pytree, its hyperparameters traced, so another
+alpha compiles nothing.
+"""
 
 from jax import numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from fcf_jax.core.types import ClientData, Observations, Scalar, Weighting
@@ -23,16 +28,7 @@ def implicit_feedback(*, alpha: Scalar) -> Weighting:
     Args:
         alpha: how much one unit of strength adds to the confidence, at least 0; may be traced.
     """
-
-    def weigh(data: ClientData) -> Observations:
-        return Observations(
-            item_ids=data.item_ids,
-            confidence=confidence(data.strengths, alpha=alpha),
-            preference=jnp.ones_like(data.strengths),
-            mask=data.mask,
-        )
-
-    return weigh
+    return Partial(_weigh_implicit, alpha=alpha)
 
 
 def explicit_ratings(*, mean: Scalar = 0.0) -> Weighting:
@@ -43,13 +39,22 @@ def explicit_ratings(*, mean: Scalar = 0.0) -> Weighting:
     Args:
         mean: what is taken off every rating, usually the mean training rating; may be traced.
     """
+    return Partial(_weigh_explicit, mean=mean)
 
-    def weigh(data: ClientData) -> Observations:
-        return Observations(
-            item_ids=data.item_ids,
-            confidence=jnp.ones_like(data.strengths),
-            preference=data.strengths - mean,
-            mask=data.mask,
-        )
 
-    return weigh
+def _weigh_implicit(data: ClientData, *, alpha: Scalar) -> Observations:
+    return Observations(
+        item_ids=data.item_ids,
+        confidence=confidence(data.strengths, alpha=alpha),
+        preference=jnp.ones_like(data.strengths),
+        mask=data.mask,
+    )
+
+
+def _weigh_explicit(data: ClientData, *, mean: Scalar) -> Observations:
+    return Observations(
+        item_ids=data.item_ids,
+        confidence=jnp.ones_like(data.strengths),
+        preference=data.strengths - mean,
+        mask=data.mask,
+    )

@@ -1,0 +1,326 @@
+"""Rank the whole catalogue for every user with test items, a chunk of users at a time on the device.
+
+A user's factor is folded in from its own training history, as a client would do it on its device: so
+users that the item factors were not trained with are evaluated like all others. Training items are never
+recommended. Among equal scores the item with the lower id comes first; a user with an empty training
+history has x = 0, all scores equal, and gets that order.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fcf_jax.batching import choose_row_width, pack
+from fcf_jax.core.objective import gram
+from fcf_jax.core.solve import owned_by, solve_rows
+from fcf_jax.core.types import ClientData, PackedClients, Scalar, Weighting
+from fcf_jax.data.interactions import Interactions
+from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
+
+_CHUNK_SCORES = 2**20  # scores held at a time: 4 MiB, a few times over for the masks
+_CHUNK_CLIENTS = 256
+
+
+class EvaluationData(NamedTuple):
+    """The histories of the users with test items, on the device, ready to be evaluated again and again."""
+
+    train: PackedClients
+    test: PackedClients  # in the same chunks as `train`
+    user_ids: Int[Array, "users"]  # who is evaluated, ascending: the order of all results
+    num_items: int
+
+
+class _Chunk(NamedTuple):
+    """The rows of one chunk of users; `owners` as in PackedClients."""
+
+    train: ClientData
+    train_owners: Int[Array, "train_rows"]
+    test: ClientData
+    test_owners: Int[Array, "test_rows"]
+
+
+def evaluation_data(
+    train: Interactions,
+    test: Interactions,
+    *,
+    max_users: int | None = None,
+    seed: int = 0,
+    chunk_scores: int = _CHUNK_SCORES,
+) -> EvaluationData:
+    """Pack the users with at least one test item.
+
+    Args:
+        train: What the users' factors are folded in from, and what is never recommended.
+        test: What should be found; disjoint from `train`: an item in both counts as not found.
+        max_users: Evaluate a random sample of this many users if there are more.
+        seed: Of the sample, >= 0.
+        chunk_scores: Scores computed at a time, about; more suits a GPU.
+
+    Raises:
+        ValueError: When the shapes differ, when no user has a test item, or for max_users below 1.
+    """
+    _check_pair(train, test)
+    if max_users is not None and max_users < 1:
+        raise ValueError(f"expected max_users >= 1, got {max_users}; None evaluates all users")
+    user_ids = np.flatnonzero(test.history_lengths)
+    if user_ids.size == 0:
+        raise ValueError("expected a user with a test item, got none; raise the test fraction of the split")
+    if max_users is not None and max_users < user_ids.size:
+        user_ids = np.sort(np.random.default_rng(seed).choice(user_ids, max_users, replace=False))
+    chunks = _deal(user_ids, chunk_scores // max(train.num_items, 1), nobody=train.num_users)
+    return EvaluationData(
+        train=pack(train, chunks, row_width=choose_row_width(train)),
+        test=pack(test, chunks, row_width=choose_row_width(test)),
+        user_ids=jnp.asarray(user_ids, jnp.int32),
+        num_items=train.num_items,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("weighting", "k"))
+def user_metrics(
+    item_factors: Float[Array, "items factors"],
+    data: EvaluationData,
+    weighting: Weighting,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    k: int = 10,
+) -> UserMetrics:
+    """Evaluate every user of `data`, in the order of `data.user_ids`.
+
+    Compiled once for each shape, `k` and `weighting` OBJECT: a weighting is a function, told apart by
+    identity, so reuse one and do not build `implicit_feedback(alpha=...)` anew for each call.
+
+    Args:
+        weighting: Of the training history for the fold-in, and of the test items: their preference is what
+            the squared error is taken from (1 for implicit feedback, r - mean for ratings).
+        regularization: lambda of the fold-in, at least 0.
+        unobserved_weight: w0 of the fold-in.
+        k: Length of the ranked list, at least 1; may exceed the number of items.
+    """
+    item_gram = gram(item_factors)
+    num_clients = data.train.client_ids.shape[1]
+
+    def of_chunk(chunk: _Chunk) -> UserMetrics:
+        solution = solve_rows(
+            item_factors,
+            item_gram,
+            weighting(chunk.train),
+            owned_by(chunk.train_owners, num_clients=num_clients),
+            regularization=regularization,
+            unobserved_weight=unobserved_weight,
+        )
+        scores = jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
+        return _chunk_metrics(scores, chunk, weighting, k=k)
+
+    chunks = _Chunk(data.train.rows, data.train.owners, data.test.rows, data.test.owners)
+    by_chunk = jax.lax.map(of_chunk, chunks)  # [chunks, clients]
+    num_users = data.user_ids.shape[0]
+    return jax.tree.map(lambda leaf: leaf.T.reshape(-1)[:num_users], by_chunk)  # undoes _deal
+
+
+def evaluate(
+    item_factors: Float[Array, "items factors"],
+    train: Interactions,
+    test: Interactions,
+    weighting: Weighting,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    k: int = 10,
+) -> dict[str, float]:
+    """Rank the catalogue for every user with test items, and average the metrics.
+
+    Args:
+        weighting: As for `user_metrics`; reuse the same object, or every call compiles anew.
+        regularization: lambda of the fold-in, at least 0.
+        unobserved_weight: w0 of the fold-in.
+        k: Length of the ranked list, at least 1.
+
+    Returns:
+        What `summarize` says.
+
+    Raises:
+        ValueError: As `evaluation_data` and `evaluate_data`.
+    """
+    return evaluate_data(
+        item_factors,
+        evaluation_data(train, test),
+        weighting,
+        regularization=regularization,
+        unobserved_weight=unobserved_weight,
+        k=k,
+    )
+
+
+def evaluate_data(
+    item_factors: Float[Array, "items factors"],
+    data: EvaluationData,
+    weighting: Weighting,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    k: int = 10,
+) -> dict[str, float]:
+    """Do what `evaluate` does with data that is packed already: for every few rounds of a run.
+
+    Raises:
+        ValueError: For a k below 1, or item factors for another number of items.
+    """
+    if k < 1:
+        raise ValueError(f"expected k >= 1, got {k}; 10 is the paper's")
+    if item_factors.shape[0] != data.num_items:
+        raise ValueError(
+            f"expected item factors of {data.num_items} items, got {item_factors.shape[0]}; "
+            "evaluate with the data set that they were trained for"
+        )
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    return summarize(user_metrics(item_factors, data, weighting, **weights, k=k), k=k)
+
+
+def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
+    """Average over users, in float64.
+
+    Args:
+        metrics: As `user_metrics` returns them.
+        k: The length of the list that they were computed with; it goes into the names.
+
+    Returns:
+        `precision_at_k`, `recall_at_k`, `f1_at_k`, `map_at_k`, `ndcg_at_k`, `hit_rate_at_k` and `auc`, means
+        over the users; `rmse`, the root of the mean over all test interactions of (p - x.y)^2; and each with
+        `normalized_` before its name: the mean of value / the user's best possible value, for `rmse` the
+        quotient by the root mean square of p, which is the error of predicting 0 (nan if every p is 0).
+
+    References:
+        arXiv:1901.09888, section 5: precision, recall, F1, MAP and RMSE, and their theoretical best.
+    """
+    values = {name: float(np.mean(of_users)) for name, of_users in per_user(metrics, k=k).items()}
+    error, preference, count = (
+        float(np.sum(np.asarray(leaf, np.float64)))
+        for leaf in (metrics.squared_error_sum, metrics.squared_preference_sum, metrics.num_relevant)
+    )
+    values["rmse"] = (error / count) ** 0.5
+    values["normalized_rmse"] = (error / preference) ** 0.5 if preference > 0 else float("nan")
+    return values
+
+
+def per_user(metrics: UserMetrics, *, k: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Name the metrics of each user, [users] each, for statistics: the names of `summarize`.
+
+    The `rmse` of a user is the root of its own mean squared error, and `normalized_rmse` its quotient by the
+    root mean square of its own preferences, nan where they are all 0.
+    """
+    host = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), metrics)
+    values = {f"{name}_at_{k}": getattr(host.at_k, name) for name in RankingMetrics._fields}
+    best = {f"{name}_at_{k}": getattr(host.best_at_k, name) for name in RankingMetrics._fields}
+    values["rmse"] = np.sqrt(host.squared_error_sum / host.num_relevant)
+    best["rmse"] = np.sqrt(host.squared_preference_sum / host.num_relevant)
+    values["auc"], best["auc"] = host.auc, np.ones_like(host.auc)
+    normalized = {
+        f"normalized_{name}": np.divide(value, best[name], out=np.full_like(value, np.nan), where=best[name] > 0)
+        for name, value in values.items()
+    }
+    return values | normalized
+
+
+def _check_pair(train: Interactions, test: Interactions) -> None:
+    shapes = [(part.num_users, part.num_items) for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"expected train and test of the same (num_users, num_items), got {shapes[0]} and {shapes[1]}; "
+            "build both with num_users=... and num_items=..., or split one data set"
+        )
+
+
+def _deal(user_ids: npt.NDArray[np.integer], max_clients: int, *, nobody: int) -> npt.NDArray[np.integer]:
+    """Deal users to chunks in turn, [chunks, clients]: neighbours, often alike in activity, get apart.
+
+    Read column by column the users are in their own order again, the places of nobody at the end.
+    """
+    num_clients = min(max(max_clients, 1), _CHUNK_CLIENTS, user_ids.size)
+    num_chunks = -(-user_ids.size // num_clients)
+    num_clients = -(-user_ids.size // num_chunks)
+    places = np.full(num_chunks * num_clients, nobody)
+    places[: user_ids.size] = user_ids
+    return np.ascontiguousarray(places.reshape(num_clients, num_chunks).T)
+
+
+def _chunk_metrics(
+    scores: Float[Array, "clients items"], chunk: _Chunk, weighting: Weighting, *, k: int
+) -> UserMetrics:
+    num_clients, num_items = scores.shape
+    is_train = _membership(chunk.train, chunk.train_owners, num_clients, num_items)
+    is_test = _membership(chunk.test, chunk.test_owners, num_clients, num_items)
+    total = owned_by(chunk.test_owners, num_clients=num_clients).total
+    mask = chunk.test.mask
+    num_relevant = total(jnp.sum(mask, axis=1))
+
+    hits = _hits(scores, is_train, is_test, k=k)
+    test_scores = scores.at[chunk.test_owners[:, None], chunk.test.item_ids].get(mode="clip")
+    preference = weighting(chunk.test).preference
+    return UserMetrics(
+        at_k=jax.vmap(ranking_metrics)(hits, num_relevant),
+        best_at_k=jax.vmap(functools.partial(best_ranking_metrics, k=k))(num_relevant),
+        auc=_area_under_curve(scores, ~(is_train | is_test), test_scores, chunk),
+        squared_error_sum=total(jnp.sum(jnp.where(mask, (preference - test_scores) ** 2, 0.0), axis=1)),
+        squared_preference_sum=total(jnp.sum(jnp.where(mask, preference**2, 0.0), axis=1)),
+        num_relevant=num_relevant,
+    )
+
+
+def _membership(
+    rows: ClientData, owners: Int[Array, "rows"], num_clients: int, num_items: int
+) -> Bool[Array, "clients items"]:
+    """Say of every item whether it is in a client's history."""
+    empty = jnp.zeros((num_clients, num_items), bool)
+    return empty.at[owners[:, None], rows.item_ids].max(rows.mask, mode="drop")  # padding rows own nobody
+
+
+def _hits(
+    scores: Float[Array, "clients items"],
+    is_train: Bool[Array, "clients items"],
+    is_test: Bool[Array, "clients items"],
+    *,
+    k: int,
+) -> Bool[Array, "clients k"]:
+    """Say of the k best items outside the training history whether they are test items."""
+    num_items = scores.shape[1]
+    candidates = jnp.where(is_train, -jnp.inf, scores)
+    best_scores, best_items = jax.lax.top_k(candidates, min(k, num_items))  # of equals the lower id first
+    hits = jnp.take_along_axis(is_test, best_items, axis=1)
+    hits = hits & (best_scores > -jnp.inf)  # where candidates run out, training items fill the list
+    return jnp.pad(hits, ((0, 0), (0, max(k - num_items, 0))))
+
+
+def _area_under_curve(
+    scores: Float[Array, "clients items"],
+    is_candidate: Bool[Array, "clients items"],
+    test_scores: Float[Array, "rows slots"],
+    chunk: _Chunk,
+) -> Float[Array, "clients"]:
+    """Estimate how often a test item scores above an item of neither set, ties one half.
+
+    One half, like chance, for a user without any such item: there is nothing to be told apart.
+    """
+    num_clients, num_items = scores.shape
+    others = jnp.where(is_candidate, scores, jnp.inf)  # nothing wins over infinity or ties with it
+    num_others = jnp.sum(is_candidate, axis=1)
+
+    def shares_of_row(row: tuple[Array, Array]) -> Float[Array, "slots"]:
+        row_scores, owner = row
+        rivals = others.at[owner].get(mode="clip")[None, :]
+        won = (row_scores[:, None] > rivals).astype(jnp.int32) + (row_scores[:, None] >= rivals)
+        possible = 2 * num_others.at[owner].get(mode="clip")
+        return jnp.where(possible > 0, jnp.sum(won, axis=1) / jnp.maximum(possible, 1), 0.5)
+
+    rows_at_a_time = max(_CHUNK_SCORES // max(num_items, 1), 1)
+    shares = jax.lax.map(shares_of_row, (test_scores, chunk.test_owners), batch_size=rows_at_a_time)
+    sums = owned_by(chunk.test_owners, num_clients=num_clients).total(
+        jnp.stack([jnp.sum(jnp.where(chunk.test.mask, shares, 0.0), axis=1), jnp.sum(chunk.test.mask, axis=1)], 1)
+    )
+    return sums[:, 0] / jnp.maximum(sums[:, 1], 1)

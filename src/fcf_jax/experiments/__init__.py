@@ -1,0 +1,1 @@
+"""Experiments: configured, logged, compared with centralised ALS. The only floor with a clock."""

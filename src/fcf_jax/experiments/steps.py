@@ -1,0 +1,55 @@
+"""The server's step as configured, and what it makes the clients send."""
+
+import optax
+
+from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
+from fcf_jax.experiments.config import ExperimentConfig
+
+_FLOAT_BYTES = 4
+_LEARNING_RATES = {"adam": 0.05, "paper_adam": 0.05, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.15}
+_GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums than the gradient
+
+
+def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
+    """Build the optax transformation that `server.step` names."""
+    server = config.server
+    adam = {"b1": server.b1, "b2": server.b2, "eps": server.eps}
+    if server.step == "guarded_gram":
+        return guarded_gram(initial_damping=server.initial_damping, **_gram_options(config))
+    rate = server.learning_rate or _LEARNING_RATES[server.step]
+    if server.step == "gram":
+        return gram_preconditioned(rate, **_gram_options(config))
+    schedule = _schedule(config, rate)
+    if server.step == "running_sums":
+        return running_sums(schedule, **_gram_options(config))
+    if server.step == "sgd":
+        return optax.sgd(schedule)
+    return (paper_adam if server.step == "paper_adam" else optax.adam)(schedule, **adam)
+
+
+def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
+    """Count the bytes (up, down) of one client in one round, in dense float32 form.
+
+    Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
+    curvature also x x^T [factors, factors], the confidences [items] and the loss.
+    """
+    num_factors = config.model.num_factors
+    dense = _FLOAT_BYTES * num_items * num_factors
+    if config.server.step not in _GRAM_STEPS:
+        return dense, dense
+    return dense + _FLOAT_BYTES * (num_factors**2 + num_items + 1), dense
+
+
+def _gram_options(config: ExperimentConfig) -> dict[str, float]:
+    server, model = config.server, config.model
+    options = {"regularization": model.regularization, "unobserved_weight": model.unobserved_weight}
+    if server.confidence_factor is not None:
+        options["confidence_factor"] = server.confidence_factor
+    return options
+
+
+def _schedule(config: ExperimentConfig, rate: float) -> optax.ScalarOrSchedule:
+    if config.server.decay == "constant":
+        return rate
+    final = config.server.final_learning_rate / rate
+    return optax.cosine_decay_schedule(rate, max(config.federation.num_rounds, 1), alpha=final)
