@@ -14,26 +14,47 @@ import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fcf_jax.core.solve import inverse_cholesky
 from fcf_jax.core.types import Scalar
 
+_ANDERSON_RIDGE = 1e-5
 
-class CurvatureStep(NamedTuple):
-    """What a Gram-preconditioned step is computed from."""
+
+class Curvature(NamedTuple):
+    """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S."""
+
+    basis: Float[Array, "factors factors"]
+    diagonal: Float[Array, "items factors"]
+
+
+class ServerPoint(NamedTuple):
+    """What the clients' sums told of one Y."""
 
     item_factors: Float[Array, "items factors"]
     gradient: Float[Array, "items factors"]
     user_gram: Float[Array, "factors factors"]
-    curvature: Float[Array, "items"]  # kappa_i before damping
+    mean_confidence: Float[Array, "items"]  # kappa_i before damping
     value: Float[Array, ""]
 
 
-class GuardedState(NamedTuple):
-    """The last accepted point, what was expected of the step taken there, and the damping."""
+class Memory(NamedTuple):
+    """The last point and step, and how both changed over the rounds before, latest first."""
 
-    accepted: CurvatureStep
+    point: Float[Array, "items factors"]
+    step: Float[Array, "items factors"]
+    point_changes: Float[Array, "memory items factors"]
+    step_changes: Float[Array, "memory items factors"]
+
+
+class GuardedState(NamedTuple):
+    """The last accepted point, what was expected of the step taken there, damping and memory."""
+
+    accepted: ServerPoint
     predicted_decrease: Float[Array, ""]
     damping: Float[Array, ""]
+    memory: Memory
     is_first: Bool[Array, ""]
+    was_accelerated: Bool[Array, ""]
 
 
 class RunningSumsState(NamedTuple):
@@ -92,8 +113,8 @@ def gram_preconditioned(
 
     def update(gradient, state, params=None, *, user_gram, confidence_sum, num_users, **unused):
         del params, unused
-        curvature = unobserved_weight + confidence_factor * confidence_sum / num_users
-        step = _precondition(gradient, user_gram, curvature, regularization)
+        mean_confidence = unobserved_weight + confidence_factor * confidence_sum / num_users
+        step = _divide(gradient, _curvature(user_gram, mean_confidence, regularization))
         return -learning_rate * step, state
 
     return optax.GradientTransformationExtraArgs(lambda item_factors: optax.EmptyState(), update)
@@ -105,44 +126,67 @@ def guarded_gram(
     unobserved_weight: Scalar = 1.0,
     confidence_factor: Scalar = 1.0,
     initial_damping: Scalar = 2.0,
+    memory: int = 5,
 ) -> optax.GradientTransformationExtraArgs:
-    """The Gram-preconditioned step with Levenberg-Marquardt damping: kappa_i = mu (w0 + k confidence_sum_i / N).
+    """The Gram-preconditioned step, damped (Levenberg-Marquardt) and Anderson-accelerated.
 
-    The clients' summed loss tells, one round later, what a step really gained. With rho = gained
-    / predicted: rho < 0 goes back to the last Y with 4 mu, rho < .3 doubles mu, rho > .7 divides
-    it by 1.2. A rejected step has cost its round. For everybody in every round: the loss of a
-    small cohort is too noisy to guard with.
+    The clients' summed loss tells, one round later, what a step really gained. If the loss rose,
+    the server goes back to the last Y and forgets the memory. After a plain step, kappa_i =
+    mu (w0 + k confidence_sum_i / N) follows rho = gained / predicted: rho < 0 takes 4 mu,
+    rho < .3 doubles mu, rho > .7 divides it by 1.2. A rejected step has cost its round. For
+    everybody in every round: the loss of a small cohort is too noisy to guard with.
 
     Args:
         regularization: lambda of the model.
         unobserved_weight: w0 of the model.
         confidence_factor: k.
         initial_damping: mu in the first round.
+        memory: past rounds that the acceleration combines; 0 for the damped step alone. Costs
+            the server twice as many copies of Y, and the clients nothing.
+
+    References:
+        Levenberg-Marquardt as in Nocedal & Wright 2006, chapter 10; Anderson acceleration as in
+        Walker & Ni, SIAM J. Numer. Anal. 49 (2011).
     """
 
     def init(item_factors: Array) -> GuardedState:
         num_items, num_factors = item_factors.shape
-        zero = jnp.zeros((), item_factors.dtype)
-        nothing = CurvatureStep(
+        zero, zeros = jnp.zeros((), item_factors.dtype), jnp.zeros_like(item_factors)
+        nothing = ServerPoint(
             item_factors=item_factors,
-            gradient=jnp.zeros_like(item_factors),
+            gradient=zeros,
             user_gram=jnp.eye(num_factors, dtype=item_factors.dtype),
-            curvature=jnp.ones(num_items, item_factors.dtype),
+            mean_confidence=jnp.ones(num_items, item_factors.dtype),
             value=zero,
         )
-        return GuardedState(nothing, zero, jnp.asarray(initial_damping, item_factors.dtype), jnp.array(True))
+        past = jnp.zeros((memory, num_items, num_factors), item_factors.dtype)
+        return GuardedState(
+            accepted=nothing,
+            predicted_decrease=zero,
+            damping=jnp.asarray(initial_damping, item_factors.dtype),
+            memory=Memory(item_factors, zeros, past, past),
+            is_first=jnp.array(True),
+            was_accelerated=jnp.array(False),
+        )
 
     def update(gradient, state, params, *, user_gram, confidence_sum, value, num_users, **unused):
         del unused
-        curvature = unobserved_weight + confidence_factor * confidence_sum / num_users
-        current = CurvatureStep(params, gradient, user_gram, curvature, value)
-        accepted, damping = _judge(state, current)
-        step = -_precondition(
-            accepted.gradient, accepted.user_gram, damping * accepted.curvature, regularization
-        )
+        mean_confidence = unobserved_weight + confidence_factor * confidence_sum / num_users
+        current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
+        accepted, damping, is_rejected = _judge(state, current)
+        curvature = _curvature(accepted.user_gram, damping * accepted.mean_confidence, regularization)
+        step = -_divide(accepted.gradient, curvature)
         predicted = -0.5 * jnp.sum(accepted.gradient * step)
-        return accepted.item_factors + step - params, GuardedState(
-            accepted, predicted, damping, jnp.array(False)
+        restarts = is_rejected | state.is_first
+        remembered = _remember(state.memory, accepted.item_factors, step, restarts)
+        accelerated = step - _anderson_correction(remembered, curvature)
+        return accepted.item_factors + accelerated - params, GuardedState(
+            accepted=accepted,
+            predicted_decrease=predicted,
+            damping=damping,
+            memory=remembered,
+            is_first=jnp.array(False),
+            was_accelerated=~restarts & (memory > 0),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -195,37 +239,69 @@ def running_sums(
         )
         unseen = unobserved_weight * _times(params, state.user_gram)
         averaged = -2.0 * (state.seen - unseen) + 2.0 * regularization * params
-        curvature = unobserved_weight + confidence_factor * state.confidence_sum / num_users
-        step = _precondition(averaged, state.user_gram, curvature, regularization)
+        mean_confidence = unobserved_weight + confidence_factor * state.confidence_sum / num_users
+        step = _divide(averaged, _curvature(state.user_gram, mean_confidence, regularization))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
         return -rate * step, state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _judge(state: GuardedState, current: CurvatureStep) -> tuple[CurvatureStep, Array]:
+def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Array, Array]:
     """Decide between the last accepted point and the current one, and adapt the damping."""
     gained = state.accepted.value - current.value
     rounding = 32 * jnp.finfo(current.value.dtype).eps * jnp.abs(state.accepted.value)
     ratio = gained / jnp.maximum(state.predicted_decrease, rounding)
     is_rejected = ~state.is_first & ~(gained >= -rounding)  # so written, NaN is rejected too
     change = jnp.select([is_rejected, ratio < 0.3, ratio > 0.7], [4.0, 2.0, 1 / 1.2], 1.0)
-    is_readable = is_rejected | (~state.is_first & (jnp.abs(gained) > rounding))
-    damping = jnp.where(is_readable, state.damping * change, state.damping)
-    return optax.tree.where(is_rejected, state.accepted, current), damping
+    is_telling = ~state.is_first & ~state.was_accelerated & ~(jnp.abs(gained) <= rounding)
+    damping = jnp.where(is_telling, state.damping * change, state.damping)
+    return optax.tree.where(is_rejected, state.accepted, current), damping, is_rejected
 
 
-def _precondition(
-    gradient: Float[Array, "items factors"],
-    user_gram: Float[Array, "factors factors"],
-    curvature: Float[Array, "items"],
-    regularization: Scalar,
-) -> Float[Array, "items factors"]:
-    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item, from one eigendecomposition."""
+def _remember(memory: Memory, point: Array, step: Array, restarts: Array) -> Memory:
+    """Note how point and step changed since the last round; after a restart there is no last round."""
+    depth = memory.point_changes.shape[0]
+
+    def push(change: Array, past: Array) -> Array:
+        return jnp.where(restarts, 0.0, jnp.concatenate([change[None], past])[:depth])
+
+    return Memory(
+        point=point,
+        step=step,
+        point_changes=push(point - memory.point, memory.point_changes),
+        step_changes=push(step - memory.step, memory.step_changes),
+    )
+
+
+def _anderson_correction(memory: Memory, curvature: Curvature) -> Float[Array, "items factors"]:
+    """Combine past changes so that the step, in the metric of the curvature, becomes shortest."""
+    weighted = jax.vmap(lambda change: _multiply(change, curvature))(memory.step_changes)
+    normal = jnp.einsum("aij,bij->ab", memory.step_changes, weighted, precision="highest")
+    target = jnp.einsum("aij,ij->a", weighted, memory.step, precision="highest")
+    ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
+    inverse = inverse_cholesky(normal + ridge)
+    coefficients = _times(inverse.T, _times(inverse, target))
+    return jnp.einsum("a,aij->ij", coefficients, memory.point_changes + memory.step_changes, precision="highest")
+
+
+def _curvature(
+    user_gram: Float[Array, "factors factors"], kappa: Float[Array, "items"], regularization: Scalar
+) -> Curvature:
+    """Decompose S once for all items."""
     eigenvalues, basis = _eigh(user_gram)
-    hessian = 2.0 * (curvature[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + regularization)
-    tiny = jnp.finfo(gradient.dtype).tiny
-    return _times(_times(gradient, basis) / jnp.maximum(hessian, tiny), basis.T)
+    diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + regularization)
+    return Curvature(basis, jnp.maximum(diagonal, jnp.finfo(diagonal.dtype).tiny))
+
+
+def _divide(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
+    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item."""
+    return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
+
+
+def _multiply(step: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
+    """Compute d_i 2 (kappa_i S + lambda I) for every item."""
+    return _times(_times(step, curvature.basis) * curvature.diagonal, curvature.basis.T)
 
 
 @jax.custom_batching.sequential_vmap  # one at a time: a batched LAPACK call can block for ever on a CPU

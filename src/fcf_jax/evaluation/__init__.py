@@ -1,6 +1,6 @@
-"""Evaluation: how well item factors rank unseen items, user by user."""
+"""Evaluation: how well item factors rank unseen items, user by user, and how sure one can be of it."""
 
-from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics
+from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 from fcf_jax.evaluation.ranking import (
     EvaluationData,
     evaluate,
@@ -10,15 +10,24 @@ from fcf_jax.evaluation.ranking import (
     summarize,
     user_metrics,
 )
+from fcf_jax.evaluation.recommend import Recommendations, recommend
+from fcf_jax.evaluation.statistics import PairedDifference, equivalence_test, paired_difference
 
 __all__ = [
     "EvaluationData",
+    "PairedDifference",
     "RankingMetrics",
+    "Recommendations",
     "UserMetrics",
+    "best_ranking_metrics",
+    "equivalence_test",
     "evaluate",
     "evaluate_data",
     "evaluation_data",
+    "paired_difference",
     "per_user",
+    "ranking_metrics",
+    "recommend",
     "summarize",
     "user_metrics",
 ]

@@ -97,6 +97,8 @@ def user_metrics(
     identity, so reuse one and do not build `implicit_feedback(alpha=...)` anew for each call.
 
     Args:
+        item_factors: Y, trained on any users.
+        data: From `evaluation_data`.
         weighting: Of the training history for the fold-in, and of the test items: their preference is what
             the squared error is taken from (1 for implicit feedback, r - mean for ratings).
         regularization: lambda of the fold-in, at least 0.
@@ -137,6 +139,9 @@ def evaluate(
     """Rank the catalogue for every user with test items, and average the metrics.
 
     Args:
+        item_factors: Y, trained on any users.
+        train: As for `evaluation_data`.
+        test: As for `evaluation_data`.
         weighting: As for `user_metrics`; reuse the same object, or every call compiles anew.
         regularization: lambda of the fold-in, at least 0.
         unobserved_weight: w0 of the fold-in.
@@ -191,10 +196,12 @@ def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
         k: The length of the list that they were computed with; it goes into the names.
 
     Returns:
-        `precision_at_k`, `recall_at_k`, `f1_at_k`, `map_at_k`, `ndcg_at_k`, `hit_rate_at_k` and `auc`, means
-        over the users; `rmse`, the root of the mean over all test interactions of (p - x.y)^2; and each with
-        `normalized_` before its name: the mean of value / the user's best possible value, for `rmse` the
-        quotient by the root mean square of p, which is the error of predicting 0 (nan if every p is 0).
+        Means over the users: `precision_at_k`, `recall_at_k`, `f1_at_k`, `map_at_k`, `ndcg_at_k`,
+        `hit_rate_at_k`, and `auc`, how often a test item scores above an item of neither set (ties one half,
+        and one half for a user with no such item). `rmse` is the root of the mean over all test interactions
+        of (p - x.y)^2. Each also with `normalized_` before its name: the mean of value / the user's best
+        possible value; for `rmse` the quotient by the root mean square of p, which is the error of predicting
+        0 (nan if every p is 0).
 
     References:
         arXiv:1901.09888, section 5: precision, recall, F1, MAP and RMSE, and their theoretical best.
@@ -221,11 +228,12 @@ def per_user(metrics: UserMetrics, *, k: int) -> dict[str, npt.NDArray[np.float6
     values["rmse"] = np.sqrt(host.squared_error_sum / host.num_relevant)
     best["rmse"] = np.sqrt(host.squared_preference_sum / host.num_relevant)
     values["auc"], best["auc"] = host.auc, np.ones_like(host.auc)
-    normalized = {
-        f"normalized_{name}": np.divide(value, best[name], out=np.full_like(value, np.nan), where=best[name] > 0)
-        for name, value in values.items()
-    }
+    normalized = {f"normalized_{name}": _quotient(value, best[name]) for name, value in values.items()}
     return values | normalized
+
+
+def _quotient(value: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.divide(value, best, out=np.full_like(value, np.nan), where=best > 0)
 
 
 def _check_pair(train: Interactions, test: Interactions) -> None:
@@ -263,10 +271,11 @@ def _chunk_metrics(
     hits = _hits(scores, is_train, is_test, k=k)
     test_scores = scores.at[chunk.test_owners[:, None], chunk.test.item_ids].get(mode="clip")
     preference = weighting(chunk.test).preference
+    shares = _outranked_shares(scores, ~(is_train | is_test), test_scores, chunk)
     return UserMetrics(
         at_k=jax.vmap(ranking_metrics)(hits, num_relevant),
         best_at_k=jax.vmap(functools.partial(best_ranking_metrics, k=k))(num_relevant),
-        auc=_area_under_curve(scores, ~(is_train | is_test), test_scores, chunk),
+        auc=total(jnp.sum(shares, axis=1)) / jnp.maximum(num_relevant, 1),
         squared_error_sum=total(jnp.sum(jnp.where(mask, (preference - test_scores) ** 2, 0.0), axis=1)),
         squared_preference_sum=total(jnp.sum(jnp.where(mask, preference**2, 0.0), axis=1)),
         num_relevant=num_relevant,
@@ -297,17 +306,17 @@ def _hits(
     return jnp.pad(hits, ((0, 0), (0, max(k - num_items, 0))))
 
 
-def _area_under_curve(
+def _outranked_shares(
     scores: Float[Array, "clients items"],
     is_candidate: Bool[Array, "clients items"],
     test_scores: Float[Array, "rows slots"],
     chunk: _Chunk,
-) -> Float[Array, "clients"]:
-    """Estimate how often a test item scores above an item of neither set, ties one half.
+) -> Float[Array, "rows slots"]:
+    """Compute the share of the client's candidates that each test item outranks, ties one half.
 
-    One half, like chance, for a user without any such item: there is nothing to be told apart.
+    One half, like chance, where there is no candidate: there is nothing to be told apart.
     """
-    num_clients, num_items = scores.shape
+    num_items = scores.shape[1]
     others = jnp.where(is_candidate, scores, jnp.inf)  # nothing wins over infinity or ties with it
     num_others = jnp.sum(is_candidate, axis=1)
 
@@ -320,7 +329,4 @@ def _area_under_curve(
 
     rows_at_a_time = max(_CHUNK_SCORES // max(num_items, 1), 1)
     shares = jax.lax.map(shares_of_row, (test_scores, chunk.test_owners), batch_size=rows_at_a_time)
-    sums = owned_by(chunk.test_owners, num_clients=num_clients).total(
-        jnp.stack([jnp.sum(jnp.where(chunk.test.mask, shares, 0.0), axis=1), jnp.sum(chunk.test.mask, axis=1)], 1)
-    )
-    return sums[:, 0] / jnp.maximum(sums[:, 1], 1)
+    return jnp.where(chunk.test.mask, shares, 0.0)

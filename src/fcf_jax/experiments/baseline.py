@@ -15,7 +15,7 @@ MIN_SWEEPS = 40
 MAX_SWEEPS = 1000
 TOLERANCE = 1e-5  # the relative fall of the loss in one sweep at which ALS has converged
 _BLOCK_SWEEPS = 10
-_OFFSET_REGULARIZATION = 5.0  # ratings' worth of doubt about an offset; 2 to 10 give the same to 0.5 %
+_OFFSET_REGULARIZATION = 5.0  # ratings' worth of doubt about an offset
 
 
 class Baseline(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import annotated_types
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -30,42 +31,52 @@ class DataConfig(BaseModel):
     model_config = _SETTINGS
 
     source: Literal["auto", "simulated", "file"] = Field(
-        "auto", description="auto: a file when data.path is set, otherwise simulated"
+        default="auto", description="auto: a file when data.path is set, otherwise simulated"
     )
-    path: str | None = Field(None, description="data file, or the folder of a known data set")
-    layout: str = Field("auto", description=f"of the file, one of: {', '.join(LAYOUT_NAMES)}")
-    user_column: Column | None = Field(None, description="name or 0-based number of the users' column")
-    item_column: Column | None = Field(None, description="name or 0-based number of the items' column")
+    path: str | None = Field(default=None, description="data file, or the folder of a known data set")
+    layout: str = Field(default="auto", description=f"of the file, one of: {', '.join(LAYOUT_NAMES)}")
+    user_column: Column | None = Field(
+        default=None, description="name or 0-based number of the users' column"
+    )
+    item_column: Column | None = Field(
+        default=None, description="name or 0-based number of the items' column"
+    )
     strength_column: Column | None = Field(
-        None, description='name or number of the strengths\' column; "" = every strength is 1'
+        default=None, description='name or number of the strengths\' column; "" = every strength is 1'
     )
-    timestamp_column: Column | None = Field(None, description='name or number, in seconds; "" = none')
-    separator: str | None = Field(None, description='one character, "::" or "whitespace"; unset = found out')
+    timestamp_column: Column | None = Field(default=None, description='name or number, in seconds; "" = none')
+    separator: str | None = Field(
+        default=None, description='one character, "::" or "whitespace"; unset = found out'
+    )
     duplicates: Literal["sum", "max", "last", "error"] = Field(
-        "sum", description="what becomes of repeated pairs of user and item"
+        default="sum", description="what becomes of repeated pairs of user and item"
     )
-    on_bad_line: Literal["error", "skip"] = Field("error", description="skip: leave unreadable lines out")
+    on_bad_line: Literal["error", "skip"] = Field(
+        default="error", description="skip: leave unreadable lines out"
+    )
     feedback: Literal["implicit", "explicit"] = Field(
-        "implicit", description="implicit: strengths are confidence; explicit: they are ratings to predict"
+        default="implicit",
+        description="implicit: strengths are confidence; explicit: they are ratings to predict",
     )
     strengths: Literal["keep", "binary", "log"] = Field(
-        "keep", description="what is done to strengths: nothing, all 1, or log(1 + r)"
+        default="keep", description="what is done to strengths: nothing, all 1, or log(1 + r)"
     )
-    min_user_interactions: int = Field(1, ge=1, description="users with fewer are left out")
-    min_item_interactions: int = Field(1, ge=1, description="items with fewer are left out")
+    min_user_interactions: int = Field(default=1, ge=1, description="users with fewer are left out")
+    min_item_interactions: int = Field(default=1, ge=1, description="items with fewer are left out")
     generator: Literal["taste", "uniform"] = Field(
-        "taste", description="of simulated data: planted tastes, or the paper's random views"
+        default="taste", description="of simulated data: planted tastes, or the paper's random views"
     )
-    num_users: int = Field(2000, ge=1, description="simulated users")
-    num_items: int = Field(500, ge=1, description="simulated items")
-    mean_history: float = Field(40.0, ge=1, description="mean items per simulated user (taste)")
-    sparsity: float = Field(0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
+    num_users: int = Field(default=2000, ge=1, description="simulated users")
+    num_items: int = Field(default=500, ge=1, description="simulated items")
+    mean_history: float = Field(default=40.0, ge=1, description="mean items per simulated user (taste)")
+    sparsity: float = Field(default=0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
     split: Literal["ratio", "leave_one_out", "temporal", "published"] = Field(
-        "ratio", description="per-user share, each user's latest item, a point in time, or as published"
+        default="ratio",
+        description="per-user share, each user's latest item, a point in time, or as published",
     )
-    test_fraction: float = Field(0.2, ge=0, lt=1, description="share that is held out for testing")
-    validation_fraction: float = Field(0.0, ge=0, lt=1, description="share held out for tuning")
-    seed: int = Field(0, ge=0, description="of simulation and split")
+    test_fraction: float = Field(default=0.2, ge=0, lt=1, description="share that is held out for testing")
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1, description="share held out for tuning")
+    seed: int = Field(default=0, ge=0, description="of simulation and split")
 
 
 class ModelConfig(BaseModel):
@@ -73,13 +84,13 @@ class ModelConfig(BaseModel):
 
     model_config = _SETTINGS
 
-    num_factors: int = Field(25, ge=1, description="K, the length of a factor")
-    alpha: float = Field(4.0, ge=0, description="confidence c = 1 + alpha * strength")
-    regularization: float = Field(1.0, ge=0, description="lambda on the squared norms of all factors")
+    num_factors: int = Field(default=25, ge=1, description="K, the length of a factor")
+    alpha: float = Field(default=4.0, ge=0, description="confidence c = 1 + alpha * strength")
+    regularization: float = Field(default=1.0, ge=0, description="lambda on the squared norms of all factors")
     unobserved_weight: float = Field(
-        1.0, ge=0, description="confidence of items outside a history; 0 for explicit ratings"
+        default=1.0, ge=0, description="confidence of items outside a history; 0 for explicit ratings"
     )
-    init_scale: float = Field(0.1, gt=0, description="standard deviation of the first item factors")
+    init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the first item factors")
 
 
 class ServerConfig(BaseModel):
@@ -87,19 +98,21 @@ class ServerConfig(BaseModel):
 
     model_config = _SETTINGS
 
-    step: ServerStep = Field("guarded_gram", description="the server's optimizer")
+    step: ServerStep = Field(default="guarded_gram", description="the server's optimizer")
     learning_rate: float | None = Field(
-        None, gt=0, description="unset = 0.05 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.15 (running_sums)"
+        default=None,
+        gt=0,
+        description="unset = 0.05 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.15 (running_sums)",
     )
-    decay: Literal["constant", "cosine"] = Field("constant", description="of the learning rate")
-    final_learning_rate: float = Field(0.0, ge=0, description="at the last round of a cosine decay")
-    b1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay")
-    b2: float = Field(0.99, ge=0, lt=1, description="Adam's second decay")
-    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    decay: Literal["constant", "cosine"] = Field(default="constant", description="of the learning rate")
+    final_learning_rate: float = Field(default=0.0, ge=0, description="at the last round of a cosine decay")
+    b1: float = Field(default=0.9, ge=0, lt=1, description="Adam's first decay")
+    b2: float = Field(default=0.99, ge=0, lt=1, description="Adam's second decay")
+    eps: float = Field(default=1e-8, gt=0, description="Adam's epsilon")
     confidence_factor: float | None = Field(
-        None, ge=0, description="weight of confidence in gram steps; unset = 1 (guarded_gram), else 3"
+        default=None, ge=0, description="weight of confidence in gram steps; unset = 1 (guarded_gram), else 3"
     )
-    initial_damping: float = Field(2.0, gt=0, description="of guarded_gram, in the first round")
+    initial_damping: float = Field(default=2.0, gt=0, description="of guarded_gram, in the first round")
 
 
 class FederationConfig(BaseModel):
@@ -107,9 +120,9 @@ class FederationConfig(BaseModel):
 
     model_config = _SETTINGS
 
-    num_rounds: int = Field(30, ge=0, description="rounds of federated training")
-    cohort_size: int = Field(0, ge=0, description="clients drawn in each round; 0 = everybody")
-    seed: int = Field(0, ge=0, description="of the first item factors and the cohorts")
+    num_rounds: int = Field(default=60, ge=0, description="rounds of federated training")
+    cohort_size: int = Field(default=0, ge=0, description="clients drawn in each round; 0 = everybody")
+    seed: int = Field(default=0, ge=0, description="of the first item factors and the cohorts")
 
 
 class EvaluationConfig(BaseModel):
@@ -117,10 +130,12 @@ class EvaluationConfig(BaseModel):
 
     model_config = _SETTINGS
 
-    k: int = Field(10, ge=1, description="length of the recommendation lists")
-    every: int = Field(10, ge=1, description="rounds between evaluations")
-    max_users: int | None = Field(None, ge=1, description="evaluate on a sample of users; unset = all")
-    baseline: bool = Field(True, description="also train centralised ALS from the same start")
+    k: int = Field(default=10, ge=1, description="length of the recommendation lists")
+    every: int = Field(default=10, ge=1, description="rounds between evaluations")
+    max_users: int | None = Field(
+        default=None, ge=1, description="evaluate on a sample of users; unset = all"
+    )
+    baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
 
 
 class ExperimentConfig(BaseModel):
@@ -180,22 +195,27 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def explain() -> str:
-    """Describe every key with its default, bounds and meaning, as a valid TOML file."""
+def explain(config: ExperimentConfig | None = None) -> str:
+    """Describe every key with its value, default, bounds and meaning, as a valid TOML file."""
+    config = ExperimentConfig() if config is None else config
     lines = []
     for section, model in _sections():
+        values = getattr(config, section)
         lines += [f"# {model.__doc__}", f"[{section}]"]
-        lines += [_explain_key(key, field) for key, field in model.model_fields.items()]
+        lines += [_explain_key(key, getattr(values, key), field) for key, field in model.model_fields.items()]
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def _explain_key(key: str, field: FieldInfo) -> str:
-    default = field.default
-    text = str(default).lower() if isinstance(default, bool) else repr(default).replace("'", '"')
-    setting = f"# {key} (unset)" if default is None else f"{key} = {text}"
-    facts = [str(field.description), *_bounds(field)]
+def _explain_key(key: str, value: Any, field: FieldInfo) -> str:
+    setting = f"# {key} (unset)" if value is None else f"{key} = {_toml(value)}"
+    default = "unset" if field.default is None else _toml(field.default)
+    facts = [str(field.description), f"default {default}", *_bounds(field)]
     return f"{setting:32}  # {'; '.join(facts)}"
+
+
+def _toml(value: Any) -> str:
+    return tomli_w.dumps({"_": value}).partition("=")[2].strip()
 
 
 def _bounds(field: FieldInfo) -> Iterator[str]:
@@ -233,7 +253,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: expected TOML, got a mistake: {error}; correct the file") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text, got a bad byte at {error.start}; convert it") from None
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, got a bad byte at {error.start}; convert it"
+        ) from None
 
 
 def _parse_override(override: str) -> tuple[str, str, Any]:
@@ -266,16 +288,12 @@ def _refuse_unknown(sections: dict[str, Any], place: str) -> None:
 
 
 def _nearest_key(section: str, key: str, known: dict[str, list[str]]) -> str:
-    """Prefer an equal or a close key, in this section first, then in another."""
-    everywhere = {f"{name}.{one}": one for name, keys in known.items() for one in keys}
-    for cutoff in (0.8, 0.0):
-        if close := difflib.get_close_matches(key, known[section], n=1, cutoff=cutoff):
-            if cutoff or close[0]:
-                here = f"{section}.{close[0]}"
-                if cutoff:
-                    return here
-        if close := difflib.get_close_matches(key, list(everywhere.values()), n=1, cutoff=cutoff or 0.6):
-            return next(full for full, one in everywhere.items() if one == close[0])
+    """Prefer a close key of this section, then one of another, then whatever is least far here."""
+    if close := difflib.get_close_matches(key, known[section], n=1, cutoff=0.8):
+        return f"{section}.{close[0]}"
+    for other, keys in known.items():
+        if close := difflib.get_close_matches(key, keys, n=1, cutoff=0.8):
+            return f"{other}.{close[0]}"
     return f"{section}.{_nearest(key, known[section])}"
 
 
@@ -296,7 +314,9 @@ def _refuse_contradictions(config: ExperimentConfig) -> None:
     if data.source == "simulated" and data.path is not None:
         raise ConfigError('data.path: set, but data.source is "simulated"; leave out one of them')
     if data.test_fraction + data.validation_fraction >= 1:
-        raise ConfigError("data.test_fraction: with validation_fraction it leaves nothing to train on; lower it")
+        raise ConfigError(
+            "data.test_fraction: with validation_fraction it leaves nothing to train on; lower it"
+        )
     if data.split == "published" and data.source == "simulated":
         raise ConfigError('data.split: simulated data has no published split; set data.split = "ratio"')
     if data.feedback == "explicit" and model.unobserved_weight != 0:

@@ -1,5 +1,6 @@
 """From the configuration to the interactions of an experiment: read or simulate, transform, split."""
 
+import dataclasses
 from typing import NamedTuple
 
 from fcf_jax.core.types import Weighting
@@ -23,7 +24,10 @@ _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
 _ORIGINS = {  # layout -> what data.path should be, and where to get it
     "movielens-100k": ("MovieLens 100K (u.data)", "https://grouplens.org/datasets/movielens/100k/"),
     "movielens-1m": ("MovieLens 1M (ratings.dat)", "https://grouplens.org/datasets/movielens/1m/"),
-    "movielens-latest": ("MovieLens latest (ratings.csv)", "https://grouplens.org/datasets/movielens/latest/"),
+    "movielens-latest": (
+        "MovieLens latest (ratings.csv)",
+        "https://grouplens.org/datasets/movielens/latest/",
+    ),
     "lastfm-2k": ("HetRec 2011 Last.fm (user_artists.dat)", "https://grouplens.org/datasets/hetrec-2011/"),
 }
 
@@ -44,10 +48,13 @@ def load_dataset(config: ExperimentConfig) -> Dataset:
         OSError: when the data cannot be read.
     """
     if config.data.split == "published":
-        split, counts = _published(config.data)
+        split, counts = _published(config.data), {}
     else:
         interactions, counts = load_interactions(config.data)
         split = _split(interactions, config.data)
+    for part in (split.train, split.validation, split.test):
+        if part is not None and config.data.feedback == "implicit":
+            check_implicit(part, alpha=config.model.alpha)
     _check(split.train, config)
     is_explicit = config.data.feedback == "explicit"
     mean = float(split.train.strengths.mean(dtype="float64")) if is_explicit else 0.0
@@ -77,6 +84,17 @@ def transform_strengths(interactions: Interactions, data: DataConfig) -> Interac
     if data.strengths == "binary":
         return interactions.binarized()
     return interactions.log_scaled() if data.strengths == "log" else interactions
+
+
+def load_published(data: DataConfig) -> Interactions:
+    """Read a published split and put its parts together again."""
+    split = _published(data)
+    both = split.train.to_scipy() + split.test.to_scipy()
+    return dataclasses.replace(
+        Interactions.from_scipy(both),
+        user_labels=split.train.user_labels,
+        item_labels=split.train.item_labels,
+    )
 
 
 def weighting_of(config: ExperimentConfig, mean_rating: float) -> Weighting:
@@ -114,14 +132,14 @@ def _read(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
     return interactions, counts
 
 
-def _published(data: DataConfig) -> tuple[Split, dict[str, int]]:
+def _published(data: DataConfig) -> Split:
     train, test = read_published_split(
         _path_of(data),
         duplicates=data.duplicates,
         on_bad_line=data.on_bad_line,
         implicit=data.feedback == "implicit",
     )
-    return Split(transform_strengths(train, data), None, transform_strengths(test, data)), {}
+    return Split(transform_strengths(train, data), None, transform_strengths(test, data))
 
 
 def _path_of(data: DataConfig) -> str:
@@ -147,8 +165,6 @@ def _split(interactions: Interactions, data: DataConfig) -> Split:
 def _check(train: Interactions, config: ExperimentConfig) -> None:
     if train.num_interactions == 0:
         raise ValueError("expected interactions to train on, got none; lower data.test_fraction")
-    if config.data.feedback == "implicit":
-        check_implicit(train, alpha=config.model.alpha)
     cohort_size, num_users = config.federation.cohort_size, train.num_users
     if cohort_size > num_users:
         raise ConfigError(
@@ -156,8 +172,14 @@ def _check(train: Interactions, config: ExperimentConfig) -> None:
         )
     if 0 < cohort_size < num_users and config.server.step in ("gram", "guarded_gram"):
         raise ConfigError(
-            f"server.step: {config.server.step} needs everybody in every round, got cohorts of {cohort_size}; "
+            f"server.step: {config.server.step} needs everybody in every round, got {cohort_size} of them; "
             'set server.step = "running_sums" or leave out federation.cohort_size'
+        )
+    rank = min(train.num_users, train.num_items)
+    if config.model.regularization == 0 and config.model.num_factors > rank:
+        raise ConfigError(
+            f"model.regularization: expected above 0 for {config.model.num_factors} factors of a matrix of "
+            f"rank {rank} at most, got 0; raise it or lower model.num_factors"
         )
     size = train.num_items * config.model.num_factors
     if size >= _LARGEST_ARRAY:

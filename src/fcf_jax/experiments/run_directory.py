@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib
 import numpy as np
 import tomli_w
 
@@ -93,7 +92,9 @@ def read_run(folder: Path) -> TrainedModel:
     """
     for name in (_CONFIG, _FACTORS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: expected a run directory with {name}; make one with `fcf run`")
+            raise FileNotFoundError(
+                f"{folder}: expected a run directory with {name}; make one with `fcf run`"
+            )
     try:
         config = resolve(tomllib.loads((folder / _CONFIG).read_text("utf-8")), place=f"{folder / _CONFIG}: ")
         with np.load(folder / _FACTORS, allow_pickle=False) as arrays:
@@ -130,25 +131,6 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "arguments": sys.argv[1:],
     }
-
-
-def write_convergence(folder: Path, records: list[dict[str, Any]], *, k: int, baseline: dict[str, float] | None) -> None:
-    """Draw loss and MAP over the rounds, with the level of centralised ALS."""
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "fcf", "font.size": 9}):
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
-        axes = figure.subplots(1, 2)
-        for axis, (kind, key) in zip(axes, (("round", "loss"), ("evaluation", f"map_at_{k}")), strict=True):
-            points = [(one["round"], one[key]) for one in records if one["kind"] == kind]
-            axis.plot(*np.array(points, np.float64).reshape(-1, 2).T, marker=".", label="federated")
-            if baseline is not None:
-                axis.axhline(baseline[key], color="gray", linestyle="--", label="centralised ALS")
-            axis.set(xlabel="round", ylabel=key)
-            axis.legend()
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=120)
-    write_atomically(folder / "convergence.png", image.getvalue())
 
 
 def _finite(content: Any) -> Any:

@@ -1,5 +1,7 @@
 """The server's step as configured, and what it makes the clients send."""
 
+from typing import TypedDict
+
 import optax
 
 from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
@@ -13,7 +15,6 @@ _GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums t
 def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """Build the optax transformation that `server.step` names."""
     server = config.server
-    adam = {"b1": server.b1, "b2": server.b2, "eps": server.eps}
     if server.step == "guarded_gram":
         return guarded_gram(initial_damping=server.initial_damping, **_gram_options(config))
     rate = server.learning_rate or _LEARNING_RATES[server.step]
@@ -24,7 +25,8 @@ def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
         return running_sums(schedule, **_gram_options(config))
     if server.step == "sgd":
         return optax.sgd(schedule)
-    return (paper_adam if server.step == "paper_adam" else optax.adam)(schedule, **adam)
+    adam = paper_adam if server.step == "paper_adam" else optax.adam
+    return adam(schedule, b1=server.b1, b2=server.b2, eps=server.eps)
 
 
 def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
@@ -40,12 +42,20 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
     return dense + _FLOAT_BYTES * (num_factors**2 + num_items + 1), dense
 
 
-def _gram_options(config: ExperimentConfig) -> dict[str, float]:
-    server, model = config.server, config.model
-    options = {"regularization": model.regularization, "unobserved_weight": model.unobserved_weight}
-    if server.confidence_factor is not None:
-        options["confidence_factor"] = server.confidence_factor
-    return options
+class _GramOptions(TypedDict):
+    regularization: float
+    unobserved_weight: float
+    confidence_factor: float
+
+
+def _gram_options(config: ExperimentConfig) -> _GramOptions:
+    factor = config.server.confidence_factor
+    default = 1.0 if config.server.step == "guarded_gram" else 3.0  # as the optimizers' own
+    return {
+        "regularization": config.model.regularization,
+        "unobserved_weight": config.model.unobserved_weight,
+        "confidence_factor": default if factor is None else factor,
+    }
 
 
 def _schedule(config: ExperimentConfig, rate: float) -> optax.ScalarOrSchedule:

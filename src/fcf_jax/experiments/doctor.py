@@ -1,0 +1,80 @@
+"""A look at the machine: versions, devices, and whether the solver is exact here."""
+
+import os
+import platform
+import time
+from importlib import metadata
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from fcf_jax.core.objective import gram
+from fcf_jax.core.solve import solve_user_factor
+from fcf_jax.core.types import Observations
+
+_USERS, _ITEMS, _FACTORS, _SLOTS = 512, 2000, 25, 32
+_TOLERANCE = 5e-5  # float32; what the package promises for alpha r up to 1e4
+
+
+class Diagnosis(NamedTuple):
+    """What there is to say, in order, and whether all is well."""
+
+    facts: dict[str, str]
+    is_healthy: bool
+
+
+def diagnose() -> Diagnosis:
+    """Collect the facts and try the solver."""
+    error, seconds = solver_error()
+    facts = {"python": platform.python_version()}
+    facts |= {name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
+    facts |= {
+        "devices": ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()),
+        "cores": str(os.cpu_count()),
+        "default precision": str(jax.config.jax_default_matmul_precision or "backend's own")
+        + "; Gram matrices and solves use highest",
+        "batched solve": f"{_USERS} users of {_FACTORS} factors in {1e3 * seconds:.2f} ms",
+        "error to float64": f"{error:.1e} ({'fine' if error < _TOLERANCE else 'TOO LARGE'})",
+    }
+    return Diagnosis(facts, error < _TOLERANCE)
+
+
+def solver_error() -> tuple[float, float]:
+    """Solve a batch of users and compare with NumPy in float64.
+
+    Returns:
+        The largest relative error of a user factor, and the seconds that the batch took.
+    """
+    rng = np.random.default_rng(0)
+    item_factors = 0.3 * rng.standard_normal((_ITEMS, _FACTORS)).astype(np.float32)
+    item_ids = np.stack([rng.choice(_ITEMS, _SLOTS, replace=False) for _ in range(_USERS)])
+    confidence = 1 + 4 * rng.integers(1, 6, (_USERS, _SLOTS)).astype(np.float32)
+    ones = np.ones_like(confidence)
+    observations = Observations(
+        *(jnp.asarray(leaf) for leaf in (item_ids.astype(np.int32), confidence, ones, ones.astype(bool)))
+    )
+    factors = jnp.asarray(item_factors)
+
+    @jax.jit
+    def solve(item_factors: jax.Array, observations: Observations) -> jax.Array:
+        item_gram = gram(item_factors)
+        return jax.vmap(lambda one: solve_user_factor(item_factors, item_gram, one, regularization=1.0))(
+            observations
+        )
+
+    jax.block_until_ready(solve(factors, observations))
+    started = time.perf_counter()
+    solved = np.asarray(jax.block_until_ready(solve(factors, observations)))
+    seconds = time.perf_counter() - started
+    exact = _reference(item_factors.astype(np.float64), item_ids, confidence.astype(np.float64))
+    errors = np.linalg.norm(solved - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    return float(errors.max()), seconds
+
+
+def _reference(item_factors: np.ndarray, item_ids: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    own = item_factors[item_ids]  # [users, slots, factors]
+    matrices = item_factors.T @ item_factors + np.eye(_FACTORS)
+    matrices = matrices + np.einsum("us,usk,usl->ukl", confidence - 1, own, own)
+    return np.linalg.solve(matrices, np.einsum("us,usk->uk", confidence, own)[..., None])[..., 0]

@@ -1,0 +1,21 @@
+"""Every test runs with the annotations executed and silent broadcasting forbidden."""
+
+import os
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("fcf_jax", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder of real data sets; FCF_DATA is taken relative to the root of the repository."""
+    root = Path(__file__).parents[1]
+    folder = (root / os.environ.get("FCF_DATA", "../shared/data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}; set FCF_DATA to their folder")
+    return folder

@@ -1,0 +1,194 @@
+"""What a user may do wrong, through the command line: exit code, one line, nothing written."""
+
+import gzip
+import json
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from fcf_jax import cli
+
+HEADER = "user,item,rating\n"
+GOOD = HEADER + "".join(f"{user},{item},1\n" for user in range(6) for item in range(8) if (user + item) % 3)
+SHORT = ["model.num_factors=3", "federation.num_rounds=3", "evaluation.baseline=false", "evaluation.every=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Keep compiled programs between the runs of this file: they are what takes time."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def run(folder, *overrides):
+    sets = [part for override in (*SHORT, *overrides) for part in ("--set", override)]
+    return cli.main(["run", *sets, "--quiet", "--out", str(folder / "out")])
+
+
+def write(folder, content, name="table.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return f"data.path={path}"
+
+
+def assert_refused(folder, code, capsys, *named):
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.startswith("fcf: ")
+    assert printed.err.count("\n") == 1
+    assert not (folder / "out").exists()
+    for word in named:
+        assert word in printed.err
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "empty"),
+        (HEADER, "none"),
+        (HEADER + "1,2,nan\n", "table.csv:2"),
+        (HEADER + "1,2,inf\n", "table.csv:2"),
+        (HEADER + "1,2,-3\n", "table.csv:2"),
+        (HEADER + "1,2,1\n1,3,many\n", "table.csv:3"),
+        (GOOD + "5,9", "table.csv:"),
+        (GOOD + "5,9,2e9\n", "alpha"),
+    ],
+    ids=["empty", "header only", "NaN", "inf", "negative", "non-numeric", "truncated line", "huge strength"],
+)
+def test_bad_table_is_refused(tmp_path, capsys, content, named):
+    assert_refused(tmp_path, run(tmp_path, write(tmp_path, content)), capsys, named)
+
+
+def test_truncated_gzip_is_refused(tmp_path, capsys):
+    packed = gzip.compress(GOOD.encode())[:-12]
+    code = run(tmp_path, write(tmp_path, packed, "table.csv.gz"))
+    assert_refused(tmp_path, code, capsys, "table.csv.gz")
+
+
+def test_missing_path_is_refused(tmp_path, capsys):
+    assert_refused(tmp_path, run(tmp_path, "data.path=/nowhere/at/all.csv"), capsys, "/nowhere/at/all.csv")
+
+
+def test_missing_column_is_refused_with_those_found(tmp_path, capsys):
+    code = run(tmp_path, write(tmp_path, GOOD), "data.user_column=customer")
+    assert_refused(tmp_path, code, capsys, "customer", "rating")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.num_factors=0", "model.num_factors"),
+        ("model.regularization=-1", "model.regularization"),
+        (["model.regularization=0", "model.num_factors=12"], "model.regularization"),
+        ("federation.cohort_size=7", "at most the 6 users"),
+        ("federation.cohort_size=3", "running_sums"),
+        ("federation.cohort_size=-1", "federation.cohort_size"),
+        ("federation.num_rounds=-1", "federation.num_rounds"),
+        ("federation.nun_rounds=1", "did you mean federation.num_rounds?"),
+        ("model.num_factors=400000000", "bytes"),
+        ("data.min_user_interactions=100", "data.min_user_interactions"),
+        ("data.split=temporal", "data.timestamp_column"),
+        ("data.layout=netflix", "data.layout"),
+    ],
+)
+def test_bad_number_is_refused(tmp_path, capsys, override, named):
+    overrides = override if isinstance(override, list) else [override]
+    assert_refused(tmp_path, run(tmp_path, write(tmp_path, GOOD), *overrides), capsys, named)
+
+
+def test_used_output_folder_is_refused_and_left_alone(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    assert run(tmp_path, write(tmp_path, GOOD)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_output_folder_under_a_file_is_refused(tmp_path, capsys):
+    path = write(tmp_path, GOOD)
+    code = cli.main(["run", "--set", path, "--quiet", "--out", str(tmp_path / "table.csv" / "out")])
+    assert_refused(tmp_path, code, capsys, "table.csv")
+
+
+def test_missing_and_broken_configs_are_refused(tmp_path, capsys):
+    code = cli.main(["run", "movielens-9m", "--out", str(tmp_path / "out")])
+    assert_refused(tmp_path, code, capsys, "movielens-1m")
+    (tmp_path / "broken.toml").write_text("[model\n")
+    code = cli.main(["run", str(tmp_path / "broken.toml"), "--out", str(tmp_path / "out")])
+    assert_refused(tmp_path, code, capsys, "line 1")
+
+
+@pytest.mark.parametrize("fault", ["NaN", "flipped byte", "no factors"])
+def test_damaged_run_is_refused(tmp_path, capsys, fault):
+    import numpy as np
+
+    assert run(tmp_path, write(tmp_path, GOOD)) == 0
+    factors = tmp_path / "out" / "item_factors.npz"
+    if fault == "NaN":
+        with np.load(factors) as arrays:
+            content = dict(arrays)
+        content["item_factors"] = content["item_factors"] * np.nan
+        np.savez(factors, **content)
+    elif fault == "flipped byte":
+        content = bytearray(factors.read_bytes())
+        content[200] ^= 0xFF  # inside the numbers: the zip's checksum tells
+        factors.write_bytes(content)
+    else:
+        factors.unlink()
+    capsys.readouterr()
+    assert cli.main(["recommend", str(tmp_path / "out"), "--user", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path / "out") in error
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides"),
+    [
+        (HEADER + "".join(f"1,{item},1\n" for item in range(8)), []),
+        (HEADER + "".join(f"{user},1,1\n" for user in range(8)), []),
+        (HEADER + "1,1,1\n", []),
+        (HEADER + "".join(f"{user},{user % 3},1\n" for user in range(8)), []),
+        (GOOD, ["model.num_factors=12"]),
+        (GOOD + "".join(f"6,{item},1\n" for item in range(8)), ["data.test_fraction=0"]),
+        (GOOD, ["model.regularization=0"]),
+        (GOOD, ["model.alpha=0"]),
+        (GOOD, ["federation.num_rounds=0"]),
+        (GOOD + "5,9,9999\n", ["model.alpha=1e4"]),
+        (GOOD + GOOD.removeprefix(HEADER) + "0,5,0\n", []),
+        (GOOD.replace("\n", "\r\n"), []),
+        (GOOD.replace(",", "\t"), []),
+        ("\ufeff" + GOOD, []),
+        (GOOD + "5,9", ["data.on_bad_line=skip"]),
+    ],
+    ids=[
+        "one user", "one item", "one interaction", "one-interaction users", "K > users and items",
+        "user with all items", "lambda 0", "alpha 0", "no rounds", "alpha r 1e8", "duplicates and a zero",
+        "CRLF", "tabs", "BOM", "lenient",
+    ],
+)  # fmt: skip
+def test_unusual_but_sound_input_runs(tmp_path, capsys, content, overrides):
+    assert run(tmp_path, write(tmp_path, content), *overrides) == 0
+    assert capsys.readouterr().err == ""
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["federated"]["loss"] is not None  # finite
+
+
+def test_shuffled_rows_give_the_same_model(tmp_path):
+    from fcf_jax.experiments.run_directory import read_run
+
+    lines = GOOD.removeprefix(HEADER).splitlines(keepends=True)
+    for name, content in (("a", lines), ("b", lines[::-1])):
+        (tmp_path / name).mkdir()
+        assert run(tmp_path / name, write(tmp_path / name, HEADER + "".join(content))) == 0
+    first, second = (read_run(tmp_path / name / "out") for name in "ab")
+    assert (first.item_factors == second.item_factors).all()
