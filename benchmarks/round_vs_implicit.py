@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import optax
 from implicit.cpu.als import AlternatingLeastSquares
+from scipy.sparse import csr_matrix
 
 import fcf_jax as fcf
 
@@ -51,7 +52,12 @@ def time_rounds(clients: fcf.PackedClients, num_items: int, num_factors: int):
 def time_implicit(confidences, num_factors: int, *, use_cg: bool):
     """Return a function that times one iteration, fitting of an initialised model continued."""
     model = AlternatingLeastSquares(
-        factors=num_factors, regularization=REGULARIZATION, alpha=1.0, iterations=BLOCK, use_cg=use_cg, num_threads=0
+        factors=num_factors,
+        regularization=REGULARIZATION,
+        alpha=1.0,
+        iterations=BLOCK,
+        use_cg=use_cg,
+        num_threads=0,
     )
 
     def run() -> float:
@@ -83,7 +89,7 @@ def main() -> None:
     interactions, _ = fcf.read_interactions(arguments.path)
     train = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=0).train
     clients = fcf.batch_clients(train)
-    confidences = train.to_scipy()
+    confidences = csr_matrix(train.to_scipy())
     confidences.data[:] = 1.0 + ALPHA * confidences.data
     results = []
     for num_factors in arguments.num_factors:
@@ -100,9 +106,7 @@ def main() -> None:
         row = {"num_factors": num_factors, "first_call_s": first_call}
         row |= {name: spread(times) for name, times in seconds.items()}
         for other in ("implicit_exact", "implicit_cg"):
-            row[f"ratio_to_{other}"] = float(
-                np.median(np.divide(seconds["federated_round"], seconds[other]))
-            )
+            row[f"ratio_to_{other}"] = float(np.median(np.divide(seconds["federated_round"], seconds[other])))
         results.append(row)
     versions = {name: version(name) for name in ("jax", "jaxlib", "implicit", "numpy")}
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}

@@ -6,6 +6,8 @@
 
 import numpy as np
 
+ALPHA, REGULARIZATION, NUM_FACTORS = 4.0, 0.7, 5  # of the small set in core/conftest.py
+
 
 def dense_weights(strengths, seen, *, alpha, unobserved_weight=1.0, preference=None):
     """c = 1 + alpha r where seen, w0 elsewhere; p = 1 (or what is given) where seen, 0 elsewhere."""

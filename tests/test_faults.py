@@ -11,7 +11,15 @@ from fcf_jax import cli
 
 HEADER = "user,item,rating\n"
 GOOD = HEADER + "".join(f"{user},{item},1\n" for user in range(6) for item in range(8) if (user + item) % 3)
-SHORT = ["model.num_factors=3", "federation.num_rounds=3", "evaluation.baseline=false", "evaluation.every=1"]
+SHORT = [
+    "model.num_factors=3",
+    "server.step=adam",
+    "federation.num_rounds=3",
+    "evaluation.baseline=false",
+    "evaluation.every=1",
+]
+K_7 = "model.num_factors=7"
+GUARDED = "server.step=guarded_gram"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +98,7 @@ def test_missing_column_is_refused_with_those_found(tmp_path, capsys):
         ("model.regularization=-1", "model.regularization"),
         (["model.regularization=0", "model.num_factors=12"], "model.regularization"),
         ("federation.cohort_size=7", "at most the 6 users"),
-        ("federation.cohort_size=3", "running_sums"),
+        (["federation.cohort_size=3", GUARDED], "running_sums"),
         ("federation.cohort_size=-1", "federation.cohort_size"),
         ("federation.num_rounds=-1", "federation.num_rounds"),
         ("federation.nun_rounds=1", "did you mean federation.num_rounds?"),
@@ -158,9 +166,9 @@ def test_damaged_run_is_refused(tmp_path, capsys, fault):
         (HEADER + "".join(f"{user},1,1\n" for user in range(8)), []),
         (HEADER + "1,1,1\n", []),
         (HEADER + "".join(f"{user},{user % 3},1\n" for user in range(8)), []),
-        (GOOD, ["model.num_factors=12"]),
+        (HEADER + "".join(f"{user},{item},1\n" for user in range(3) for item in range(4)), [K_7, GUARDED]),
         (GOOD + "".join(f"6,{item},1\n" for item in range(8)), ["data.test_fraction=0"]),
-        (GOOD, ["model.regularization=0"]),
+        (GOOD, ["model.regularization=0", GUARDED]),
         (GOOD, ["model.alpha=0"]),
         (GOOD, ["federation.num_rounds=0"]),
         (GOOD + "5,9,9999\n", ["model.alpha=1e4"]),

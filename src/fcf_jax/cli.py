@@ -1,7 +1,7 @@
 """The command line: `fcf run`, `fcf recommend`, `fcf config`, `fcf doctor`.
 
-Exit codes: 0 done; 1 failed in the run; 2 a mistake in input or configuration, told in one line on stderr with
-nothing written; 130 and 143 stopped by Ctrl-C or SIGTERM. JAX is imported by the commands that need it.
+Exit codes: 0 done; 1 failed in the run; 2 a mistake in input or configuration, told in one line on stderr
+with nothing written; 130 and 143 stopped by Ctrl-C or SIGTERM. Commands import JAX only if they need it.
 """
 
 import errno
@@ -184,7 +184,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, 
     with _run_errors(), ProgressLine(Console(), quiet=quiet) as progress:
         train = dataset.split.train
         progress.say(
-            f"{train.num_users} users, {train.num_items} items, {train.num_interactions} training interactions"
+            f"{train.num_users} users, {train.num_items} items, "
+            f"{train.num_interactions} interactions to train on"
         )
         return run_experiment(config, dataset, folder, progress)
 

@@ -13,7 +13,15 @@ from jaxtyping import Array, Float, Int
 from fcf_jax.core.client import describe
 from fcf_jax.core.objective import gram, sparse_residuals
 from fcf_jax.core.solve import Solution, owned_by, solve_rows
-from fcf_jax.core.types import ClientData, ClientInfo, CohortSum, Observations, PackedClients, Scalar, Weighting
+from fcf_jax.core.types import (
+    ClientData,
+    ClientInfo,
+    CohortSum,
+    Observations,
+    PackedClients,
+    Scalar,
+    Weighting,
+)
 
 
 def cohort_sum(

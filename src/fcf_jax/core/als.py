@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from fcf_jax.core.aggregate import solve_clients
 from fcf_jax.core.server import draw_item_factors
 from fcf_jax.core.types import Key, PackedClients, Scalar, Weighting
+from fcf_jax.core.weighting import as_pytree
 
 
 class AlsInfo(NamedTuple):
@@ -98,9 +98,8 @@ def fit_als(
     Returns:
         The factors, and the loss before each sweep.
     """
-    weighting = weighting if isinstance(weighting, Partial) else Partial(weighting)
     hyperparameters = (regularization, unobserved_weight, init_scale)
-    return _fit_als(num_factors, num_sweeps, key, clients, items, weighting, hyperparameters)
+    return _fit_als(num_factors, num_sweeps, key, clients, items, as_pytree(weighting), hyperparameters)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -118,7 +117,12 @@ def _fit_als(num_factors: int, num_sweeps: int, key: Key, clients, items, weight
 
 
 def run_sweeps(
-    als: Als, item_factors: Float[Array, "items factors"], clients: PackedClients, items: PackedClients, *, num_sweeps: int
+    als: Als,
+    item_factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    items: PackedClients,
+    *,
+    num_sweeps: int,
 ) -> tuple[Factors, AlsInfo]:
     """Run sweeps in one compiled program, starting from these item factors."""
     return _scan_sweeps(als.sweep, num_sweeps, item_factors, clients, items)
@@ -128,4 +132,6 @@ def run_sweeps(
 def _scan_sweeps(sweep: Callable, num_sweeps: int, item_factors: Array, clients, items):
     num_users, num_factors = clients.row_counts.shape[0], item_factors.shape[1]
     start = Factors(jnp.zeros((num_users, num_factors), item_factors.dtype), item_factors)
-    return jax.lax.scan(lambda factors, _: sweep(factors.item_factors, clients, items), start, length=num_sweeps)
+    return jax.lax.scan(
+        lambda factors, _: sweep(factors.item_factors, clients, items), start, length=num_sweeps
+    )

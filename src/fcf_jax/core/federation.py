@@ -1,8 +1,8 @@
 """The federation: rounds of client updates, their sum and a server step, compiled as one.
 
-    federation = federated_cf(optax.adam(0.05), implicit_feedback(alpha=4.0), num_items=..., ...)
-    state = federation.init(key)
-    state, info = federation.round(key, state, clients)
+federation = federated_cf(optax.adam(0.05), implicit_feedback(alpha=4.0), num_items=..., ...)
+state = federation.init(key)
+state, info = federation.round(key, state, clients)
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.core
 import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Int
@@ -25,7 +26,9 @@ class Federation(NamedTuple):
 
     init: Callable[[Key], ServerState]
     round: Callable[..., tuple[ServerState, RoundInfo]]  # (key, state, clients, *, row_capacity=None)
-    draw: Callable[[Key, Int[Array, ""], int], Int[Array, "clients"]]  # (key, round_index, num_users) -> cohort
+    draw: Callable[
+        [Key, Int[Array, ""], int], Int[Array, "clients"]
+    ]  # (key, round_index, num_users) -> cohort
 
 
 def federated_cf(
@@ -78,7 +81,7 @@ def federated_cf(
             return jnp.arange(num_users)
         if cohort_size > num_users:
             raise ValueError(
-                f"expected a cohort_size of at most the {num_users} users, got {cohort_size}; lower cohort_size"
+                f"expected a cohort_size of at most {num_users} (users), got {cohort_size}; lower cohort_size"
             )
         key_cohort, _ = jax.random.split(round_key(key, round_index))
         return draw_cohort(key_cohort, num_users=num_users, cohort_size=cohort_size)
@@ -89,7 +92,9 @@ def federated_cf(
         num_users = clients.row_counts.shape[0]
         client_ids = draw(key, state.round_index, num_users)
         if cohort_size is not None:
-            clients = gather_cohort(clients, client_ids, row_capacity=_capacity(row_capacity, clients, client_ids))
+            clients = gather_cohort(
+                clients, client_ids, row_capacity=_capacity(row_capacity, clients, client_ids)
+            )
         sums, solve_error = cohort_sum(
             state.item_factors,
             clients,

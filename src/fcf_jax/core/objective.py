@@ -40,7 +40,9 @@ def sparse_residuals(
     What an item's residual has beyond -w0 s_i, the residual that it would have unseen.
     """
     extra = observations.confidence - unobserved_weight  # the Gram counts every item with w0 already
-    return jnp.where(observations.mask, observations.confidence * observations.preference - extra * scores, 0.0)
+    return jnp.where(
+        observations.mask, observations.confidence * observations.preference - extra * scores, 0.0
+    )
 
 
 def history_loss(
@@ -59,7 +61,9 @@ def catalogue_loss(
     unobserved_weight: Scalar = 1.0,
 ) -> Float[Array, ""]:
     """Compute w0 x^T G x + lambda |x|^2: the loss of a user as if every item were unseen."""
-    unseen = jnp.dot(user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest")
+    unseen = jnp.dot(
+        user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest"
+    )
     return unobserved_weight * unseen + regularization * jnp.sum(user_factor**2)
 
 

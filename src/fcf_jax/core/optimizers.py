@@ -7,7 +7,7 @@ it makes one federated round worth about one sweep of centralised ALS.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import optax
@@ -81,16 +81,14 @@ def paper_adam(
         zeros = jnp.zeros_like(item_factors)
         return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=zeros)
 
-    def update(gradient: Array, state: optax.ScaleByAdamState, params: Array | None = None):
-        del params
+    def update(gradient, state, params=None, **unused):
+        del params, unused
         first = b1 * state.mu + (1 - b1) * gradient
         second = b2 * state.nu + (1 - b2) * gradient**2
         step = (first / (1 - b1)) / (jnp.sqrt(second / (1 - b2)) + eps)
         return step, optax.ScaleByAdamState(count=state.count + 1, mu=first, nu=second)
 
-    return optax.chain(
-        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
-    )
+    return optax.chain(_transformation(init, update), optax.scale_by_learning_rate(learning_rate))
 
 
 def gram_preconditioned(
@@ -117,7 +115,7 @@ def gram_preconditioned(
         step = _divide(gradient, _curvature(user_gram, mean_confidence, regularization))
         return -learning_rate * step, state
 
-    return optax.GradientTransformationExtraArgs(lambda item_factors: optax.EmptyState(), update)
+    return _transformation(lambda item_factors: optax.EmptyState(), update)
 
 
 def guarded_gram(
@@ -189,7 +187,7 @@ def guarded_gram(
             was_accelerated=~restarts & (memory > 0),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _transformation(init, update)
 
 
 def running_sums(
@@ -242,9 +240,18 @@ def running_sums(
         mean_confidence = unobserved_weight + confidence_factor * state.confidence_sum / num_users
         step = _divide(averaged, _curvature(state.user_gram, mean_confidence, regularization))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
-        return -rate * step, state
+        return -1.0 * rate * step, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _transformation(init, update)
+
+
+def _transformation(
+    init: Callable[[Array], Any], update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """Name our own arguments: optax's protocols ask for params and updates of any tree."""
+    return optax.GradientTransformationExtraArgs(
+        cast(optax.TransformInitFn, init), cast(optax.TransformUpdateExtraArgsFn, update)
+    )
 
 
 def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Array, Array]:
@@ -282,7 +289,9 @@ def _anderson_correction(memory: Memory, curvature: Curvature) -> Float[Array, "
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
     inverse = inverse_cholesky(normal + ridge)
     coefficients = _times(inverse.T, _times(inverse, target))
-    return jnp.einsum("a,aij->ij", coefficients, memory.point_changes + memory.step_changes, precision="highest")
+    return jnp.einsum(
+        "a,aij->ij", coefficients, memory.point_changes + memory.step_changes, precision="highest"
+    )
 
 
 def _curvature(

@@ -1,6 +1,6 @@
 r"""The server's side: one optax step on the shared item factors from the clients' sums.
 
-    dJ/dY = -2 (N / Theta) F + 2 lambda Y
+dJ/dY = -2 (N / Theta) F + 2 lambda Y
 """
 
 from typing import NamedTuple

@@ -1,6 +1,7 @@
 r"""The exact user factor, solved from the normal equations without any LAPACK call.
 
-    A_u x_u = b_u,   A_u = w0 G + lambda I + \sum_{i in I_u} (c_i - w0) y_i y_i^T,   b_u = \sum_{i in I_u} c_i p_i y_i
+    A_u x_u = b_u,   A_u = w0 G + lambda I + \sum_{i in I_u} (c_i - w0) y_i y_i^T
+                     b_u = \sum_{i in I_u} c_i p_i y_i
 
 A_u is inverted through its Cholesky factor, by a recursion of plain products that batches, runs
 and exports wherever JAX does (batched LAPACK calls can block for ever on CPUs with few cores).
@@ -141,9 +142,10 @@ def inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def _inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """By halves: with A = [[A11, .], [A21, A22]] and N the inverse of the factor of A,
+    """Work by halves.
 
-    L21 = A21 N11^T,  N22 belongs to A22 - L21 L21^T,  N21 = -N22 L21 N11.
+    With A = [[A11, .], [A21, A22]]: L21 = A21 N11^T, N22 belongs to A22 - L21 L21^T, and
+    N21 = -N22 L21 N11.
     """
     size = matrix.shape[0]
     if size <= _BASE_SIZE:

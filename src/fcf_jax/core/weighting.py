@@ -58,3 +58,8 @@ def _weigh_explicit(data: ClientData, *, mean: Scalar) -> Observations:
         preference=data.strengths - mean,
         mask=data.mask,
     )
+
+
+def as_pytree(weighting: Weighting) -> Weighting:
+    """Let a plain function, too, cross `jit` as a weighting."""
+    return weighting if isinstance(weighting, Partial) else Partial(weighting)

@@ -19,6 +19,7 @@ from fcf_jax.batching import choose_row_width, pack
 from fcf_jax.core.objective import gram
 from fcf_jax.core.solve import owned_by, solve_rows
 from fcf_jax.core.types import ClientData, PackedClients, Scalar, Weighting
+from fcf_jax.core.weighting import as_pytree
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 
@@ -81,7 +82,6 @@ def evaluation_data(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("weighting", "k"))
 def user_metrics(
     item_factors: Float[Array, "items factors"],
     data: EvaluationData,
@@ -93,8 +93,7 @@ def user_metrics(
 ) -> UserMetrics:
     """Evaluate every user of `data`, in the order of `data.user_ids`.
 
-    Compiled once for each shape, `k` and `weighting` OBJECT: a weighting is a function, told apart by
-    identity, so reuse one and do not build `implicit_feedback(alpha=...)` anew for each call.
+    Compiled once for each shape and `k`; another alpha compiles nothing.
 
     Args:
         item_factors: Y, trained on any users.
@@ -105,6 +104,19 @@ def user_metrics(
         unobserved_weight: w0 of the fold-in.
         k: Length of the ranked list, at least 1; may exceed the number of items.
     """
+    return _user_metrics(item_factors, data, as_pytree(weighting), regularization, unobserved_weight, k=k)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _user_metrics(
+    item_factors: Array,
+    data: EvaluationData,
+    weighting: Weighting,
+    regularization: Scalar,
+    unobserved_weight: Scalar,
+    *,
+    k: int,
+) -> UserMetrics:
     item_gram = gram(item_factors)
     num_clients = data.train.client_ids.shape[1]
 
@@ -204,7 +216,7 @@ def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
         0 (nan if every p is 0).
 
     References:
-        arXiv:1901.09888, section 5: precision, recall, F1, MAP and RMSE, and their theoretical best.
+        arXiv:1901.09888 for the choice of metrics; the definitions are the textbook ones above.
     """
     values = {name: float(np.mean(of_users)) for name, of_users in per_user(metrics, k=k).items()}
     error, preference, count = (

@@ -17,6 +17,8 @@ def write_convergence(
     """Draw `convergence.png`.
 
     Args:
+        folder: the run directory.
+        k: which MAP@k.
         records: of rounds and evaluations, as in `metrics.jsonl`.
         baseline: where centralised ALS ended.
     """

@@ -33,7 +33,7 @@ def diagnose() -> Diagnosis:
     facts |= {
         "devices": ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()),
         "cores": str(os.cpu_count()),
-        "default precision": str(jax.config.jax_default_matmul_precision or "backend's own")
+        "default precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "backend's own")
         + "; Gram matrices and solves use highest",
         "batched solve": f"{_USERS} users of {_FACTORS} factors in {1e3 * seconds:.2f} ms",
         "error to float64": f"{error:.1e} ({'fine' if error < _TOLERANCE else 'TOO LARGE'})",

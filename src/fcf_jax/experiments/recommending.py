@@ -138,4 +138,5 @@ def _known(model: TrainedModel, items: list[str], strengths: np.ndarray) -> Hist
             f"expected items that the model knows, got only unknown ones such as {items[0]}; correct them"
         )
     ids = np.array([numbers[item] for item in items if item in numbers], np.int32)
-    return History(ids, strengths[is_known], int((~is_known).sum()))
+    order = np.argsort(ids)  # sums then round alike, however the history was ordered
+    return History(ids[order], strengths[is_known][order], int((~is_known).sum()))

@@ -1,0 +1,42 @@
+"""One client's round, and what it sends."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from references import REGULARIZATION, relative_error, solve_user, upload, user_loss
+
+from fcf_jax.core.client import client_update, dense_upload, rank_one_upload
+from fcf_jax.core.objective import gram
+
+USERS = (0, 3, 5)  # an ordinary one, an empty one, one with nearly all items
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_client_update_matches_dense_reference(small, observed, user):
+    c, p, y = small.c[user], small.p[user], small.item_factors
+    ids = np.flatnonzero(p)
+    observations = observed(ids, c[ids], p[ids], slots=17)
+    y32 = jnp.asarray(y, jnp.float32)
+    update, info = jax.jit(client_update)(y32, gram(y32), observations, regularization=REGULARIZATION)
+    x = solve_user(y, c, p, regularization=REGULARIZATION)
+    assert relative_error(update.user_factor, x) <= 1e-5 or not x.any()  # float32, alpha r <= 20
+    residual = np.asarray(update.residuals)
+    np.testing.assert_allclose(residual[: ids.size], (c * (p - y @ x))[ids], atol=2e-4)  # c <= 21 times 1e-5
+    assert not residual[ids.size :].any()
+    np.testing.assert_allclose(info.loss, user_loss(y, x, c, p, regularization=REGULARIZATION), rtol=1e-5)
+    assert float(info.solve_error) < 1e-3  # float32, condition about 1e3, before the refinement
+
+    sent = dense_upload(y32, update, observations)
+    np.testing.assert_allclose(sent, upload(y, x, c, p), rtol=1e-4, atol=1e-4)  # float32, c up to 21
+    pair = rank_one_upload(y32, update, observations)
+    np.testing.assert_array_equal(sent, np.outer(pair.residuals, pair.user_factor))
+    assert np.linalg.matrix_rank(np.asarray(sent)) <= 1
+
+
+def test_empty_history_sends_exactly_nothing(small, observed):
+    y = jnp.asarray(small.item_factors, jnp.float32)
+    observations = observed([], [], [], slots=17)
+    update, info = client_update(y, gram(y), observations, regularization=REGULARIZATION)
+    assert not np.asarray(update.user_factor).any() and float(info.loss) == 0.0
+    assert not np.asarray(dense_upload(y, update, observations)).any()
