@@ -1,14 +1,12 @@
-"""Every test runs with the annotations executed and silent broadcasting forbidden."""
+"""Every test runs with the annotations executed."""
 
 import os
 from pathlib import Path
 
-import jax
 import jaxtyping
 import pytest
 
 jaxtyping.install_import_hook("fcf_jax", "beartype.beartype")
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")

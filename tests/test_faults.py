@@ -18,7 +18,7 @@ SHORT = [
     "evaluation.baseline=false",
     "evaluation.every=1",
 ]
-K_7 = "model.num_factors=7"
+K_5 = "model.num_factors=5"
 GUARDED = "server.step=guarded_gram"
 
 
@@ -166,10 +166,9 @@ def test_damaged_run_is_refused(tmp_path, capsys, fault):
         (HEADER + "".join(f"{user},1,1\n" for user in range(8)), []),
         (HEADER + "1,1,1\n", []),
         (HEADER + "".join(f"{user},{user % 3},1\n" for user in range(8)), []),
-        (HEADER + "".join(f"{user},{item},1\n" for user in range(3) for item in range(4)), [K_7, GUARDED]),
+        (HEADER + "".join(f"{user},{item},1\n" for user in range(3) for item in range(4)), [K_5, GUARDED]),
         (GOOD + "".join(f"6,{item},1\n" for item in range(8)), ["data.test_fraction=0"]),
-        (GOOD, ["model.regularization=0", GUARDED]),
-        (GOOD, ["model.alpha=0"]),
+        (GOOD, ["model.regularization=0", "model.alpha=0", GUARDED]),
         (GOOD, ["federation.num_rounds=0"]),
         (GOOD + "5,9,9999\n", ["model.alpha=1e4"]),
         (GOOD + GOOD.removeprefix(HEADER) + "0,5,0\n", []),
@@ -180,7 +179,7 @@ def test_damaged_run_is_refused(tmp_path, capsys, fault):
     ],
     ids=[
         "one user", "one item", "one interaction", "one-interaction users", "K > users and items",
-        "user with all items", "lambda 0", "alpha 0", "no rounds", "alpha r 1e8", "duplicates and a zero",
+        "user with all items", "lambda 0 and alpha 0", "no rounds", "alpha r 1e8", "duplicates and a zero",
         "CRLF", "tabs", "BOM", "lenient",
     ],
 )  # fmt: skip

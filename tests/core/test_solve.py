@@ -50,13 +50,14 @@ def test_solve_loss_and_gradient_match_dense_reference(dtype, rtol, seed, histor
         expected = solve_user(item_factors, c, p, regularization=1.0)
         assert relative_error(x, expected) <= rtol
         x64 = np.asarray(x, np.float64)
+        # both relative to the terms that cancel, which p - s does where it is small
         value = loss_jit(y, x, observations, regularization=1.0, unobserved_weight=w0)
         dense = user_loss(item_factors, x64, c, p, regularization=1.0)
-        assert abs(float(value) - dense) <= rtol * (dense + np.sum(c * p**2))  # relative to the terms that cancel
+        assert abs(float(value) - dense) <= rtol * (dense + np.sum(c * p**2))
         gradient = gradient_jit(y, x, observations, unobserved_weight=w0)
         dense = -2 * upload(item_factors, x64, c, p)
         terms = np.linalg.norm(c * (np.abs(p) + np.abs(item_factors @ x64))) * np.linalg.norm(x64)
-        assert np.linalg.norm(np.asarray(gradient, np.float64) - dense) <= rtol * 2 * terms  # p - s may cancel
+        assert np.linalg.norm(np.asarray(gradient, np.float64) - dense) <= rtol * 2 * terms
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,8 @@ def test_heavy_confidence_matches_dense_reference(kind, gain, rtol, catalogues, 
         observations = observed(ids, c[ids], p[ids], slots=1000)
         x = solve(jnp.asarray(item_factors), observations, regularization=1.0)
         assert np.isfinite(x).all()
-        error = relative_error(x, solve_user(item_factors, np.float32(c).astype(float), p, regularization=1.0))
+        expected = solve_user(item_factors, np.float32(c).astype(float), p, regularization=1.0)
+        error = relative_error(x, expected)
         assert error <= rtol, f"history {history}: {error}"
 
 
@@ -120,13 +122,18 @@ def test_empty_history_gives_zero(observed):
     assert not np.asarray(solve(y, observed([], [], [], slots=SLOTS), regularization=1.0)).any()
 
 
-@pytest.mark.parametrize("size", [1, 7, 25, 33])  # below, at and beyond the sizes at which the recursion splits
+@pytest.mark.parametrize(
+    "size", [1, 7, 25, 33]
+)  # below, at and beyond the sizes at which the recursion splits
 def test_inverse_cholesky_matches_dense_reference(size):
     root = np.random.default_rng(size).normal(size=(size, size + 5))
     matrix = root @ root.T
     inverse = np.asarray(jax.jit(inverse_cholesky)(jnp.asarray(matrix, jnp.float32)), np.float64)
     condition = np.linalg.cond(matrix)
-    assert relative_error(inverse.T @ inverse, np.linalg.inv(matrix)) <= 10 * condition * np.finfo(np.float32).eps
+    assert (
+        relative_error(inverse.T @ inverse, np.linalg.inv(matrix))
+        <= 10 * condition * np.finfo(np.float32).eps
+    )
     assert not np.triu(inverse, 1).any()
 
 
@@ -138,5 +145,8 @@ def test_batched_solve_lowers_to_no_library_call(observed):
     batched = jax.vmap(partial(solve_user_factor, regularization=1.0), in_axes=(None, None, 0))
     lowered = jax.jit(batched).lower(y, gram(y), batch)
     for text in (lowered.as_text(), lowered.compile().as_text()):
-        lower_case = text.lower()
-        assert not [word for word in ("lapack", "cholesky", "triangular_solve", "potrf", "trsm") if word in lower_case]
+        calls = [line for line in text.splitlines() if "custom_call" in line or "custom-call" in line]
+        calls += [
+            word for word in ("stablehlo.cholesky", "triangular_solve", "lapack", "potrf") if word in text
+        ]
+        assert not calls

@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from fcf_jax.core.weighting import explicit_ratings, implicit_feedback
 from fcf_jax.data import Interactions
-from fcf_jax.evaluation import evaluate, evaluate_data, evaluation_data, per_user, user_metrics
+from fcf_jax.evaluation import evaluate, evaluate_data, evaluation_data, per_user, ranking, user_metrics
 
 NUM_USERS, NUM_ITEMS, NUM_FACTORS = 37, 23, 3
 REGULARIZATION = 0.7
@@ -178,11 +178,11 @@ def test_user_metrics_does_not_recompile():
     train, test = map(interactions, random_split(seed=8, num_items=NUM_ITEMS - 2))
     factors = random_factors(num_items=NUM_ITEMS - 2)
     data = evaluation_data(train, test)
-    before = user_metrics._cache_size()
+    before = ranking._user_metrics._cache_size()
     evaluate_data(factors, data, IMPLICIT, regularization=REGULARIZATION)
     evaluate_data(2 * factors, data, IMPLICIT, regularization=2.0)
     evaluate(factors, train, test, IMPLICIT, regularization=3.0)
-    assert user_metrics._cache_size() == before + 1
+    assert ranking._user_metrics._cache_size() == before + 1
 
 
 def test_evaluation_refuses_what_it_cannot_evaluate():

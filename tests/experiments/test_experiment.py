@@ -116,11 +116,12 @@ def test_divergence_keeps_the_last_good_factors(tmp_path):
     assert not (folder / "summary.json").exists()
 
 
-def test_explicit_ratings_beat_nothing_but_are_compared_with_offsets(tmp_path):
+def test_explicit_ratings_are_compared_with_offsets(tmp_path):
     explicit = ("data.feedback=explicit", "model.unobserved_weight=0.0", "model.regularization=4.0")
-    summary = run_tiny(tmp_path / "explicit", *explicit)
-    assert 0 < summary["explicit_baseline_rmse"] < 10
-    assert summary["federated"]["rmse"] == pytest.approx(summary["centralized"]["rmse"], rel=0.05)
+    summary = run_tiny(tmp_path / "explicit", *explicit, "evaluation.baseline=false")
+    assert summary["centralized"] is summary["difference_percent"] is None
+    # random counts have nothing to learn: no better than their spread, and not much worse
+    assert 0.5 < summary["federated"]["rmse"] / summary["explicit_baseline_rmse"] < 2.0
 
 
 def test_user_with_every_item_gets_no_recommendation(finished):

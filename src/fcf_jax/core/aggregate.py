@@ -55,7 +55,7 @@ def cohort_sum(
                 user_gram=sums.user_gram + gram(solution.user_factors),
                 confidence_sum=sums.confidence_sum.at[observations.item_ids].add(extra),
                 loss=sums.loss + jnp.sum(info.loss),
-                num_clients=sums.num_clients + jnp.sum(is_client),
+                num_clients=sums.num_clients + jnp.sum(is_client, dtype=jnp.int32),
             ),
             jnp.maximum(worst, jnp.max(info.solve_error)),
         ), None

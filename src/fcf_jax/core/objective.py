@@ -27,14 +27,14 @@ def scores(
     return jnp.matmul(item_factors[observations.item_ids], user_factor, precision="highest")
 
 
-def residuals(scores: Float[Array, "slots"], observations: Observations) -> Float[Array, "slots"]:
-    """Compute e_i = c_i (p_i - s_i) on the user's own items, 0 in empty slots."""
+def residuals(scores: Float[Array, "*rows slots"], observations: Observations) -> Float[Array, "*rows slots"]:
+    """Compute e_i = c_i (p_i - s_i) on a user's own items, 0 in empty slots."""
     return jnp.where(observations.mask, observations.confidence * (observations.preference - scores), 0.0)
 
 
 def sparse_residuals(
-    scores: Float[Array, "slots"], observations: Observations, *, unobserved_weight: Scalar = 1.0
-) -> Float[Array, "slots"]:
+    scores: Float[Array, "*rows slots"], observations: Observations, *, unobserved_weight: Scalar = 1.0
+) -> Float[Array, "*rows slots"]:
     """Compute e_i + w0 s_i = c_i p_i - (c_i - w0) s_i, 0 in empty slots.
 
     What an item's residual has beyond -w0 s_i, the residual that it would have unseen.

@@ -300,7 +300,9 @@ def _curvature(
     """Decompose S once for all items."""
     eigenvalues, basis = _eigh(user_gram)
     diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + regularization)
-    return Curvature(basis, jnp.maximum(diagonal, jnp.finfo(diagonal.dtype).tiny))
+    rounding = jnp.finfo(diagonal.dtype)
+    floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # where lambda = 0
+    return Curvature(basis, jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape)))
 
 
 def _divide(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:

@@ -58,7 +58,7 @@ def normal_matrix(
     own_factors: Float[Array, "slots factors"], extra_confidence: Float[Array, "slots"]
 ) -> Float[Array, "factors factors"]:
     """Sum (c_i - w0) y_i y_i^T over a history, or over one row of it."""
-    return jnp.matmul(own_factors.T * extra_confidence, own_factors, precision="highest")
+    return jnp.matmul(own_factors.T * extra_confidence[None, :], own_factors, precision="highest")
 
 
 def solve_user_factor(
@@ -102,7 +102,8 @@ def solve_rows(
     extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
     identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
     unseen = unobserved_weight * item_gram + regularization * identity
-    matrices = unseen + row_sums.total(jax.vmap(normal_matrix)(own_factors, extra))
+    seen = row_sums.total(jax.vmap(normal_matrix)(own_factors, extra))
+    matrices = jnp.broadcast_to(unseen, seen.shape) + seen
     inverse = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n)")(matrices)
 
     user_factors = jnp.zeros_like(matrices[..., 0])

@@ -1,0 +1,119 @@
+"""The server steps of our own."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+from references import ALPHA, NUM_FACTORS, REGULARIZATION
+
+from fcf_jax.core.als import fit_als
+from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
+from fcf_jax.core.weighting import implicit_feedback
+
+WEIGHTING = implicit_feedback(alpha=ALPHA)
+MODEL = {"num_factors": NUM_FACTORS, "regularization": REGULARIZATION}
+
+
+def run(optimizer, small, num_rounds):
+    federation = federated_cf(optimizer, WEIGHTING, num_items=17, **MODEL)
+    state = federation.init(jax.random.key(0))
+    return run_rounds(federation, jax.random.key(1), state, small.clients, num_rounds=num_rounds)
+
+
+def test_known_answer_first_two_steps_of_paper_adam():
+    optimizer = paper_adam(0.1, b1=0.5, b2=0.75, eps=0.0)
+    gradient = jnp.array([[2.0, -4.0]])
+    step, state = optimizer.update(gradient, optimizer.init(jnp.zeros((1, 2))))
+    np.testing.assert_allclose(step, [[-0.1, 0.1]], rtol=1e-6)  # m/(1-b1) = g, v/(1-b2) = g^2
+    step, _ = optimizer.update(gradient, state)
+    # m = .75 g over .5 is 1.5 g; v = .4375 g^2 over .25 is 1.75 g^2
+    expected = 0.1 * 1.5 / np.sqrt(1.75)
+    np.testing.assert_allclose(step, [[-expected, expected]], rtol=1e-6)
+
+
+def test_first_steps_of_both_adams_agree():
+    gradient = jnp.array([[2.0, -4.0]])
+    steps = [o.update(gradient, o.init(gradient))[0] for o in (paper_adam(0.1), optax.adam(0.1, b2=0.99))]
+    np.testing.assert_allclose(*steps, rtol=1e-5)  # float32: 1 - b^1 in two ways
+
+
+def sums_of_a_round(seed=0):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(20, NUM_FACTORS))
+    return rng.normal(size=(17, NUM_FACTORS)), root.T @ root, rng.uniform(0, 30, 17)
+
+
+def explicit_step(gradient, user_gram, curvature, learning_rate=1.0):
+    hessians = 2 * (curvature[:, None, None] * user_gram + REGULARIZATION * np.eye(NUM_FACTORS))
+    return -learning_rate * np.linalg.solve(hessians, gradient[:, :, None])[:, :, 0]
+
+
+def test_gram_preconditioned_matches_dense_reference():
+    gradient, user_gram, confidence_sum = sums_of_a_round()
+    optimizer = gram_preconditioned(
+        0.5, regularization=REGULARIZATION, unobserved_weight=0.1, confidence_factor=2.0
+    )
+    sums = {
+        "user_gram": jnp.float32(user_gram),
+        "confidence_sum": jnp.float32(confidence_sum),
+        "num_users": 13,
+    }
+    y = jnp.zeros((17, NUM_FACTORS))
+    step, _ = optimizer.update(jnp.float32(gradient), optimizer.init(y), y, **sums, value=jnp.float32(0))
+    expected = explicit_step(gradient, user_gram, 0.1 + 2.0 * confidence_sum / 13, 0.5)
+    np.testing.assert_allclose(step, expected, rtol=1e-4, atol=1e-6)  # float32 eigendecomposition
+
+
+def test_guarded_gram_goes_back_when_the_value_rose_and_speeds_up_when_it_fell():
+    gradient, user_gram, confidence_sum = sums_of_a_round()
+    optimizer = guarded_gram(regularization=REGULARIZATION, initial_damping=2.0)
+    sums = {
+        "user_gram": jnp.float32(user_gram),
+        "confidence_sum": jnp.float32(confidence_sum),
+        "num_users": 13,
+    }
+    curvature = 1.0 + confidence_sum / 13
+    update = jax.jit(lambda g, s, y, value: optimizer.update(g, s, y, **sums, value=value))
+    start = jnp.asarray(np.random.default_rng(1).normal(size=(17, NUM_FACTORS)), jnp.float32)
+    step, state = update(jnp.float32(gradient), optimizer.init(start), start, jnp.float32(100.0))
+    np.testing.assert_allclose(step, explicit_step(gradient, user_gram, 2 * curvature), rtol=1e-4, atol=1e-6)
+    assert float(state.damping) == 2.0
+    predicted = float(state.predicted_decrease)
+    np.testing.assert_allclose(predicted, -0.5 * np.sum(gradient * np.asarray(step)), rtol=1e-5)
+    moved = start + step
+
+    for worse in (101.0, np.nan):
+        back, rejected = update(jnp.float32(gradient), state, moved, jnp.float32(worse))
+        assert float(rejected.damping) == 8.0
+        # the step is taken from the last Y, with its gradient and four times the damping
+        expected = np.asarray(start) + explicit_step(gradient, user_gram, 8 * curvature)
+        np.testing.assert_allclose(moved + back, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(rejected.accepted.item_factors, start)
+
+    for share, factor in ((1.0, 1 / 1.2), (0.5, 1.0), (0.1, 2.0)):  # of the predicted decrease
+        _, accepted = update(jnp.float32(gradient), state, moved, jnp.float32(100.0 - share * predicted))
+        np.testing.assert_allclose(accepted.damping, 2.0 * factor, rtol=1e-6)
+        np.testing.assert_array_equal(accepted.accepted.item_factors, moved)
+
+
+def test_guarded_gram_reaches_the_loss_of_als(small):
+    _, info = run(guarded_gram(regularization=REGULARIZATION), small, 31)
+    _, als = fit_als(jax.random.key(0), small.clients, small.items, WEIGHTING, **MODEL, num_sweeps=40)
+    assert float(info.loss[-1]) <= 1.005 * float(als.loss[-1])  # half a percent in 30 rounds
+
+
+def test_limit_full_weight_recovers_gram_preconditioned(small):
+    options = {"regularization": REGULARIZATION, "confidence_factor": 3.0}
+    plain, _ = run(gram_preconditioned(0.5, **options), small, 4)
+    averaged, _ = run(running_sums(0.5, averaging=lambda t: jnp.ones_like(t), **options), small, 4)
+    np.testing.assert_allclose(
+        averaged.item_factors, plain.item_factors, rtol=1e-3, atol=1e-4
+    )  # float32, 4 rounds
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.05), paper_adam(0.02)], ids=["optax", "paper"])
+def test_adam_lowers_the_loss(optimizer, small):
+    _, info = run(optimizer, small, 25)
+    assert float(info.loss[-1]) < 0.9 * float(info.loss[0])
