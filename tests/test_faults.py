@@ -100,6 +100,7 @@ def test_missing_column_is_refused_with_those_found(tmp_path, capsys):
         ("federation.cohort_size=7", "at most the 6 users"),
         (["federation.cohort_size=3", GUARDED], "running_sums"),
         ("federation.cohort_size=-1", "federation.cohort_size"),
+        ("federation.cohort_size=0", "federation.cohort_size"),
         ("federation.num_rounds=-1", "federation.num_rounds"),
         ("federation.nun_rounds=1", "did you mean federation.num_rounds?"),
         ("model.num_factors=400000000", "bytes"),

@@ -34,3 +34,4 @@ from fcf_jax.core.weighting import implicit_feedback as implicit_feedback
 from fcf_jax.data.interactions import Interactions as Interactions
 from fcf_jax.data.readers import read_interactions as read_interactions
 from fcf_jax.data.split import split_per_user as split_per_user
+from fcf_jax.evaluation import evaluate as evaluate

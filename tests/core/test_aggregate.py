@@ -98,8 +98,8 @@ def test_invariant_to_client_order(small):
     check_sums(sums, small, 1.0, 1e-5)  # float32
 
 
-def test_empty_histories_add_exactly_nothing(small):
-    """With ten more users who have none, every sum but the head count keeps its bits."""
+def test_empty_histories_add_nothing(small):
+    """With ten more users who have none, every sum but the head count stays (up to the order of sums)."""
     users = np.repeat(np.arange(13), small.interactions.history_lengths)
     more = Interactions.from_arrays(
         users, small.interactions.item_ids, small.interactions.strengths, num_users=23, num_items=17

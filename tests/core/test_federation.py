@@ -115,5 +115,5 @@ def test_a_size_below_one_is_named(name):
 
 def test_a_cohort_larger_than_everybody_is_named(small):
     federation = federated_cf(optax.sgd(0.1), implicit_feedback(alpha=1.0), cohort_size=14, **MODEL)
-    with pytest.raises(ValueError, match="cohort_size of at most .*13.*, got 14"):
+    with pytest.raises(ValueError, match=r"cohort_size of at most .*13.*, got 14"):
         run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=1)

@@ -117,3 +117,25 @@ def test_limit_full_weight_recovers_gram_preconditioned(small):
 def test_adam_lowers_the_loss(optimizer, small):
     _, info = run(optimizer, small, 25)
     assert float(info.loss[-1]) < 0.9 * float(info.loss[0])
+
+
+@pytest.mark.parametrize(("memory", "is_solved"), [(0, False), (5, True)])
+def test_acceleration_solves_a_quadratic_in_few_rounds(memory, is_solved):
+    """Three item groups, each of another curvature: as a Krylov method does, it needs few steps."""
+    gradient_at_one, user_gram, confidence_sum = (
+        jnp.asarray(leaf, jnp.float32) for leaf in sums_of_a_round()
+    )
+    goal = gradient_at_one
+    stiffness = jnp.asarray(np.resize([0.1, 0.3, 0.9], 17), jnp.float32)[:, None]
+    hessian = user_gram + jnp.eye(NUM_FACTORS)
+    optimizer = guarded_gram(regularization=1.0, confidence_factor=0.0, initial_damping=1.0, memory=memory)
+    point = jnp.zeros_like(goal)
+    state, extra = optimizer.init(point), {"confidence_sum": confidence_sum, "num_users": 20}
+    for _ in range(8):
+        error = point - goal
+        gradient = 2 * stiffness * (error @ hessian)
+        value = jnp.sum(stiffness * (error @ hessian) * error)
+        updates, state = optimizer.update(gradient, state, point, user_gram=user_gram, value=value, **extra)
+        point = point + updates
+    distance = float(jnp.linalg.norm(point - goal) / jnp.linalg.norm(goal))
+    assert (distance < 1e-3) == is_solved  # a plain step leaves .9 of the softest group, .9^8 = .43

@@ -72,7 +72,7 @@ def catalogues():
 
 @pytest.mark.parametrize("kind", ["random", "trained"])
 @pytest.mark.parametrize(("gain", "rtol"), [
-    (1e4, 5e-5),  # float32: alpha r = 1e4 on every item, refined once; design bound of algorithm.md, identity 5
+    (1e4, 5e-5),  # float32: alpha r = 1e4 on every item, refined once; the bound of algorithm.md, identity 5
     (1e8, np.inf),  # beyond float32: only finite
 ])  # fmt: skip
 def test_heavy_confidence_matches_dense_reference(kind, gain, rtol, catalogues, observed):

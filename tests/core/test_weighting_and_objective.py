@@ -48,7 +48,7 @@ def test_item_gradient_matches_finite_difference(client, w0):
     np.testing.assert_allclose(gradient, jax.grad(value)(y), rtol=1e-10, atol=1e-12)  # float64 rounding
     direction = jnp.asarray(np.random.default_rng(1).normal(size=y.shape))
     slope = (value(y + 1e-4 * direction) - value(y - 1e-4 * direction)) / 2e-4
-    # the loss is quadratic in Y: the central difference is exact but for rounding of the value, eps 1e3 / 1e-4
+    # the loss is quadratic in Y: the central difference is exact but for rounding: eps 1e3 / 1e-4
     np.testing.assert_allclose(jnp.sum(gradient * direction), slope, rtol=1e-8)
 
 

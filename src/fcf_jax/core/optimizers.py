@@ -38,12 +38,10 @@ class ServerPoint(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The last point and step, and how both changed over the rounds before, latest first."""
+    """How point and gradient changed from round to round, latest first."""
 
-    point: Float[Array, "items factors"]
-    step: Float[Array, "items factors"]
     point_changes: Float[Array, "memory items factors"]
-    step_changes: Float[Array, "memory items factors"]
+    gradient_changes: Float[Array, "memory items factors"]
 
 
 class GuardedState(NamedTuple):
@@ -162,7 +160,7 @@ def guarded_gram(
             accepted=nothing,
             predicted_decrease=zero,
             damping=jnp.asarray(initial_damping, item_factors.dtype),
-            memory=Memory(item_factors, zeros, past, past),
+            memory=Memory(past, past),
             is_first=jnp.array(True),
             was_accelerated=jnp.array(False),
         )
@@ -176,8 +174,8 @@ def guarded_gram(
         step = -_divide(accepted.gradient, curvature)
         predicted = -0.5 * jnp.sum(accepted.gradient * step)
         restarts = is_rejected | state.is_first
-        remembered = _remember(state.memory, accepted.item_factors, step, restarts)
-        accelerated = step - _anderson_correction(remembered, curvature)
+        remembered = _remember(state.memory, state.accepted, accepted, restarts)
+        accelerated = step - _anderson_correction(remembered, step, curvature)
         return accepted.item_factors + accelerated - params, GuardedState(
             accepted=accepted,
             predicted_decrease=predicted,
@@ -266,32 +264,31 @@ def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Arra
     return optax.tree.where(is_rejected, state.accepted, current), damping, is_rejected
 
 
-def _remember(memory: Memory, point: Array, step: Array, restarts: Array) -> Memory:
-    """Note how point and step changed since the last round; after a restart there is no last round."""
+def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts: Array) -> Memory:
+    """Note how point and gradient changed since the last round; a restart forgets everything."""
     depth = memory.point_changes.shape[0]
 
     def push(change: Array, past: Array) -> Array:
         return jnp.where(restarts, 0.0, jnp.concatenate([change[None], past])[:depth])
 
     return Memory(
-        point=point,
-        step=step,
-        point_changes=push(point - memory.point, memory.point_changes),
-        step_changes=push(step - memory.step, memory.step_changes),
+        point_changes=push(current.item_factors - last.item_factors, memory.point_changes),
+        gradient_changes=push(current.gradient - last.gradient, memory.gradient_changes),
     )
 
 
-def _anderson_correction(memory: Memory, curvature: Curvature) -> Float[Array, "items factors"]:
+def _anderson_correction(
+    memory: Memory, step: Float[Array, "items factors"], curvature: Curvature
+) -> Float[Array, "items factors"]:
     """Combine past changes so that the step, in the metric of the curvature, becomes shortest."""
-    weighted = jax.vmap(lambda change: _multiply(change, curvature))(memory.step_changes)
-    normal = jnp.einsum("aij,bij->ab", memory.step_changes, weighted, precision="highest")
-    target = jnp.einsum("aij,ij->a", weighted, memory.step, precision="highest")
+    step_changes = -jax.vmap(lambda change: _divide(change, curvature))(memory.gradient_changes)
+    normal = -jnp.einsum("aij,bij->ab", memory.gradient_changes, step_changes, precision="highest")
+    target = -jnp.einsum("aij,ij->a", memory.gradient_changes, step, precision="highest")
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
     inverse = inverse_cholesky(normal + ridge)
     coefficients = _times(inverse.T, _times(inverse, target))
-    return jnp.einsum(
-        "a,aij->ij", coefficients, memory.point_changes + memory.step_changes, precision="highest"
-    )
+    changes = memory.point_changes + step_changes
+    return jnp.einsum("a,aij->ij", coefficients, changes, precision="highest")
 
 
 def _curvature(
@@ -308,11 +305,6 @@ def _curvature(
 def _divide(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
     """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item."""
     return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
-
-
-def _multiply(step: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
-    """Compute d_i 2 (kappa_i S + lambda I) for every item."""
-    return _times(_times(step, curvature.basis) * curvature.diagonal, curvature.basis.T)
 
 
 @jax.custom_batching.sequential_vmap  # one at a time: a batched LAPACK call can block for ever on a CPU

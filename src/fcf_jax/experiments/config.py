@@ -102,17 +102,20 @@ class ServerConfig(BaseModel):
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="unset = 0.05 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.15 (running_sums)",
+        description="unset = 0.1 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.15 (running_sums)",
     )
     decay: Literal["constant", "cosine"] = Field(default="constant", description="of the learning rate")
     final_learning_rate: float = Field(default=0.0, ge=0, description="at the last round of a cosine decay")
-    b1: float = Field(default=0.9, ge=0, lt=1, description="Adam's first decay")
+    b1: float = Field(default=0.5, ge=0, lt=1, description="Adam's first decay")
     b2: float = Field(default=0.99, ge=0, lt=1, description="Adam's second decay")
     eps: float = Field(default=1e-8, gt=0, description="Adam's epsilon")
     confidence_factor: float | None = Field(
         default=None, ge=0, description="weight of confidence in gram steps; unset = 1 (guarded_gram), else 3"
     )
     initial_damping: float = Field(default=2.0, gt=0, description="of guarded_gram, in the first round")
+    memory: int = Field(
+        default=5, ge=0, le=20, description="past rounds that guarded_gram's acceleration combines; 0 = none"
+    )
 
 
 class FederationConfig(BaseModel):
@@ -121,7 +124,9 @@ class FederationConfig(BaseModel):
     model_config = _SETTINGS
 
     num_rounds: int = Field(default=60, ge=0, description="rounds of federated training")
-    cohort_size: int = Field(default=0, ge=0, description="clients drawn in each round; 0 = everybody")
+    cohort_size: int | None = Field(
+        default=None, ge=1, description="clients drawn in each round; unset = everybody"
+    )
     seed: int = Field(default=0, ge=0, description="of the first item factors and the cohorts")
 
 

@@ -165,16 +165,7 @@ def _split(interactions: Interactions, data: DataConfig) -> Split:
 def _check(train: Interactions, config: ExperimentConfig) -> None:
     if train.num_interactions == 0:
         raise ValueError("expected interactions to train on, got none; lower data.test_fraction")
-    cohort_size, num_users = config.federation.cohort_size, train.num_users
-    if cohort_size > num_users:
-        raise ConfigError(
-            f"federation.cohort_size: expected at most the {num_users} users, got {cohort_size}; lower it"
-        )
-    if 0 < cohort_size < num_users and config.server.step in ("gram", "guarded_gram"):
-        raise ConfigError(
-            f"server.step: {config.server.step} needs everybody in every round, got {cohort_size} of them; "
-            'set server.step = "running_sums" or leave out federation.cohort_size'
-        )
+    _check_cohort(config, num_users=train.num_users)
     rank = min(train.num_users, train.num_items)
     if config.model.regularization == 0 and config.model.num_factors > rank:
         raise ConfigError(
@@ -186,4 +177,19 @@ def _check(train: Interactions, config: ExperimentConfig) -> None:
         raise ConfigError(
             f"model.num_factors: {train.num_items} items of {config.model.num_factors} factors take "
             f"{4 * size} bytes, too many to index; lower it"
+        )
+
+
+def _check_cohort(config: ExperimentConfig, *, num_users: int) -> None:
+    cohort_size = config.federation.cohort_size
+    if cohort_size is None:
+        return
+    if cohort_size > num_users:
+        raise ConfigError(
+            f"federation.cohort_size: expected at most the {num_users} users, got {cohort_size}; lower it"
+        )
+    if cohort_size < num_users and config.server.step in ("gram", "guarded_gram"):
+        raise ConfigError(
+            f"server.step: {config.server.step} needs everybody in every round, got {cohort_size} of them; "
+            'set server.step = "running_sums" or leave out federation.cohort_size'
         )

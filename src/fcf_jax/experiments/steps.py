@@ -8,7 +8,7 @@ from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_ada
 from fcf_jax.experiments.config import ExperimentConfig
 
 _FLOAT_BYTES = 4
-_LEARNING_RATES = {"adam": 0.05, "paper_adam": 0.05, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.15}
+_LEARNING_RATES = {"adam": 0.1, "paper_adam": 0.1, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.15}
 _GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums than the gradient
 
 
@@ -16,7 +16,9 @@ def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """Build the optax transformation that `server.step` names."""
     server = config.server
     if server.step == "guarded_gram":
-        return guarded_gram(initial_damping=server.initial_damping, **_gram_options(config))
+        return guarded_gram(
+            initial_damping=server.initial_damping, memory=server.memory, **_gram_options(config)
+        )
     rate = server.learning_rate or _LEARNING_RATES[server.step]
     if server.step == "gram":
         return gram_preconditioned(rate, **_gram_options(config))
