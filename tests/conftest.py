@@ -1,4 +1,4 @@
-"""Every test runs with the annotations executed."""
+"""Every test runs with the annotations of arrays executed."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("fcf_jax", "beartype.beartype")
+_OF_ARRAYS = ["fcf_jax.core", "fcf_jax.batching", "fcf_jax.evaluation"]
+jaxtyping.install_import_hook(_OF_ARRAYS, "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def dense(interactions):
 
 def failure(path, **options):
     """The message of the expected error: one line, beginning with the file, ending with a remedy."""
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=";") as caught:
         read_interactions(path, **options)
     message = str(caught.value)
     assert "\n" not in message and message.startswith(str(path)) and ";" in message
