@@ -3,11 +3,21 @@
 import os
 from pathlib import Path
 
+import jax
 import jaxtyping
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 _OF_ARRAYS = ["fcf_jax.core", "fcf_jax.batching", "fcf_jax.evaluation"]
 jaxtyping.install_import_hook(_OF_ARRAYS, "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Keep compiled programs between the tests of a run: compiling is what takes time."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,7 @@
 import gzip
 import json
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from fcf_jax import cli
 
@@ -20,20 +18,6 @@ SHORT = [
 ]
 K_5 = "model.num_factors=5"
 GUARDED = "server.step=guarded_gram"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Keep compiled programs between the runs of this file: they are what takes time."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def run(folder, *overrides):

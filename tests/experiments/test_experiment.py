@@ -1,11 +1,9 @@
 import json
 
-import jax
 import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from fcf_jax.data import Interactions
@@ -33,20 +31,6 @@ METRICS = (
     "rmse",
     "auc",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Keep compiled programs between the runs of this file: they are what takes time."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def run_tiny(folder, *overrides):
