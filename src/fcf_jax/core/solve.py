@@ -77,7 +77,7 @@ def solve_user_factor(
         unobserved_weight: w0, the confidence of the items that are not in the history.
 
     Returns:
-        The factor; in float32 within 1e-5 of float64 for alpha r up to 1e5 and 3e-3 up to 1e6
+        The factor; in float32 within 1e-5 of float64 for alpha r up to 1e5 and 1e-2 up to 1e6
         (measured on trained factors); finite beyond.
 
     References:
