@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
 from fcf_jax.core.objective import gram, item_gradient, loss
-from fcf_jax.core.solve import inverse_cholesky, solve_user_factor
+from fcf_jax.core.solve import inverse_cholesky, owned_by, solve_rows, solve_user_factor
 
 solve = jax.jit(lambda *args, **weights: solve_user_factor(args[0], gram(args[0]), args[1], **weights))
 loss_jit, gradient_jit = jax.jit(loss), jax.jit(item_gradient)
@@ -88,6 +88,68 @@ def test_heavy_confidence_matches_dense_reference(kind, gain, rtol, catalogues, 
         expected = solve_user(item_factors, np.float32(c).astype(float), p, regularization=1.0)
         error = relative_error(x, expected)
         assert error <= rtol, f"history {history}: {error}"
+
+
+def batch_of_users(observed, gains, dtype):
+    """Users with one row of history each, confidence 1 + gain on 7 items; and their dense factors."""
+    item_factors, *_ = one_user(8, 1, 1.0, 1.0)
+    rng = np.random.default_rng(9)
+    rows, expected = [], []
+    for gain in gains:
+        ids = rng.choice(NUM_ITEMS, 7, replace=False)
+        c, p = np.ones(NUM_ITEMS), np.zeros(NUM_ITEMS)
+        c[ids], p[ids] = 1.0 + gain, rng.normal(1.0, 1.0, 7).astype(np.float32)
+        rows.append(observed(ids, c[ids], p[ids], slots=SLOTS, dtype=dtype))
+        expected.append(solve_user(item_factors, c, p, regularization=1.0))
+    return jnp.asarray(item_factors, dtype), jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows), expected
+
+
+def solve_batch(item_factors, observations):
+    row_sums = owned_by(jnp.arange(observations.mask.shape[0]), num_clients=observations.mask.shape[0])
+    return solve_rows(item_factors, gram(item_factors), observations, row_sums, regularization=1.0)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])  # as above
+@pytest.mark.parametrize("gains", [(0.5, 1.0, 2.0), (0.5, 1.0, 50.0)], ids=["light", "one heavy"])
+def test_both_preconditioners_match_dense_reference(gains, dtype, rtol, observed):
+    with jax.enable_x64(dtype == np.float64):
+        item_factors, observations, expected = batch_of_users(observed, gains, dtype)
+        solution = jax.jit(solve_batch)(item_factors, observations)
+        for user_factor, dense in zip(solution.user_factors, expected, strict=True):
+            assert relative_error(user_factor, dense) <= rtol
+        assert float(jnp.max(solution.error)) <= 100 * rtol
+
+
+def test_vmap_over_light_and_heavy_batches_equals_each_alone(observed):
+    y, light, _ = batch_of_users(observed, (0.5, 1.0, 2.0), np.float32)
+    heavy = light._replace(confidence=1.0 + 100.0 * light.confidence)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), light, heavy)
+    together = jax.jit(jax.vmap(solve_batch, in_axes=(None, 0)))(y, both)
+    for index, alone in enumerate((light, heavy)):
+        expected = jax.jit(solve_batch)(y, alone)
+        np.testing.assert_allclose(
+            together.user_factors[index], expected.user_factors, rtol=1e-4, atol=1e-6
+        )  # float32: another preconditioner for the light ones
+
+
+def test_vmapped_choice_remains_a_branch(observed):
+    y, light, _ = batch_of_users(observed, (0.5, 1.0, 2.0), np.float32)
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), light)
+    text = str(jax.make_jaxpr(jax.vmap(solve_batch, in_axes=(None, 0)))(y, both))
+    assert "cond[" in text
+
+
+def test_gradient_of_a_user_factor_matches_finite_difference(observed, float64):
+    item_factors, ids, c, p = one_user(10, 7, 20.0, 1.0)
+    observations = observed(ids, c[ids], p[ids], slots=SLOTS, dtype=jnp.float64)
+
+    def norm(regularization):
+        y = jnp.asarray(item_factors)
+        return jnp.sum(solve_user_factor(y, gram(y), observations, regularization=regularization) ** 2)
+
+    step = 1e-5
+    difference = (norm(1.0 + step) - norm(1.0 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(norm)(1.0), difference, rtol=1e-7)  # error of order step^2
 
 
 def test_rank_deficient_without_regularization_is_finite(observed):

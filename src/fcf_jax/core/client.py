@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from fcf_jax.core.objective import all_residuals, catalogue_loss, history_loss, residuals
-from fcf_jax.core.solve import RowSums, Solution, one_client, solve_rows
+from fcf_jax.core.solve import RowSums, Solution, one_client, solve_history
 from fcf_jax.core.types import ClientInfo, ClientUpdate, Observations, Scalar
 
 
@@ -43,7 +43,7 @@ def client_update(
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    solution = solve_rows(item_factors, item_gram, rows, one_client(), **weights)
+    solution = solve_history(item_factors, item_gram, observations, **weights)
     info = describe(solution, item_gram, rows, one_client(), **weights)
     return ClientUpdate(solution.user_factors, residuals(solution.scores[0], observations)), info
 

@@ -3,12 +3,17 @@ r"""The exact user factor, solved from the normal equations without any LAPACK c
     A_u x_u = b_u,   A_u = w0 G + lambda I + \sum_{i in I_u} (c_i - w0) y_i y_i^T
                      b_u = \sum_{i in I_u} c_i p_i y_i
 
-A_u is inverted through its Cholesky factor, by a recursion of plain products that batches, runs
-and exports wherever JAX does (batched LAPACK calls can block for ever on CPUs with few cores).
-Then two descent steps are taken with that inverse as preconditioner. The first is the solve;
-the second removes the rounding of the first: its residual is taken from the history, item by
-item, so that heavy confidences cancel before they are summed. Each step is as long as the
-objective wants it, so that no rounding can make it rise.
+Solved by conjugate gradients, with one of two preconditioners:
+
+- shared: M^-1 with M = w0 G + lambda I, what all clients have in common. The eigenvalues of
+  M^-1 A_u lie between 1 and 1 + max (c - w0) / w0, so light confidence needs some ten steps,
+  and no client's matrix is ever built;
+- own: A_u^-1 from the client's Cholesky factor, by a recursion of plain products that batches,
+  runs and exports wherever JAX does (batched LAPACK calls can block for ever on CPUs with few
+  cores). The first step is the solve, the second removes its rounding.
+
+The residual is always taken from the history, item by item, so that heavy confidences cancel
+before they are summed.
 """
 
 from collections.abc import Callable
@@ -22,7 +27,10 @@ from fcf_jax.core.objective import sparse_residuals
 from fcf_jax.core.types import Observations, Scalar
 
 _BASE_SIZE = 8  # columns eliminated one by one; 4 and 16 were slower (benchmarks/README.md)
-_NUM_STEPS = 2  # the solve and one refinement
+_OWN_STEPS = 2  # the solve and one refinement
+_SHARED_STEPS = 128  # at most
+_LIGHT_PER_FACTOR = 0.5  # up to (c - w0) / w0 of half of K shared steps are faster (benchmarks/README.md)
+_LIGHTEST = 64.0  # but not beyond this, where they become many
 
 
 class RowSums(NamedTuple):
@@ -54,6 +62,28 @@ class Solution(NamedTuple):
     error: Float[Array, "*clients"]  # relative, in the energy norm, before the last step
 
 
+class _Equations(NamedTuple):
+    """The normal equations of the clients whose histories lie in these rows."""
+
+    own_factors: Float[Array, "rows slots factors"]
+    observations: Observations
+    extra: Float[Array, "rows slots"]  # c - w0, 0 in empty slots
+    unseen: Float[Array, "factors factors"]  # w0 G + lambda I
+    unobserved_weight: Scalar
+    row_sums: RowSums
+
+
+class _Descent(NamedTuple):
+    """Where the conjugate gradients of all clients stand."""
+
+    step: Int[Array, ""]
+    user_factors: Float[Array, "*clients factors"]
+    scores: Float[Array, "rows slots"]
+    direction: Float[Array, "*clients factors"]
+    first_decrement: Float[Array, "*clients"]  # residual . M^-1 residual, a squared energy norm
+    decrement: Float[Array, "*clients"]
+
+
 def normal_matrix(
     own_factors: Float[Array, "slots factors"], extra_confidence: Float[Array, "slots"]
 ) -> Float[Array, "factors factors"]:
@@ -83,9 +113,28 @@ def solve_user_factor(
     References:
         arXiv:1901.09888, the user-factor update; Hu et al. 2008, equation 4.
     """
+    return solve_history(
+        item_factors,
+        item_gram,
+        observations,
+        regularization=regularization,
+        unobserved_weight=unobserved_weight,
+    ).user_factors
+
+
+def solve_history(
+    item_factors: Float[Array, "items factors"],
+    item_gram: Float[Array, "factors factors"],
+    observations: Observations,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+) -> Solution:
+    """Solve one user's factor directly, differentiable in both modes; the scores are [1, slots]."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    return solve_rows(item_factors, item_gram, rows, one_client(), **weights).user_factors
+    return _solve_with_own(
+        _equations(item_factors, item_gram, rows, one_client(), regularization, unobserved_weight)
+    )
 
 
 def solve_rows(
@@ -97,34 +146,137 @@ def solve_rows(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
 ) -> Solution:
-    """Solve the factors of all clients whose histories lie in these rows, [rows, slots] each."""
-    own_factors = item_factors[observations.item_ids]  # [rows, slots, factors]
-    extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
-    identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
-    unseen = unobserved_weight * item_gram + regularization * identity
-    seen = row_sums.total(jax.vmap(normal_matrix)(own_factors, extra))
-    matrices = jnp.broadcast_to(unseen, seen.shape) + seen
-    inverse = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n)")(matrices)
+    """Solve the factors of all clients whose histories lie in these rows, [rows, slots] each.
 
-    user_factors = jnp.zeros_like(matrices[..., 0])
-    scores = jnp.zeros_like(extra)
-    decrements = []
-    for _ in range(_NUM_STEPS):
-        weights = sparse_residuals(scores, observations, unobserved_weight=unobserved_weight)
-        residual = row_sums.total(_product("rsk,rs->rk", own_factors, weights))
-        residual = residual - _product("...k,kl->...l", user_factors, unseen)
-        direction = _product("...ji,...jk,...k->...i", inverse, inverse, residual)
-        direction_scores = _product("rsk,rk->rs", own_factors, row_sums.spread(direction))
-        curvature = row_sums.total(jnp.sum(extra * direction_scores**2, axis=-1))
-        curvature = curvature + _product("...k,kl,...l->...", direction, unseen, direction)
-        decrement = jnp.sum(residual * direction, axis=-1)
-        step = jnp.where(curvature > 0, decrement / jnp.where(curvature > 0, curvature, 1.0), 0.0)
-        user_factors = user_factors + step[..., None] * direction
-        scores = scores + row_sums.spread(step)[:, None] * direction_scores
-        decrements.append(decrement)
-    tiny = jnp.finfo(item_gram.dtype).tiny
-    error = jnp.sqrt(jnp.maximum(decrements[-1], 0.0) / jnp.maximum(decrements[0], tiny))
-    return Solution(user_factors, scores, error)
+    By the faster of the two preconditioners: shared where all confidences are light, else own.
+    """
+    equations = _equations(item_factors, item_gram, observations, row_sums, regularization, unobserved_weight)
+    light = min(_LIGHT_PER_FACTOR * item_gram.shape[0], _LIGHTEST)
+    is_heavy = jnp.max(equations.extra) > light * unobserved_weight
+    return jax.lax.cond(
+        _anywhere(is_heavy), lambda: _solve_with_own(equations), lambda: _solve_with_shared(equations)
+    )
+
+
+def _equations(
+    item_factors: Array,
+    item_gram: Array,
+    observations: Observations,
+    row_sums: RowSums,
+    regularization: Scalar,
+    unobserved_weight: Scalar,
+) -> _Equations:
+    identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
+    return _Equations(
+        own_factors=item_factors[observations.item_ids],
+        observations=observations,
+        extra=jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0),
+        unseen=unobserved_weight * item_gram + regularization * identity,
+        unobserved_weight=unobserved_weight,
+        row_sums=row_sums,
+    )
+
+
+def _solve_with_shared(equations: _Equations) -> Solution:
+    """Take steps until the worst client's error is at rounding level."""
+    inverse = inverse_cholesky(equations.unseen)
+    inverse = _product("ji,jk->ik", inverse, inverse)
+    tolerance = 8 * jnp.finfo(inverse.dtype).eps
+
+    def precondition(residual: Array) -> Array:
+        return _product("...k,kl->...l", residual, inverse)
+
+    def is_unfinished(descent: _Descent) -> Array:
+        return (descent.step < _SHARED_STEPS) & _anywhere(jnp.max(_error(descent)) > tolerance)
+
+    first = _descend(equations, precondition, _nowhere(equations))
+    return _solution(
+        jax.lax.while_loop(is_unfinished, lambda last: _descend(equations, precondition, last), first)
+    )
+
+
+def _solve_with_own(equations: _Equations) -> Solution:
+    seen = equations.row_sums.total(jax.vmap(normal_matrix)(equations.own_factors, equations.extra))
+    matrices = jnp.broadcast_to(equations.unseen, seen.shape) + seen
+    inverse = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n)")(matrices)
+    descent = _nowhere(equations)
+    for _ in range(_OWN_STEPS):
+        descent = _descend(
+            equations,
+            lambda residual: _product("...ji,...jk,...k->...i", inverse, inverse, residual),
+            descent,
+        )
+    return _solution(descent)
+
+
+def _descend(equations: _Equations, precondition: Callable[[Array], Array], last: _Descent) -> _Descent:
+    """Take one conjugate gradient step, as long as the objective wants it: it never rises."""
+    own_factors, extra, unseen, row_sums = (
+        equations.own_factors,
+        equations.extra,
+        equations.unseen,
+        equations.row_sums,
+    )
+    weights = sparse_residuals(
+        last.scores, equations.observations, unobserved_weight=equations.unobserved_weight
+    )
+    residual = row_sums.total(_product("rsk,rs->rk", own_factors, weights))
+    residual = residual - _product("...k,kl->...l", last.user_factors, unseen)
+    steepest = precondition(residual)
+    decrement = jnp.sum(residual * steepest, axis=-1)
+    conjugation = _divide(decrement, last.decrement)
+    direction = steepest + conjugation[..., None] * last.direction
+    direction_scores = _product("rsk,rk->rs", own_factors, row_sums.spread(direction))
+    curvature = row_sums.total(jnp.sum(extra * direction_scores**2, axis=-1))
+    curvature = curvature + _product("...k,kl,...l->...", direction, unseen, direction)
+    step = _divide(jnp.sum(residual * direction, axis=-1), curvature)
+    return _Descent(
+        step=last.step + 1,
+        user_factors=last.user_factors + step[..., None] * direction,
+        scores=last.scores + row_sums.spread(step)[:, None] * direction_scores,
+        direction=direction,
+        first_decrement=jnp.where(last.step == 0, decrement, last.first_decrement),
+        decrement=decrement,
+    )
+
+
+def _nowhere(equations: _Equations) -> _Descent:
+    zeros = jnp.zeros_like(equations.row_sums.total(equations.own_factors[:, 0]))
+    decrement = jnp.zeros_like(zeros[..., 0])
+    return _Descent(
+        step=jnp.zeros((), jnp.int32),
+        user_factors=zeros,
+        scores=jnp.zeros_like(equations.extra),
+        direction=zeros,
+        first_decrement=decrement,
+        decrement=decrement,
+    )
+
+
+def _solution(descent: _Descent) -> Solution:
+    return Solution(descent.user_factors, descent.scores, _error(descent))
+
+
+def _error(descent: _Descent) -> Float[Array, "*clients"]:
+    return jnp.sqrt(_divide(jnp.maximum(descent.decrement, 0.0), descent.first_decrement))
+
+
+def _divide(numerator: Array, denominator: Array) -> Array:
+    """Divide, 0 where there is nothing to divide by."""
+    is_positive = denominator > 0
+    return jnp.where(is_positive, numerator / jnp.where(is_positive, denominator, 1.0), 0.0)
+
+
+@jax.custom_batching.custom_vmap
+def _anywhere(flag: Array) -> Array:
+    """Keep a decision one for all under `vmap`, taken if any takes it: `cond` remains a branch."""
+    return flag
+
+
+@_anywhere.def_vmap
+def _anywhere_rule(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return _anywhere(jnp.any(flag)), False
 
 
 def _product(subscripts: str, *operands: Array) -> Array:
