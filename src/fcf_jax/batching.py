@@ -5,6 +5,9 @@ clients are dealt to chunks so that all chunks hold about the same number of row
 every chunk then costs the same, and padding stays small.
 """
 
+from typing import Any
+
+import jax
 import numpy as np
 from jax import numpy as jnp
 
@@ -23,6 +26,7 @@ def batch_clients(
     row_width: int | None = None,
     chunk_slots: int = _CHUNK_SLOTS,
     chunk_clients: int = _CHUNK_CLIENTS,
+    device: Any = None,  # a jax.Device
 ) -> PackedClients:
     """Pack all histories, in an order that fills the chunks evenly.
 
@@ -31,6 +35,7 @@ def batch_clients(
         chunk_slots: slots that are computed at a time, about; more suits a GPU. A chunk has room
             for the longest history in any case.
         chunk_clients: clients in a chunk at most.
+        device: where to put them, such as a CPU beside a GPU (`fcf_jax.streaming`); None: the default.
 
     Raises:
         ValueError: for widths below 1, or when the slots are too many to be counted in 32 bits.
@@ -38,10 +43,11 @@ def batch_clients(
     row_width = choose_row_width(interactions) if row_width is None else row_width
     row_counts = -(-interactions.history_lengths // max(row_width, 1))
     chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients)
-    return pack(interactions, chunks, row_width=row_width)
+    with jax.default_device(device):
+        return pack(interactions, chunks, row_width=row_width)
 
 
-def batch_items(interactions: Interactions, **options: int) -> PackedClients:
+def batch_items(interactions: Interactions, **options: Any) -> PackedClients:
     """Pack the same interactions item by item, as ALS needs them; options as for `batch_clients`."""
     return batch_clients(interactions.transpose(), **options)
 

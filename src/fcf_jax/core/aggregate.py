@@ -4,10 +4,15 @@ r"""The cohort sum, in sparse + Gram form, over packed clients.
 
 What a client sends about the items it never touched is -w0 s_i x, which the sum of all x x^T
 gives for everybody at once. So no array of [clients, items] is ever built.
+
+Over several devices each takes its share of the chunks, and one sum over the devices ends a round.
 """
+
+from collections.abc import Callable
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.client import describe
@@ -31,8 +36,17 @@ def cohort_sum(
     *,
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
+    mesh: Mesh | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
     """Let all packed clients solve, and sum what they send.
+
+    Args:
+        item_factors: Y.
+        clients: who takes part.
+        weighting: how their strengths become confidence and preference.
+        regularization: lambda, at least 0.
+        unobserved_weight: w0, the confidence of items outside a history.
+        mesh: devices over which the chunks are split, along an axis "clients"; None: one device.
 
     Returns:
         The sums that reach the server, and the worst client's solve error.
@@ -41,27 +55,34 @@ def cohort_sum(
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    item_gram = gram(item_factors)
 
-    def add_chunk(total: tuple[CohortSum, Array], chunk: tuple) -> tuple[tuple[CohortSum, Array], None]:
-        sums, worst = total
-        solution, observations, info = _solve_chunk(item_factors, item_gram, chunk, weighting, **weights)
-        _, owners, client_ids = chunk
-        is_client = client_ids < clients.row_counts.shape[0]
-        extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
-        return (
-            CohortSum(
-                upload=_add_seen(sums.upload, solution, observations, owners, unobserved_weight),
-                user_gram=sums.user_gram + gram(solution.user_factors),
-                confidence_sum=sums.confidence_sum.at[observations.item_ids].add(extra),
-                loss=sums.loss + jnp.sum(info.loss),
-                num_clients=sums.num_clients + jnp.sum(is_client, dtype=jnp.int32),
-            ),
-            jnp.maximum(worst, jnp.max(info.solve_error)),
-        ), None
+    def share(item_factors: Array, clients: PackedClients) -> tuple[CohortSum, Array]:
+        item_gram = gram(item_factors)
 
-    nothing = _empty_sum(item_factors), jnp.zeros((), item_factors.dtype)
-    (sums, worst), _ = jax.lax.scan(add_chunk, nothing, (clients.rows, clients.owners, clients.client_ids))
+        def add_chunk(total: tuple[CohortSum, Array], chunk: tuple) -> tuple[tuple[CohortSum, Array], None]:
+            sums, worst = total
+            solution, observations, info = _solve_chunk(item_factors, item_gram, chunk, weighting, **weights)
+            _, owners, client_ids = chunk
+            is_client = client_ids < clients.row_counts.shape[0]
+            extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
+            return (
+                CohortSum(
+                    upload=_add_seen(sums.upload, solution, observations, owners, unobserved_weight),
+                    user_gram=sums.user_gram + gram(solution.user_factors),
+                    confidence_sum=sums.confidence_sum.at[observations.item_ids].add(extra),
+                    loss=sums.loss + jnp.sum(info.loss),
+                    num_clients=sums.num_clients + jnp.sum(is_client, dtype=jnp.int32),
+                ),
+                jnp.maximum(worst, jnp.max(info.solve_error)),
+            ), None
+
+        nothing = _empty_sum(item_factors), jnp.zeros((), item_factors.dtype)
+        (sums, worst), _ = jax.lax.scan(add_chunk, nothing, _chunks(clients))
+        if mesh is not None:
+            sums, worst = jax.lax.psum(sums, "clients"), jax.lax.pmax(worst, "clients")
+        return sums, worst
+
+    sums, worst = _split(share, mesh)(item_factors, clients)
     unseen = unobserved_weight * jnp.matmul(item_factors, sums.user_gram, precision="highest")
     return sums._replace(upload=sums.upload - unseen), worst
 
@@ -73,27 +94,52 @@ def solve_clients(
     *,
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "users factors"], Float[Array, ""]]:
     """Solve the factor of every packed client, 0 for a user that is not among them.
 
     For ALS, whose items are the clients of the user factors in turn, and for the fold-in of
-    evaluation; a real server never sees a user factor.
+    evaluation; a real server never sees a user factor. Arguments as for `cohort_sum`.
 
     Returns:
         The factors, and the sum of the clients' losses.
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    own_gram = gram(factors)
-    everyone = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
 
-    def place_chunk(total: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], None]:
-        solved, loss = total
-        solution, _, info = _solve_chunk(factors, own_gram, chunk, weighting, **weights)
-        solved = solved.at[chunk[2]].set(solution.user_factors, mode="drop")
-        return (solved, loss + jnp.sum(info.loss)), None
+    def share(factors: Array, clients: PackedClients) -> tuple[Array, Array]:
+        own_gram = gram(factors)
+        everyone = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
 
-    nothing = everyone, jnp.zeros((), factors.dtype)
-    return jax.lax.scan(place_chunk, nothing, (clients.rows, clients.owners, clients.client_ids))[0]
+        def place_chunk(total: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], None]:
+            solved, loss = total
+            solution, _, info = _solve_chunk(factors, own_gram, chunk, weighting, **weights)
+            solved = solved.at[chunk[2]].set(solution.user_factors, mode="drop")
+            return (solved, loss + jnp.sum(info.loss)), None
+
+        solved = jax.lax.scan(place_chunk, (everyone, jnp.zeros((), factors.dtype)), _chunks(clients))[0]
+        return solved if mesh is None else jax.lax.psum(solved, "clients")
+
+    return _split(share, mesh)(factors, clients)
+
+
+def _split(share: Callable, mesh: Mesh | None) -> Callable:
+    """Let each device of the mesh's axis "clients" work on its share of the chunks."""
+    if mesh is None:
+        return share
+    chunked, whole = PartitionSpec("clients"), PartitionSpec()
+    specs = PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
+    return jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(whole, specs),
+        out_specs=whole,
+        axis_names={"clients"},
+        check_vma=False,  # every share begins with the same zeros
+    )
+
+
+def _chunks(clients: PackedClients) -> tuple[ClientData, Array, Array]:
+    return clients.rows, clients.owners, clients.client_ids
 
 
 def _solve_chunk(

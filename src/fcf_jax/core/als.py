@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core.aggregate import solve_clients
@@ -50,6 +51,7 @@ def centralized_als(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     init_scale: Scalar = 0.1,
+    mesh: Mesh | None = None,
 ) -> Als:
     """Set up centralised ALS on the same model as `federated_cf`.
 
@@ -60,8 +62,9 @@ def centralized_als(
         regularization: lambda, at least 0.
         unobserved_weight: w0, the confidence of items outside a history.
         init_scale: standard deviation of the first item factors.
+        mesh: devices to share a sweep's work; place clients and items there too.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight, "mesh": mesh}
 
     def init(key: Key) -> Float[Array, "items factors"]:
         return draw_item_factors(key, num_items=num_items, num_factors=num_factors, init_scale=init_scale)

@@ -13,22 +13,29 @@ import jax
 import jax.core
 import optax
 from jax import numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from fcf_jax.core.aggregate import cohort_sum
 from fcf_jax.core.cohort import draw_cohort, gather_cohort, round_key, rows_needed
-from fcf_jax.core.server import ServerState, draw_item_factors, server_init, server_update
-from fcf_jax.core.types import Key, PackedClients, RoundInfo, Scalar, Weighting
+from fcf_jax.core.server import ServerInfo, ServerState, draw_item_factors, server_init, server_update
+from fcf_jax.core.types import CohortSum, Key, PackedClients, RoundInfo, Scalar, Weighting
 
 
 class Federation(NamedTuple):
-    """A federated optimisation of shared item factors, as pure functions."""
+    """A federated optimisation of shared item factors, as pure functions.
+
+    A round draws a cohort, collects the sum of its uploads and steps; the three are there apart
+    for those who move the data themselves (`fcf_jax.streaming`).
+    """
 
     init: Callable[[Key], ServerState]
     round: Callable[..., tuple[ServerState, RoundInfo]]  # (key, state, clients, *, row_capacity=None)
-    draw: Callable[
-        [Key, Int[Array, ""], int], Int[Array, "clients"]
-    ]  # (key, round_index, num_users) -> cohort
+    draw: Callable[[Key, Int[Array, ""], int], Int[Array, "clients"]]  # (key, round_index, num_users)
+    collect: Callable[..., tuple[CohortSum, Array]]  # (item_factors, clients), all of these clients
+    step: Callable[..., tuple[ServerState, ServerInfo]]  # (state, sums, *, num_users)
+    takes_everybody: bool
+    num_shares: int  # devices that share the clients of a round
 
 
 def federated_cf(
@@ -41,6 +48,7 @@ def federated_cf(
     unobserved_weight: Scalar = 1.0,
     cohort_size: int | None = None,
     init_scale: Scalar = 0.1,
+    mesh: Mesh | None = None,
 ) -> Federation:
     """Set up Federated Collaborative Filtering.
 
@@ -54,6 +62,9 @@ def federated_cf(
         unobserved_weight: w0, the confidence of items outside a history; 0 for explicit ratings.
         cohort_size: Theta, the clients drawn without replacement in each round; None: everybody.
         init_scale: standard deviation of the first item factors.
+        mesh: devices to share a round's work, from `fcf_jax.sharding.client_mesh`; place state and
+            clients there too. The outcome is that of one device, but for the order of sums. Where
+            the items are split as well, rows of zeros fill up the item factors of the last device.
 
     Returns:
         `init(key)` draws the first state. `round(key, state, clients)` runs one round; the same
@@ -74,7 +85,8 @@ def federated_cf(
         item_factors = draw_item_factors(
             key, num_items=num_items, num_factors=num_factors, init_scale=init_scale
         )
-        return server_init(item_factors, optimizer)
+        num_padded = 0 if mesh is None else -num_items % mesh.shape["items"]
+        return server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), optimizer)
 
     def draw(key: Key, round_index: Int[Array, ""], num_users: int) -> Int[Array, "clients"]:
         if cohort_size is None:
@@ -86,34 +98,42 @@ def federated_cf(
         key_cohort, _ = jax.random.split(round_key(key, round_index))
         return draw_cohort(key_cohort, num_users=num_users, cohort_size=cohort_size)
 
+    collect = partial(
+        cohort_sum,
+        weighting=weighting,
+        regularization=regularization,
+        unobserved_weight=unobserved_weight,
+        mesh=mesh,
+    )
+    step = partial(server_update, optimizer=optimizer, regularization=regularization)
+    num_shares = 1 if mesh is None else mesh.shape["clients"]
+
     def run_round(
         key: Key, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
     ) -> tuple[ServerState, RoundInfo]:
         num_users = clients.row_counts.shape[0]
         client_ids = draw(key, state.round_index, num_users)
         if cohort_size is not None:
-            clients = gather_cohort(
-                clients, client_ids, row_capacity=_capacity(row_capacity, clients, client_ids)
-            )
-        sums, solve_error = cohort_sum(
-            state.item_factors,
-            clients,
-            weighting,
-            regularization=regularization,
-            unobserved_weight=unobserved_weight,
-        )
-        state, server_info = server_update(
-            state, sums, optimizer, num_users=num_users, regularization=regularization
-        )
-        return state, RoundInfo(
-            loss=server_info.loss,
-            gradient_norm=server_info.gradient_norm,
-            solve_error=solve_error,
-            num_clients=sums.num_clients,
-            client_ids=client_ids,
-        )
+            capacity = _capacity(row_capacity, clients, client_ids, num_shares)
+            clients = gather_cohort(clients, client_ids, row_capacity=capacity, num_shares=num_shares)
+        sums, solve_error = collect(state.item_factors, clients)
+        state, server_info = step(state, sums, num_users=num_users)
+        return state, describe_round(sums, solve_error, server_info, client_ids)
 
-    return Federation(init, run_round, draw)
+    return Federation(init, run_round, draw, collect, step, cohort_size is None, num_shares)
+
+
+def describe_round(
+    sums: CohortSum, solve_error: Array, server_info: ServerInfo, client_ids: Int[Array, "clients"]
+) -> RoundInfo:
+    """Put together what one would like to see of a round."""
+    return RoundInfo(
+        loss=server_info.loss,
+        gradient_norm=server_info.gradient_norm,
+        solve_error=solve_error,
+        num_clients=sums.num_clients,
+        client_ids=client_ids,
+    )
 
 
 def run_rounds(
@@ -148,7 +168,7 @@ def cohort_rows(
     """Compute, on the host, a `row_capacity` that the cohorts of these rounds need."""
     num_users = clients.row_counts.shape[0]
     cohorts = _draw_rounds(federation.draw, num_rounds, num_users, key, state.round_index)
-    return rows_needed(clients, cohorts)
+    return rows_needed(clients, cohorts, num_shares=federation.num_shares)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -165,10 +185,10 @@ def _draw_rounds(draw: Callable, num_rounds: int, num_users: int, key: Key, firs
     return jax.lax.map(lambda round_index: draw(key, round_index, num_users), rounds)
 
 
-def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array) -> int:
+def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array, num_shares: int) -> int:
     """Fall back on what is known: the cohort itself, or under tracing all the rows there are."""
     if row_capacity is not None:
         return row_capacity
     if isinstance(client_ids, jax.core.Tracer) or isinstance(clients.row_counts, jax.core.Tracer):
         return clients.owners.size
-    return rows_needed(clients, client_ids)
+    return rows_needed(clients, client_ids, num_shares=num_shares)

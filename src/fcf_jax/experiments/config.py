@@ -143,6 +143,32 @@ class EvaluationConfig(BaseModel):
     baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
 
 
+class ParallelConfig(BaseModel):
+    """Devices and processes that share the work."""
+
+    model_config = _SETTINGS
+
+    devices: int | None = Field(
+        default=None,
+        ge=1,
+        description="that share a round, of all processes; unset = all; a CPU counts as one for each core",
+    )
+    item_shards: int = Field(
+        default=1, ge=1, description="parts of the item factors, each on devices of its own; 1 = not split"
+    )
+    stream: bool = Field(default=False, description="keep the clients in host memory, send them in blocks")
+    block_megabytes: int = Field(default=64, ge=1, description="of clients in a block that is streamed")
+    deterministic: bool = Field(
+        default=False, description="bit-identical reruns on a GPU as well, slower; a CPU always is"
+    )
+    coordinator: str | None = Field(
+        default=None,
+        description='"host:port" of process 0 when several run this, or "auto" under a cluster\'s launcher',
+    )
+    num_processes: int = Field(default=1, ge=1, description="that run this, one for each host")
+    process_id: int = Field(default=0, ge=0, description="which of them this one is, from 0")
+
+
 class ExperimentConfig(BaseModel):
     """Everything that decides about a run."""
 
@@ -153,6 +179,7 @@ class ExperimentConfig(BaseModel):
     server: ServerConfig = ServerConfig()
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without the keys that are unset."""
@@ -315,7 +342,21 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _refuse_contradictions(config: ExperimentConfig) -> None:
-    data, model, server = config.data, config.model, config.server
+    data, model, server, parallel = config.data, config.model, config.server, config.parallel
+    if parallel.coordinator is None and parallel.num_processes > 1:
+        raise ConfigError(
+            "parallel.coordinator: expected host:port of process 0 for several processes; set it in each"
+        )
+    if parallel.process_id >= parallel.num_processes and parallel.coordinator != "auto":
+        raise ConfigError(
+            f"parallel.process_id: expected 0 to {parallel.num_processes - 1}, got {parallel.process_id}; "
+            "raise parallel.num_processes"
+        )
+    if parallel.devices is not None and parallel.devices % parallel.item_shards:
+        raise ConfigError(
+            f"parallel.item_shards: expected a divisor of {parallel.devices} devices, "
+            f"got {parallel.item_shards}; change one of them"
+        )
     if data.source == "simulated" and data.path is not None:
         raise ConfigError('data.path: set, but data.source is "simulated"; leave out one of them')
     if data.test_fraction + data.validation_fraction >= 1:

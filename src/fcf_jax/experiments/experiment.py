@@ -1,10 +1,12 @@
 """One experiment: a federation and centralised ALS on the same data from the same start, on record."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from fcf_jax.batching import batch_clients, batch_items
 from fcf_jax.core.als import centralized_als
@@ -16,10 +18,12 @@ from fcf_jax.experiments.baseline import MAX_SWEEPS, converge_als, offsets_rmse
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.convergence_plot import write_convergence
 from fcf_jax.experiments.dataset import Dataset, weighting_of
-from fcf_jax.experiments.measuring import ItemFactors, Measures, measures_of
+from fcf_jax.experiments.measuring import Measures, measures_of
+from fcf_jax.experiments.placement import mesh_of, pack_on, runner_of
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.steps import build_optimizer, payload_bytes
 from fcf_jax.experiments.training import Divergence, Training, train
+from fcf_jax.sharding import fetch
 
 
 class DivergedError(RuntimeError):
@@ -34,6 +38,7 @@ class _Setup(NamedTuple):
     weighting: Weighting
     clients: PackedClients
     measures: Measures
+    mesh: Mesh | None
     model_options: dict[str, Any]
 
     @property
@@ -69,10 +74,11 @@ def run_experiment(
     run_directory.write_json(folder / "environment.json", run_directory.environment())
     setup = _set_up(config, dataset)
     training = _train(setup, folder, progress)
-    _write_model(setup, training.state.item_factors, folder)
+    item_factors = _item_factors(setup, training.state)
+    _write_model(setup, item_factors, folder)
     if training.divergence is not None:
         raise DivergedError(_describe(training.divergence, config, folder))
-    federated = _measure(setup, training.state.item_factors)
+    federated = _measure(setup, item_factors)
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
     run_directory.write_json_lines(folder / "metrics.jsonl", training.records)
     summary = _summarize(setup, training, federated, centralized)
@@ -96,17 +102,19 @@ def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) ->
 
 def _set_up(config: ExperimentConfig, dataset: Dataset) -> _Setup:
     weighting = weighting_of(config, dataset.mean_rating)
-    clients = batch_clients(dataset.split.train)
+    mesh, train = mesh_of(config.parallel), dataset.split.train
+    clients = pack_on(mesh, partial(batch_clients, train), is_streamed=config.parallel.stream)
     model = config.model
     options = {
-        "num_items": dataset.split.train.num_items,
+        "num_items": train.num_items,
         "num_factors": model.num_factors,
         "regularization": model.regularization,
         "unobserved_weight": model.unobserved_weight,
         "init_scale": model.init_scale,
+        "mesh": mesh,
     }
-    measures = measures_of(config, dataset, clients, weighting)
-    return _Setup(config, dataset, weighting, clients, measures, options)
+    measures = measures_of(config, dataset, clients, weighting, mesh)
+    return _Setup(config, dataset, weighting, clients, measures, mesh, options)
 
 
 def _federation(setup: _Setup) -> Federation:
@@ -124,7 +132,7 @@ def _train(setup: _Setup, folder: Path, progress: ProgressLine) -> Training:
         latest = records[-1]
         done = latest["round"] + 1
         if is_due:
-            metrics = setup.measures.metrics(state.item_factors)
+            metrics = setup.measures.metrics(_item_factors(setup, state))
             last_map = metrics[f"map_at_{k}"]
             records.append({"kind": "evaluation", "round": done, **metrics})
         run_directory.write_json_lines(folder / "metrics.jsonl", records)
@@ -136,28 +144,37 @@ def _train(setup: _Setup, folder: Path, progress: ProgressLine) -> Training:
             f"loss {latest['loss']:.6g}  MAP@{k} {last_map:.4f}",
         )
 
-    training = train(_federation(setup), setup.key, setup.clients, setup.config, on_block=on_block)
+    runner = runner_of(_federation(setup), setup.key, setup.clients, setup.mesh, setup.config)
+    training = train(runner, setup.config, on_block=on_block)
     run_directory.write_json_lines(folder / "metrics.jsonl", training.records)
     return training
 
 
 def _centralized(setup: _Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
     als = centralized_als(setup.weighting, **setup.model_options)
-    items = batch_items(setup.dataset.split.train)
+    items = pack_on(setup.mesh, partial(batch_items, setup.dataset.split.train), is_streamed=False)
+    clients = setup.clients
+    if setup.config.parallel.stream:  # the yardstick holds everything
+        clients = pack_on(setup.mesh, partial(batch_clients, setup.dataset.split.train), is_streamed=False)
     baseline = converge_als(
         als,
         setup.key,
-        setup.clients,
+        clients,
         items,
         on_block=lambda done, loss: progress.show("ALS sweep", done, MAX_SWEEPS, f"loss {loss:.6g}"),
     )
     records += [
         {"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(baseline.losses)
     ]
-    return _measure(setup, baseline.item_factors)
+    return _measure(setup, fetch(baseline.item_factors))
 
 
-def _measure(setup: _Setup, item_factors: ItemFactors) -> dict[str, float]:
+def _item_factors(setup: _Setup, state: ServerState) -> np.ndarray:
+    """Bring the item factors here, without the rows that fill up the last device."""
+    return fetch(state.item_factors)[: setup.dataset.split.train.num_items]
+
+
+def _measure(setup: _Setup, item_factors: np.ndarray) -> dict[str, float]:
     return {**setup.measures.metrics(item_factors), "loss": setup.measures.loss(item_factors)}
 
 
@@ -204,9 +221,7 @@ def difference_percent(federated: dict[str, float], centralized: dict[str, float
     }
 
 
-def _write_model(setup: _Setup, item_factors: ItemFactors, folder: Path) -> None:
+def _write_model(setup: _Setup, item_factors: np.ndarray, folder: Path) -> None:
     train = setup.dataset.split.train
     labels = np.arange(train.num_items) if train.item_labels is None else train.item_labels
-    run_directory.write_item_factors(
-        folder, np.asarray(item_factors), labels, mean_rating=setup.dataset.mean_rating
-    )
+    run_directory.write_item_factors(folder, item_factors, labels, mean_rating=setup.dataset.mean_rating)

@@ -5,16 +5,21 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array
 
-from fcf_jax.core.aggregate import solve_clients
-from fcf_jax.core.types import PackedClients, Weighting
+from fcf_jax.core.aggregate import cohort_sum
+from fcf_jax.core.types import CohortSum, PackedClients, Weighting
 from fcf_jax.evaluation import RankingMetrics, evaluate_data, evaluation_data
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset
+from fcf_jax.experiments.placement import chunks_of_a_block
+from fcf_jax.sharding import replicate
+from fcf_jax.streaming import collect_streamed
 
-ItemFactors = Float[Array, "items factors"]
+ItemFactors = np.ndarray  # [items, factors], on the host
 
 
 class Measures(NamedTuple):
@@ -25,23 +30,32 @@ class Measures(NamedTuple):
 
 
 def measures_of(
-    config: ExperimentConfig, dataset: Dataset, clients: PackedClients, weighting: Weighting
+    config: ExperimentConfig,
+    dataset: Dataset,
+    clients: PackedClients,
+    weighting: Weighting,
+    mesh: Mesh | None,
 ) -> Measures:
     """Prepare both; without any test item, every metric is nan."""
     weights = {
         "regularization": config.model.regularization,
         "unobserved_weight": config.model.unobserved_weight,
     }
+    block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
 
     @jax.jit
-    def profiled_loss(item_factors: ItemFactors, clients: PackedClients) -> Float[Array, ""]:
-        _, loss = solve_clients(item_factors, clients, weighting, **weights)
-        return loss + config.model.regularization * jnp.sum(item_factors**2)
+    def collect(item_factors: Array, clients: PackedClients) -> tuple[CohortSum, Array]:
+        return cohort_sum(item_factors, clients, weighting, mesh=mesh, **weights)
 
-    return Measures(
-        loss=lambda item_factors: float(profiled_loss(item_factors, clients)),
-        metrics=_metrics(config, dataset, weighting, weights),
-    )
+    def profiled_loss(on_host: ItemFactors) -> float:
+        item_factors = jnp.asarray(on_host) if mesh is None else replicate(jnp.asarray(on_host), mesh)
+        if config.parallel.stream:
+            sums, _ = collect_streamed(collect, item_factors, clients, block_chunks=block_chunks, mesh=mesh)
+        else:
+            sums, _ = collect(item_factors, clients)
+        return float(sums.loss) + config.model.regularization * float(np.sum(on_host**2))
+
+    return Measures(loss=profiled_loss, metrics=_metrics(config, dataset, weighting, weights))
 
 
 def metric_names(k: int) -> list[str]:
@@ -57,4 +71,5 @@ def _metrics(
     if test.num_interactions == 0:
         return lambda item_factors: dict.fromkeys(metric_names(k), float("nan"))
     data = evaluation_data(train, test, max_users=config.evaluation.max_users, seed=config.data.seed)
-    return partial(evaluate_data, data=data, weighting=weighting, k=k, **weights)
+    evaluated = partial(evaluate_data, data=data, weighting=weighting, k=k, **weights)
+    return lambda item_factors: evaluated(jnp.asarray(item_factors))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
 from fcf_jax.core.server import ServerState
-from fcf_jax.core.types import Key, PackedClients, RoundInfo
+from fcf_jax.core.types import RoundInfo
 from fcf_jax.experiments.config import ExperimentConfig
+from fcf_jax.experiments.placement import Runner
 
 _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
 _LARGEST_BLOCK = 10
@@ -33,9 +33,7 @@ class Training(NamedTuple):
 
 
 def train(
-    federation: Federation,
-    key: Key,
-    clients: PackedClients,
+    runner: Runner,
     config: ExperimentConfig,
     *,
     on_block: Callable[[ServerState, list[dict[str, Any]], float, bool], None],
@@ -43,22 +41,19 @@ def train(
     """Run all rounds.
 
     Args:
-        federation: what is trained.
-        key: the same key for the start and for all rounds.
-        clients: all users, packed.
+        runner: what is trained, and where.
         config: how many rounds, and when an evaluation is due.
         on_block: is told the state, all records so far (it may add some), the seconds that each
             round of the block took, and whether an evaluation is due.
     """
     num_rounds = config.federation.num_rounds
-    state = good = federation.init(key)
-    capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds) if num_rounds else 1
+    state = good = runner.start()
     records: list[dict[str, Any]] = []
     block_seconds: dict[int, list[float]] = {}
     done = 0
     for size in block_sizes(num_rounds, config.evaluation.every):
         start, started = state, time.perf_counter()
-        state, info = run_rounds(federation, key, state, clients, num_rounds=size, row_capacity=capacity)
+        state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
         block_seconds.setdefault(size, []).append(seconds)
@@ -103,7 +98,7 @@ def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Diverge
 
 
 def _records(info: RoundInfo, done: int, seconds: float) -> list[dict[str, Any]]:
-    host = jax.tree.map(np.asarray, info)
+    host = jax.tree.map(np.asarray, info._replace(client_ids=None))
     return [
         {
             "kind": "round",

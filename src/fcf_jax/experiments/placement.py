@@ -1,0 +1,112 @@
+"""Where an experiment runs: on which devices of which processes, and what is moved there when."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
+from fcf_jax.core.server import ServerState
+from fcf_jax.core.types import Key, PackedClients, RoundInfo
+from fcf_jax.experiments.config import ConfigError, ExperimentConfig, ParallelConfig
+from fcf_jax.sharding import client_mesh, place_clients, place_state, replicate, use_cpu_devices
+from fcf_jax.streaming import run_rounds_streamed
+
+_MEGABYTE = 10**6
+
+
+def start_devices(parallel: ParallelConfig) -> None:
+    """Join the other processes and tell JAX what a device is, before it does anything.
+
+    Raises:
+        ConfigError: when the processes do not find each other.
+    """
+    if parallel.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    with contextlib.suppress(ValueError):  # where JAX has started, its devices are what they are
+        use_cpu_devices(None if parallel.coordinator is None else 1)
+    if parallel.coordinator is None or jax.distributed.is_initialized():
+        return
+    try:
+        if parallel.coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(
+                parallel.coordinator, parallel.num_processes, parallel.process_id, initialization_timeout=60
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"parallel.coordinator: {parallel.coordinator}: the processes did not meet ({error}); "
+            "start all of them, with the same address"
+        ) from None
+
+
+def mesh_of(parallel: ParallelConfig) -> Mesh | None:
+    """Arrange the devices; None where there is one only.
+
+    Raises:
+        ConfigError: for more devices than there are.
+    """
+    available = jax.device_count()
+    num_devices = available if parallel.devices is None else parallel.devices
+    if parallel.devices is None:
+        num_devices -= num_devices % parallel.item_shards
+    if not parallel.item_shards <= num_devices <= available:
+        raise ConfigError(
+            f"parallel.devices: expected {parallel.item_shards} to {available}, got {num_devices}; "
+            "lower parallel.devices or parallel.item_shards"
+        )
+    return None if num_devices == 1 else client_mesh(num_devices, item_shards=parallel.item_shards)
+
+
+class Runner(NamedTuple):
+    """The rounds of one federation over the clients of one experiment, wherever they run."""
+
+    start: Callable[[], ServerState]
+    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]  # (state, num_rounds)
+
+
+def pack_on(mesh: Mesh | None, pack: Callable[..., PackedClients], *, is_streamed: bool) -> PackedClients:
+    """Pack in host memory, or where the rounds will need the clients."""
+    if is_streamed:
+        return pack(device=jax.local_devices(backend="cpu")[0])
+    return pack() if mesh is None else place_clients(pack(), mesh)
+
+
+def runner_of(
+    federation: Federation, key: Key, clients: PackedClients, mesh: Mesh | None, config: ExperimentConfig
+) -> Runner:
+    """Decide how the rounds are run."""
+    num_rounds = config.federation.num_rounds
+    if mesh is not None:
+        key = replicate(key, mesh)
+
+    def start() -> ServerState:
+        state = federation.init(key)
+        return state if mesh is None else place_state(state, mesh)
+
+    def run(state: ServerState, num_rounds: int, **options: int) -> tuple[ServerState, RoundInfo]:
+        return run_rounds(federation, key, state, clients, num_rounds=num_rounds, **options)
+
+    def run_streamed(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
+        block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
+        return run_rounds_streamed(
+            federation, key, state, clients, num_rounds=num_rounds, block_chunks=block_chunks, mesh=mesh
+        )
+
+    if config.parallel.stream:
+        return Runner(start, run_streamed)
+    capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds) if num_rounds else 1
+    return Runner(start, partial(run, row_capacity=capacity))
+
+
+def chunks_of_a_block(clients: PackedClients, megabytes: int) -> int:
+    """Count the chunks that make up a block of this size."""
+    leaves = jax.tree.leaves((clients.rows, clients.owners, clients.client_ids))
+    of_a_chunk = sum(leaf.nbytes for leaf in leaves) / clients.owners.shape[0]
+    return max(int(megabytes * _MEGABYTE / of_a_chunk), 1)
