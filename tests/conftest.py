@@ -8,7 +8,14 @@ import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-_OF_ARRAYS = ["fcf_jax.core", "fcf_jax.batching", "fcf_jax.evaluation"]
+pytest_plugins = ["small_data"]
+_OF_ARRAYS = [
+    "fcf_jax.core",
+    "fcf_jax.batching",
+    "fcf_jax.evaluation",
+    "fcf_jax.sharding",
+    "fcf_jax.streaming",
+]
 jaxtyping.install_import_hook(_OF_ARRAYS, "beartype.beartype")
 
 

@@ -6,7 +6,7 @@
 
 import numpy as np
 
-ALPHA, REGULARIZATION, NUM_FACTORS = 4.0, 0.7, 5  # of the small set in core/conftest.py
+ALPHA, REGULARIZATION, NUM_FACTORS = 4.0, 0.7, 5  # of the small set in small_data.py
 
 
 def dense_weights(strengths, seen, *, alpha, unobserved_weight=1.0, preference=None):

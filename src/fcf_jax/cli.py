@@ -1,4 +1,4 @@
-"""The command line: `fcf run`, `fcf recommend`, `fcf config`, `fcf doctor`.
+"""The command line: `fcf run`, `fcf recommend`, `fcf bench`, `fcf config`, `fcf doctor`.
 
 Exit codes: 0 done; 1 failed in the run; 2 a mistake in input or configuration, told in one line on stderr
 with nothing written; 130 and 143 stopped by Ctrl-C or SIGTERM. Commands import JAX only if they need it.
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -107,7 +108,12 @@ def run(
     with _input_errors():
         resolved = load_config(config, overrides or ())
         folder = out or Path("runs") / f"{_name(config)}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-        refuse_used(folder)
+        if resolved.parallel.process_id == 0:
+            refuse_used(folder)
+    if resolved.parallel.process_id > 0:  # works along; process 0 tells and writes
+        with TemporaryDirectory(prefix="fcf-") as elsewhere:
+            _run(resolved, Path(elsewhere), quiet=True)
+        return
     summary = _run(resolved, folder, quiet=quiet)
     if not quiet:
         _print_summary(summary, folder)
@@ -145,6 +151,44 @@ def recommend(
         print(f"{one.item}\t{one.score:.4f}")
 
 
+@app.command()
+def bench(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the figures there.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Warm calls of each run.")] = 5,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Time rounds, ALS and, where it is installed, `implicit` on the data of a configuration."""
+    from fcf_jax.experiments import bench as benchmark
+    from fcf_jax.experiments.config import load_config
+    from fcf_jax.experiments.dataset import load_dataset
+    from fcf_jax.experiments.placement import start_devices
+    from fcf_jax.experiments.timing import publish, show
+
+    with _input_errors():
+        resolved = load_config(config, overrides or ())
+        benchmark.refuse_unfit(resolved)
+        start_devices(resolved.parallel)
+        if out is not None and out.is_dir():
+            raise ValueError(f"{out}: expected a file for --out, got a folder; name a file in it")
+        dataset = load_dataset(resolved)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+    with _run_errors():
+        document = benchmark.run_bench(resolved, dataset, repeats=repeats)
+        publish({"config": resolved.to_dict(), **document}, out)
+    if quiet:
+        return
+    for title, rows in benchmark.tables(document):
+        show(title, rows)
+    print(f"calling again compiled {document['compilations_of_another_call']} programs")
+    if document["note"]:
+        print(document["note"])
+    if out is not None:
+        print(f"Written to {out}")
+
+
 @app.command(name="config")
 def show_config(
     config: ConfigArgument = None,
@@ -176,9 +220,11 @@ def doctor() -> None:
 def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, Any]:
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.experiment import run_experiment
+    from fcf_jax.experiments.placement import start_devices
     from fcf_jax.experiments.progress import ProgressLine
 
     with _input_errors():
+        start_devices(config.parallel)
         dataset = load_dataset(config)
         folder.mkdir(parents=True, exist_ok=True)
     with _run_errors(), ProgressLine(Console(), quiet=quiet) as progress:
@@ -193,15 +239,17 @@ def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]
-    table = Table(title="federated vs centralised (ALS)")
-    for heading in ("", "federated", "centralised", "difference %"):
+    headings = ["", "federated"] + (["centralised", "difference %"] if centralized else [])
+    table = Table(title="federated vs centralised (ALS)" if centralized else None)
+    for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     for name, value in federated.items():
         if name.startswith("normalized_"):
             continue
-        other = centralized[name] if centralized else float("nan")
-        difference = summary["difference_percent"][name] if centralized else float("nan")
-        table.add_row(name, f"{value:.6g}", f"{other:.6g}", f"{difference:+.2f}")
+        row = [name, f"{value:.6g}"]
+        if centralized:
+            row += [f"{centralized[name]:.6g}", f"{summary['difference_percent'][name]:+.2f}"]
+        table.add_row(*row)
     console.print(table)
     if "explicit_baseline_rmse" in summary:
         print(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")

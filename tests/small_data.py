@@ -1,4 +1,4 @@
-"""One small set for all core tests, so that few shapes are compiled."""
+"""One small set for many tests, so that few shapes are compiled."""
 
 from typing import NamedTuple
 

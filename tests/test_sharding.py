@@ -1,0 +1,124 @@
+"""Rounds over several devices and processes, streamed or not: all equal to one device."""
+
+import json
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.sharding import client_mesh, place_clients, place_state, use_cpu_devices
+
+RUN = "from fcf_jax.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+TINY = [
+    "data.num_users=90", "data.num_items=31", "data.mean_history=8", "model.num_factors=4",
+    "federation.num_rounds=6", "evaluation.every=3", "evaluation.baseline=false",
+]  # fmt: skip
+
+ON_EIGHT_DEVICES = """
+    import json, sys
+    import jax, numpy as np, optax
+    import fcf_jax as fcf
+    from fcf_jax.data import simulate_taste
+    from fcf_jax.sharding import fetch
+
+    fcf.use_cpu_devices(8)
+    interactions = simulate_taste(num_users=150, num_items=37, mean_history=9, seed=0)
+    host = fcf.batch_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=13)
+    key, errors = jax.random.key(0), {}
+
+    def last(num_devices, item_shards, cohort_size, make_step, streamed=False):
+        mesh = fcf.client_mesh(num_devices, item_shards=item_shards) if num_devices else None
+        federation = fcf.federated_cf(
+            make_step(), fcf.implicit_feedback(alpha=1.0), num_items=37, num_factors=5,
+            regularization=1.0, cohort_size=cohort_size, mesh=mesh,
+        )
+        state = federation.init(key)
+        state = state if mesh is None else fcf.place_state(state, mesh)
+        if streamed:
+            state, info = fcf.run_rounds_streamed(
+                federation, key, state, host, num_rounds=5, block_chunks=2, mesh=mesh)
+        else:
+            clients = host if mesh is None else fcf.place_clients(host, mesh)
+            state, info = fcf.run_rounds(federation, key, state, clients, num_rounds=5)
+        return fetch(state.item_factors)[:37], np.asarray(info.loss), np.asarray(info.client_ids)
+
+    # clients split over all devices; items split as well; an odd number of devices; all of it streamed
+    everybody = (None, lambda: fcf.guarded_gram(regularization=1.0), ((8, 1, False), (8, 2, False)))
+    sampled = (40, lambda: optax.adam(0.05), ((3, 1, False), (8, 4, True)))
+    for cohort_size, make_step, placements in (everybody, sampled):
+        one = last(None, 1, cohort_size, make_step)
+        for placement in placements:
+            other = last(*placement[:2], cohort_size, make_step, placement[2])
+            assert np.array_equal(one[2], other[2])  # the same cohorts
+            errors[str(placement)] = max(
+                float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(one[:2], other[:2]))
+    print(json.dumps(errors))
+"""
+
+
+def test_eight_devices_agree_with_one():
+    output = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ON_EIGHT_DEVICES)], capture_output=True, text=True, timeout=240
+    )
+    assert output.returncode == 0, output.stderr[-2000:]
+    errors = json.loads(output.stdout.splitlines()[-1])
+    assert len(errors) == 4
+    assert max(errors.values()) <= 1e-5, errors  # float32 sums in another order
+
+
+def start_run(folder, *overrides):
+    settings = [part for setting in [*TINY, *overrides] for part in ("--set", setting)]
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, "run", "--out", str(folder), *settings],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def factors_of(folder):
+    with np.load(folder / "item_factors.npz") as arrays:
+        return arrays["item_factors"]
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = ("parallel.num_processes=2", f"parallel.coordinator={address}")
+    runs = [start_run(tmp_path / f"p{one}", *shared, f"parallel.process_id={one}") for one in range(2)]
+    runs.append(start_run(tmp_path / "alone", "parallel.devices=1"))
+    outputs = [run.communicate(timeout=200) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], outputs
+    assert not (tmp_path / "p1").exists() and "round" not in outputs[1][0]  # only process 0 writes and speaks
+    alone = factors_of(tmp_path / "alone")
+    np.testing.assert_allclose(factors_of(tmp_path / "p0"), alone, atol=1e-5 * np.abs(alone).max())
+
+
+def test_a_mesh_that_cannot_be_is_named():
+    with pytest.raises(ValueError, match="expected 1 to 1 devices, got num_devices 2"):
+        client_mesh(2)
+    with pytest.raises(ValueError, match="expected item_shards to divide the 1 devices, got 2"):
+        client_mesh(1, item_shards=2)
+    jax.devices()
+    with pytest.raises(ValueError, match="call use_cpu_devices first of all"):
+        use_cpu_devices(2)
+
+
+def test_limit_one_device_recovers_no_mesh(small):
+    mesh, key = client_mesh(1), jax.random.key(3)
+    model = {"num_items": 17, "num_factors": 3, "regularization": 1.0}
+    plain = federated_cf(optax.adam(0.1), implicit_feedback(alpha=1.0), **model)
+    meshed = federated_cf(optax.adam(0.1), implicit_feedback(alpha=1.0), mesh=mesh, **model)
+    expected, _ = run_rounds(plain, key, plain.init(key), small.clients, num_rounds=3)
+    state, _ = run_rounds(
+        meshed, key, place_state(meshed.init(key), mesh), place_clients(small.clients, mesh), num_rounds=3
+    )
+    np.testing.assert_allclose(
+        state.item_factors, expected.item_factors, rtol=1e-5, atol=1e-6
+    )  # fused otherwise
