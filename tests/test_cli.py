@@ -23,7 +23,7 @@ def test_run_prints_progress_table_and_privacy_note(tmp_path, capsys):
     assert cli.main(["run", *TINY, "--set", "evaluation.baseline=false", "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    for expected in ("round 6/6", "rounds/s", "federated vs centralised (ALS)", "not private", str(out)):
+    for expected in ("round 6/6", "rounds/s", "federated", "not private", str(out)):
         assert expected in printed.out.replace("\n", "") or expected in printed.out
 
 
