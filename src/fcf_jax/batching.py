@@ -26,6 +26,7 @@ def batch_clients(
     row_width: int | None = None,
     chunk_slots: int = _CHUNK_SLOTS,
     chunk_clients: int = _CHUNK_CLIENTS,
+    num_shares: int = 1,
     device: Any = None,  # a jax.Device
 ) -> PackedClients:
     """Pack all histories, in an order that fills the chunks evenly.
@@ -35,6 +36,7 @@ def batch_clients(
         chunk_slots: slots that are computed at a time, about; more suits a GPU. A chunk has room
             for the longest history in any case.
         chunk_clients: clients in a chunk at most.
+        num_shares: devices that will share the chunks evenly.
         device: where to put them, such as a CPU beside a GPU (`fcf_jax.streaming`); None: the default.
 
     Raises:
@@ -42,7 +44,7 @@ def batch_clients(
     """
     row_width = choose_row_width(interactions) if row_width is None else row_width
     row_counts = -(-interactions.history_lengths // max(row_width, 1))
-    chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients)
+    chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
     with jax.default_device(device):
         return pack(interactions, chunks, row_width=row_width)
 
@@ -124,11 +126,12 @@ def _fill_rows(
     return item_ids, strengths, mask
 
 
-def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int) -> np.ndarray:
+def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_shares: int) -> np.ndarray:
     """Deal clients to chunks, longest first: each round one client to each, the longer to the emptier."""
     num_users = row_counts.size
     chunk_rows = max(chunk_rows, int(row_counts.max(initial=1)))
     num_chunks = max(-(-int(row_counts.sum()) // chunk_rows), -(-num_users // chunk_clients), 1)
+    num_chunks = -(-num_chunks // num_shares) * num_shares
     num_deals = -(-num_users // num_chunks)
     order = np.full(num_deals * num_chunks, num_users)
     order[:num_users] = np.argsort(-row_counts, kind="stable")

@@ -3,17 +3,17 @@ r"""The exact user factor, solved from the normal equations without any LAPACK c
     A_u x_u = b_u,   A_u = w0 G + lambda I + \sum_{i in I_u} (c_i - w0) y_i y_i^T
                      b_u = \sum_{i in I_u} c_i p_i y_i
 
-Solved by conjugate gradients, with one of two preconditioners:
+In one of two ways:
 
-- shared: M^-1 with M = w0 G + lambda I, what all clients have in common. The eigenvalues of
-  M^-1 A_u lie between 1 and 1 + max (c - w0) / w0, so light confidence needs some ten steps,
-  and no client's matrix is ever built;
-- own: A_u^-1 from the client's Cholesky factor, by a recursion of plain products that batches,
-  runs and exports wherever JAX does (batched LAPACK calls can block for ever on CPUs with few
-  cores). The first step is the solve, the second removes its rounding.
-
-The residual is always taken from the history, item by item, so that heavy confidences cancel
-before they are summed.
+- Light confidence: conjugate gradients, preconditioned with what all clients have in common,
+  M = w0 G + lambda I. The eigenvalues of M^-1 A_u lie between 1 and 1 + max (c - w0) / w0, so
+  some ten steps do, and no client's matrix is ever built.
+- Heavy confidence: A_u is inverted through its Cholesky factor, by a recursion of plain products
+  that batches, runs and exports wherever JAX does (batched LAPACK calls can block for ever on
+  CPUs with few cores). Then two descent steps are taken with that inverse: the first is the
+  solve, the second removes its rounding. Their residual is taken from the history, item by item,
+  so that heavy confidences cancel before they are summed, and each step is as long as the
+  objective wants it, so that no rounding can make it rise.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class Solution(NamedTuple):
 
     user_factors: Float[Array, "*clients factors"]
     scores: Float[Array, "rows slots"]
-    error: Float[Array, "*clients"]  # relative, in the energy norm, before the last step
+    error: Float[Array, "*clients"]  # relative, in the energy norm; an upper bound
 
 
 class _Equations(NamedTuple):
@@ -73,15 +73,15 @@ class _Equations(NamedTuple):
     row_sums: RowSums
 
 
-class _Descent(NamedTuple):
+class _Gradients(NamedTuple):
     """Where the conjugate gradients of all clients stand."""
 
     step: Int[Array, ""]
     user_factors: Float[Array, "*clients factors"]
     scores: Float[Array, "rows slots"]
+    residual: Float[Array, "*clients factors"]  # b - A x
     direction: Float[Array, "*clients factors"]
-    first_decrement: Float[Array, "*clients"]  # residual . M^-1 residual, a squared energy norm
-    decrement: Float[Array, "*clients"]
+    decrement: Float[Array, "*clients"]  # residual . M^-1 residual, a squared energy norm
 
 
 def normal_matrix(
@@ -178,87 +178,85 @@ def _equations(
 
 
 def _solve_with_shared(equations: _Equations) -> Solution:
-    """Take steps until the worst client's error is at rounding level."""
+    """Take conjugate gradient steps until the worst client's error is at rounding level."""
+    own_factors, extra, row_sums = equations.own_factors, equations.extra, equations.row_sums
     inverse = inverse_cholesky(equations.unseen)
     inverse = _product("ji,jk->ik", inverse, inverse)
     tolerance = 8 * jnp.finfo(inverse.dtype).eps
+    residual = _residual(equations)
+    steepest = _product("...k,kl->...l", residual, inverse)
+    first_decrement = jnp.sum(residual * steepest, axis=-1)
 
-    def precondition(residual: Array) -> Array:
-        return _product("...k,kl->...l", residual, inverse)
+    def error(at: _Gradients) -> Float[Array, "*clients"]:
+        return jnp.sqrt(_divide(jnp.maximum(at.decrement, 0.0), first_decrement))
 
-    def is_unfinished(descent: _Descent) -> Array:
-        return (descent.step < _SHARED_STEPS) & _anywhere(jnp.max(_error(descent)) > tolerance)
+    def is_unfinished(at: _Gradients) -> Array:
+        return (at.step < _SHARED_STEPS) & _anywhere(jnp.max(error(at)) > tolerance)
 
-    first = _descend(equations, precondition, _nowhere(equations))
-    return _solution(
-        jax.lax.while_loop(is_unfinished, lambda last: _descend(equations, precondition, last), first)
+    def descend(at: _Gradients) -> _Gradients:
+        direction_scores = _product("rsk,rk->rs", own_factors, row_sums.spread(at.direction))
+        product = row_sums.total(_product("rsk,rs->rk", own_factors, extra * direction_scores))
+        product = product + _product("...k,kl->...l", at.direction, equations.unseen)  # A direction
+        step = _divide(at.decrement, jnp.sum(at.direction * product, axis=-1))
+        residual = at.residual - step[..., None] * product
+        steepest = _product("...k,kl->...l", residual, inverse)
+        decrement = jnp.sum(residual * steepest, axis=-1)
+        return _Gradients(
+            step=at.step + 1,
+            user_factors=at.user_factors + step[..., None] * at.direction,
+            scores=at.scores + row_sums.spread(step)[:, None] * direction_scores,
+            residual=residual,
+            direction=steepest + _divide(decrement, at.decrement)[..., None] * at.direction,
+            decrement=decrement,
+        )
+
+    start = _Gradients(
+        step=jnp.zeros((), jnp.int32),
+        user_factors=jnp.zeros_like(residual),
+        scores=jnp.zeros_like(extra),
+        residual=residual,
+        direction=steepest,
+        decrement=first_decrement,
     )
+    end = jax.lax.while_loop(is_unfinished, descend, start)
+    return Solution(end.user_factors, end.scores, error(end))
 
 
 def _solve_with_own(equations: _Equations) -> Solution:
-    seen = equations.row_sums.total(jax.vmap(normal_matrix)(equations.own_factors, equations.extra))
+    """Invert each client's matrix, solve and refine."""
+    own_factors, extra, row_sums = equations.own_factors, equations.extra, equations.row_sums
+    seen = row_sums.total(jax.vmap(normal_matrix)(own_factors, extra))
     matrices = jnp.broadcast_to(equations.unseen, seen.shape) + seen
     inverse = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n)")(matrices)
-    descent = _nowhere(equations)
+    user_factors, scores = jnp.zeros_like(matrices[..., 0]), jnp.zeros_like(extra)
+    decrements = []
     for _ in range(_OWN_STEPS):
-        descent = _descend(
-            equations,
-            lambda residual: _product("...ji,...jk,...k->...i", inverse, inverse, residual),
-            descent,
-        )
-    return _solution(descent)
+        residual = _residual(equations, user_factors, scores)
+        direction = _product("...ji,...jk,...k->...i", inverse, inverse, residual)
+        direction_scores = _product("rsk,rk->rs", own_factors, row_sums.spread(direction))
+        curvature = row_sums.total(jnp.sum(extra * direction_scores**2, axis=-1))
+        curvature = curvature + _product("...k,kl,...l->...", direction, equations.unseen, direction)
+        decrement = jnp.sum(residual * direction, axis=-1)
+        step = _divide(decrement, curvature)
+        user_factors = user_factors + step[..., None] * direction
+        scores = scores + row_sums.spread(step)[:, None] * direction_scores
+        decrements.append(decrement)
+    error = jnp.sqrt(_divide(jnp.maximum(decrements[-1], 0.0), decrements[0]))
+    return Solution(user_factors, scores, error)
 
 
-def _descend(equations: _Equations, precondition: Callable[[Array], Array], last: _Descent) -> _Descent:
-    """Take one conjugate gradient step, as long as the objective wants it: it never rises."""
-    own_factors, extra, unseen, row_sums = (
-        equations.own_factors,
-        equations.extra,
-        equations.unseen,
-        equations.row_sums,
-    )
+def _residual(
+    equations: _Equations, user_factors: Array | None = None, scores: Array | None = None
+) -> Float[Array, "*clients factors"]:
+    """Compute b - A x from the history, item by item; by default at x = 0."""
+    at_scores = jnp.zeros_like(equations.extra) if scores is None else scores
     weights = sparse_residuals(
-        last.scores, equations.observations, unobserved_weight=equations.unobserved_weight
+        at_scores, equations.observations, unobserved_weight=equations.unobserved_weight
     )
-    residual = row_sums.total(_product("rsk,rs->rk", own_factors, weights))
-    residual = residual - _product("...k,kl->...l", last.user_factors, unseen)
-    steepest = precondition(residual)
-    decrement = jnp.sum(residual * steepest, axis=-1)
-    conjugation = _divide(decrement, last.decrement)
-    direction = steepest + conjugation[..., None] * last.direction
-    direction_scores = _product("rsk,rk->rs", own_factors, row_sums.spread(direction))
-    curvature = row_sums.total(jnp.sum(extra * direction_scores**2, axis=-1))
-    curvature = curvature + _product("...k,kl,...l->...", direction, unseen, direction)
-    step = _divide(jnp.sum(residual * direction, axis=-1), curvature)
-    return _Descent(
-        step=last.step + 1,
-        user_factors=last.user_factors + step[..., None] * direction,
-        scores=last.scores + row_sums.spread(step)[:, None] * direction_scores,
-        direction=direction,
-        first_decrement=jnp.where(last.step == 0, decrement, last.first_decrement),
-        decrement=decrement,
-    )
-
-
-def _nowhere(equations: _Equations) -> _Descent:
-    zeros = jnp.zeros_like(equations.row_sums.total(equations.own_factors[:, 0]))
-    decrement = jnp.zeros_like(zeros[..., 0])
-    return _Descent(
-        step=jnp.zeros((), jnp.int32),
-        user_factors=zeros,
-        scores=jnp.zeros_like(equations.extra),
-        direction=zeros,
-        first_decrement=decrement,
-        decrement=decrement,
-    )
-
-
-def _solution(descent: _Descent) -> Solution:
-    return Solution(descent.user_factors, descent.scores, _error(descent))
-
-
-def _error(descent: _Descent) -> Float[Array, "*clients"]:
-    return jnp.sqrt(_divide(jnp.maximum(descent.decrement, 0.0), descent.first_decrement))
+    residual = equations.row_sums.total(_product("rsk,rs->rk", equations.own_factors, weights))
+    if user_factors is None:
+        return residual
+    return residual - _product("...k,kl->...l", user_factors, equations.unseen)
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:

@@ -57,7 +57,7 @@ class ClientInfo(NamedTuple):
     """What one would like to know of a client's work."""
 
     loss: Float[Array, "*batch"]  # this client's share of J
-    solve_error: Float[Array, "*batch"]  # of the user factor, relative, before the last refinement
+    solve_error: Float[Array, "*batch"]  # of the user factor, relative, an upper bound
 
 
 class CohortSum(NamedTuple):

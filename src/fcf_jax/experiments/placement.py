@@ -73,9 +73,11 @@ class Runner(NamedTuple):
 
 def pack_on(mesh: Mesh | None, pack: Callable[..., PackedClients], *, is_streamed: bool) -> PackedClients:
     """Pack in host memory, or where the rounds will need the clients."""
+    num_shares = 1 if mesh is None else mesh.shape["clients"]
     if is_streamed:
         return pack(device=jax.local_devices(backend="cpu")[0])
-    return pack() if mesh is None else place_clients(pack(), mesh)
+    clients = pack(num_shares=num_shares)
+    return clients if mesh is None else place_clients(clients, mesh)
 
 
 def runner_of(
