@@ -16,7 +16,7 @@ from fcf_jax.data.interactions import Interactions
 
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
 _ROW_PADDING = 1.15  # slots for each interaction that a row width may cost
-_CHUNK_SLOTS = 8192  # what stays in the cache of a CPU core (benchmarks/README.md)
+_CHUNK_SLOTS = 16384  # stays near the core of a CPU, and pads little (benchmarks/README.md)
 _CHUNK_CLIENTS = 512
 
 
