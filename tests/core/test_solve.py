@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
 from fcf_jax.core.objective import gram, item_gradient, loss
-from fcf_jax.core.solve import inverse_cholesky, owned_by, solve_rows, solve_user_factor
+from fcf_jax.core.solve import _inverse, inverse_cholesky, owned_by, solve_rows, solve_user_factor
 
 solve = jax.jit(lambda *args, **weights: solve_user_factor(args[0], gram(args[0]), args[1], **weights))
 loss_jit, gradient_jit = jax.jit(loss), jax.jit(item_gradient)
@@ -197,6 +197,17 @@ def test_inverse_cholesky_matches_dense_reference(size):
         <= 10 * condition * np.finfo(np.float32).eps
     )
     assert not np.triu(inverse, 1).any()
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 25])
+def test_shared_inverse_matches_dense_reference(size):
+    root = np.random.default_rng(size).normal(size=(size, size + 5))
+    matrix = root @ root.T
+    inverse = np.asarray(jax.jit(_inverse)(jnp.asarray(matrix, jnp.float32)), np.float64)
+    bound = 100 * np.linalg.cond(matrix) * np.finfo(np.float32).eps  # what is added to the diagonal
+    assert relative_error(inverse, np.linalg.inv(matrix)) <= bound
+    singular = jnp.asarray(root[:, :1] @ root[:, :1].T, jnp.float32)
+    assert np.isfinite(jax.jit(_inverse)(singular)).all()
 
 
 def test_batched_solve_lowers_to_no_library_call(observed):
