@@ -11,6 +11,7 @@ begin with trained item factors. Compiling is told apart.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import optax
@@ -24,7 +25,7 @@ ALPHA, REGULARIZATION, BLOCK = 4.0, 1.0, 5
 def compare(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict:
     """Time the four with K factors."""
     mesh = timed_runs.local_mesh()
-    clients = timed_runs.placed(fcf.batch_clients(train), mesh)
+    clients = timed_runs.placed(partial(fcf.batch_clients, train), mesh)
     weighting = fcf.implicit_feedback(alpha=ALPHA)
     model = {
         "num_items": train.num_items,

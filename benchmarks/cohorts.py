@@ -12,6 +12,7 @@ With --num-devices 1 a CPU's cores are not seen as devices of their own.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import optax
@@ -28,7 +29,7 @@ def measure(
 ) -> list[dict]:
     """Time full rounds and all sizes of cohorts in turn."""
     mesh, weighting = timed_runs.local_mesh(), fcf.implicit_feedback(alpha=ALPHA)
-    clients = timed_runs.placed(fcf.batch_clients(train), mesh)
+    clients = timed_runs.placed(partial(fcf.batch_clients, train), mesh)
     model = {
         "num_items": train.num_items,
         "num_factors": num_factors,

@@ -17,6 +17,7 @@ within the sizes here.
 import argparse
 import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def interactions_of(users: int, items: int, mean_history: float) -> fcf.Interact
 def trained_of(size: Size) -> tuple[fcf.PackedClients, jax.Array]:
     """Pack the clients and train item factors with everybody."""
     interactions = interactions_of(size.users, size.items, size.mean_history)
-    clients = timed_runs.placed(fcf.batch_clients(interactions), timed_runs.local_mesh())
+    clients = timed_runs.placed(partial(fcf.batch_clients, interactions), timed_runs.local_mesh())
     weighting, model = model_of(size)
     return clients, timed_runs.trained(weighting, clients, num_rounds=TRAINING_ROUNDS, **model)
 

@@ -16,6 +16,7 @@ import argparse
 import importlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def compare(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict:
     """Let both descend, in turn."""
     mesh, weighting = timed_runs.local_mesh(), fcf.implicit_feedback(alpha=ALPHA)
     start = time.perf_counter()
-    clients = jax.block_until_ready(timed_runs.placed(fcf.batch_clients(train), mesh))
+    clients = jax.block_until_ready(timed_runs.placed(partial(fcf.batch_clients, train), mesh))
     packing_s = time.perf_counter() - start
     matrix = timed_runs.confidences(train, alpha=ALPHA)
     start = time.perf_counter()
@@ -100,7 +101,7 @@ def compare(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict:
         return float(profiled_loss(np.asarray(item_factors), clients))
 
     als = fcf.centralized_als(weighting, **sizes, **model)
-    items = timed_runs.placed(fcf.batch_items(train), mesh)
+    items = timed_runs.placed(partial(fcf.batch_items, train), mesh)
     converged = converge_als(als, jax.random.key(0), clients, items)
     bound = WITHIN * loss_of(converged.item_factors)
 

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Most of a test is compiling: a quick compiler, the same operations. Before JAX starts.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
 import jax
 import jaxtyping
 import pytest
@@ -22,7 +25,9 @@ jaxtyping.install_import_hook(_OF_ARRAYS, "beartype.beartype")
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Keep compiled programs between the tests of a run: compiling is what takes time."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for the processes that tests start
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compilation_cache.reset_cache()
 

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -28,6 +29,7 @@ import optax
 from exchange import Problem, write_problem
 
 import fcf_jax as fcf
+from fcf_jax.experiments import timed_runs
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE / ".environments"
@@ -63,17 +65,20 @@ def set_up(path: str) -> tuple[Problem, np.ndarray, Callable[[], float]]:
     """Read and split the data; return the round's inputs, its sum, and a function that times our round."""
     interactions, _ = fcf.read_interactions(path)
     train = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=0).train
-    clients, weighting = fcf.batch_clients(train), fcf.implicit_feedback(alpha=ALPHA)
+    mesh, weighting = timed_runs.local_mesh(), fcf.implicit_feedback(alpha=ALPHA)
+    clients = timed_runs.placed(partial(fcf.batch_clients, train), mesh)
     federation = fcf.federated_cf(
         optax.adam(0.05),
         weighting,
         num_items=train.num_items,
         num_factors=NUM_FACTORS,
         regularization=REGULARIZATION,
+        mesh=mesh,
     )
     key = jax.random.key(0)
     state = federation.init(key)
-    sums, _ = fcf.cohort_sum(state.item_factors, clients, weighting, regularization=REGULARIZATION)
+    state = state if mesh is None else fcf.place_state(state, mesh)
+    sums, _ = jax.jit(federation.collect)(state.item_factors, clients)
 
     def seconds_per_round() -> float:
         start = time.perf_counter()
@@ -202,6 +207,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the JSON document; else standard output")
     arguments = parser.parse_args()
 
+    fcf.use_cpu_devices()
     problem, upload, own_round = set_up(arguments.path)
     results = {}
     with tempfile.TemporaryDirectory() as folder:

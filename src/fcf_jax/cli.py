@@ -220,11 +220,12 @@ def doctor() -> None:
 def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, Any]:
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.experiment import run_experiment
-    from fcf_jax.experiments.placement import start_devices
+    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
     from fcf_jax.experiments.progress import ProgressLine
 
     with _input_errors():
         start_devices(config.parallel)
+        keep_compiled_programs()
         dataset = load_dataset(config)
         folder.mkdir(parents=True, exist_ok=True)
     with _run_errors(), ProgressLine(Console(), quiet=quiet) as progress:

@@ -20,7 +20,6 @@ from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, RoundInfo
 
 _SHARE_OF_MEMORY = 0.5  # of what a device has left
-_CPU_BYTES = 2**31
 _COPIES = 4  # of a state or of a chunk's factors that are alive at a time, about
 
 
@@ -43,7 +42,8 @@ def run_side_by_side(
         hyperparameters: any pytree whose leaves have a leading axis of runs.
         clients: whole on each device.
         num_rounds: of each run.
-        at_a_time: runs that are computed together on a device; None: as many as its memory holds.
+        at_a_time: runs that are computed together on a device; None: as many as
+            the memory of a GPU holds, on a CPU one.
         mesh: devices over which the runs are split, along an axis "runs" (`run_mesh`).
 
     Returns:
@@ -115,11 +115,13 @@ def _run_all(
 
 
 def _runs_that_fit(start: ServerState, clients: PackedClients) -> int:
-    """Estimate from the sizes of a state and of a chunk's work."""
+    """Estimate from the sizes of a state and of a chunk's work; on a CPU one at a time is fastest."""
+    stats = jax.local_devices()[0].memory_stats()
+    if not stats:
+        return 1
     num_factors = start.item_factors.shape[1]
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start))
     slots = clients.owners.shape[1] * clients.rows.mask.shape[2]
     chunk = 4 * num_factors * (slots + clients.client_ids.shape[1] * num_factors)
-    stats = jax.local_devices()[0].memory_stats()
-    limit = _CPU_BYTES if not stats else stats["bytes_limit"] - stats["bytes_in_use"]
+    limit = stats["bytes_limit"] - stats["bytes_in_use"]
     return max(int(_SHARE_OF_MEMORY * limit) // (_COPIES * (state + chunk)), 1)

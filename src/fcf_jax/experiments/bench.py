@@ -8,6 +8,7 @@ streams them.
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -105,8 +106,7 @@ def tables(document: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]
 
 
 def _run_bench(config: ExperimentConfig, dataset: Dataset, *, repeats: int) -> dict[str, Any]:
-    packed = batch_clients(dataset.split.train)
-    task = _task(config, dataset, packed)
+    task = _task(config, dataset)
     item_factors = trained(task.weighting, task.clients, **task.model_options)
     rounds = _federated(task, item_factors, num_calls=repeats + 2)
     peers, note = _peers(task)
@@ -119,7 +119,7 @@ def _run_bench(config: ExperimentConfig, dataset: Dataset, *, repeats: int) -> d
     timings = {name: timing.per(counts.get(name, _BLOCK)) for name, timing in measured.items()}
     full = timings["full_round"]
     return {
-        "data": _sizes(task, packed),
+        "data": _sizes(task),
         "timings": {name: timing.to_dict() for name, timing in timings.items()},
         "compile_s": {name: measured[name].compile_s for name in runs if name not in peers},
         "compilations_of_another_call": compilations.count,
@@ -133,7 +133,7 @@ def _run_bench(config: ExperimentConfig, dataset: Dataset, *, repeats: int) -> d
     }
 
 
-def _task(config: ExperimentConfig, dataset: Dataset, packed: PackedClients) -> _Task:
+def _task(config: ExperimentConfig, dataset: Dataset) -> _Task:
     train, mesh, model = dataset.split.train, mesh_of(config.parallel), config.model
     options = {
         "num_items": train.num_items,
@@ -147,7 +147,7 @@ def _task(config: ExperimentConfig, dataset: Dataset, packed: PackedClients) -> 
         config=config,
         train=train,
         weighting=weighting_of(config, dataset.mean_rating),
-        clients=placed(packed, mesh),
+        clients=placed(partial(batch_clients, train), mesh),
         mesh=mesh,
         cohort_size=min(config.federation.cohort_size or _DEFAULT_COHORT, train.num_users),
         model_options=options,
@@ -179,7 +179,7 @@ def _als(task: _Task, item_factors: ItemFactors) -> dict[str, Callable[[], Any]]
     if not task.config.evaluation.baseline:
         return {}
     als = centralized_als(task.weighting, **task.model_options)
-    items = placed(batch_items(task.train), task.mesh)
+    items = placed(partial(batch_items, task.train), task.mesh)
     return {"als_sweep": lambda: run_sweeps(als, item_factors, task.clients, items, num_sweeps=_BLOCK)}
 
 
@@ -204,12 +204,12 @@ def _peers(task: _Task) -> tuple[dict[str, Callable[[], None]], str]:
     }, ""
 
 
-def _sizes(task: _Task, packed: PackedClients) -> dict[str, Any]:
+def _sizes(task: _Task) -> dict[str, Any]:
     return {
         "num_users": task.train.num_users,
         "num_items": task.train.num_items,
         "num_interactions": task.train.num_interactions,
-        "padding_factor": padding_factor(packed),
+        "padding_factor": padding_factor(task.clients),
         "num_factors": task.config.model.num_factors,
         "cohort_size": task.cohort_size,
         "server_step": task.config.server.step,

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from fcf_jax.sharding import client_mesh, place_clients, place_state, replicate,
 from fcf_jax.streaming import run_rounds_streamed
 
 _MEGABYTE = 10**6
+_CACHE_BYTES = 512 * _MEGABYTE
+_WORTH_KEEPING = 0.1  # seconds of compiling
 
 
 def start_devices(parallel: ParallelConfig) -> None:
@@ -62,6 +65,15 @@ def mesh_of(parallel: ParallelConfig) -> Mesh | None:
             "lower parallel.devices or parallel.item_shards"
         )
     return None if num_devices == 1 else client_mesh(num_devices, item_shards=parallel.item_shards)
+
+
+def keep_compiled_programs() -> None:
+    """Keep what JAX compiles for the next run, unless the user has a folder for that already."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "fcf_jax" / "compiled"))
+        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
 class Runner(NamedTuple):

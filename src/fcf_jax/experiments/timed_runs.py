@@ -22,8 +22,9 @@ from fcf_jax.core.optimizers import guarded_gram
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import PackedClients, Weighting
 from fcf_jax.data import Interactions
+from fcf_jax.experiments.placement import pack_on
 from fcf_jax.experiments.timing import seconds_of
-from fcf_jax.sharding import client_mesh, place_clients, place_state, use_cpu_devices
+from fcf_jax.sharding import client_mesh, place_state, use_cpu_devices
 
 ItemFactors = Float[Array, "items factors"]
 
@@ -47,9 +48,9 @@ def local_mesh() -> Mesh | None:
     return client_mesh() if jax.device_count() > 1 else None
 
 
-def placed(clients: PackedClients, mesh: Mesh | None) -> PackedClients:
-    """Split the clients over the devices, if there are several."""
-    return clients if mesh is None else place_clients(clients, mesh)
+def placed(pack: Callable[..., PackedClients], mesh: Mesh | None) -> PackedClients:
+    """Pack the clients for the devices that there are."""
+    return pack_on(mesh, pack, is_streamed=False)
 
 
 def trained(
