@@ -72,7 +72,7 @@ def row(result: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
     parser.add_argument("--num-factors", type=int, nargs="+", default=[25, 64, 128])
     parser.add_argument("--repeats", type=int, default=7)

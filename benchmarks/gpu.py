@@ -446,7 +446,7 @@ def deterministic_run(arguments: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--only", nargs="+", choices=list(PIECES), help="some pieces; rates come with them")
     parser.add_argument("--repeats", type=int, default=5)

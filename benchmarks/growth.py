@@ -212,7 +212,7 @@ def short(size: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--repeats", type=int, default=9)

@@ -152,7 +152,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
     parser.add_argument("--num-factors", type=int, nargs="+", default=[64])
     parser.add_argument("--repeats", type=int, default=5)

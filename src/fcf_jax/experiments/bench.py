@@ -134,7 +134,7 @@ def _run_bench(config: ExperimentConfig, dataset: Dataset, *, repeats: int) -> d
 
 
 def _task(config: ExperimentConfig, dataset: Dataset) -> _Task:
-    train, mesh, model = dataset.split.train, mesh_of(config.parallel), config.model
+    train, mesh, model = dataset.split.train, mesh_of(config), config.model
     options = {
         "num_items": train.num_items,
         "num_factors": model.num_factors,

@@ -151,7 +151,7 @@ class ParallelConfig(BaseModel):
     devices: int | None = Field(
         default=None,
         ge=1,
-        description="that share a round, of all processes; unset = all; a CPU counts as one for each core",
+        description="that share a round, of all processes; unset = all that help; a CPU is one for each core",
     )
     item_shards: int = Field(
         default=1, ge=1, description="parts of the item factors, each on devices of its own; 1 = not split"

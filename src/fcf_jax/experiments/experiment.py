@@ -102,7 +102,7 @@ def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) ->
 
 def _set_up(config: ExperimentConfig, dataset: Dataset) -> _Setup:
     weighting = weighting_of(config, dataset.mean_rating)
-    mesh, train = mesh_of(config.parallel), dataset.split.train
+    mesh, train = mesh_of(config), dataset.split.train
     clients = pack_on(mesh, partial(batch_clients, train), is_streamed=config.parallel.stream)
     model = config.model
     options = {

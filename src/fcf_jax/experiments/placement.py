@@ -19,6 +19,9 @@ from fcf_jax.streaming import run_rounds_streamed
 
 _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
+_CLIENTS_WORTH_A_DEVICE = (
+    200  # of a cohort; with fewer the devices wait for each other (benchmarks/README.md)
+)
 _WORTH_KEEPING = 0.1  # seconds of compiling
 
 
@@ -49,15 +52,19 @@ def start_devices(parallel: ParallelConfig) -> None:
         ) from None
 
 
-def mesh_of(parallel: ParallelConfig) -> Mesh | None:
-    """Arrange the devices; None where there is one only.
+def mesh_of(config: ExperimentConfig) -> Mesh | None:
+    """Arrange the devices; None where there is one only, or where one is faster for a small cohort.
 
     Raises:
         ConfigError: for more devices than there are.
     """
+    parallel, cohort_size = config.parallel, config.federation.cohort_size
     available = jax.device_count()
     num_devices = available if parallel.devices is None else parallel.devices
     if parallel.devices is None:
+        if cohort_size is not None and jax.process_count() == 1:
+            most = max(cohort_size // _CLIENTS_WORTH_A_DEVICE, parallel.item_shards)
+            num_devices = min(num_devices, most)
         num_devices -= num_devices % parallel.item_shards
     if not parallel.item_shards <= num_devices <= available:
         raise ConfigError(
