@@ -2,14 +2,14 @@
 
 Generated data (`simulate_taste`: planted tastes, long tails), binarised. One size at a time is
 doubled, the others stay: 8192 users, 4096 items, about half a million interactions, K = 32,
-everybody; "scale" doubles users and interactions together. A round
-of everybody ends with the guarded Gram step, a round of Theta sampled clients with Adam. Rounds
-begin with trained item factors, compiling is not counted, and the points of an axis are timed in
-turn. Memory is what XLA's `memory_analysis` of the compiled round counts, arguments (the data
-among them), temporaries and results, of all devices together: exact, and free of what the process
-holds besides. Exponents are least squares lines through the logarithms, with their standard
-errors; a sum of terms, such as nnz K + N K^2, has no single exponent, so read one as the growth
-within the sizes here.
+everybody; "scale" doubles users and interactions together, up to eight million. A round of
+everybody ends with the guarded Gram step, a round of Theta sampled clients with Adam. Rounds begin
+with trained item factors, compiling is not counted, and the points of an axis are timed in turn.
+Memory is what XLA's `memory_analysis` of the compiled round counts, arguments (the data among
+them), temporaries and results, of all devices together: exact, and free of what the process holds
+besides. Exponents are least squares lines through the logarithms, with their standard errors; a sum
+of terms, such as nnz K + N K^2, has no single exponent, so read one as the growth within the sizes
+here.
 
     python benchmarks/growth.py --out growth.json --picture growth.png
 """
@@ -79,7 +79,7 @@ AXES: dict[str, tuple[str, list[Size]]] = {
     ),
     "items": ("items M", [Size(items=2**power) for power in range(10, 15)]),
     "nnz": ("interactions nnz", [Size(mean_history=2.0**power) for power in range(4, 9)]),
-    "scale": ("users and interactions nnz", [Size(users=2**power) for power in range(11, 16)]),
+    "scale": ("users and interactions nnz", [Size(users=2**power) for power in range(13, 18)]),
     "factors": ("factors K", [Size(factors=2**power) for power in range(3, 8)]),
     "cohort": ("clients of a round, Theta", [Size(cohort=2**power) for power in range(7, 12)]),
 }
