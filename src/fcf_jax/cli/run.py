@@ -1,0 +1,87 @@
+"""`fcf run`."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fcf_jax.cli.errors import input_errors, run_errors
+from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_of
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.config import ExperimentConfig
+
+PRIVACY_NOTE = (
+    "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
+)
+
+
+def run(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME-TIMESTAMP.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a federation and centralised ALS on the same data, and compare them."""
+    from fcf_jax.experiments.config import load_config
+    from fcf_jax.experiments.run_directory import refuse_used
+
+    with input_errors():
+        resolved = load_config(config, overrides or ())
+        folder = folder_of(out, config)
+        if resolved.parallel.process_id == 0:
+            refuse_used(folder)
+    if resolved.parallel.process_id > 0:  # works along; process 0 tells and writes
+        with TemporaryDirectory(prefix="fcf-") as elsewhere:
+            _run(resolved, Path(elsewhere), quiet=True)
+        return
+    summary = _run(resolved, folder, quiet=quiet)
+    if not quiet:
+        _print_summary(summary, folder)
+
+
+def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, Any]:
+    from fcf_jax.experiments.dataset import load_dataset
+    from fcf_jax.experiments.experiment import run_experiment
+    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.progress import ProgressLine
+
+    with input_errors():
+        start_devices(config.parallel)
+        keep_compiled_programs()
+        dataset = load_dataset(config)
+        folder.mkdir(parents=True, exist_ok=True)
+    with run_errors(), ProgressLine(Console(), quiet=quiet) as progress:
+        train = dataset.split.train
+        progress.say(
+            f"{train.num_users} users, {train.num_items} items, "
+            f"{train.num_interactions} interactions to train on"
+        )
+        return run_experiment(config, dataset, folder, progress)
+
+
+def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    console = Console()
+    federated, centralized = summary["federated"], summary["centralized"]
+    headings = ["", "federated"] + (["centralised", "difference %"] if centralized else [])
+    table = Table(title="federated vs centralised (ALS)" if centralized else None)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, value in federated.items():
+        if name.startswith("normalized_"):
+            continue
+        row = [name, f"{value:.6g}"]
+        if centralized:
+            row += [f"{centralized[name]:.6g}", f"{summary['difference_percent'][name]:+.2f}"]
+        table.add_row(*row)
+    console.print(table)
+    if "explicit_baseline_rmse" in summary:
+        print(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
+    print(
+        f"{summary['seconds_per_round']:.4g} s per round; each client and round sends "
+        f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
+    )
+    print(f"{PRIVACY_NOTE}\nWritten to {folder}")
