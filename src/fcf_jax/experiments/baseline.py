@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -34,7 +35,7 @@ def converge_als(
     on_block: Callable[[int, float], None] = lambda num_sweeps, loss: None,
 ) -> Baseline:
     """Sweep until the loss falls by less than 1e-5 of itself in a sweep, at least 40 times."""
-    item_factors = als.init(key)
+    item_factors = jax.device_put(als.init(key), clients.row_counts.sharding)  # where sweeps leave them
     losses: list[float] = []
     while len(losses) < MIN_SWEEPS or not _has_converged(losses):
         factors, info = run_sweeps(als, item_factors, clients, items, num_sweeps=_BLOCK_SWEEPS)
