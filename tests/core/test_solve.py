@@ -11,7 +11,14 @@ from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
 from fcf_jax.core.objective import gram, item_gradient, loss
-from fcf_jax.core.solve import _inverse, inverse_cholesky, owned_by, solve_rows, solve_user_factor
+from fcf_jax.core.solve import (
+    _inverse,
+    inverse_cholesky,
+    owned_by,
+    solve_rows,
+    solve_user_factor,
+    unseen_part,
+)
 
 solve = jax.jit(lambda *args, **weights: solve_user_factor(args[0], gram(args[0]), args[1], **weights))
 loss_jit, gradient_jit = jax.jit(loss), jax.jit(item_gradient)
@@ -106,7 +113,8 @@ def batch_of_users(observed, gains, dtype):
 
 def solve_batch(item_factors, observations):
     row_sums = owned_by(jnp.arange(observations.mask.shape[0]), num_clients=observations.mask.shape[0])
-    return solve_rows(item_factors, gram(item_factors), observations, row_sums, regularization=1.0)
+    unseen = unseen_part(gram(item_factors), regularization=1.0)
+    return solve_rows(item_factors, unseen, observations, row_sums)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])  # as above

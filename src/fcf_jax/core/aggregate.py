@@ -17,10 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.client import describe
 from fcf_jax.core.objective import gram, sparse_residuals
-from fcf_jax.core.solve import Solution, owned_by, solve_rows
+from fcf_jax.core.solve import RowSums, Solution, Unseen, owned_by, solve_rows, unseen_part
 from fcf_jax.core.types import (
     ClientData,
-    ClientInfo,
     CohortSum,
     Observations,
     PackedClients,
@@ -58,10 +57,14 @@ def cohort_sum(
 
     def share(item_factors: Array, clients: PackedClients) -> tuple[CohortSum, Array]:
         item_gram = gram(item_factors)
+        unseen = unseen_part(item_gram, **weights)
 
         def add_chunk(total: tuple[CohortSum, Array], chunk: tuple) -> tuple[tuple[CohortSum, Array], None]:
             sums, worst = total
-            solution, observations, info = _solve_chunk(item_factors, item_gram, chunk, weighting, **weights)
+            solution, observations, row_sums = _solve_chunk(
+                item_factors, unseen, chunk, weighting, unobserved_weight
+            )
+            info = describe(solution, item_gram, observations, row_sums, **weights)
             _, owners, client_ids = chunk
             is_client = client_ids < clients.row_counts.shape[0]
             extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
@@ -108,11 +111,15 @@ def solve_clients(
 
     def share(factors: Array, clients: PackedClients) -> tuple[Array, Array]:
         own_gram = gram(factors)
+        unseen = unseen_part(own_gram, **weights)
         everyone = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
 
         def place_chunk(total: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], None]:
             solved, loss = total
-            solution, _, info = _solve_chunk(factors, own_gram, chunk, weighting, **weights)
+            solution, observations, row_sums = _solve_chunk(
+                factors, unseen, chunk, weighting, unobserved_weight
+            )
+            info = describe(solution, own_gram, observations, row_sums, **weights)
             solved = solved.at[chunk[2]].set(solution.user_factors, mode="drop")
             return (solved, loss + jnp.sum(info.loss)), None
 
@@ -144,16 +151,15 @@ def _chunks(clients: PackedClients) -> tuple[ClientData, Array, Array]:
 
 def _solve_chunk(
     item_factors: Float[Array, "items factors"],
-    item_gram: Float[Array, "factors factors"],
+    unseen: Unseen,
     chunk: tuple[ClientData, Int[Array, "rows"], Int[Array, "clients"]],
     weighting: Weighting,
-    **weights: Scalar,
-) -> tuple[Solution, Observations, ClientInfo]:
+    unobserved_weight: Scalar,
+) -> tuple[Solution, Observations, RowSums]:
     rows, owners, client_ids = chunk
-    observations = weighting(rows)
-    row_sums = owned_by(owners, num_clients=client_ids.shape[0])
-    solution = solve_rows(item_factors, item_gram, observations, row_sums, **weights)
-    return solution, observations, describe(solution, item_gram, observations, row_sums, **weights)
+    observations, row_sums = weighting(rows), owned_by(owners, num_clients=client_ids.shape[0])
+    solution = solve_rows(item_factors, unseen, observations, row_sums, unobserved_weight=unobserved_weight)
+    return solution, observations, row_sums
 
 
 def _add_seen(

@@ -62,6 +62,13 @@ class Solution(NamedTuple):
     error: Float[Array, "*clients"]  # relative, in the energy norm; an upper bound
 
 
+class Unseen(NamedTuple):
+    """M = w0 G + lambda I, what all clients' normal equations have in common."""
+
+    matrix: Float[Array, "factors factors"]
+    inverse: Float[Array, "factors factors"]
+
+
 class _Equations(NamedTuple):
     """The normal equations of the clients whose histories lie in these rows."""
 
@@ -132,55 +139,65 @@ def solve_history(
 ) -> Solution:
     """Solve one user's factor directly, differentiable in both modes; the scores are [1, slots]."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    return _solve_with_own(
-        _equations(item_factors, item_gram, rows, one_client(), regularization, unobserved_weight)
-    )
+    unseen = _unseen_matrix(item_gram, regularization, unobserved_weight)
+    return _solve_with_own(_equations(item_factors, unseen, rows, one_client(), unobserved_weight))
+
+
+def unseen_part(
+    item_gram: Float[Array, "factors factors"], *, regularization: Scalar, unobserved_weight: Scalar = 1.0
+) -> Unseen:
+    """Prepare what `solve_rows` needs once for all clients."""
+    matrix = _unseen_matrix(item_gram, regularization, unobserved_weight)
+    return Unseen(matrix, _inverse(matrix))
 
 
 def solve_rows(
     item_factors: Float[Array, "items factors"],
-    item_gram: Float[Array, "factors factors"],
+    unseen: Unseen,
     observations: Observations,
     row_sums: RowSums,
     *,
-    regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
 ) -> Solution:
     """Solve the factors of all clients whose histories lie in these rows, [rows, slots] each.
 
     By the faster of the two preconditioners: shared where all confidences are light, else own.
     """
-    equations = _equations(item_factors, item_gram, observations, row_sums, regularization, unobserved_weight)
-    light = min(_LIGHT_PER_FACTOR * item_gram.shape[0], _LIGHTEST)
+    equations = _equations(item_factors, unseen.matrix, observations, row_sums, unobserved_weight)
+    light = min(_LIGHT_PER_FACTOR * item_factors.shape[1], _LIGHTEST)
     is_heavy = jnp.max(equations.extra) > light * unobserved_weight
     return jax.lax.cond(
-        _anywhere(is_heavy), lambda: _solve_with_own(equations), lambda: _solve_with_shared(equations)
+        _anywhere(is_heavy),
+        lambda: _solve_with_own(equations),
+        lambda: _solve_with_shared(equations, unseen.inverse),
     )
+
+
+def _unseen_matrix(item_gram: Array, regularization: Scalar, unobserved_weight: Scalar) -> Array:
+    identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
+    return unobserved_weight * item_gram + regularization * identity
 
 
 def _equations(
     item_factors: Array,
-    item_gram: Array,
+    unseen: Array,
     observations: Observations,
     row_sums: RowSums,
-    regularization: Scalar,
     unobserved_weight: Scalar,
 ) -> _Equations:
-    identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
     return _Equations(
         own_factors=item_factors[observations.item_ids],
         observations=observations,
         extra=jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0),
-        unseen=unobserved_weight * item_gram + regularization * identity,
+        unseen=unseen,
         unobserved_weight=unobserved_weight,
         row_sums=row_sums,
     )
 
 
-def _solve_with_shared(equations: _Equations) -> Solution:
+def _solve_with_shared(equations: _Equations, inverse: Float[Array, "factors factors"]) -> Solution:
     """Take conjugate gradient steps until the worst client's error is at rounding level."""
     own_factors, extra, row_sums = equations.own_factors, equations.extra, equations.row_sums
-    inverse = _inverse(equations.unseen)
     tolerance = 8 * jnp.finfo(inverse.dtype).eps
     residual = _residual(equations)
     steepest = _product("...k,kl->...l", residual, inverse)

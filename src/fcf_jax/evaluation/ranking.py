@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.batching import choose_row_width, pack
 from fcf_jax.core.objective import gram
-from fcf_jax.core.solve import owned_by, solve_rows
+from fcf_jax.core.solve import owned_by, solve_rows, unseen_part
 from fcf_jax.core.types import ClientData, PackedClients, Scalar, Weighting
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.data.interactions import Interactions
@@ -117,16 +117,16 @@ def _user_metrics(
     *,
     k: int,
 ) -> UserMetrics:
-    item_gram = gram(item_factors)
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    unseen = unseen_part(gram(item_factors), **weights)
     num_clients = data.train.client_ids.shape[1]
 
     def of_chunk(chunk: _Chunk) -> UserMetrics:
         solution = solve_rows(
             item_factors,
-            item_gram,
+            unseen,
             weighting(chunk.train),
             owned_by(chunk.train_owners, num_clients=num_clients),
-            regularization=regularization,
             unobserved_weight=unobserved_weight,
         )
         scores = jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
