@@ -241,7 +241,7 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "mine"
 
 
-def test_shipped_configs_name_known_sets_of_their_layout():
+def test_every_known_set_has_a_shipped_config_of_its_layout():
     configs = [load_config(name).data for name in shipped_configs()]
     named = {data.name: data.layout for data in configs if data.name is not None}
-    assert {name: KNOWN_SETS[name].layout for name in named} == named
+    assert named == {name: known.layout for name, known in KNOWN_SETS.items()}
