@@ -206,7 +206,7 @@ def test_fetching_elsewhere_says_how_to_use_it(served, cache, tmp_path, capsys):
     assert cli.main(["data", "fetch", "lastfm-2k", "--from", served.address, "--to", str(there)]) == 0
     printed = capsys.readouterr().out
     assert f'data.path = "{there / "hetrec2011-lastfm-2k"}"' in printed
-    assert "no checksum is published: pinned sha256:" in printed
+    assert "no published checksum was found: pinned sha256:" in printed
     assert not cache.exists()
 
 

@@ -67,7 +67,7 @@ def _verdict(fetched: "Fetched") -> str:
     if checksum is None:
         return "the folder was there without an archive, so that nothing was checked"
     if fetched.is_first:
-        return f"no checksum is published: pinned {checksum.value} at this first download"
+        return f"no published checksum was found: pinned {checksum.value} at this first download"
     return f"its archive has the checksum {checksum.value} ({checksum.origin})"
 
 
