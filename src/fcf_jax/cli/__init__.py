@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from fcf_jax.cli.bench import bench
+from fcf_jax.cli.data import data
 from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
 from fcf_jax.cli.recommend import recommend
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(recommend)
 app.command()(bench)
+app.add_typer(data, name="data")
 app.command("config")(show_config)
 app.command()(doctor)
 

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from fcf_jax.data.known_sets import KNOWN_SETS, known_set
 from fcf_jax.data.layouts import LAYOUT_NAMES
 
 _SETTINGS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -31,7 +32,12 @@ class DataConfig(BaseModel):
     model_config = _SETTINGS
 
     source: Literal["auto", "simulated", "file"] = Field(
-        default="auto", description="auto: a file when data.path is set, otherwise simulated"
+        default="auto", description="auto: a file when data.path or data.name is set, otherwise simulated"
+    )
+    name: str | None = Field(
+        default=None,
+        description="of a data set that `fcf data fetch` has fetched, read when data.path is unset; "
+        f"one of: {', '.join(KNOWN_SETS)}",
     )
     path: str | None = Field(default=None, description="data file, or the folder of a known data set")
     layout: str = Field(default="auto", description=f"of the file, one of: {', '.join(LAYOUT_NAMES)}")
@@ -216,7 +222,8 @@ def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
     _refuse_contradictions(config)
     data = config.data
     path = None if data.path is None else str(Path(data.path).expanduser().absolute())
-    source = ("simulated" if path is None else "file") if data.source == "auto" else data.source
+    is_file = path is not None or data.name is not None
+    source = ("file" if is_file else "simulated") if data.source == "auto" else data.source
     return config.model_copy(update={"data": data.model_copy(update={"path": path, "source": source})})
 
 
@@ -359,6 +366,7 @@ def _refuse_contradictions(config: ExperimentConfig) -> None:
         )
     if data.source == "simulated" and data.path is not None:
         raise ConfigError('data.path: set, but data.source is "simulated"; leave out one of them')
+    _refuse_unknown_set(data)
     if data.test_fraction + data.validation_fraction >= 1:
         raise ConfigError(
             "data.test_fraction: with validation_fraction it leaves nothing to train on; lower it"
@@ -374,3 +382,14 @@ def _refuse_contradictions(config: ExperimentConfig) -> None:
         raise ConfigError('data.strengths: explicit ratings stay as they are; set data.strengths = "keep"')
     if server.decay == "cosine" and server.step in ("gram", "guarded_gram"):
         raise ConfigError(f'server.decay: {server.step} has no schedule; set server.decay = "constant"')
+
+
+def _refuse_unknown_set(data: DataConfig) -> None:
+    if data.name is None:
+        return
+    try:
+        known_set(data.name)
+    except ValueError as error:
+        raise ConfigError(f"data.name: {error}") from None
+    if data.source == "simulated":
+        raise ConfigError('data.name: set, but data.source is "simulated"; leave out one of them')

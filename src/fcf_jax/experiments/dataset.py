@@ -17,19 +17,10 @@ from fcf_jax.data import (
     split_per_user,
     split_temporal,
 )
+from fcf_jax.data.known_sets import cache_folder, find_known, known_set
 from fcf_jax.experiments.config import ConfigError, DataConfig, ExperimentConfig
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
-
-_ORIGINS = {  # layout -> what data.path should be, and where to get it
-    "movielens-100k": ("MovieLens 100K (u.data)", "https://grouplens.org/datasets/movielens/100k/"),
-    "movielens-1m": ("MovieLens 1M (ratings.dat)", "https://grouplens.org/datasets/movielens/1m/"),
-    "movielens-latest": (
-        "MovieLens latest (ratings.csv)",
-        "https://grouplens.org/datasets/movielens/latest/",
-    ),
-    "lastfm-2k": ("HetRec 2011 Last.fm (user_artists.dat)", "https://grouplens.org/datasets/hetrec-2011/"),
-}
 
 
 class Dataset(NamedTuple):
@@ -145,12 +136,19 @@ def _published(data: DataConfig) -> Split:
 def _path_of(data: DataConfig) -> str:
     if data.path is not None:
         return data.path
-    if data.layout in _ORIGINS:
-        what, address = _ORIGINS[data.layout]
+    if data.name is None:
         raise ConfigError(
-            f"data.path: expected the folder of {what}; get it from {address} and pass --set data.path=..."
+            "data.path: expected a data file or its folder; pass --set data.path=..., or --set data.name=... "
+            "for one of `fcf data list`"
         )
-    raise ConfigError("data.path: expected a data file or its folder; pass --set data.path=...")
+    known = known_set(data.name)
+    folder = find_known(known)
+    if folder is None:
+        raise ConfigError(
+            f"data.path: expected {known.title} ({' and '.join(known.files)}), got none in {cache_folder()}; "
+            f"run `fcf data fetch {known.name}`, or get it from {known.homepage} and pass --set data.path=..."
+        )
+    return str(folder)
 
 
 def _split(interactions: Interactions, data: DataConfig) -> Split:
