@@ -5,14 +5,22 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.core.cohort import draw_cohort, gather_cohort, rows_needed
+from fcf_jax.core.cohort import draw_cohort, gather_cohort, permute, rows_needed
 
-KEYS = jax.random.split(jax.random.key(0), 1300)
-draw = jax.jit(jax.vmap(lambda key: draw_cohort(key, num_users=13, cohort_size=4)))
+KEY = jax.random.key(0)
+SAMPLINGS = ["shuffled", "independent"]
 
 
-def test_ids_are_distinct_and_uniform():
-    cohorts = np.asarray(draw(KEYS))
+def draw_rounds(sampling, *, num_rounds=1300, num_users=13, cohort_size=4):
+    def draw(round_index):
+        return draw_cohort(KEY, round_index, num_users=num_users, cohort_size=cohort_size, sampling=sampling)
+
+    return np.asarray(jax.jit(jax.vmap(draw))(jnp.arange(num_rounds)))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_ids_are_distinct_and_uniform(sampling):
+    cohorts = draw_rounds(sampling)
     assert (np.diff(np.sort(cohorts, axis=1), axis=1) > 0).all()
     assert cohorts.min() == 0 and cohorts.max() == 12
     counts = np.bincount(cohorts.ravel(), minlength=13)
@@ -20,14 +28,30 @@ def test_ids_are_distinct_and_uniform():
     assert np.sum((counts - 400.0) ** 2 / 400.0) < 40.0
 
 
-def test_cohort_is_a_pure_function_of_the_key():
-    np.testing.assert_array_equal(draw(KEYS), draw(KEYS))
+def test_shuffled_cohorts_pass_through_the_users_before_anyone_returns():
+    passes = draw_rounds("shuffled", num_rounds=300).reshape(100, 12)  # 3 rounds of 4, one user sits out
+    assert all(len(set(one)) == 12 for one in passes)
+    assert len({tuple(one) for one in passes}) == 100  # each pass in another order
+    left_out = 78 - passes.sum(axis=1)
+    assert np.bincount(left_out, minlength=13).min() > 0
+
+
+def test_permutation_is_one_to_one_and_all_positions_are_alike():
+    keys = jax.random.split(KEY, 700)
+    for size in (1, 2, 7, 100):
+        permuted = np.asarray(
+            jax.vmap(lambda key, size=size: permute(key, jnp.arange(size), size=size))(keys)
+        )
+        np.testing.assert_array_equal(np.sort(permuted, axis=1), np.tile(np.arange(size), (700, 1)))
+    pairs = permuted[:, 3] // 25 * 4 + permuted[:, 50] // 25  # two positions: 16 cells, nearly independent
+    counts = np.bincount(pairs, minlength=16)
+    assert np.sum((counts - 700 / 16) ** 2 / (700 / 16)) < 45.0  # 15 degrees of freedom, 1 in 1e4
 
 
 @pytest.mark.parametrize("cohort_size", [1, 4, 7, 13])  # below, at and beyond the 5 clients of a chunk
 def test_capacity_is_always_enough(small, cohort_size):
-    for key in KEYS[:2]:
-        ids = draw_cohort(key, num_users=13, cohort_size=cohort_size)
+    for round_index in range(2):
+        ids = draw_cohort(KEY, jnp.array(round_index), num_users=13, cohort_size=cohort_size)
         capacity = rows_needed(small.clients, ids)
         cohort = gather_cohort(small.clients, ids, row_capacity=capacity)
         lengths = small.interactions.history_lengths[np.asarray(ids)]

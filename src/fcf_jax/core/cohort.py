@@ -4,6 +4,8 @@ Cohorts are a pure function of the key, so the host can draw those of many round
 learn how many rows they need: one compiled size serves them all, whatever the longest history.
 """
 
+from typing import Literal, get_args
+
 import jax
 import numpy as np
 from jax import numpy as jnp
@@ -11,17 +13,87 @@ from jaxtyping import Array, Int
 
 from fcf_jax.core.types import Key, PackedClients
 
+Sampling = Literal["shuffled", "independent"]
+_SHUFFLING_ROUNDS = 8  # of the Feistel network; 4 suffice for large numbers of users
+
 
 def round_key(key: Key, round_index: Int[Array, ""]) -> Key:
     """Derive the key of one round, so that a resumed run draws what an unbroken one would have."""
     return jax.random.fold_in(key, round_index)
 
 
-def draw_cohort(key: Key, *, num_users: int, cohort_size: int) -> Int[Array, "clients"]:
-    """Draw `cohort_size` different users, every set of them equally likely (to 30 bits a user)."""
-    bits = jax.random.bits(key, (num_users,), jnp.uint32) >> 2
-    ranks = jax.lax.bitcast_convert_type(bits, jnp.float32)  # in the same order, and finite
-    return jax.lax.top_k(ranks, cohort_size)[1]  # on a CPU fast for floats only
+def draw_cohort(
+    key: Key,
+    round_index: Int[Array, ""],
+    *,
+    num_users: int,
+    cohort_size: int,
+    sampling: Sampling = "shuffled",
+) -> Int[Array, "clients"]:
+    """Draw the different users of one round.
+
+    Args:
+        key: one for all rounds.
+        sampling: "shuffled": nobody takes part twice before the next pass through the users
+            begins, each pass in an order of its own (random reshuffling); the remainder of
+            num_users / cohort_size sits a pass out. "independent": every round draws anew, every
+            set of users equally likely (to 30 bits a user), as privacy amplification by sampling
+            wants it; then more rounds are needed for the same quality (benchmarks/README.md).
+
+    Raises:
+        ValueError: for another sampling.
+
+    References:
+        Mishchenko, Khaled & Richtarik, NeurIPS 2020, on random reshuffling.
+    """
+    if sampling == "independent":
+        bits = jax.random.bits(_cohort_key(key, round_index), (num_users,), jnp.uint32) >> 2
+        ranks = jax.lax.bitcast_convert_type(bits, jnp.float32)  # in the same order, and finite
+        return jax.lax.top_k(ranks, cohort_size)[1]  # on a CPU fast for floats only
+    if sampling != "shuffled":
+        raise ValueError(f"expected sampling to be one of {get_args(Sampling)}, got {sampling!r}")
+    pass_index, turn = jnp.divmod(round_index, num_users // cohort_size)
+    places = turn * cohort_size + jnp.arange(cohort_size)
+    return permute(_cohort_key(key, pass_index), places, size=num_users)
+
+
+def permute(key: Key, positions: Int[Array, "n"], *, size: int) -> Int[Array, "n"]:
+    """Look these positions up in a pseudo-random permutation of range(size), without making all of it.
+
+    A Feistel network on the next power of two; what leaves the range goes through it again.
+
+    References:
+        Luby & Rackoff, SIAM J. Comput. 17 (1988); Black & Rogaway, CT-RSA 2002 (cycle walking).
+    """
+    bits = max((size - 1).bit_length(), 2)
+    round_keys = jax.random.bits(key, (_SHUFFLING_ROUNDS,), jnp.uint32)
+
+    def exchange(values: Array) -> Array:
+        low, high = bits // 2, bits - bits // 2
+        for round_key in round_keys:
+            left, right = values >> low, values & jnp.uint32(2**low - 1)
+            left = (left ^ _scramble(right ^ round_key)) & jnp.uint32(2**high - 1)
+            values, low, high = (right << high) | left, high, low
+        return values
+
+    permuted = jax.lax.while_loop(
+        lambda values: jnp.any(values >= size),
+        lambda values: jnp.where(values >= size, exchange(values), values),
+        exchange(positions.astype(jnp.uint32)),
+    )
+    return permuted.astype(jnp.int32)
+
+
+def _scramble(values: Array) -> Array:
+    """Let every bit depend on every other: the finaliser of MurmurHash3."""
+    values = (values ^ (values >> 16)) * jnp.uint32(0x85EBCA6B)
+    values = (values ^ (values >> 13)) * jnp.uint32(0xC2B2AE35)
+    return values ^ (values >> 16)
+
+
+def _cohort_key(key: Key, index: Int[Array, ""]) -> Key:
+    key_cohort, _ = jax.random.split(round_key(key, index))
+    return key_cohort
 
 
 def rows_needed(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from fcf_jax.core.aggregate import cohort_sum
-from fcf_jax.core.cohort import draw_cohort, gather_cohort, round_key, rows_needed
+from fcf_jax.core.cohort import Sampling, draw_cohort, gather_cohort, rows_needed
 from fcf_jax.core.server import ServerInfo, ServerState, draw_item_factors, server_init, server_update
 from fcf_jax.core.types import CohortSum, Key, PackedClients, RoundInfo, Scalar, Weighting
 
@@ -47,6 +47,7 @@ def federated_cf(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     cohort_size: int | None = None,
+    sampling: Sampling = "shuffled",
     init_scale: Scalar = 0.1,
     mesh: Mesh | None = None,
 ) -> Federation:
@@ -60,7 +61,8 @@ def federated_cf(
         num_factors: K.
         regularization: lambda, at least 0, on the squared norms; the sums are not averaged.
         unobserved_weight: w0, the confidence of items outside a history; 0 for explicit ratings.
-        cohort_size: Theta, the clients drawn without replacement in each round; None: everybody.
+        cohort_size: Theta, the different clients of each round; None: everybody.
+        sampling: how cohorts are drawn, "shuffled" or "independent": see `draw_cohort`.
         init_scale: standard deviation of the first item factors.
         mesh: devices to share a round's work, from `fcf_jax.sharding.client_mesh`; place state and
             clients there too. The outcome is that of one device, but for the order of sums. Where
@@ -95,8 +97,8 @@ def federated_cf(
             raise ValueError(
                 f"expected a cohort_size of at most {num_users} (users), got {cohort_size}; lower cohort_size"
             )
-        key_cohort, _ = jax.random.split(round_key(key, round_index))
-        return draw_cohort(key_cohort, num_users=num_users, cohort_size=cohort_size)
+        sizes = {"num_users": num_users, "cohort_size": cohort_size}
+        return draw_cohort(key, round_index, sampling=sampling, **sizes)
 
     collect = partial(
         cohort_sum,

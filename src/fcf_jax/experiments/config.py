@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from fcf_jax.core.cohort import Sampling
 from fcf_jax.data.known_sets import KNOWN_SETS, known_set
 from fcf_jax.data.layouts import LAYOUT_NAMES
 
@@ -132,6 +133,10 @@ class FederationConfig(BaseModel):
     num_rounds: int = Field(default=60, ge=0, description="rounds of federated training")
     cohort_size: int | None = Field(
         default=None, ge=1, description="clients drawn in each round; unset = everybody"
+    )
+    sampling: Sampling = Field(
+        default="shuffled",
+        description="shuffled: no client twice in a pass through all; independent: each round draws anew",
     )
     seed: int = Field(default=0, ge=0, description="of the first item factors and the cohorts")
 

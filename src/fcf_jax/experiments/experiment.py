@@ -120,7 +120,13 @@ def _set_up(config: ExperimentConfig, dataset: Dataset) -> _Setup:
 def _federation(setup: _Setup) -> Federation:
     cohort_size = setup.cohort_size if setup.cohort_size < setup.dataset.split.train.num_users else None
     optimizer = build_optimizer(setup.config)
-    return federated_cf(optimizer, setup.weighting, cohort_size=cohort_size, **setup.model_options)
+    return federated_cf(
+        optimizer,
+        setup.weighting,
+        cohort_size=cohort_size,
+        sampling=setup.config.federation.sampling,
+        **setup.model_options,
+    )
 
 
 def _train(setup: _Setup, folder: Path, progress: ProgressLine) -> Training:
