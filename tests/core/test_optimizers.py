@@ -113,6 +113,27 @@ def test_limit_full_weight_recovers_gram_preconditioned(small):
     )  # float32, 4 rounds
 
 
+def test_running_sums_forget_nothing_of_an_item_whose_users_stayed_away():
+    gradient, user_gram, confidence_sum = (jnp.asarray(leaf, jnp.float32) for leaf in sums_of_a_round())
+    present = jnp.arange(17) % 2 == 0  # in the second round, at the same Y
+    point = jnp.zeros_like(gradient)
+    steps = []
+    for weight in (0.3, 0.9):
+        optimizer = running_sums(
+            1.0, regularization=1.0, averaging=lambda t, w=weight: jnp.where(t == 0, 1.0, w)
+        )
+        extra = {"user_gram": user_gram, "num_users": 20}
+        state = optimizer.init(point)
+        _, state = optimizer.update(gradient, state, point, confidence_sum=confidence_sum, **extra)
+        second = {"confidence_sum": jnp.where(present, confidence_sum, 0.0)}
+        step, _ = optimizer.update(
+            jnp.where(present[:, None], gradient, 0.0), state, point, **second, **extra
+        )
+        steps.append(step)
+    np.testing.assert_allclose(steps[0][1::2], steps[1][1::2], rtol=1e-5)
+    assert float(jnp.abs(steps[0][1::2]).max()) > 0
+
+
 @pytest.mark.parametrize("optimizer", [optax.adam(0.05), paper_adam(0.02)], ids=["optax", "paper"])
 def test_adam_lowers_the_loss(optimizer, small):
     _, info = run(optimizer, small, 25)

@@ -62,6 +62,7 @@ class RunningSumsState(NamedTuple):
     seen: Float[Array, "items factors"]  # of F + w0 Y S
     user_gram: Float[Array, "factors factors"]
     confidence_sum: Float[Array, "items"]
+    mean_confidence_sum: Float[Array, "items"]  # over all rounds alike: it does not depend on Y
 
 
 def paper_adam(
@@ -189,18 +190,19 @@ def guarded_gram(
 
 
 def running_sums(
-    learning_rate: optax.ScalarOrSchedule = 0.15,
+    learning_rate: optax.ScalarOrSchedule = 0.5,
     *,
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     confidence_factor: Scalar = 3.0,
-    averaging: Callable[[Array], Array] = lambda round_index: (round_index + 1.0) ** -0.7,
+    averaging: Callable[[Array], Array] = lambda round_index: (round_index + 1.0) ** -0.8,
 ) -> optax.GradientTransformationExtraArgs:
     """The Gram-preconditioned step for small cohorts, on moving averages of the clients' sums.
 
     The part of the gradient that comes from unseen items, -w0 Y S, is then evaluated at the
     current Y without sampling noise, and the rest is averaged over rounds (stochastic
-    approximation ALS).
+    approximation ALS). What an item's own users send is averaged in proportion to their
+    confidence (a ratio estimator): how many of them happened to take part lately cancels out.
 
     Args:
         learning_rate: eta, a number or a schedule of the round.
@@ -208,6 +210,9 @@ def running_sums(
         unobserved_weight: w0 of the model.
         confidence_factor: k in kappa_i = w0 + k confidence_sum_i / N.
         averaging: the weight of round t in the averages, 1 at t = 0 and falling.
+
+    References:
+        Cappe & Moulines, J. R. Stat. Soc. B 71 (2009), online EM: the same averages of statistics.
     """
 
     def init(item_factors: Array) -> RunningSumsState:
@@ -217,25 +222,31 @@ def running_sums(
             seen=jnp.zeros_like(item_factors),
             user_gram=jnp.zeros((num_factors, num_factors), item_factors.dtype),
             confidence_sum=jnp.zeros(num_items, item_factors.dtype),
+            mean_confidence_sum=jnp.zeros(num_items, item_factors.dtype),
         )
 
     def update(gradient, state, params, *, user_gram, confidence_sum, num_users, **unused):
         del unused
         seen = regularization * params - 0.5 * gradient + unobserved_weight * _times(params, user_gram)
-        weight = averaging(state.round_index.astype(params.dtype))
+        time = state.round_index.astype(params.dtype)
 
-        def average(old: Array, new: Array) -> Array:
+        def average(old: Array, new: Array, weight: Array) -> Array:
             return (1 - weight) * old + weight * new
 
+        weight = averaging(time)
         state = RunningSumsState(
             round_index=state.round_index + 1,
-            seen=average(state.seen, seen),
-            user_gram=average(state.user_gram, user_gram),
-            confidence_sum=average(state.confidence_sum, confidence_sum),
+            seen=average(state.seen, seen, weight),
+            user_gram=average(state.user_gram, user_gram, weight),
+            confidence_sum=average(state.confidence_sum, confidence_sum, weight),
+            mean_confidence_sum=average(state.mean_confidence_sum, confidence_sum, 1 / (time + 1)),
         )
+        is_seen = state.confidence_sum > 0
+        share = state.mean_confidence_sum / jnp.where(is_seen, state.confidence_sum, 1.0)
+        all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
         unseen = unobserved_weight * _times(params, state.user_gram)
-        averaged = -2.0 * (state.seen - unseen) + 2.0 * regularization * params
-        mean_confidence = unobserved_weight + confidence_factor * state.confidence_sum / num_users
+        averaged = -2.0 * (all_seen - unseen) + 2.0 * regularization * params
+        mean_confidence = unobserved_weight + confidence_factor * state.mean_confidence_sum / num_users
         step = _divide(averaged, _curvature(state.user_gram, mean_confidence, regularization))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
         return -1.0 * rate * step, state

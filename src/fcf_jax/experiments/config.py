@@ -109,7 +109,7 @@ class ServerConfig(BaseModel):
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="unset = 0.1 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.15 (running_sums)",
+        description="unset = 0.1 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.5 (running_sums)",
     )
     decay: Literal["constant", "cosine"] = Field(default="constant", description="of the learning rate")
     final_learning_rate: float = Field(default=0.0, ge=0, description="at the last round of a cosine decay")

@@ -8,7 +8,7 @@ from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_ada
 from fcf_jax.experiments.config import ExperimentConfig
 
 _FLOAT_BYTES = 4
-_LEARNING_RATES = {"adam": 0.1, "paper_adam": 0.1, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.15}
+_LEARNING_RATES = {"adam": 0.1, "paper_adam": 0.1, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.5}
 _GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums than the gradient
 
 
