@@ -130,7 +130,7 @@ def test_running_sums_forget_nothing_of_an_item_whose_users_stayed_away():
             jnp.where(present[:, None], gradient, 0.0), state, point, **second, **extra
         )
         steps.append(step)
-    np.testing.assert_allclose(steps[0][1::2], steps[1][1::2], rtol=1e-5)
+    np.testing.assert_allclose(steps[0][1::2], steps[1][1::2], rtol=1e-4)  # float32
     assert float(jnp.abs(steps[0][1::2]).max()) > 0
 
 
