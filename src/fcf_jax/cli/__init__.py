@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from fcf_jax.cli.bench import bench
+from fcf_jax.cli.compare import compare
 from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
 from fcf_jax.cli.recommend import recommend
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(compare)
 app.command()(recommend)
 app.command()(bench)
 app.command("config")(show_config)

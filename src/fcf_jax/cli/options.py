@@ -15,7 +15,7 @@ SetOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 
 
-def folder_of(out: Path | None, config: str | None) -> Path:
-    """Return the run directory: as asked for, or runs/NAME-TIMESTAMP."""
+def folder_of(out: Path | None, config: str | None, *, suffix: str = "") -> Path:
+    """Return the run directory: as asked for, or runs/NAME-TIMESTAMP, with a suffix to the name."""
     name = "simulated" if config is None else Path(config).stem
-    return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    return out or Path("runs") / f"{name}{suffix}-{datetime.now():%Y%m%d-%H%M%S-%f}"

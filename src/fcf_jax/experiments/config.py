@@ -143,6 +143,24 @@ class EvaluationConfig(BaseModel):
     baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
 
 
+class ComparisonConfig(BaseModel):
+    """What `fcf compare` repeats, and what it takes for equal."""
+
+    model_config = _SETTINGS
+
+    num_builds: int = Field(
+        default=10,
+        ge=1,
+        description="of the federation and of ALS, each from another start, on another split",
+    )
+    margin_percent: float = Field(
+        default=1.0, gt=0, description="of ALS's mean: a smaller difference is equivalence (TOST)"
+    )
+    tolerance_percent: float = Field(
+        default=0.5, ge=0, description="of ALS's mean: a metric that is worse by more is named as worse"
+    )
+
+
 class ParallelConfig(BaseModel):
     """Devices and processes that share the work."""
 
@@ -180,6 +198,7 @@ class ExperimentConfig(BaseModel):
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without the keys that are unset."""

@@ -88,16 +88,19 @@ def run_experiment(
 
 
 def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) -> str:
-    if config.model.regularization == 0:
-        remedy = "raise model.regularization"
-    elif config.server.step == "guarded_gram":
-        remedy = "raise server.initial_damping"
-    else:
-        remedy = 'lower server.learning_rate or set server.step = "guarded_gram"'
     return (
         f"diverged in round {divergence.round} (loss {divergence.loss:g}); the last good item factors are in "
-        f"{folder}; {remedy}"
+        f"{folder}; {divergence_remedy(config)}"
     )
+
+
+def divergence_remedy(config: ExperimentConfig) -> str:
+    """Say what helps against divergence."""
+    if config.model.regularization == 0:
+        return "raise model.regularization"
+    if config.server.step == "guarded_gram":
+        return "raise server.initial_damping"
+    return 'lower server.learning_rate or set server.step = "guarded_gram"'
 
 
 def _set_up(config: ExperimentConfig, dataset: Dataset) -> _Setup:
