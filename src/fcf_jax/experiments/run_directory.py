@@ -44,7 +44,7 @@ def refuse_used(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary neighbour, flush it to disk and rename it."""
+    """Write to a temporary neighbour, flush it to disk, rename it, and flush the folder's names."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -52,6 +52,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_names(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -131,6 +132,16 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "arguments": sys.argv[1:],
     }
+
+
+def _flush_names(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _finite(content: Any) -> Any:
