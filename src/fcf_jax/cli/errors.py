@@ -28,13 +28,16 @@ def input_errors() -> Iterator[None]:
 
 @contextmanager
 def run_errors() -> Iterator[None]:
-    """Tell a failure in the run: exit code 1."""
+    """Tell a failure in the run: exit code 1; only a checkpoint of another run is a mistake in input."""
     from jax.errors import JaxRuntimeError
 
+    from fcf_jax.experiments.checkpoint import CheckpointError
     from fcf_jax.experiments.experiment import DivergedError
 
     try:
         yield
+    except CheckpointError as error:
+        raise CommandError(str(error), 2) from error
     except DivergedError as error:
         raise CommandError(str(error), 1) from error
     except OSError as error:

@@ -29,6 +29,10 @@ _HEADER = "header"
 _COMMENT, _DIGEST_LENGTH = b"sha256:", 64
 
 
+class CheckpointError(ValueError):
+    """A checkpoint is intact, and not of what is to be gone on with."""
+
+
 class Restored(NamedTuple):
     """A checkpoint, read back."""
 
@@ -84,7 +88,7 @@ class Checkpoints:
             like: a tree of arrays or `jax.ShapeDtypeStruct`s as the state is one.
 
         Raises:
-            ValueError: when it belongs to other fingerprints, or holds another tree.
+            CheckpointError: when it belongs to other fingerprints, or holds another tree.
             OSError: when it cannot be read.
         """
         for path in reversed(self._paths()):
@@ -153,7 +157,7 @@ def _score(path: Path) -> float | None:
 def _refuse_others(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
     for name in {**ours, **theirs}:
         if theirs.get(name) != ours.get(name):
-            raise ValueError(
+            raise CheckpointError(
                 f"{path}: expected a checkpoint of {name} {str(ours.get(name))[:12]}, got one of "
                 f"{str(theirs.get(name))[:12]}; go on as it was begun, or choose another --out"
             )
@@ -164,7 +168,7 @@ def _rebuild(path: Path, leaves: list[dict[str, Any]], arrays: dict[str, np.ndar
     found = [leaf["array"] for leaf in leaves]
     if found != expected:
         ours, theirs = next(pair for pair in zip_longest(expected, found) if pair[0] != pair[1])
-        raise ValueError(f"{path}: expected {ours}, got {theirs}; choose another --out")
+        raise CheckpointError(f"{path}: expected {ours}, got {theirs}; choose another --out")
     like, structure = jax.tree.flatten(like)
     restored = [
         _restore(arrays[leaf["name"]], leaf["key"], one) for leaf, one in zip(leaves, like, strict=True)
