@@ -55,7 +55,7 @@ class StopSignals:
         reader = threading.Thread(target=self._read, args=(read_end,), daemon=True)
         reader.start()
         try:
-            with handling(dict.fromkeys(_NAMES, lambda *unused: None)), _written_to(write_end):
+            with handling(dict.fromkeys(_NAMES, self._note)), _written_to(write_end):
                 yield lambda: self._arrived is not None
         finally:
             os.close(write_end)
@@ -67,13 +67,18 @@ class StopSignals:
         arrived = self._arrived or signal.SIGINT  # of another process, where several run together
         return _NAMES[arrived], 128 + arrived
 
+    def _note(self, number: int, *unused: object) -> None:
+        self._arrived = self._arrived or signal.Signals(number)
+
     def _read(self, read_end: int) -> None:
+        is_first = True
         while number := os.read(read_end, 1):
             if number[0] not in _NAMES:
                 continue
-            if self._arrived is not None:
+            self._note(number[0])
+            if not is_first:
                 self._end_at_once()
-            self._arrived = signal.Signals(number[0])
+            is_first = False
             name, _ = self.describe()
             self._progress.say(f"{name}: stopping after this block of rounds; again to stop at once")
 

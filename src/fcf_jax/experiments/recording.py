@@ -6,10 +6,8 @@ from pathlib import Path
 
 import jax
 
-from fcf_jax.core.types import Key
 from fcf_jax.experiments import run_directory
-from fcf_jax.experiments.checkpoint import Checkpoints
-from fcf_jax.experiments.config import CheckpointConfig
+from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.placement import runner_of
 from fcf_jax.experiments.processes import any_process
 from fcf_jax.experiments.progress import ProgressLine
@@ -17,7 +15,7 @@ from fcf_jax.experiments.resuming import Snapshot, open_checkpoints, read_begun
 from fcf_jax.experiments.setup import Setup
 from fcf_jax.experiments.training import Block, Training, train
 
-Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds are under way; asked after a block
+Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; tells whether to stop
 NEVER: Stop = nullcontext(lambda: False)
 
 
@@ -48,47 +46,44 @@ def train_on_record(
     key = begun.key if begun else setup.key
     runner = runner_of(federation, key, setup.clients, setup.mesh, config)
     with stop as is_asked_for:
-        training = train(
-            runner,
-            config,
-            on_block=_recorder(setup, key, folder, checkpoints, progress),
-            begun=begun,
-            should_stop=lambda: any_process(is_asked_for()),
-        )
+
+        def on_block(block: Block) -> bool:
+            _record(block, setup, folder, progress)
+            stops = any_process(is_asked_for())
+            if stops or _is_checkpoint_due(block, config):
+                score = _latest_map(block, setup) if block.is_due else None
+                checkpoints.save(block.done, Snapshot(block.state, key), score=score)
+            return stops
+
+        training = train(runner, config, on_block=on_block, begun=begun)
     run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
     if training.divergence is None and any_process(is_asked_for()):
         raise StoppedError(f"after {training.done} of {num_rounds} rounds")
     return training
 
 
-def _recorder(
-    setup: Setup, key: Key, folder: Path, checkpoints: Checkpoints, progress: ProgressLine
-) -> Callable[[Block], None]:
-    num_rounds = setup.config.federation.num_rounds
-    map_at_k = f"map_at_{setup.config.evaluation.k}"
-
-    def record(block: Block) -> None:
-        if block.is_due:
-            metrics = setup.measures.metrics(setup.item_factors(block.state))
-            block.records.append({"kind": "evaluation", "round": block.done, **metrics})
-        run_directory.write_json_lines(folder / run_directory.METRICS, block.records)
-        evaluations = [one for one in block.records if one["kind"] == "evaluation"]
-        latest = evaluations[-1][map_at_k] if evaluations else float("nan")
-        if _is_checkpoint_due(block, setup.config.checkpoint):
-            score = latest if block.is_due else None
-            checkpoints.save(block.done, Snapshot(block.state, key), score=score)
-        progress.show(
-            "round",
-            block.done,
-            num_rounds,
-            f"{1 / block.seconds:.3g} rounds/s  {setup.cohort_size / block.seconds:.3g} clients/s  "
-            f"loss {block.loss:.6g}  MAP@{setup.config.evaluation.k} {latest:.4f}",
-        )
-
-    return record
+def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine) -> None:
+    config, seconds = setup.config, block.seconds
+    if block.is_due:
+        metrics = setup.measures.metrics(setup.item_factors(block.state))
+        block.records.append({"kind": "evaluation", "round": block.done, **metrics})
+    run_directory.write_json_lines(folder / run_directory.METRICS, block.records)
+    progress.show(
+        "round",
+        block.done,
+        config.federation.num_rounds,
+        f"{1 / seconds:.3g} rounds/s  {setup.cohort_size / seconds:.3g} clients/s  "
+        f"loss {block.loss:.6g}  MAP@{config.evaluation.k} {_latest_map(block, setup):.4f}",
+    )
 
 
-def _is_checkpoint_due(block: Block, checkpoint: CheckpointConfig) -> bool:
-    if block.is_last or checkpoint.every is None:
-        return block.is_last or block.is_due
-    return block.done // checkpoint.every > (block.done - block.size) // checkpoint.every
+def _latest_map(block: Block, setup: Setup) -> float:
+    evaluations = [one for one in block.records if one["kind"] == "evaluation"]
+    return evaluations[-1][f"map_at_{setup.config.evaluation.k}"] if evaluations else float("nan")
+
+
+def _is_checkpoint_due(block: Block, config: ExperimentConfig) -> bool:
+    every = config.checkpoint.every
+    if every is None or block.done == config.federation.num_rounds:
+        return block.is_due
+    return block.done // every > (block.done - block.size) // every

@@ -45,7 +45,6 @@ class Block(NamedTuple):
     loss: float  # the latest
     seconds: float  # that each round of the block took
     is_due: bool  # for an evaluation
-    is_last: bool  # all rounds are done, or a stop was asked for
 
 
 class Training(NamedTuple):
@@ -62,18 +61,16 @@ def train(
     runner: Runner,
     config: ExperimentConfig,
     *,
-    on_block: Callable[[Block], None],
+    on_block: Callable[[Block], bool],
     begun: Begun | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> Training:
     """Run all rounds that are left.
 
     Args:
         runner: what is trained, and where.
         config: how many rounds, and when an evaluation is due.
-        on_block: is told of each block of rounds.
+        on_block: is told of each block of rounds, and answers whether to stop there.
         begun: where to go on; None: at the start.
-        should_stop: is asked after each block.
     """
     num_rounds, every = config.federation.num_rounds, config.evaluation.every
     state = good = runner.start()
@@ -96,10 +93,8 @@ def train(
             return Training(done, last_good, records, starts, divergence)
         good = start
         done += size
-        is_last = should_stop() or done == num_rounds
         is_due = done % every == 0 or done == num_rounds
-        on_block(Block(done, size, state, records, losses[-1], seconds, is_due, is_last))
-        if is_last:
+        if on_block(Block(done, size, state, records, losses[-1], seconds, is_due)):
             break
     return Training(done, state, records, starts, None)
 
