@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from scipy import stats
 
 from fcf_jax import cli
 from fcf_jax.experiments import comparison
-from fcf_jax.experiments.comparison import _refuse_divergence, load_splits
+from fcf_jax.experiments.comparison import load_splits
 from fcf_jax.experiments.comparison_curves import Curves, read_curves
 from fcf_jax.experiments.comparison_statistics import (
     compare_builds,
@@ -18,6 +20,7 @@ from fcf_jax.experiments.comparison_statistics import (
     verdict,
     worse_metrics,
 )
+from fcf_jax.experiments.comparison_training import _refuse_divergence
 from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.experiment import DivergedError, run_experiment
 from fcf_jax.experiments.measuring import metric_names
@@ -104,6 +107,30 @@ def test_each_build_agrees_with_the_run_alone(finished, tmp_path):
     (found,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "federated"))
     # float32: rounding has 20 rounds to grow; the builds differ by 5 % and more
     assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
+
+
+def test_stopped_comparison_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, capsys):
+    folder, write, signals = tmp_path / "stopped", Curves.write, iter([signal.SIGINT])
+
+    def interrupted(curves, path):
+        for number in signals:
+            os.kill(os.getpid(), number)
+        write(curves, path)
+
+    monkeypatch.setattr(Curves, "write", interrupted)
+    assert compare(folder) == 130
+    assert f"go on with: fcf compare --resume --out {folder}" in capsys.readouterr().err
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["round-00000005.npz"]
+    assert cli.main(["compare", "--resume", "--out", str(folder)]) == 0
+    assert "going on after 5 rounds" in capsys.readouterr().out
+    resumed, unbroken = read(folder), read(finished)
+    assert resumed.pop("resumed_from_rounds") == [5] and unbroken.pop("resumed_from_rounds") == []
+    assert resumed.pop("seconds") and unbroken.pop("seconds")
+    assert resumed == unbroken
+    assert (folder / "curves.csv").read_bytes() == (finished / "curves.csv").read_bytes()
+    assert not (folder / "checkpoints").exists()
+    assert cli.main(["compare", "--resume", "--out", str(folder)]) == 0
+    assert "nothing left to do" in capsys.readouterr().out
 
 
 def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monkeypatch):

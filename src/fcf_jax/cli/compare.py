@@ -1,7 +1,8 @@
 """`fcf compare`."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -9,7 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_of
+from fcf_jax.cli.options import (
+    ConfigArgument,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    config_of,
+    folder_of,
+)
+from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.experiments.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.config import ExperimentConfig
 
 
 def compare(
@@ -18,30 +31,46 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default runs/NAME-compare-TIMESTAMP.")
     ] = None,
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
-    from fcf_jax.experiments.comparison import load_splits, refuse_unfit, run_comparison
-    from fcf_jax.experiments.comparison_builds import mesh_of_builds
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.progress import ProgressLine
-    from fcf_jax.experiments.run_directory import refuse_used
+    from fcf_jax.experiments.comparison import refuse_unfit
+    from fcf_jax.experiments.comparison_tables import COMPARISON
+    from fcf_jax.experiments.run_directory import is_finished
 
     with input_errors():
-        resolved = load_config(config, overrides or ())
+        folder = folder_of(out, config, suffix="-compare", resume=resume)
+        resolved = config_of(folder, config, overrides, resume=resume)
         refuse_unfit(resolved)
-        folder = folder_of(out, config, suffix="-compare")
-        refuse_used(folder)
-        start_devices(resolved.parallel)
-        mesh = mesh_of_builds(resolved)
-        keep_compiled_programs()
-        datasets = load_splits(resolved)
-        folder.mkdir(parents=True, exist_ok=True)
-    with run_errors(), ProgressLine(Console(), quiet=quiet) as progress:
-        document = run_comparison(resolved, datasets, folder, progress, mesh=mesh)
+    if resume and is_finished(folder, COMPARISON):
+        if not quiet:
+            print(f"{folder} is finished: nothing left to do")
+        return
+    document = _compare(resolved, folder, resume=resume, quiet=quiet)
     if not quiet:
         _show(document, folder)
+
+
+def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
+    from fcf_jax.experiments.comparison import load_splits, run_comparison
+    from fcf_jax.experiments.comparison_builds import mesh_of_builds
+    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.run_directory import claimed
+
+    with ExitStack() as stack:
+        with input_errors():
+            start_devices(config.parallel)
+            mesh = mesh_of_builds(config)
+            keep_compiled_programs()
+            datasets = load_splits(config)
+            stack.enter_context(claimed(folder, config, resume=resume))
+        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        signals = StopSignals(progress)
+        stack.enter_context(run_errors())
+        stack.enter_context(going_on(signals, "fcf compare", folder))
+        options = {"mesh": mesh, "resume": resume, "stop": signals.held_back()}
+        return run_comparison(config, datasets, folder, progress, **options)
 
 
 def _show(document: dict[str, Any], folder: Path) -> None:

@@ -43,6 +43,7 @@ class Builds(NamedTuple):
     """What can be done with all builds at once."""
 
     start: Callable[[], Both]
+    place: Callable[[Both], Both]  # what was brought to the host
     run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]  # (states, num_rounds)
     sweep: Callable[[Array, int], tuple[Array, Array]]  # (item_factors, num_sweeps) -> and losses
     assess: Callable[[Array], Assessment]
@@ -105,6 +106,7 @@ def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh
 
     return Builds(
         start=lambda: Both(start, start.item_factors),
+        place=lambda both: place_runs(both, mesh),
         run=run,
         sweep=sweep,
         assess=_assessor(config, data, weightings, mesh, is_shared=len(datasets) == 1),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from scipy.stats import gaussian_kde
 
-from fcf_jax.experiments.comparison_curves import BOTH, CENTRALIZED, FEDERATED, Curves
+from fcf_jax.experiments.comparison_curves import BOTH, CENTRALIZED, FEDERATED, Curve, Curves
 from fcf_jax.experiments.comparison_statistics import Values, distinct_metrics
 from fcf_jax.experiments.run_directory import write_atomically
 
@@ -20,8 +20,13 @@ _DOTS_PER_INCH = 120
 # Okabe & Ito's colours, told apart by colour-blind eyes; sides differ in line and marker as well
 _BLUE, _VERMILLION, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _STYLES: dict[str, dict[str, Any]] = {
-    FEDERATED: {"color": _BLUE, "linestyle": "-", "marker": "o", "label": "federated (FCF)"},
-    CENTRALIZED: {"color": _VERMILLION, "linestyle": "--", "marker": "s", "label": "centralised ALS"},
+    FEDERATED: {"color": _BLUE, "linestyle": "-", "marker": "o", "label": "federated (FCF), mean ± sd"},
+    CENTRALIZED: {
+        "color": _VERMILLION,
+        "linestyle": "--",
+        "marker": "s",
+        "label": "centralised ALS, mean ± sd",
+    },
 }
 _MEGABYTE = 1e6
 _GRID_POINTS = 400
@@ -81,11 +86,11 @@ def convergence_by_round(document: dict[str, Any], curves: Curves) -> Figure:
 
     def draw(axis: Axes, name: str, change: Callable[[Values], Values]) -> None:
         for side in (CENTRALIZED, FEDERATED):
-            rounds, values = curves.get(side, name)
+            rounds, values = _trained(curves, side, name)
             shown = rounds <= max(num_rounds, 1)
-            _draw_mean(axis, rounds[shown], change(values[shown]), side)
+            _draw_band(axis, rounds[shown], change(values[shown]), _STYLES[side])
         axis.set_xlabel("round of FCF, sweep of ALS")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
     return _grid_of_metrics(document, curves, draw)
 
@@ -96,12 +101,12 @@ def convergence_by_bytes(document: dict[str, Any], curves: Curves) -> Figure:
     of_a_round = share * (document["payload_bytes_up"] + document["payload_bytes_down"]) / _MEGABYTE
 
     def draw(axis: Axes, name: str, change: Callable[[Values], Values]) -> None:
-        rounds, values = curves.get(FEDERATED, name)
-        _draw_mean(axis, rounds * of_a_round, change(values), FEDERATED)
+        rounds, values = _trained(curves, FEDERATED, name)
+        _draw_band(axis, rounds * of_a_round, change(values), _STYLES[FEDERATED])
         end = change(curves.get(CENTRALIZED, name).values[-1:]).mean()
         style = {name: _STYLES[CENTRALIZED][name] for name in ("color", "linestyle")}
         axis.axhline(end, **style, label="centralised ALS at its end")
-        axis.set_xlabel("sent and received, MB per client")
+        axis.set_xlabel("dense payload per client, MB")
 
     return _grid_of_metrics(document, curves, draw)
 
@@ -121,7 +126,7 @@ def factors(curves: Curves) -> Figure:
         _draw_band(axis, rounds, 100 * values, style)
     axis.set(xlabel="rounds of FCF, sweeps of ALS", ylabel="relative difference, %")
     axis.set_ylim(bottom=0)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
@@ -132,7 +137,7 @@ def user_differences(document: dict[str, Any], users: dict[str, dict[str, Values
     figure = _figure(9, 5.2)
     for axis, name in zip(figure.subplots(2, 3).flat, _shown_metrics(document["k"]), strict=True):
         axis.set(xlabel=f"difference in {_title(name)}", yticks=[])
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.axvline(0, color=_GRAY, linewidth=0.8)
         if name in users.get(FEDERATED, {}):
             differences = users[FEDERATED][name].mean(axis=0) - users[CENTRALIZED][name].mean(axis=0)
@@ -151,9 +156,9 @@ def _grid_of_metrics(
     figure = _figure(9, 5.2)
     end = curves.get(CENTRALIZED, "loss").values[-1]
     first, *others = figure.subplots(2, 3).flat
+    _scale_loss(first)
     draw(first, "loss", lambda losses: 100 * (losses / end - 1))
     first.set_title("loss above converged ALS, %")
-    _scale_loss(first)
     names = [name for name in _shown_metrics(document["k"]) if not name.startswith("f1")]
     for axis, name in zip(others, names, strict=True):
         draw(axis, name, lambda values: values)
@@ -178,8 +183,11 @@ def _shown_metrics(k: int) -> list[str]:
     return [*(f"{name}_at_{k}" for name in ("precision", "recall", "f1", "map", "ndcg")), "rmse"]
 
 
-def _draw_mean(axis: Axes, x: np.ndarray, values: Values, side: str) -> None:
-    _draw_band(axis, x, values, _STYLES[side])
+def _trained(curves: Curves, side: str, name: str) -> Curve:
+    """Leave out what a metric is before any training, if there is enough besides: it dwarfs the rest."""
+    rounds, values = curves.get(side, name)
+    first = int(name != "loss" and len(rounds) > 2)
+    return Curve(rounds[first:], values[first:])
 
 
 def _draw_band(axis: Axes, x: np.ndarray, values: Values, style: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from fcf_jax.experiments.comparison_statistics import Figures, Values, distinct_metrics
 from fcf_jax.experiments.run_directory import write_atomically, write_json
 
+COMPARISON = "comparison.json"
 PER_USER = "per user % [95 % CI]"
 HEADINGS = ("metric", "centralised ALS", "federated", "difference % [95 % CI]", PER_USER, "TOST p")
 _UNKNOWN = "-"
@@ -21,7 +22,6 @@ def write_tables(folder: Path, document: dict[str, Any], sides: dict[str, dict[s
         document: the content of `comparison.json`.
         sides: of each side the metrics, [builds] each.
     """
-    write_json(folder / "comparison.json", document)
     rows = [
         (build, side, name, value)
         for side, metrics in sides.items()
@@ -31,6 +31,7 @@ def write_tables(folder: Path, document: dict[str, Any], sides: dict[str, dict[s
     table = pd.DataFrame(rows, columns=["build", "side", "metric", "value"])
     write_atomically(folder / "comparison.csv", table.to_csv(index=False).encode())
     write_atomically(folder / "comparison.md", markdown(document).encode())
+    write_json(folder / COMPARISON, document)  # last: it says that all is done
 
 
 def markdown(document: dict[str, Any]) -> str:

@@ -187,6 +187,19 @@ class ParallelConfig(BaseModel):
     process_id: int = Field(default=0, ge=0, description="which of them this one is, from 0")
 
 
+class CheckpointConfig(BaseModel):
+    """What is kept of a training under way, for `--resume`."""
+
+    model_config = _SETTINGS
+
+    every: int | None = Field(
+        default=None, ge=1, description="rounds between checkpoints, at least; unset = with every evaluation"
+    )
+    keep: int = Field(
+        default=2, ge=1, description="how many of the latest stay; the one of the best MAP stays besides"
+    )
+
+
 class ExperimentConfig(BaseModel):
     """Everything that decides about a run."""
 
@@ -199,6 +212,7 @@ class ExperimentConfig(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
     comparison: ComparisonConfig = ComparisonConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without the keys that are unset."""
