@@ -110,7 +110,7 @@ def test_shipped_movielens_says_where_to_get_the_data(capsys):
     assert "--set data.path=" in error
 
 
-@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (cli._TerminatedError, 143)])
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (cli.TerminatedError, 143)])
 def test_signals_end_in_one_line(tmp_path, monkeypatch, capsys, raised, code):
     def stop(*unused, **options):
         raise raised

@@ -1,43 +1,109 @@
-"""Federations side by side, each as if it were alone."""
+"""Federations and ALS side by side, each as if it were alone."""
+
+import subprocess
+import sys
+import textwrap
+from functools import partial
 
 import jax
 import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
+from small_data import make_small
 
+from fcf_jax.batching import batch_clients
+from fcf_jax.core.als import centralized_als, run_sweeps
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.weighting import implicit_feedback
-from fcf_jax.side_by_side import _run_all, run_mesh, run_side_by_side
+from fcf_jax.side_by_side import (
+    _run_all,
+    run_mesh,
+    run_side_by_side,
+    stack_clients,
+    start_side_by_side,
+    sweep_side_by_side,
+)
 
 KEYS = jax.random.split(jax.random.key(5), 3)
 HYPERPARAMETERS = {"alpha": np.array([1.0, 4.0, 8.0]), "rate": np.array([0.1, 0.05, 0.02])}
+ALL_ROWS = 64  # more than any cohort has
+SIZES = {"num_items": 17, "num_factors": 3, "regularization": 1.0}
 
 
 def make(hyperparameters, cohort_size=None):
-    return federated_cf(
-        optax.adam(hyperparameters["rate"]), implicit_feedback(alpha=hyperparameters["alpha"]),
-        num_items=17, num_factors=3, regularization=1.0, cohort_size=cohort_size,
-    )  # fmt: skip
+    weighting = implicit_feedback(alpha=hyperparameters["alpha"])
+    return federated_cf(optax.adam(hyperparameters["rate"]), weighting, cohort_size=cohort_size, **SIZES)
 
 
 def make_sampled(hyperparameters):
     return make(hyperparameters, cohort_size=4)
 
 
-@pytest.mark.parametrize("make_federation", [make, make_sampled])
-@pytest.mark.parametrize(("at_a_time", "mesh"), [(None, None), (2, None), (1, run_mesh())])
+def make_als(hyperparameters):
+    return centralized_als(implicit_feedback(alpha=hyperparameters["alpha"]), **SIZES)
+
+
+def of_run(run):
+    return {name: jnp.float32(values[run]) for name, values in HYPERPARAMETERS.items()}
+
+
+def alone(make_federation, run, clients, *, num_rounds):
+    return _alone(make_federation, num_rounds, KEYS[run], of_run(run), clients)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _alone(make_federation, num_rounds, key, hyperparameters, clients):
+    federation = make_federation(hyperparameters)
+    return run_rounds(
+        federation, key, federation.init(key), clients, num_rounds=num_rounds, row_capacity=ALL_ROWS
+    )
+
+
+@pytest.fixture(scope="module")
+def different():
+    """A data set for each run, of the same users; their packings differ in size."""
+    first, second = make_small(seed=0), make_small(seed=1)
+    return [first, second, first]
+
+
+@pytest.mark.parametrize(
+    ("make_federation", "at_a_time", "mesh"), [(make, 2, None), (make_sampled, None, run_mesh())]
+)
 def test_each_run_equals_the_run_alone(small, make_federation, at_a_time, mesh):
     states, infos = run_side_by_side(
         make_federation, KEYS, HYPERPARAMETERS, small.clients, num_rounds=3, at_a_time=at_a_time, mesh=mesh
     )
-    for run, key in enumerate(KEYS):
-        alone = make_federation({name: float(values[run]) for name, values in HYPERPARAMETERS.items()})
-        expected, info = run_rounds(alone, key, alone.init(key), small.clients, num_rounds=3)
+    for run in range(3):
+        expected, info = alone(make_federation, run, small.clients, num_rounds=3)
         # float32, products associated otherwise under vmap; Adam magnifies the rounding of small gradients
         np.testing.assert_allclose(states.item_factors[run], expected.item_factors, atol=1e-4)
         np.testing.assert_array_equal(infos.client_ids[run], info.client_ids)
         np.testing.assert_allclose(infos.loss[run], info.loss, rtol=1e-4)
+
+
+def test_runs_on_their_own_data_go_on_where_they_stopped(different):
+    stacked = stack_clients([one.clients for one in different])
+    options = {"num_rounds": 2, "row_capacity": ALL_ROWS}
+    states, _ = run_side_by_side(make_sampled, KEYS, HYPERPARAMETERS, stacked, **options)
+    states, infos = run_side_by_side(make_sampled, KEYS, HYPERPARAMETERS, stacked, states=states, **options)
+    for run in range(3):
+        expected, info = alone(make_sampled, run, different[run].clients, num_rounds=4)
+        np.testing.assert_allclose(states.item_factors[run], expected.item_factors, atol=1e-4)
+        np.testing.assert_array_equal(infos.client_ids[run], info.client_ids[2:])
+
+
+def test_each_als_equals_the_als_alone(different):
+    clients, items = (
+        stack_clients([getattr(one, side) for one in different]) for side in ("clients", "items")
+    )
+    start = start_side_by_side(make, KEYS, HYPERPARAMETERS).item_factors
+    factors, infos = sweep_side_by_side(make_als, start, HYPERPARAMETERS, clients, items, num_sweeps=3)
+    for run in range(3):
+        data, als = different[run], make_als(of_run(run))
+        expected, info = run_sweeps(als, als.init(KEYS[run]), data.clients, data.items, num_sweeps=3)
+        np.testing.assert_allclose(factors.item_factors[run], expected.item_factors, atol=1e-4)
+        np.testing.assert_allclose(infos.loss[run], info.loss, rtol=1e-5)  # float32
 
 
 def test_other_hyperparameters_compile_nothing(small):
@@ -48,6 +114,34 @@ def test_other_hyperparameters_compile_nothing(small):
     assert _run_all._cache_size() == compiled
 
 
+ON_TWO_DEVICES = """
+    import jax
+    from fcf_jax.sharding import use_cpu_devices
+    from fcf_jax.side_by_side import map_runs, place_runs, run_mesh
+
+    use_cpu_devices(2)
+    mesh = run_mesh()
+    compiled = jax.jit(lambda of_each, factor: map_runs(jax.numpy.multiply, of_each, (factor,), mesh=mesh))
+    for num_runs in (4, 3):  # even, and not
+        runs = place_runs((jax.numpy.arange(num_runs),), mesh)
+        tripled = compiled(runs, 3)
+        assert tripled.tolist() == [3 * run for run in range(num_runs)]
+        assert tripled.sharding == runs[0].sharding, (tripled.sharding, runs[0].sharding)
+        assert len(tripled.sharding.device_set) == 2
+"""
+
+
+def test_runs_are_split_over_two_devices_and_stay_there():
+    subprocess.run([sys.executable, "-c", textwrap.dedent(ON_TWO_DEVICES)], check=True, timeout=120)
+
+
 def test_a_missing_axis_of_runs_is_named(small):
     with pytest.raises(ValueError, match="expected hyperparameters with a leading axis of 3 runs"):
         run_side_by_side(make, KEYS, {"alpha": 1.0, "rate": jnp.ones(3)}, small.clients, num_rounds=1)
+    with pytest.raises(ValueError, match="expected clients with a leading axis of 3 runs"):
+        run_side_by_side(make, KEYS, HYPERPARAMETERS, stack_clients([small.clients] * 2), num_rounds=1)
+
+
+def test_packings_of_other_row_widths_are_not_stacked(small):
+    with pytest.raises(ValueError, match="row_width"):
+        stack_clients([small.clients, batch_clients(small.interactions, row_width=8)])

@@ -10,7 +10,8 @@ from references import ALPHA, NUM_FACTORS, REGULARIZATION
 
 from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import _scan_rounds, cohort_rows, federated_cf, run_rounds
-from fcf_jax.core.optimizers import running_sums
+from fcf_jax.core.optimizers import guarded_gram, running_sums
+from fcf_jax.core.server import server_init
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions
 
@@ -52,6 +53,40 @@ def test_split_run_equals_an_unbroken_one(small, federation):
     joined, second = run_rounds(federation, KEY, half, small.clients, num_rounds=4, **options)
     same(joined, whole)  # bit for bit
     same(jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second), info)
+
+
+@pytest.mark.parametrize("change", ["larger chunks", "smaller chunks", "users permuted", "items permuted"])
+def test_training_invariant_to(change, small):
+    step = guarded_gram(regularization=REGULARIZATION)
+    federation = federated_cf(step, implicit_feedback(alpha=ALPHA), **MODEL)
+
+    def train(interactions, item_factors, *, chunk_slots=32, chunk_clients=5):
+        options = {"chunk_slots": chunk_slots, "chunk_clients": chunk_clients}
+        clients = batch_clients(interactions, row_width=4, **options)
+        state, info = run_rounds(federation, KEY, server_init(item_factors, step), clients, num_rounds=5)
+        return np.asarray(state.item_factors), np.asarray(info.loss)
+
+    data, start = small.interactions, federation.init(KEY).item_factors
+    expected, losses = train(data, start)
+    users, items = np.random.default_rng(0).permutation(13), np.random.default_rng(1).permutation(17)
+    if change == "larger chunks":
+        found, found_losses = train(data, start, chunk_slots=1000, chunk_clients=500)
+    elif change == "smaller chunks":
+        found, found_losses = train(data, start, chunk_clients=3)
+    elif change == "users permuted":
+        found, found_losses = train(relabeled(data, users, np.arange(17)), start)
+    else:
+        found, found_losses = train(relabeled(data, np.arange(13), items), start[np.argsort(items)])
+        found = found[items]
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(found_losses, losses, rtol=1e-6)
+
+
+def relabeled(data, users, items):
+    """Give user u the number users[u], and items likewise."""
+    return Interactions.from_arrays(
+        users[data.user_ids], items[data.item_ids], data.strengths, num_users=13, num_items=17
+    )
 
 
 def test_does_not_recompile(small, federation):

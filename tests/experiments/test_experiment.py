@@ -13,7 +13,7 @@ from fcf_jax.experiments.dataset import load_dataset
 from fcf_jax.experiments.experiment import DivergedError, difference_percent, run_experiment
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recommending import History, recommend_items
-from fcf_jax.experiments.run_directory import read_run, write_atomically, write_json
+from fcf_jax.experiments.run_directory import claimed, read_run, write_atomically, write_json
 from fcf_jax.experiments.steps import build_optimizer, payload_bytes
 from fcf_jax.experiments.training import block_sizes, find_divergence
 
@@ -34,9 +34,11 @@ METRICS = (
 
 
 def run_tiny(folder, *overrides):
-    config = load_config(None, [*TINY, *overrides])
-    folder.mkdir()
-    with ProgressLine(Console(), quiet=True) as progress:
+    return run_config(load_config(None, [*TINY, *overrides]), folder)
+
+
+def run_config(config, folder):
+    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config):
         return run_experiment(config, load_dataset(config), folder, progress)
 
 
@@ -69,7 +71,7 @@ def test_federated_loss_comes_near_that_of_als(finished):
 def test_run_directory_is_complete_and_unpickled(finished):
     folder, _ = finished
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.toml", "convergence.png", "environment.json",
+        ".lock", "checkpoints", "config.toml", "convergence.png", "environment.json",
         "item_factors.npz", "metrics.jsonl", "summary.json",
     ]  # fmt: skip
     assert (folder / "convergence.png").read_bytes().startswith(b"\x89PNG")
@@ -84,10 +86,7 @@ def test_run_directory_is_complete_and_unpickled(finished):
 
 def test_saved_config_repeats_the_run_bit_for_bit(finished, tmp_path):
     folder, _ = finished
-    config = load_config(str(folder / "config.toml"))
-    (tmp_path / "again").mkdir()
-    with ProgressLine(Console(), quiet=True) as progress:
-        run_experiment(config, load_dataset(config), tmp_path / "again", progress)
+    run_config(load_config(str(folder / "config.toml")), tmp_path / "again")
     again, before = read_run(tmp_path / "again"), read_run(folder)
     np.testing.assert_array_equal(again.item_factors, before.item_factors)
 

@@ -8,17 +8,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
 from fcf_jax.cli.bench import bench
+from fcf_jax.cli.compare import compare
 from fcf_jax.cli.data import data
 from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
 from fcf_jax.cli.recommend import recommend
 from fcf_jax.cli.run import run
+from fcf_jax.cli.signals import TerminatedError, handling, terminate
 
 app = typer.Typer(
     name="fcf",
@@ -28,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(compare)
 app.command()(recommend)
 app.command()(bench)
 app.add_typer(data, name="data")
@@ -35,24 +38,18 @@ app.command("config")(show_config)
 app.command()(doctor)
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM arrived."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    previous = _on_sigterm(_terminate)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = get_command(app)
-        result = command.main(
-            list(sys.argv[1:] if arguments is None else arguments), "fcf", standalone_mode=False
-        )
+        with handling({signal.SIGTERM: terminate}):
+            result = get_command(app).main(arguments, "fcf", standalone_mode=False)
         if result == 130:  # typer's answer to Ctrl-C
             return _fail("stopped by Ctrl-C", 130)
         return result if isinstance(result, int) else 0
     except CommandError as error:
         return _fail(str(error), error.code)
-    except _TerminatedError:
+    except TerminatedError:
         return _fail("stopped by SIGTERM", 143)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped by Ctrl-C", 130)
@@ -64,8 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = error.format_message() or "expected a command; see `fcf --help`"  # type: ignore
             return _fail(message, 2)
         raise
-    finally:
-        _on_sigterm(previous)
 
 
 @app.callback(invoke_without_command=True)
@@ -80,17 +75,6 @@ def _options(
 def _fail(message: str, code: int) -> int:
     print("fcf: " + " ".join(message.split()), file=sys.stderr)
     return code
-
-
-def _terminate(*unused: object) -> None:
-    raise _TerminatedError
-
-
-def _on_sigterm(handler: Any) -> Any:
-    try:
-        return signal.signal(signal.SIGTERM, handler)
-    except ValueError:  # not the main thread
-        return None
 
 
 def _version(package: str) -> str:

@@ -21,20 +21,23 @@ def input_errors() -> Iterator[None]:
     except MemoryError as error:
         raise CommandError(f"out of memory while reading: {error}; use less data", 1) from error
     except OSError as error:
-        raise CommandError(describe(error), 2) from error
+        raise CommandError(describe(error), 1 if error.errno == errno.ENOSPC else 2) from error
     except ValueError as error:
         raise CommandError(str(error), 2) from error
 
 
 @contextmanager
 def run_errors() -> Iterator[None]:
-    """Tell a failure in the run: exit code 1."""
+    """Tell a failure in the run: exit code 1; only a checkpoint of another run is a mistake in input."""
     from jax.errors import JaxRuntimeError
 
+    from fcf_jax.experiments.checkpoint import CheckpointError
     from fcf_jax.experiments.experiment import DivergedError
 
     try:
         yield
+    except CheckpointError as error:
+        raise CommandError(str(error), 2) from error
     except DivergedError as error:
         raise CommandError(str(error), 1) from error
     except OSError as error:

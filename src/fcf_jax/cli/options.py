@@ -2,9 +2,12 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.config import ExperimentConfig
 
 ConfigArgument = Annotated[
     str | None, typer.Argument(metavar="[CONFIG.toml]", help="A TOML file, or the name of a shipped config.")
@@ -15,7 +18,41 @@ SetOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 
 
-def folder_of(out: Path | None, config: str | None) -> Path:
-    """Return the run directory: as asked for, or runs/NAME-TIMESTAMP."""
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with what was begun in --out; CONFIG may be left out.")
+]
+
+
+def folder_of(out: Path | None, config: str | None, *, suffix: str = "", resume: bool = False) -> Path:
+    """Return the run directory: as asked for, or runs/NAME-TIMESTAMP, with a suffix to the name.
+
+    Raises:
+        ValueError: when there is nothing to resume.
+    """
+    if resume and out is None:
+        raise ValueError("--resume: expected --out DIR, the run directory to go on with; add it")
     name = "simulated" if config is None else Path(config).stem
-    return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    return out or Path("runs") / f"{name}{suffix}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def config_of(
+    folder: Path, config: str | None, overrides: list[str] | None, *, resume: bool
+) -> "ExperimentConfig":
+    """Resolve the configuration of a run: a new one in an empty folder, or the one that was begun there.
+
+    Raises:
+        ValueError: in one line, for a mistake in it, or a folder that it does not fit.
+        OSError: when it cannot be read.
+    """
+    from fcf_jax.experiments import run_directory
+    from fcf_jax.experiments.config import load_config
+    from fcf_jax.experiments.resuming import refuse_another
+
+    if resume and config is None and run_directory.is_run(folder):
+        config = str(folder / run_directory.CONFIG)
+    resolved = load_config(config, overrides or ())
+    if resume:
+        refuse_another(folder, resolved)
+    else:
+        run_directory.refuse_used(folder)
+    return resolved

@@ -1,5 +1,6 @@
 """`fcf run`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_of
+from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, config_of, folder_of
+from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.config import ExperimentConfig
@@ -23,44 +26,51 @@ def run(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME-TIMESTAMP.")] = None,
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a federation and centralised ALS on the same data, and compare them."""
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.run_directory import refuse_used
+    from fcf_jax.experiments.run_directory import is_finished
 
     with input_errors():
-        resolved = load_config(config, overrides or ())
-        folder = folder_of(out, config)
-        if resolved.parallel.process_id == 0:
-            refuse_used(folder)
-    if resolved.parallel.process_id > 0:  # works along; process 0 tells and writes
-        with TemporaryDirectory(prefix="fcf-") as elsewhere:
-            _run(resolved, Path(elsewhere), quiet=True)
+        folder = folder_of(out, config, resume=resume)
+        resolved = config_of(folder, config, overrides, resume=resume)
+    if resume and is_finished(folder):
+        if not quiet:
+            print(f"{folder} is finished: nothing left to do")
         return
-    summary = _run(resolved, folder, quiet=quiet)
-    if not quiet:
-        _print_summary(summary, folder)
+    _run(resolved, folder, resume=resume, quiet=quiet)
 
 
-def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, Any]:
+def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> None:
+    import jax
+
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.experiment import run_experiment
     from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.progress import ProgressLine
+    from fcf_jax.experiments.run_directory import claimed
 
-    with input_errors():
-        start_devices(config.parallel)
-        keep_compiled_programs()
-        dataset = load_dataset(config)
-        folder.mkdir(parents=True, exist_ok=True)
-    with run_errors(), ProgressLine(Console(), quiet=quiet) as progress:
+    with ExitStack() as stack:
+        with input_errors():
+            start_devices(config.parallel)
+            keep_compiled_programs()
+            dataset = load_dataset(config)
+            place = folder
+            if jax.process_index() > 0:  # works along; process 0 tells and writes
+                place, quiet = Path(stack.enter_context(TemporaryDirectory(prefix="fcf-"))), True
+            stack.enter_context(claimed(place, config, resume=resume))
+        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        signals = StopSignals(progress)
+        stack.enter_context(run_errors())
+        stack.enter_context(going_on(signals, "fcf run", folder))
         train = dataset.split.train
         progress.say(
             f"{train.num_users} users, {train.num_items} items, "
             f"{train.num_interactions} interactions to train on"
         )
-        return run_experiment(config, dataset, folder, progress)
+        summary = run_experiment(config, dataset, place, progress, resume=resume, stop=signals.held_back())
+    if not quiet:
+        _print_summary(summary, folder)
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:

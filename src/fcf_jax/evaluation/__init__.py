@@ -1,5 +1,6 @@
 """Evaluation: how well item factors rank unseen items, user by user, and how sure one can be of it."""
 
+from fcf_jax.evaluation.alignment import ModelDifference, model_difference
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 from fcf_jax.evaluation.ranking import (
     EvaluationData,
@@ -15,6 +16,7 @@ from fcf_jax.evaluation.statistics import PairedDifference, equivalence_test, pa
 
 __all__ = [
     "EvaluationData",
+    "ModelDifference",
     "PairedDifference",
     "RankingMetrics",
     "Recommendations",
@@ -24,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_data",
     "evaluation_data",
+    "model_difference",
     "paired_difference",
     "per_user",
     "ranking_metrics",

@@ -1,11 +1,11 @@
 """The yardsticks: centralised ALS run to convergence, and rating offsets for explicit feedback."""
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Array, Float
 
 from fcf_jax.core.als import Als, run_sweeps
@@ -37,7 +37,7 @@ def converge_als(
     """Sweep until the loss falls by less than 1e-5 of itself in a sweep, at least 40 times."""
     item_factors = jax.device_put(als.init(key), clients.row_counts.sharding)  # where sweeps leave them
     losses: list[float] = []
-    while len(losses) < MIN_SWEEPS or not _has_converged(losses):
+    while len(losses) < MIN_SWEEPS or not has_converged(*losses[-2:]):
         factors, info = run_sweeps(als, item_factors, clients, items, num_sweeps=_BLOCK_SWEEPS)
         item_factors = factors.item_factors
         losses += np.asarray(info.loss, np.float64).tolist()
@@ -45,6 +45,11 @@ def converge_als(
         if len(losses) >= MAX_SWEEPS or not np.isfinite(losses[-1]):
             break
     return Baseline(item_factors, losses)
+
+
+def has_converged(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Say of losses before and after a sweep whether they fell by less than the tolerance."""
+    return np.subtract(before, after) < TOLERANCE * np.abs(before)
 
 
 def offsets_rmse(train: Interactions, test: Interactions, *, num_sweeps: int = 20) -> float:
@@ -68,8 +73,3 @@ def offsets_rmse(train: Interactions, test: Interactions, *, num_sweeps: int = 2
         return float("nan")
     errors = test.strengths - mean - user_offsets[test.user_ids] - item_offsets[test.item_ids]
     return float(np.sqrt(np.mean(errors**2)))
-
-
-def _has_converged(losses: list[float]) -> bool:
-    before, after = list(itertools.pairwise(losses))[-1]
-    return before - after < TOLERANCE * abs(before)

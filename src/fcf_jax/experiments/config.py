@@ -154,6 +154,24 @@ class EvaluationConfig(BaseModel):
     baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
 
 
+class ComparisonConfig(BaseModel):
+    """What `fcf compare` repeats, and what it takes for equal."""
+
+    model_config = _SETTINGS
+
+    num_builds: int = Field(
+        default=10,
+        ge=1,
+        description="of the federation and of ALS, each from another start, on another split",
+    )
+    margin_percent: float = Field(
+        default=1.0, gt=0, description="of ALS's mean: a smaller difference is equivalence (TOST)"
+    )
+    tolerance_percent: float = Field(
+        default=0.5, ge=0, description="of ALS's mean: a metric that is worse by more is named as worse"
+    )
+
+
 class ParallelConfig(BaseModel):
     """Devices and processes that share the work."""
 
@@ -180,6 +198,19 @@ class ParallelConfig(BaseModel):
     process_id: int = Field(default=0, ge=0, description="which of them this one is, from 0")
 
 
+class CheckpointConfig(BaseModel):
+    """What is kept of a training under way, for `--resume`."""
+
+    model_config = _SETTINGS
+
+    every: int | None = Field(
+        default=None, ge=1, description="rounds between checkpoints, at least; unset = with every evaluation"
+    )
+    keep: int = Field(
+        default=2, ge=1, description="how many of the latest stay; the one of the best MAP stays besides"
+    )
+
+
 class ExperimentConfig(BaseModel):
     """Everything that decides about a run."""
 
@@ -191,6 +222,8 @@ class ExperimentConfig(BaseModel):
     federation: FederationConfig = FederationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without the keys that are unset."""

@@ -1,6 +1,7 @@
 """From the configuration to the interactions of an experiment: read or simulate, transform, split."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fcf_jax.core.types import Weighting
@@ -38,11 +39,32 @@ def load_dataset(config: ExperimentConfig) -> Dataset:
         ValueError: in one line, for bad data or numbers that do not fit it.
         OSError: when the data cannot be read.
     """
-    if config.data.split == "published":
-        split, counts = _published(config.data), {}
-    else:
-        interactions, counts = load_interactions(config.data)
-        split = _split(interactions, config.data)
+    (dataset,) = load_datasets(config, split_seeds=[config.data.seed])
+    return dataset
+
+
+def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[Dataset]:
+    """Load the interactions once and split them with each of these seeds, or once if the split is not random.
+
+    Raises:
+        ValueError: in one line, for bad data or numbers that do not fit it.
+        OSError: when the data cannot be read.
+    """
+    data = config.data
+    if data.split == "published":
+        return [_dataset(config, _published(data), {})]
+    interactions, counts = load_interactions(data)
+    seeds = split_seeds if has_random_split(data) else split_seeds[:1]
+    splits = (_split(interactions, data.model_copy(update={"seed": seed})) for seed in seeds)
+    return [_dataset(config, split, counts) for split in splits]
+
+
+def has_random_split(data: DataConfig) -> bool:
+    """Say whether another seed splits otherwise."""
+    return data.split == "ratio"
+
+
+def _dataset(config: ExperimentConfig, split: Split, counts: dict[str, int]) -> Dataset:
     for part in (split.train, split.validation, split.test):
         if part is not None and config.data.feedback == "implicit":
             check_implicit(part, alpha=config.model.alpha)

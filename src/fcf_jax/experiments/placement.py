@@ -87,6 +87,7 @@ class Runner(NamedTuple):
     """The rounds of one federation over the clients of one experiment, wherever they run."""
 
     start: Callable[[], ServerState]
+    place: Callable[[ServerState], ServerState]  # a state that was brought to the host
     run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]  # (state, num_rounds)
 
 
@@ -107,23 +108,26 @@ def runner_of(
     if mesh is not None:
         key = replicate(key, mesh)
 
+    def place(state: ServerState) -> ServerState:
+        return jax.device_put(state) if mesh is None else place_state(state, mesh)
+
     def start() -> ServerState:
-        state = federation.init(key)
-        return state if mesh is None else place_state(state, mesh)
-
-    def run(state: ServerState, num_rounds: int, **options: int) -> tuple[ServerState, RoundInfo]:
-        return run_rounds(federation, key, state, clients, num_rounds=num_rounds, **options)
-
-    def run_streamed(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
-        block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
-        return run_rounds_streamed(
-            federation, key, state, clients, num_rounds=num_rounds, block_chunks=block_chunks, mesh=mesh
-        )
+        return place(federation.init(key))
 
     if config.parallel.stream:
-        return Runner(start, run_streamed)
-    capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds) if num_rounds else 1
-    return Runner(start, partial(run, row_capacity=capacity))
+        block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
+        run = partial(run_rounds_streamed, block_chunks=block_chunks, mesh=mesh)
+    else:
+        capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds) if num_rounds else 1
+        run = partial(run_rounds, row_capacity=capacity)
+
+    def run_in_place(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
+        after, info = run(federation, key, state, clients, num_rounds=num_rounds)
+        if mesh is not None:  # every block begins alike, or it would be another program
+            after = jax.device_put(after, jax.tree.map(lambda leaf: leaf.sharding, state))
+        return after, info
+
+    return Runner(start, place, run_in_place)
 
 
 def chunks_of_a_block(clients: PackedClients, megabytes: int) -> int:

@@ -1,19 +1,21 @@
-"""Federated training in blocks of rounds, timed, watched for divergence."""
+"""Federated training in blocks of rounds, timed, watched for divergence, stopped when asked to."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fcf_jax.core.server import ServerState
-from fcf_jax.core.types import RoundInfo
+from fcf_jax.core.types import Key, RoundInfo
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.placement import Runner
 
 _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
 _LARGEST_BLOCK = 10
+
+Record = dict[str, Any]
 
 
 class Divergence(NamedTuple):
@@ -23,12 +25,35 @@ class Divergence(NamedTuple):
     loss: float
 
 
-class Training(NamedTuple):
-    """The outcome of all rounds."""
+class Begun(NamedTuple):
+    """How far an earlier training came."""
 
+    done: int  # rounds
+    state: ServerState
+    key: Key
+    records: list[Record]  # of these rounds
+    starts: list[int]  # rounds at which a process took over; the last is `done`
+
+
+class Block(NamedTuple):
+    """What there is to tell after a block of rounds."""
+
+    done: int  # rounds of the whole training
+    size: int
+    state: ServerState
+    records: list[Record]  # all so far; whoever is told may add some
+    loss: float  # the latest
+    seconds: float  # that each round of the block took
+    is_due: bool  # for an evaluation
+
+
+class Training(NamedTuple):
+    """The outcome of all rounds, or of those before a stop or divergence."""
+
+    done: int
     state: ServerState  # the last good one
-    records: list[dict[str, Any]]  # one for each round and each evaluation
-    seconds_per_round: float  # median over blocks, the first of each size (it compiles) left out
+    records: list[Record]  # one for each round and each evaluation
+    starts: list[int]  # rounds at which a process took over from another
     divergence: Divergence | None
 
 
@@ -36,38 +61,50 @@ def train(
     runner: Runner,
     config: ExperimentConfig,
     *,
-    on_block: Callable[[ServerState, list[dict[str, Any]], float, bool], None],
+    on_block: Callable[[Block], bool],
+    begun: Begun | None = None,
 ) -> Training:
-    """Run all rounds.
+    """Run all rounds that are left.
 
     Args:
         runner: what is trained, and where.
         config: how many rounds, and when an evaluation is due.
-        on_block: is told the state, all records so far (it may add some), the seconds that each
-            round of the block took, and whether an evaluation is due.
+        on_block: is told of each block of rounds, and answers whether to stop there.
+        begun: where to go on; None: at the start.
     """
-    num_rounds = config.federation.num_rounds
+    num_rounds, every = config.federation.num_rounds, config.evaluation.every
     state = good = runner.start()
-    records: list[dict[str, Any]] = []
-    block_seconds: dict[int, list[float]] = {}
-    done = 0
-    for size in block_sizes(num_rounds, config.evaluation.every):
+    done, records, starts = 0, [], []
+    if begun is not None:
+        done, state = begun.done, runner.place(begun.state)
+        records, starts = begun.records, begun.starts
+    for first, size in blocks(num_rounds, every):
+        if first < done:
+            continue
         start, started = state, time.perf_counter()
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
-        block_seconds.setdefault(size, []).append(seconds)
         records += _records(info, done, seconds)
         losses = [one["loss"] for one in records if one["kind"] == "round"]
         divergence = find_divergence(losses, is_guarded=config.server.step == "guarded_gram")
         if divergence is not None:
             last_good = start if divergence.round > done else good
-            return Training(last_good, records, _median(block_seconds), divergence)
+            return Training(done, last_good, records, starts, divergence)
         good = start
         done += size
-        is_due = done % config.evaluation.every == 0 or done == num_rounds
-        on_block(state, records, seconds, is_due)
-    return Training(state, records, _median(block_seconds), None)
+        is_due = done % every == 0 or done == num_rounds
+        if on_block(Block(done, size, state, records, losses[-1], seconds, is_due)):
+            break
+    return Training(done, state, records, starts, None)
+
+
+def blocks(num_rounds: int, every: int) -> Iterator[tuple[int, int]]:
+    """Yield each block of rounds: its first round and its size."""
+    first = 0
+    for size in block_sizes(num_rounds, every):
+        yield first, size
+        first += size
 
 
 def block_sizes(num_rounds: int, every: int) -> list[int]:
@@ -79,6 +116,19 @@ def block_sizes(num_rounds: int, every: int) -> list[int]:
     size = next(one for one in range(largest, 0, -1) if every % one == 0)
     whole, rest = divmod(num_rounds, size)
     return [size] * whole + [rest] * (rest > 0)
+
+
+def seconds_per_round(training: Training, config: ExperimentConfig) -> float:
+    """Compute the median over blocks, without the first of each size in each process: it compiles."""
+    seconds = {one["round"]: one["seconds"] for one in training.records if one["kind"] == "round"}
+    warm, compiled = [], set()
+    for first, size in blocks(config.federation.num_rounds, config.evaluation.every):
+        if first in training.starts:
+            compiled.clear()
+        if first in seconds and size in compiled:
+            warm.append(seconds[first])
+        compiled.add(size)
+    return float(np.median(warm or list(seconds.values()) or [0.0]))
 
 
 def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Divergence | None:
@@ -97,7 +147,7 @@ def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Diverge
     return Divergence(position, float(values[position]))
 
 
-def _records(info: RoundInfo, done: int, seconds: float) -> list[dict[str, Any]]:
+def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:
     host = jax.tree.map(np.asarray, info._replace(client_ids=None))
     return [
         {
@@ -111,9 +161,3 @@ def _records(info: RoundInfo, done: int, seconds: float) -> list[dict[str, Any]]
         }
         for index in range(len(host.loss))
     ]
-
-
-def _median(block_seconds: dict[int, list[float]]) -> float:
-    warm = [seconds for of_size in block_seconds.values() for seconds in of_size[1:]]
-    everything = [seconds for of_size in block_seconds.values() for seconds in of_size]
-    return float(np.median(warm or everything or [0.0]))

@@ -1,0 +1,92 @@
+"""`fcf compare`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fcf_jax.cli.errors import input_errors, run_errors
+from fcf_jax.cli.options import (
+    ConfigArgument,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    config_of,
+    folder_of,
+)
+from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.experiments.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.config import ExperimentConfig
+
+
+def compare(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default runs/NAME-compare-TIMESTAMP.")
+    ] = None,
+    resume: ResumeOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
+    from fcf_jax.experiments.comparison import refuse_unfit
+    from fcf_jax.experiments.comparison_tables import COMPARISON
+    from fcf_jax.experiments.run_directory import is_finished
+
+    with input_errors():
+        folder = folder_of(out, config, suffix="-compare", resume=resume)
+        resolved = config_of(folder, config, overrides, resume=resume)
+        refuse_unfit(resolved)
+    if resume and is_finished(folder, COMPARISON):
+        if not quiet:
+            print(f"{folder} is finished: nothing left to do")
+        return
+    document = _compare(resolved, folder, resume=resume, quiet=quiet)
+    if not quiet:
+        _show(document, folder)
+
+
+def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
+    from fcf_jax.experiments.comparison import load_splits, run_comparison
+    from fcf_jax.experiments.comparison_builds import mesh_of_builds
+    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.run_directory import claimed
+
+    with ExitStack() as stack:
+        with input_errors():
+            start_devices(config.parallel)
+            mesh = mesh_of_builds(config)
+            keep_compiled_programs()
+            datasets = load_splits(config)
+            stack.enter_context(claimed(folder, config, resume=resume))
+        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        signals = StopSignals(progress)
+        stack.enter_context(run_errors())
+        stack.enter_context(going_on(signals, "fcf compare", folder))
+        options = {"mesh": mesh, "resume": resume, "stop": signals.held_back()}
+        return run_comparison(config, datasets, folder, progress, **options)
+
+
+def _show(document: dict[str, Any], folder: Path) -> None:
+    """Print the plain metrics over the builds, and the verdict; the files have the rest."""
+    from fcf_jax.experiments.comparison_tables import HEADINGS, PER_USER, legend, table_rows, title
+
+    console = Console()
+    table = Table(title=title(document), box=box.SIMPLE_HEAD)
+    shown = [column for column, heading in enumerate(HEADINGS) if heading != PER_USER]
+    for column in shown:
+        table.add_column(HEADINGS[column], justify="right" if column else "left", no_wrap=not column)
+    for row in table_rows(document):
+        if not row[0].startswith("normalized_"):
+            table.add_row(*(row[column] for column in shown))
+    console.print(table)
+    print(legend(document))
+    for sentence in (document["verdict"], *document["notes"]):
+        print(sentence)
+    print(f"{document['seconds']:.0f} s. Written to {folder}")

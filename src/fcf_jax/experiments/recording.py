@@ -1,0 +1,89 @@
+"""A training on record: from the latest checkpoint on, with metrics, checkpoints and progress as it goes."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import jax
+
+from fcf_jax.experiments import run_directory
+from fcf_jax.experiments.config import ExperimentConfig
+from fcf_jax.experiments.placement import runner_of
+from fcf_jax.experiments.processes import any_process
+from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.resuming import Snapshot, open_checkpoints, read_begun
+from fcf_jax.experiments.setup import Setup
+from fcf_jax.experiments.training import Block, Training, train
+
+Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; tells whether to stop
+NEVER: Stop = nullcontext(lambda: False)
+
+
+class StoppedError(RuntimeError):
+    """Training was stopped as asked; a checkpoint is there to go on from."""
+
+
+def train_on_record(
+    setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, stop: Stop
+) -> Training:
+    """Train the federation of this experiment, or what is left of it.
+
+    Raises:
+        StoppedError: when a stop was asked for.
+        CheckpointError: when the latest checkpoint is one of another run.
+        OSError: when something cannot be written; the last checkpoint is intact.
+    """
+    config, federation = setup.config, setup.federation()
+    num_rounds = config.federation.num_rounds
+    checkpoints = open_checkpoints(folder, config, setup.dataset.split, on_damaged=progress.say)
+    like = jax.eval_shape(lambda: Snapshot(federation.init(setup.key), setup.key))
+    begun = read_begun(folder, checkpoints, like)
+    if begun is not None:
+        progress.say(f"going on after {begun.done} of {num_rounds} rounds")
+    elif resume:
+        progress.say(f"no checkpoint in {folder} yet: starting at round 0")
+    run_directory.write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
+    key = begun.key if begun else setup.key
+    runner = runner_of(federation, key, setup.clients, setup.mesh, config)
+    with stop as is_asked_for:
+
+        def on_block(block: Block) -> bool:
+            _record(block, setup, folder, progress)
+            stops = any_process(is_asked_for())
+            if stops or _is_checkpoint_due(block, config):
+                score = _latest_map(block, setup) if block.is_due else None
+                checkpoints.save(block.done, Snapshot(block.state, key), score=score)
+            return stops
+
+        training = train(runner, config, on_block=on_block, begun=begun)
+    run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
+    if training.divergence is None and any_process(is_asked_for()):
+        raise StoppedError(f"after {training.done} of {num_rounds} rounds")
+    return training
+
+
+def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine) -> None:
+    config, seconds = setup.config, block.seconds
+    if block.is_due:
+        metrics = setup.measures.metrics(setup.item_factors(block.state))
+        block.records.append({"kind": "evaluation", "round": block.done, **metrics})
+    run_directory.write_json_lines(folder / run_directory.METRICS, block.records)
+    progress.show(
+        "round",
+        block.done,
+        config.federation.num_rounds,
+        f"{1 / seconds:.3g} rounds/s  {setup.cohort_size / seconds:.3g} clients/s  "
+        f"loss {block.loss:.6g}  MAP@{config.evaluation.k} {_latest_map(block, setup):.4f}",
+    )
+
+
+def _latest_map(block: Block, setup: Setup) -> float:
+    evaluations = [one for one in block.records if one["kind"] == "evaluation"]
+    return evaluations[-1][f"map_at_{setup.config.evaluation.k}"] if evaluations else float("nan")
+
+
+def _is_checkpoint_due(block: Block, config: ExperimentConfig) -> bool:
+    every = config.checkpoint.every
+    if every is None or block.done == config.federation.num_rounds:
+        return block.is_due
+    return block.done // every > (block.done - block.size) // every

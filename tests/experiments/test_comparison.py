@@ -1,0 +1,254 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from fcf_jax import cli
+from fcf_jax.experiments import comparison
+from fcf_jax.experiments.comparison import load_splits
+from fcf_jax.experiments.comparison_curves import Curves, read_curves
+from fcf_jax.experiments.comparison_statistics import (
+    compare_builds,
+    compare_users,
+    distinct_metrics,
+    unproven_metrics,
+    verdict,
+    worse_metrics,
+)
+from fcf_jax.experiments.comparison_training import _refuse_divergence
+from fcf_jax.experiments.config import load_config
+from fcf_jax.experiments.experiment import DivergedError, run_experiment
+from fcf_jax.experiments.measuring import metric_names
+from fcf_jax.experiments.progress import ProgressLine
+
+TINY = [
+    "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
+    "federation.num_rounds=20", "evaluation.every=10", "comparison.num_builds=2",
+    "parallel.devices=1",
+]  # fmt: skip
+NAMES = [*metric_names(10), "loss"]
+RNG = np.random.default_rng(0)
+
+
+def compare(folder, *overrides, options=()):
+    sets = [word for one in (*TINY, *overrides) for word in ("--set", one)]
+    return cli.main(["compare", *sets, "--out", str(folder), *options])
+
+
+def read(folder):
+    return json.loads((folder / "comparison.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparisons") / "tiny"
+    assert compare(folder, options=["--quiet"]) == 0
+    return folder
+
+
+def test_json_has_every_promised_key(finished):
+    document = read(finished)
+    assert (document["num_builds"], document["k"], document["margin_percent"]) == (2, 10, 1.0)
+    assert list(document["metrics"]) == NAMES
+    for figures in document["metrics"].values():
+        assert {
+            "centralized_mean", "centralized_sd", "federated_mean", "federated_sd",
+            "difference_percent", "tost_p", "difference_low_percent", "difference_high_percent", "per_user",
+        } == set(figures)  # fmt: skip
+    assert document["verdict"].startswith("Over 2 builds")
+    assert document["split_seeds"] == document["start_seeds"] == [0, 1]
+
+
+def test_tidy_table_gives_the_figures(finished):
+    table = pd.read_csv(finished / "comparison.csv")
+    assert len(table) == 2 * 2 * len(NAMES)
+    means = table.groupby(["side", "metric"])["value"].mean()
+    for name, figures in read(finished)["metrics"].items():
+        federated, centralized = means["federated", name], means["centralized", name]
+        assert figures["federated_mean"] == pytest.approx(federated)
+        expected = 100 * (federated - centralized) / abs(centralized)
+        assert figures["difference_percent"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_file_is_there_and_the_table_says_the_verdict(finished):
+    pictures = {"equivalence", "convergence_by_round", "convergence_by_bytes", "factors", "users"}
+    assert {path.stem for path in finished.glob("*.png")} == pictures
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in finished.glob("*.png"))
+    assert {"config.toml", "environment.json"} < {path.name for path in finished.iterdir()}
+    table = (finished / "comparison.md").read_text()
+    assert read(finished)["verdict"] in table
+    assert "| map_at_10 |" in table and "| normalized_map_at_10 |" not in table
+
+
+def test_both_sides_begin_alike_and_are_on_record(finished):
+    curves = read_curves(finished / "curves.csv", until=10**6)
+    for name in NAMES:
+        first = [curves.get(side, name).values[0] for side in ("federated", "centralized")]
+        np.testing.assert_array_equal(*first)
+    assert curves.get("federated", "loss").rounds.tolist() == list(range(21))
+    assert curves.get("federated", "map_at_10").rounds.tolist() == [0, 10, 20]
+    assert len(curves.get("centralized", "loss").rounds) == read(finished)["num_sweeps"] + 1 > 40
+    apart = curves.get("both", "item_factors_difference").values
+    np.testing.assert_allclose(apart[0], 0.0, atol=1e-6)
+    assert (apart[1:] > 1e-3).all()
+
+
+def test_each_build_agrees_with_the_run_alone(finished, tmp_path):
+    config = load_config(None, [*TINY, "federation.seed=1", "evaluation.baseline=false"])
+    (tmp_path / "alone").mkdir()
+    with ProgressLine(Console(), quiet=True) as progress:
+        summary = run_experiment(config, load_splits(config)[1], tmp_path / "alone", progress)
+    table = pd.read_csv(finished / "comparison.csv")
+    (found,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "federated"))
+    # float32: rounding has 20 rounds to grow; the builds differ by 5 % and more
+    assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
+
+
+def test_stopped_comparison_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, capsys):
+    folder, write, signals = tmp_path / "stopped", Curves.write, iter([signal.SIGINT])
+
+    def interrupted(curves, path):
+        for number in signals:
+            os.kill(os.getpid(), number)
+        write(curves, path)
+
+    monkeypatch.setattr(Curves, "write", interrupted)
+    assert compare(folder) == 130
+    assert f"go on with: fcf compare --resume --out {folder}" in capsys.readouterr().err
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["round-00000005.npz"]
+    assert cli.main(["compare", "--resume", "--out", str(folder)]) == 0
+    assert "going on after 5 rounds" in capsys.readouterr().out
+    resumed, unbroken = read(folder), read(finished)
+    assert resumed.pop("resumed_from_rounds") == [5] and unbroken.pop("resumed_from_rounds") == []
+    assert resumed.pop("seconds") and unbroken.pop("seconds")
+    assert resumed == unbroken
+    assert (folder / "curves.csv").read_bytes() == (finished / "curves.csv").read_bytes()
+    assert not (folder / "checkpoints").exists()
+    assert cli.main(["compare", "--resume", "--out", str(folder)]) == 0
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(comparison, "write_pictures", lambda *unused: None)
+    rows = [f"{user},{item},{1 + (user * item) % 5},{item}" for user in range(30) for item in range(user % 9)]
+    (tmp_path / "data.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows))
+    explicit = (
+        f"data.path={tmp_path / 'data.csv'}", "data.feedback=explicit", "data.split=leave_one_out",
+        "model.unobserved_weight=0.0", "server.step=adam", "federation.cohort_size=7",
+        "federation.num_rounds=4", "model.num_factors=2",
+    )  # fmt: skip
+    assert compare(tmp_path / "explicit", *explicit) == 0
+    document = read(tmp_path / "explicit")
+    assert document["split_seeds"] == [0, 0]
+    assert document["cohort_size"] == 7
+    assert document["metrics"]["rmse"]["federated_sd"] > 0
+    printed = capsys.readouterr().out
+    assert "is not random" in printed
+    assert "round 4/4" in printed and "centralised" in printed and document["verdict"] in printed
+
+
+def test_nothing_to_test_on_and_one_build_are_said(tmp_path):
+    nothing = ("data.test_fraction=0.0", "comparison.num_builds=1", "federation.num_rounds=0")
+    assert compare(tmp_path / "one", *nothing, options=["--quiet"]) == 0
+    document = read(tmp_path / "one")
+    assert document["metrics"]["map_at_10"]["federated_mean"] is None
+    assert document["metrics"]["loss"]["difference_percent"] > 0.5  # no round at all
+    assert document["worse_metrics"] == ["loss"]
+    for expected in ("One build allows no test", "loss (+", "Nothing can be said of precision_at_10"):
+        assert expected in document["verdict"]
+
+
+def values(offset, *, num=8):
+    base = 0.3 + 0.01 * np.arange(num) / num
+    return base, base * (1 + offset) + 1e-5 * RNG.normal(size=num)
+
+
+def test_figures_match_scipy():
+    centralized, federated = values(0.004)
+    (found,) = compare_builds({"a": centralized}, {"a": federated}, margin_percent=1.0).values()
+    scale, margin = 100 / centralized.mean(), 0.01 * centralized.mean()
+    interval = stats.ttest_rel(federated, centralized).confidence_interval(0.95)
+    tests = [
+        stats.ttest_rel(federated + sign * margin, centralized, alternative=tail).pvalue
+        for sign, tail in ((1, "greater"), (-1, "less"))
+    ]
+    assert found["difference_low_percent"] == pytest.approx(scale * interval.low)
+    assert found["difference_high_percent"] == pytest.approx(scale * interval.high)
+    assert found["tost_p"] == pytest.approx(max(tests))
+
+
+def test_users_are_averaged_over_builds_first():
+    centralized = np.array([[1.0, 2.0, np.nan], [3.0, 2.0, 1.0]])
+    (found,) = compare_users({"a": centralized}, {"a": centralized + [[1.0, 0.0, 0.0]]}).values()
+    assert found["num_users"] == 2  # one is nan in a build
+    assert found["difference_percent"] == pytest.approx(25.0)  # 1 and 0, of a mean of 2
+
+
+def test_verdict_names_what_is_worse_and_what_is_not_shown():
+    sides = {
+        "map_at_10": values(-0.02), "recall_at_10": values(0.02), "rmse": values(0.02), "loss": values(-0.001)
+    }  # fmt: skip
+    centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
+    metrics = compare_builds(centralized, federated, margin_percent=1.0)
+    assert worse_metrics(metrics, tolerance_percent=0.5) == ["map_at_10", "rmse"]
+    assert unproven_metrics(metrics) == ["map_at_10", "recall_at_10", "rmse"]
+    said = verdict(metrics, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert "by more than 0.5 % in the mean in map_at_10 (-2.00 %), rmse (+2.00 %)." in said
+    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in said
+    good = {"loss": metrics["loss"]}
+    said = verdict(good, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert "no metric of the federation is worse" in said and "shown for all 1 metrics" in said
+
+
+def test_normalized_metrics_that_say_the_same_are_left_out():
+    sides = {"auc": values(0.0), "rmse": values(0.0)}
+    sides |= {"normalized_auc": sides["auc"], "normalized_rmse": values(0.1)}
+    centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
+    metrics = compare_builds(centralized, federated, margin_percent=1.0)
+    assert list(distinct_metrics(metrics)) == ["auc", "rmse", "normalized_rmse"]
+
+
+def test_curves_are_read_as_they_were_written(tmp_path):
+    curves = Curves()
+    for done in (20, 0, 10):
+        curves.put("federated", "loss", done, RNG.normal(size=3))
+    curves.put("federated", "loss", 10, [1 / 3, np.nan, 0.0])  # again
+    curves.write(tmp_path / "curves.csv")
+    rounds, found = read_curves(tmp_path / "curves.csv", until=10).get("federated", "loss")
+    assert rounds.tolist() == [0, 10]
+    np.testing.assert_array_equal(found, curves.get("federated", "loss").values[:2])
+
+
+def test_divergence_names_the_build_and_a_remedy():
+    curves = Curves()
+    for done, losses in enumerate([[1.0, 1.0], [0.5, 30.0], [0.4, 40.0]]):
+        curves.put("federated", "loss", done, losses)
+    with pytest.raises(DivergedError, match=r"build 1 diverged in round 2.*raise server"):
+        _refuse_divergence(load_config(), curves)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("parallel.stream=true", "parallel.stream"),
+        ("parallel.devices=99", "parallel.devices"),
+        ("comparison.builds=3", "comparison.num_builds"),
+        ("comparison.num_builds=0", "comparison.num_builds"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, override, named, capsys):
+    assert compare(tmp_path / "none", override) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert named in error
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_in_use_is_refused(finished, capsys):
+    assert compare(finished) == 2
+    assert str(finished) in capsys.readouterr().err

@@ -1,0 +1,53 @@
+"""`fcf run` in forked processes that get signals at chosen moments."""
+
+import multiprocessing
+import os
+import sys
+import time
+
+import jax
+
+from fcf_jax import cli
+from fcf_jax.sharding import use_cpu_devices
+
+_FAMILY = multiprocessing.get_context("forkserver")
+_FAMILY.set_forkserver_preload(["fcf_jax.cli", "fcf_jax.experiments.experiment"])
+
+
+def start_run(*arguments, at=0, signals=(), num_devices=1):
+    """Start `fcf run`; before the operation `at` on the disk, counted from 1, it gets these signals."""
+    arguments = ["run", "--quiet", *arguments]
+    process = _FAMILY.Process(target=_run, args=(arguments, at, signals, num_devices))
+    process.start()
+    return process
+
+
+def finish(process, seconds=150):
+    """Wait for its exit code; minus the signal if one killed it."""
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(f"still running after {seconds} s")
+    return process.exitcode
+
+
+def _run(arguments, at, signals, num_devices):
+    use_cpu_devices(num_devices)
+    jax.devices()  # they are what they are from here on
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    num_operations = 0
+
+    def counted(operation):
+        def operate(*arguments):
+            nonlocal num_operations
+            num_operations += 1
+            if num_operations == at:
+                for number in signals:
+                    os.kill(os.getpid(), number)
+                time.sleep(120 * (len(signals) > 1))  # nothing follows a second signal
+            return operation(*arguments)
+
+        return operate
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    sys.exit(cli.main(arguments))

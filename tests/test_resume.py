@@ -1,0 +1,258 @@
+"""Runs that are stopped, killed or damaged, and gone on with: bit for bit what an unbroken one is."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import time
+from contextlib import redirect_stderr
+
+import numpy as np
+import pytest
+from killing import finish, start_run
+
+from fcf_jax import cli
+from fcf_jax.experiments import checkpoint, dataset, run_directory
+
+TINY = [
+    "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
+    "federation.num_rounds=40", "evaluation.baseline=false",
+]  # fmt: skip
+SAMPLED = ("federation.cohort_size=20", "server.step=running_sums")
+MOMENTS = np.random.default_rng(20261124).integers(8, 40, 3).tolist()  # of 45 operations on the disk
+
+
+def settings(*overrides):
+    return [part for one in [*TINY, *overrides] for part in ("--set", one)]
+
+
+def resume(folder, *arguments):
+    return cli.main(["run", "--resume", "--out", str(folder), *arguments])
+
+
+def records_of(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in one.items() if key != "seconds"} for one in records]
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rounds_saved(folder):
+    return [int(path.stem.partition("-")[2]) for path in sorted(folder.glob("checkpoints/round-*.npz"))]
+
+
+def assert_same_outcome(folder, other):
+    with np.load(folder / "item_factors.npz") as mine, np.load(other / "item_factors.npz") as theirs:
+        assert mine["item_factors"].tobytes() == theirs["item_factors"].tobytes()
+    assert records_of(folder) == records_of(other)
+    assert summary_of(folder)["federated"] == summary_of(other)["federated"]
+
+
+def content_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that got SIGINT in its first block of rounds, and what it said."""
+    folder, said = tmp_path_factory.mktemp("stopped") / "run", io.StringIO()
+    write, signals = run_directory.write_json_lines, iter([signal.SIGINT])
+
+    def interrupted(path, records):
+        for number in signals:
+            os.kill(os.getpid(), number)
+        write(path, records)
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        patch.setattr(run_directory, "write_json_lines", interrupted)
+        assert cli.main(["run", "--quiet", "--out", str(folder), *settings()]) == 130
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    """Of the stopped run, to be changed."""
+    return shutil.copytree(stopped[0], tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    assert cli.main(["run", "--quiet", "--out", str(folder), *settings()]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("moment", "num_devices", "overrides"),
+    [
+        (MOMENTS[0], 2, []),
+        (MOMENTS[1], 4, [*SAMPLED, "parallel.devices=4", "parallel.item_shards=2"]),
+        (MOMENTS[2], 1, ["server.step=adam", "parallel.stream=true"]),
+    ],
+    ids=["two devices", "cohorts, items split", "streamed"],
+)
+def test_killed_run_ends_as_an_unbroken_one(moment, num_devices, overrides, tmp_path):
+    folder, other = tmp_path / "killed", tmp_path / "unbroken"
+
+    def start(*arguments, **options):
+        return start_run("--out", *arguments, num_devices=num_devices, **options)
+
+    killed = start(str(folder), *settings(*overrides), at=moment, signals=[signal.SIGKILL])
+    unbroken = start(str(other), *settings(*overrides))
+    assert [finish(killed), finish(unbroken)] == [-signal.SIGKILL, 0]
+    saved = rounds_saved(folder)
+    assert finish(start(str(folder), "--resume")) == 0
+    assert_same_outcome(folder, other)
+    assert summary_of(folder)["resumed_from_rounds"] == saved[-1:]
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_stopped_run_says_how_to_go_on_and_ends_as_an_unbroken_one(stopped, copy, unbroken, capsys):
+    folder, said = stopped
+    assert (
+        said == f"fcf: stopped by Ctrl-C after 10 of 40 rounds; go on with: fcf run --resume --out {folder}\n"
+    )
+    assert rounds_saved(folder) == [10]
+    assert resume(copy) == 0
+    assert "going on after 10 of 40 rounds" in capsys.readouterr().out
+    assert_same_outcome(copy, unbroken)
+    assert summary_of(copy)["resumed_from_rounds"] == [10]
+    before = content_of(copy)
+    assert resume(copy) == 0  # finished
+    assert "nothing left to do" in capsys.readouterr().out
+    assert content_of(copy) == before
+
+
+def test_second_signal_stops_at_once(tmp_path):
+    run = start_run("--out", str(tmp_path / "run"), *settings(), at=8, signals=[signal.SIGTERM] * 2)
+    assert finish(run) == 128 + signal.SIGTERM
+    assert rounds_saved(tmp_path / "run") == []
+
+
+def test_resume_without_a_checkpoint_starts_at_round_0(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert resume(folder, *settings("federation.num_rounds=0")) == 0
+    assert f"no checkpoint in {folder} yet: starting at round 0" in capsys.readouterr().out
+    assert summary_of(folder)["resumed_from_rounds"] == []
+
+
+def test_checkpoint_holds_no_values_of_users(stopped):
+    (path,) = (stopped[0] / "checkpoints").iterdir()
+    with np.load(path, allow_pickle=False) as archive:
+        shapes = {name: archive[name].shape for name in archive if name != "header"}
+    assert shapes.pop("state/key") == (2,)
+    assert all(name.startswith("state/server/") for name in shapes)
+    assert shapes["state/server/item_factors"] == (30, 4) and shapes["state/server/round_index"] == ()
+    assert not any(60 in shape for shape in shapes.values())  # users
+
+
+def test_flipped_byte_is_said_and_the_checkpoint_before_it_used(copy, unbroken, capsys):
+    assert resume(copy) == 0
+    (copy / "summary.json").unlink()  # as if killed at the very end
+    latest = max((copy / "checkpoints").iterdir())
+    content = bytearray(latest.read_bytes())
+    content[len(content) // 2] ^= 1
+    latest.write_bytes(content)
+    capsys.readouterr()
+    assert resume(copy) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "damaged" in line and str(latest) in line]
+    assert "going on after 30 of 40 rounds" in lines
+    assert summary_of(copy)["resumed_from_rounds"] == [10, 30]
+    assert_same_outcome(copy, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.num_factors=5", "model.num_factors is 5, was 4"),
+        ("data.num_users=61", "data.num_users is 61, was 60"),
+        ("federation.num_rounds=50", "federation.num_rounds is 50, was 40"),
+    ],
+)
+def test_another_configuration_is_refused(copy, override, named, capsys):
+    before = content_of(copy)
+    assert resume(copy, "--set", override) == 2
+    assert_refused(capsys, named)
+    assert content_of(copy) == before
+
+
+def test_checkpoint_of_other_data_or_format_is_refused(copy, monkeypatch, capsys):
+    before = content_of(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 2)
+        assert resume(copy) == 2
+    assert_refused(capsys, "expected a checkpoint of format 2, got one of 1")
+    simulated = dataset.simulate_taste
+    monkeypatch.setattr(dataset, "simulate_taste", lambda **options: simulated(**{**options, "seed": 1}))
+    assert resume(copy) == 2
+    assert_refused(capsys, "expected a checkpoint of data ")
+    assert content_of(copy) == before
+
+
+def test_records_that_are_gone_are_named(copy, capsys):
+    (copy / "metrics.jsonl").write_text("")
+    assert resume(copy) == 2
+    assert_refused(capsys, "metrics.jsonl: expected the records of 10 rounds")
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 2), (errno.ENOSPC, 1)])
+def test_disk_that_takes_nothing_leaves_the_checkpoint_intact(copy, number, code, monkeypatch, capsys):
+    """A read-only folder is noticed at the start, a full disk when it is."""
+    before, flush = content_of(copy), os.fsync
+    num_flushed = 0
+
+    def refuse(descriptor):
+        nonlocal num_flushed
+        num_flushed += 1
+        if number == errno.EROFS or num_flushed > 6:  # of the first block's metrics
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert resume(copy) == code
+    assert_refused(capsys, os.strerror(number))
+    after = content_of(copy)
+    saved = copy / "checkpoints" / "round-00000010.npz"
+    assert after[saved] == before[saved]
+    assert after.keys() == before.keys()  # no half-written neighbour
+
+
+def test_one_process_at_a_time(copy, unbroken, capsys):
+    holder = start_run("--resume", "--out", str(copy), at=1, signals=[0, 0])  # that is, it just waits there
+    try:
+        wait_for(copy, ".config.toml.*.tmp")
+        assert resume(copy) == 2
+        assert_refused(capsys, str(copy), "another is writing")
+    finally:
+        holder.kill()
+        holder.join()
+    assert resume(copy) == 0  # the lock has died with it
+    assert_same_outcome(copy, unbroken)
+
+
+def test_resume_needs_a_run(tmp_path, capsys):
+    assert cli.main(["run", "--resume"]) == 2
+    assert_refused(capsys, "--out DIR")
+    (tmp_path / "mine.txt").write_text("precious")
+    assert resume(tmp_path) == 2
+    assert_refused(capsys, "config.toml")
+
+
+def assert_refused(capsys, *named):
+    printed = capsys.readouterr().err
+    assert printed.startswith("fcf: ") and printed.count("\n") == 1
+    for word in named:
+        assert word in printed
+
+
+def wait_for(folder, pattern):
+    for _ in range(1200):
+        if list(folder.glob(pattern)):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"no {pattern} in {folder}")
