@@ -60,6 +60,7 @@ def test_summary_has_every_promised_key(finished):
     assert summary["seconds_per_round"] > 0
     assert summary["clients_per_second"] == pytest.approx(60 / summary["seconds_per_round"])
     assert summary["resumed_from_rounds"] == []
+    assert summary["padding_factor"] >= 1
 
 
 def test_federated_loss_comes_near_that_of_als(finished):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fcf_jax.batching import batch_clients, batch_items
+from fcf_jax.batching import batch_clients, batch_items, padding_factor
 from fcf_jax.core.als import centralized_als
 from fcf_jax.core.federation import Federation, federated_cf
 from fcf_jax.core.server import ServerState
@@ -132,9 +132,9 @@ def _train(setup: _Setup, folder: Path, progress: ProgressLine) -> Training:
         latest = records[-1]
         done = latest["round"] + 1
         if is_due:
-            metrics = setup.measures.metrics(_item_factors(setup, state))
-            last_map = metrics[f"map_at_{k}"]
-            records.append({"kind": "evaluation", "round": done, **metrics})
+            measured = _measure(setup, _item_factors(setup, state))
+            last_map = measured[f"map_at_{k}"]
+            records.append({"kind": "evaluation", "round": done, **measured})
         run_directory.write_json_lines(folder / "metrics.jsonl", records)
         progress.show(
             "round",
@@ -198,6 +198,7 @@ def _summarize(
         "num_users_without_test": split.num_users_without_test,
         "num_users_without_train": split.num_users_without_train,
         "num_factors": config.model.num_factors,
+        "padding_factor": padding_factor(setup.clients),
         "cohort_size": setup.cohort_size,
         "num_rounds": config.federation.num_rounds,
         "seconds_per_round": seconds,
