@@ -71,7 +71,7 @@ def test_run_directory_is_complete_and_unpickled(finished):
     folder, _ = finished
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.toml", "convergence.png", "environment.json",
-        "item_factors.npz", "metrics.jsonl", "summary.json",
+        "item_factors.npz", "metrics.jsonl", "report.html", "summary.json",
     ]  # fmt: skip
     assert (folder / "convergence.png").read_bytes().startswith(b"\x89PNG")
     with np.load(folder / "item_factors.npz", allow_pickle=False) as arrays:

@@ -14,10 +14,6 @@ from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_o
 if TYPE_CHECKING:
     from fcf_jax.experiments.config import ExperimentConfig
 
-PRIVACY_NOTE = (
-    "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
-)
-
 
 def run(
     config: ConfigArgument = None,
@@ -64,6 +60,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, quiet: bool) -> dict[str, 
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    from fcf_jax.experiments.report import PRIVACY_NOTE
+
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]
     headings = ["", "federated"] + (["centralised", "difference %"] if centralized else [])

@@ -16,11 +16,11 @@ from fcf_jax.core.types import PackedClients, Weighting
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.baseline import MAX_SWEEPS, converge_als, offsets_rmse
 from fcf_jax.experiments.config import ExperimentConfig
-from fcf_jax.experiments.convergence_plot import write_convergence
 from fcf_jax.experiments.dataset import Dataset, weighting_of
 from fcf_jax.experiments.measuring import Measures, measures_of
 from fcf_jax.experiments.placement import mesh_of, pack_on, runner_of
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.report import write_report
 from fcf_jax.experiments.steps import build_optimizer, payload_bytes
 from fcf_jax.experiments.training import Divergence, Training, train
 from fcf_jax.sharding import fetch
@@ -82,8 +82,8 @@ def run_experiment(
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
     run_directory.write_json_lines(folder / "metrics.jsonl", training.records)
     summary = _summarize(setup, training, federated, centralized)
-    write_convergence(folder, training.records, k=config.evaluation.k, baseline=centralized)
     run_directory.write_json(folder / "summary.json", summary)
+    write_report(folder)
     return summary
 
 
