@@ -17,6 +17,7 @@ from fcf_jax.cli.bench import bench
 from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
 from fcf_jax.cli.recommend import recommend
+from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(report)
 app.command()(recommend)
 app.command()(bench)
 app.command("config")(show_config)
