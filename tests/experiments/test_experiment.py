@@ -62,6 +62,7 @@ def test_summary_has_every_promised_key(finished):
     assert summary["seconds_per_round"] > 0
     assert summary["clients_per_second"] == pytest.approx(60 / summary["seconds_per_round"])
     assert summary["resumed_from_rounds"] == []
+    assert summary["padding_factor"] >= 1
 
 
 def test_federated_loss_comes_near_that_of_als(finished):
@@ -72,7 +73,7 @@ def test_run_directory_is_complete_and_unpickled(finished):
     folder, _ = finished
     assert sorted(path.name for path in folder.iterdir()) == [
         ".lock", "checkpoints", "config.toml", "convergence.png", "environment.json",
-        "item_factors.npz", "metrics.jsonl", "summary.json",
+        "item_factors.npz", "metrics.jsonl", "report.html", "summary.json",
     ]  # fmt: skip
     assert (folder / "convergence.png").read_bytes().startswith(b"\x89PNG")
     with np.load(folder / "item_factors.npz", allow_pickle=False) as arrays:

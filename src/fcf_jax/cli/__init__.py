@@ -19,6 +19,7 @@ from fcf_jax.cli.data import data
 from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
 from fcf_jax.cli.recommend import recommend
+from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
 from fcf_jax.cli.signals import TerminatedError, handling, terminate
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(compare)
+app.command()(report)
 app.command()(recommend)
 app.command()(bench)
 app.add_typer(data, name="data")

@@ -17,10 +17,6 @@ from fcf_jax.experiments.progress import ProgressLine
 if TYPE_CHECKING:
     from fcf_jax.experiments.config import ExperimentConfig
 
-PRIVACY_NOTE = (
-    "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
-)
-
 
 def run(
     config: ConfigArgument = None,
@@ -74,6 +70,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    from fcf_jax.experiments.report import PRIVACY_NOTE
+
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]
     headings = ["", "federated"] + (["centralised", "difference %"] if centralized else [])

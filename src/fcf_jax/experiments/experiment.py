@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from fcf_jax.batching import batch_clients, batch_items
+from fcf_jax.batching import batch_clients, batch_items, padding_factor
 from fcf_jax.core.als import centralized_als
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.baseline import converge_als, offsets_rmse
 from fcf_jax.experiments.config import ExperimentConfig
-from fcf_jax.experiments.convergence_plot import write_convergence
 from fcf_jax.experiments.dataset import Dataset
 from fcf_jax.experiments.placement import pack_on
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, train_on_record
+from fcf_jax.experiments.report import write_report
 from fcf_jax.experiments.setup import Setup, set_up
 from fcf_jax.experiments.steps import payload_bytes
 from fcf_jax.experiments.training import Divergence, Training, seconds_per_round
@@ -60,12 +60,12 @@ def run_experiment(
     _write_model(setup, item_factors, folder)
     if training.divergence is not None:
         raise DivergedError(_describe(training.divergence, config, folder))
-    federated = _measure(setup, item_factors)
+    federated = setup.measure(item_factors)
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
     run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
     summary = _summarize(setup, training, federated, centralized)
-    write_convergence(folder, training.records, k=config.evaluation.k, baseline=centralized)
     run_directory.write_json(folder / run_directory.SUMMARY, summary)
+    write_report(folder)
     return summary
 
 
@@ -101,11 +101,7 @@ def _centralized(setup: Setup, records: list[dict[str, Any]], progress: Progress
     records += [
         {"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(baseline.losses)
     ]
-    return _measure(setup, fetch(baseline.item_factors))
-
-
-def _measure(setup: Setup, item_factors: np.ndarray) -> dict[str, float]:
-    return {**setup.measures.metrics(item_factors), "loss": setup.measures.loss(item_factors)}
+    return setup.measure(fetch(baseline.item_factors))
 
 
 def _summarize(
@@ -128,6 +124,7 @@ def _summarize(
         "num_users_without_test": split.num_users_without_test,
         "num_users_without_train": split.num_users_without_train,
         "num_factors": config.model.num_factors,
+        "padding_factor": padding_factor(setup.clients),
         "cohort_size": setup.cohort_size,
         "num_rounds": config.federation.num_rounds,
         "seconds_per_round": seconds,

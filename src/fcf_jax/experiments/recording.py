@@ -65,7 +65,7 @@ def train_on_record(
 def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine) -> None:
     config, seconds = setup.config, block.seconds
     if block.is_due:
-        metrics = setup.measures.metrics(setup.item_factors(block.state))
+        metrics = setup.measure(setup.item_factors(block.state))
         block.records.append({"kind": "evaluation", "round": block.done, **metrics})
     run_directory.write_json_lines(folder / run_directory.METRICS, block.records)
     progress.show(

@@ -55,6 +55,10 @@ class Setup(NamedTuple):
         """Bring the item factors here, without the rows that fill up the last device."""
         return fetch(state.item_factors)[: self.dataset.split.train.num_items]
 
+    def measure(self, item_factors: np.ndarray) -> dict[str, float]:
+        """Compute the metrics and the loss over all clients, which a cohort only estimates."""
+        return {**self.measures.metrics(item_factors), "loss": self.measures.loss(item_factors)}
+
 
 def set_up(config: ExperimentConfig, dataset: Dataset) -> Setup:
     """Place the clients, and prepare what is measured."""
