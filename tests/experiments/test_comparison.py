@@ -25,6 +25,7 @@ from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.experiment import DivergedError, run_experiment
 from fcf_jax.experiments.measuring import metric_names
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.run_directory import claimed
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
@@ -100,8 +101,7 @@ def test_both_sides_begin_alike_and_are_on_record(finished):
 
 def test_each_build_agrees_with_the_run_alone(finished, tmp_path):
     config = load_config(None, [*TINY, "federation.seed=1", "evaluation.baseline=false"])
-    (tmp_path / "alone").mkdir()
-    with ProgressLine(Console(), quiet=True) as progress:
+    with claimed(tmp_path / "alone", config), ProgressLine(Console(), quiet=True) as progress:
         summary = run_experiment(config, load_splits(config)[1], tmp_path / "alone", progress)
     table = pd.read_csv(finished / "comparison.csv")
     (found,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "federated"))
