@@ -179,7 +179,8 @@ def main() -> None:
         for name, goal in goals.items()
         if name != "map"
     }
-    rows, results = [{"step": "ALS, sweeps", **shown(sweeps, goals)}], {}
+    no_uploads = megabytes(problem, None, None, arguments)
+    rows, results = [{"step": "ALS, sweeps", **shown(sweeps, goals), **no_uploads}], {}
     options = {key: getattr(arguments, key) for key in ("cohort_size", "num_rounds", "every")}
     for name, family in families(arguments.num_rounds, is_everybody=arguments.cohort_size is None).items():
         found = run_family(problem, family, goals, **options)
@@ -199,10 +200,10 @@ def shown(rounds: dict[str, int | None], goals: dict[str, float]) -> dict[str, A
 
 
 def megabytes(
-    problem: Problem, family: Family, num_rounds: int | None, arguments: argparse.Namespace
+    problem: Problem, family: Family | None, num_rounds: int | None, arguments: argparse.Namespace
 ) -> dict[str, str]:
     """Compute what a client uploads in so many rounds, on average."""
-    if num_rounds is None:
+    if family is None or num_rounds is None:
         return {"MB dense": "-", "MB rank-one": "-"}
     num_items, num_factors = problem.train.num_items, arguments.num_factors
     num_users = problem.train.num_users
