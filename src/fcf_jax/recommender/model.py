@@ -133,13 +133,13 @@ class FederatedCollaborativeFilter:
             capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
         self._histories, self._user_factors, self._item_factors = histories, None, state.item_factors
         with _progress_bar(is_wanted=show_progress) as progress:
-            task = progress.add_task("", total=self.num_rounds, loss=float("nan"))
+            task = progress.add_task("", total=self.num_rounds, status="compiling")
             for round_index in range(self.num_rounds):
                 started = time.perf_counter()
                 state, info = run_round(sizes, capacity, weights, key, state, clients)
                 loss = float(info.loss)
                 self._user_factors, self._item_factors = None, state.item_factors
-                progress.update(task, advance=1, loss=loss)
+                progress.update(task, advance=1, status=f"loss {loss:.6g}")
                 if callback is not None:
                     callback(round_index, time.perf_counter() - started, loss)
         if not np.isfinite(self.item_factors).all():
@@ -317,7 +317,7 @@ def _progress_bar(*, is_wanted: bool) -> Progress:
         TextColumn("round"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.6g}"),
+        TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
         console=console,
         disable=not (is_wanted and console.is_terminal),
