@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fcf_jax"
 FLOORS = {
     "core": 1, "data": 1, "batching": 2, "sharding": 2, "side_by_side": 2, "streaming": 3,
     "evaluation": 3, "privacy": 3, "communication": 3,
-    "deployment": 4, "experiments": 4, "cli": 5,
+    "recommender": 4, "deployment": 4, "experiments": 4, "cli": 5,
 }  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
 EVERYONES = {"fcf_jax.__version__"}

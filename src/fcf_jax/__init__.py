@@ -35,6 +35,7 @@ from fcf_jax.data.interactions import Interactions as Interactions
 from fcf_jax.data.readers import read_interactions as read_interactions
 from fcf_jax.data.split import split_per_user as split_per_user
 from fcf_jax.evaluation import evaluate as evaluate
+from fcf_jax.recommender import FederatedCollaborativeFilter as FederatedCollaborativeFilter
 from fcf_jax.sharding import client_mesh as client_mesh
 from fcf_jax.sharding import place_clients as place_clients
 from fcf_jax.sharding import place_state as place_state

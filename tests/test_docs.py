@@ -1,0 +1,85 @@
+"""The pages of docs/ do what they say: their code runs in order, and prints what they show.
+
+On a page, ```python runs in one namespace; in ```bash, lines that begin with `fcf ` run through the command
+line; a ```text after either is what it prints, fractions to a hundredth. ```console is an illustration.
+"""
+
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from fcf_jax import cli
+
+DOCS = Path(__file__).parents[1] / "docs"
+GROUPS = [("paper", "own-data"), ("pipeline", "server-step")]  # what is compiled for one helps the next
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FRACTION = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
+
+
+class Fence(NamedTuple):
+    kind: str
+    content: str
+    line: int
+
+
+def fences_of(page):
+    text = page.read_text()
+    return [Fence(one[1], one[2], text.count("\n", 0, one.start()) + 1) for one in FENCE.finditer(text)]
+
+
+def commands_of(content):
+    lines = content.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("fcf ")]
+
+
+def check_output(printed, shown, place):
+    """Every word and whole number as shown, every fraction within a hundredth: machines round differently."""
+    words = [FRACTION.sub("#", text).split() for text in (printed, shown)]
+    assert words[0] == words[1], f"{place} printed\n{printed}"
+    numbers = [np.array(FRACTION.findall(text), float) for text in (printed, shown)]
+    np.testing.assert_allclose(*numbers, rtol=1e-2, atol=2e-3, err_msg=f"{place} printed\n{printed}")
+
+
+@pytest.mark.parametrize("stems", GROUPS, ids=" and ".join)
+def test_pages_run_and_print_what_they_show(stems, tmp_path, monkeypatch, capsys):
+    for stem in stems:
+        monkeypatch.chdir(tmp_path)
+        follow(DOCS / f"{stem}.md", capsys)
+
+
+def follow(page, capsys):
+    namespace, printed = {"__name__": page.stem}, ""
+    for fence in fences_of(page):
+        place = f"{page.name}:{fence.line}"
+        if fence.kind == "text":
+            check_output(printed, fence.content, place)
+            continue
+        if fence.kind == "python":
+            code = "\n" * fence.line + fence.content  # so that a traceback names the line of the page
+            exec(compile(code, str(page), "exec"), namespace)
+        elif fence.kind == "bash":
+            for command in commands_of(fence.content):
+                assert cli.main(command) == 0, f"{place}: {command}\n{capsys.readouterr().err}"
+        else:
+            assert fence.kind in ("bash later", "console"), f"{place}: {fence.kind}"
+        printed = capsys.readouterr().out
+
+
+def test_every_page_is_followed_and_shows_its_output():
+    assert sorted(sum(GROUPS, ())) == sorted(page.stem for page in DOCS.glob("*.md"))
+    for stem in sum(GROUPS, ()):
+        kinds = [fence.kind for fence in fences_of(DOCS / f"{stem}.md")]
+        assert "text" in kinds
+        assert all(before in ("python", "bash") for before, kind in pairwise(kinds) if kind == "text")
+
+
+def test_a_wrong_output_is_noticed():
+    check_output("loss 100.2 after 3 rounds", "loss 100.1 after 3 rounds", "here")
+    for wrong in ("loss 103.0 after 3 rounds", "loss 100.2 after 4 rounds", "gain 100.2 after 3 rounds"):
+        with pytest.raises(AssertionError):
+            check_output(wrong, "loss 100.1 after 3 rounds", "here")
