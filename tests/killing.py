@@ -32,8 +32,9 @@ def finish(process, seconds=150):
 
 
 def _run(arguments, at, signals, num_devices):
-    use_cpu_devices(num_devices)
-    jax.devices()  # they are what they are from here on
+    if num_devices is not None:
+        use_cpu_devices(num_devices)
+        jax.devices()  # they are what they are from here on
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     num_operations = 0
 

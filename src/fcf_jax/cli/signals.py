@@ -67,8 +67,9 @@ class StopSignals:
 
     def describe(self) -> tuple[str, int]:
         """Return what people call the signal that arrived, and the exit code that a shell expects."""
-        arrived = self._arrived or signal.SIGINT  # of another process, where several run together
-        return _NAMES[arrived], 128 + arrived
+        if self._arrived is None:  # where several run together
+            return "another process", 128 + signal.SIGINT
+        return _NAMES[self._arrived], 128 + self._arrived
 
     def _note(self, number: int, *unused: object) -> None:
         self._arrived = self._arrived or signal.Signals(number)

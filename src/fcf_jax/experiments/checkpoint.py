@@ -156,7 +156,7 @@ def _best(paths: list[Path]) -> Path | None:
 def _score(path: Path) -> float | None:
     """Read the score alone: headers are small, and states may not be."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return json.loads(archive[_HEADER].tobytes())["score"]
     except Exception:  # a damaged zip can raise anything; it is no candidate for the best
         return None

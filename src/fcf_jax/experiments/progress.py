@@ -5,6 +5,9 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+_ROOM_FOR_A_BAR = 110  # columns
 
 
 class ProgressLine:
@@ -13,10 +16,10 @@ class ProgressLine:
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
+        bar = [BarColumn(bar_width=20)] if console.width >= _ROOM_FOR_A_BAR else []
         self._live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}"),
+            *bar,
+            TextColumn("{task.description} {task.fields[status]}", table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
@@ -46,8 +49,8 @@ class ProgressLine:
         """
         self._begin(what, done, total)
         position = f"{done}" if total is None else f"{done}/{total}"
-        status = "  ".join(filter(None, (position, status, self._time_left(done, total))))
-        self._live.update(self._task, completed=done, status=status)
+        status = "  ".join(filter(None, (position, self._time_left(done, total), status)))
+        self._live.update(self._task, completed=done, status=status, visible=True)
         if not self._console.is_terminal:
             self.say(f"{what} {status}")
 
@@ -65,7 +68,7 @@ class ProgressLine:
             return
         for task in self._live.tasks:
             self._live.remove_task(task.id)
-        self._task = self._live.add_task(what, total=total, status="")
+        self._task = self._live.add_task(what, total=total, visible=False, status="")
         self._first = (done, time.monotonic())
 
     def _time_left(self, done: int, total: int | None) -> str:
@@ -73,6 +76,15 @@ class ProgressLine:
         if total is None or not first < done < total:
             return ""
         return f"{_duration((time.monotonic() - since) / (done - first) * (total - done))} left"
+
+
+def short(number: float) -> str:
+    """Write a positive number in few characters: 33100 as 33k."""
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.{1 if number < 10 else 0}f}{unit}"
+        number /= 1000
+    return f"{number:.0f}G"
 
 
 def _duration(seconds: float) -> str:

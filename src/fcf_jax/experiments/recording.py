@@ -10,7 +10,7 @@ from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.placement import runner_of
 from fcf_jax.experiments.processes import any_process
-from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.progress import ProgressLine, short
 from fcf_jax.experiments.resuming import Snapshot, open_checkpoints, read_begun
 from fcf_jax.experiments.setup import Setup
 from fcf_jax.experiments.training import Block, Training, train
@@ -72,8 +72,9 @@ def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine) ->
         "round",
         block.done,
         config.federation.num_rounds,
-        f"{1 / seconds:.3g} rounds/s  {setup.cohort_size / seconds:.3g} clients/s  "
-        f"loss {block.loss:.6g}  MAP@{config.evaluation.k} {_latest_map(block, setup):.4f}",
+        f"{1 / seconds:.3g} rounds/s  loss {block.loss:.6g}  "
+        f"MAP@{config.evaluation.k} {_latest_map(block, setup):.4f}  "
+        f"{short(setup.cohort_size / seconds)} clients/s",
     )
 
 
