@@ -60,6 +60,12 @@ def _alone(make_federation, num_rounds, key, hyperparameters, clients):
     )
 
 
+@jax.jit
+def _als_alone(key, hyperparameters, clients, items):
+    als = make_als(hyperparameters)
+    return run_sweeps(als, als.init(key), clients, items, num_sweeps=3)
+
+
 @pytest.fixture(scope="module")
 def different():
     """A data set for each run, of the same users; their packings differ in size."""
@@ -100,17 +106,18 @@ def test_each_als_equals_the_als_alone(different):
     start = start_side_by_side(make, KEYS, HYPERPARAMETERS).item_factors
     factors, infos = sweep_side_by_side(make_als, start, HYPERPARAMETERS, clients, items, num_sweeps=3)
     for run in range(3):
-        data, als = different[run], make_als(of_run(run))
-        expected, info = run_sweeps(als, als.init(KEYS[run]), data.clients, data.items, num_sweeps=3)
+        data = different[run]
+        expected, info = _als_alone(KEYS[run], of_run(run), data.clients, data.items)
         np.testing.assert_allclose(factors.item_factors[run], expected.item_factors, atol=1e-4)
         np.testing.assert_allclose(infos.loss[run], info.loss, rtol=1e-5)  # float32
 
 
 def test_other_hyperparameters_compile_nothing(small):
-    run_side_by_side(make, KEYS, HYPERPARAMETERS, small.clients, num_rounds=2)
+    options = {"num_rounds": 3, "at_a_time": 2}  # as above
+    run_side_by_side(make, KEYS, HYPERPARAMETERS, small.clients, **options)
     compiled = _run_all._cache_size()
     others = {name: 0.5 * values for name, values in HYPERPARAMETERS.items()}
-    run_side_by_side(make, KEYS, others, small.clients, num_rounds=2)
+    run_side_by_side(make, KEYS, others, small.clients, **options)
     assert _run_all._cache_size() == compiled
 
 

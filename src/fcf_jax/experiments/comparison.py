@@ -110,44 +110,48 @@ def _describe(
     sides: dict[str, dict[str, Values]],
     users: dict[str, dict[str, Values]],
 ) -> dict[str, Any]:
-    """Put together what `comparison.json` says."""
-    comparison, train, test = config.comparison, dataset.split.train, dataset.split.test
-    bounds = {
-        "margin_percent": comparison.margin_percent,
-        "tolerance_percent": comparison.tolerance_percent,
-    }
-    metrics = compare_builds(sides[CENTRALIZED], sides[FEDERATED], margin_percent=comparison.margin_percent)
+    """Put together what `comparison.json` says: figures and what follows from them, then circumstances."""
+    comparison = config.comparison
+    margin, tolerance = comparison.margin_percent, comparison.tolerance_percent
+    metrics = compare_builds(sides[CENTRALIZED], sides[FEDERATED], margin_percent=margin)
     of_users = compare_users(users[CENTRALIZED], users[FEDERATED])
     for name, figures in metrics.items():
         figures["per_user"] = of_users.get(name)
+    bounds = {"margin_percent": margin, "tolerance_percent": tolerance}
     apart = difference_between(outcome.federated, outcome.centralized)
-    up, down = payload_bytes(config, num_items=train.num_items)
-    seeds = range(comparison.num_builds)
-    is_random = has_random_split(config.data)
     return {
         "num_builds": comparison.num_builds,
         "k": config.evaluation.k,
         **bounds,
         "metrics": metrics,
         "verdict": verdict(metrics, num_builds=comparison.num_builds, **bounds),
-        "worse_metrics": worse_metrics(metrics, tolerance_percent=comparison.tolerance_percent),
+        "worse_metrics": worse_metrics(metrics, tolerance_percent=tolerance),
         "unproven_metrics": unproven_metrics(metrics),
         "notes": _notes(config, outcome),
-        "model_difference": {name: float(of_builds.mean()) for name, of_builds in apart.items()},
-        "start_seeds": [config.federation.seed + build for build in seeds],
-        "split_seeds": [config.data.seed + build * is_random for build in seeds],
-        "num_rounds": config.federation.num_rounds,
+        **{name: float(of_builds.mean()) for name, of_builds in apart.items()},
+        **_circumstances(config, dataset, outcome),
+    }
+
+
+def _circumstances(config: ExperimentConfig, dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
+    train, federation, model = dataset.split.train, config.federation, config.model
+    builds, is_random = range(config.comparison.num_builds), has_random_split(config.data)
+    up, down = payload_bytes(config, num_items=train.num_items)
+    return {
+        "start_seeds": [federation.seed + build for build in builds],
+        "split_seeds": [config.data.seed + build * is_random for build in builds],
+        "num_rounds": federation.num_rounds,
         "num_sweeps": outcome.num_sweeps,
         "resumed_from_rounds": outcome.starts,
         "num_users": train.num_users,
         "num_items": train.num_items,
         "num_train_interactions": train.num_interactions,
-        "num_test_interactions": test.num_interactions,
-        "num_factors": config.model.num_factors,
-        "alpha": config.model.alpha,
-        "regularization": config.model.regularization,
+        "num_test_interactions": dataset.split.test.num_interactions,
+        "num_factors": model.num_factors,
+        "alpha": model.alpha,
+        "regularization": model.regularization,
         "server_step": config.server.step,
-        "cohort_size": min(config.federation.cohort_size or train.num_users, train.num_users),
+        "cohort_size": min(federation.cohort_size or train.num_users, train.num_users),
         "payload_bytes_up": up,
         "payload_bytes_down": down,
         "data_counts": dataset.counts,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from fcf_jax.evaluation import ModelDifference
 from fcf_jax.experiments.comparison_statistics import Figures, Values, distinct_metrics
 from fcf_jax.experiments.run_directory import write_atomically, write_json
 
@@ -44,7 +45,8 @@ def markdown(document: dict[str, Any]) -> str:
         *(f"| {' | '.join(row)} |" for row in table_rows(document)),
         "",
         *(sentence + "\n" for sentence in (document["verdict"], *document["notes"])),
-        legend(document),
+        legend(document) + "\n",
+        _apart(document),
     ]
     return "\n".join(lines) + "\n"
 
@@ -69,6 +71,16 @@ def legend(document: dict[str, Any]) -> str:
         "Mean ± sd over the builds; the difference relative to ALS's mean, paired over the builds, and "
         "paired over the users after averaging each user's builds; TOST at a margin of "
         f"{document['margin_percent']:g} %. Normalised forms are left out where they equal the plain ones."
+    )
+
+
+def _apart(document: dict[str, Any]) -> str:
+    items, users, scores = (
+        f"{100 * document[f'{name}_difference']:.3g} %" for name in ModelDifference._fields
+    )
+    return (
+        f"At their ends the models differ by {items} in the item factors, turned onto each other, by {users} "
+        f"in the user factors and by {scores} in the scores of all users and items."
     )
 
 
