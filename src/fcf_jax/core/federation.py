@@ -153,13 +153,15 @@ def run_rounds(
         key: one key for all rounds; each round derives its own from its index.
         num_rounds: how many rounds to add to `state`.
         row_capacity: rows that a chunk of a cohort may need. Found from the key when not given,
-            which a caller that traces the key itself (a `vmap` over seeds) must do beforehand
-            with `cohort_rows`.
+            which a caller of cohorts that traces the key itself (a `vmap` over seeds) must do
+            beforehand with `cohort_rows`.
 
     Returns:
         The state after the last round, and the info of all rounds, stacked.
     """
-    if row_capacity is None:
+    if row_capacity is None and federation.takes_everybody:
+        row_capacity = 1  # nothing is gathered
+    elif row_capacity is None:
         row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
     return _scan_rounds(federation.round, num_rounds, row_capacity, key, state, clients)
 
