@@ -51,4 +51,7 @@ def _run(arguments, at, signals, num_devices):
         return operate
 
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-    sys.exit(cli.main(arguments))
+    code = cli.main(arguments)
+    if jax.distributed.is_initialized():  # as at the exit of a program, which a forked process lacks
+        jax.distributed.shutdown()
+    sys.exit(code)

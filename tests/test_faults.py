@@ -106,6 +106,13 @@ def test_used_output_folder_is_refused_and_left_alone(tmp_path, capsys):
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_a_run_in_the_output_folder_is_refused_with_the_way_to_go_on(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.toml").write_text("")
+    assert run(tmp_path, write(tmp_path, GOOD)) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
 def test_output_folder_under_a_file_is_refused(tmp_path, capsys):
     path = write(tmp_path, GOOD)
     code = cli.main(["run", "--set", path, "--quiet", "--out", str(tmp_path / "table.csv" / "out")])

@@ -157,7 +157,8 @@ def test_stopped_run_says_how_to_go_on_and_ends_as_an_unbroken_one(stopped, copy
 
 
 def test_second_signal_stops_at_once(tmp_path):
-    run = start_run("--out", str(tmp_path / "run"), *settings(), at=8, signals=[signal.SIGTERM] * 2)
+    quick = settings("server.step=adam", UNTESTED)
+    run = start_run("--out", str(tmp_path / "run"), *quick, at=8, signals=[signal.SIGTERM] * 2)
     assert finish(run) == 128 + signal.SIGTERM
     assert rounds_saved(tmp_path / "run") == []
 

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 from rich.console import Console
 
 from fcf_jax.data import Interactions
+from fcf_jax.experiments import progress
 from fcf_jax.experiments.baseline import offsets_rmse
 from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.dataset import load_dataset
@@ -15,7 +16,7 @@ from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recommending import History, recommend_items
 from fcf_jax.experiments.run_directory import claimed, read_run, write_atomically, write_json
 from fcf_jax.experiments.steps import build_optimizer, payload_bytes
-from fcf_jax.experiments.training import block_sizes, find_divergence
+from fcf_jax.experiments.training import Training, block_sizes, find_divergence, seconds_per_round
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
@@ -142,12 +143,40 @@ def test_blocks_end_where_evaluations_are_due(num_rounds, every, sizes):
     assert block_sizes(num_rounds, every) == sizes
 
 
+def test_seconds_per_round_leave_out_what_compiles_in_each_process():
+    config = load_config(None, ["federation.num_rounds=25", "evaluation.every=5"])  # blocks of 5
+
+    def median(seconds, starts):
+        records = [{"kind": "round", "round": i, "seconds": seconds[i // 5]} for i in range(5 * len(seconds))]
+        return seconds_per_round(Training(25, None, records, starts, None), config)
+
+    assert median([9.0, 1.0, 3.0, 2.0, 1.0], []) == 1.5
+    assert median([9.0, 1.0, 8.0, 2.0, 2.0], [10]) == 2.0  # another process took over at round 10
+    assert median([9.0, 8.0], [5]) == 8.5  # nothing else is known
+
+
 def test_divergence_is_found_at_its_first_round():
     assert find_divergence([1.0, 9.0]) is None
     assert find_divergence([1.0, 2.0, 11.0, 12.0]).round == 2
     assert find_divergence([1.0, float("nan")]).round == 1
     assert find_divergence([1.0, 11.0, 0.9], is_guarded=True) is None
     assert find_divergence([1.0, 11.0, 12.0], is_guarded=True).round == 2
+
+
+def test_time_left_is_that_of_the_rounds_after_the_first_that_compiled(monkeypatch, capsys):
+    clock = iter([100.0, 102.0, 106.0, 108.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with ProgressLine(Console(width=80)) as line:
+        for done in (10, 20, 40, 100):
+            line.show("round", done, 100, "fine")
+        line.show("ALS sweep", 10, None, "fine")
+    assert capsys.readouterr().out.splitlines() == [
+        "round 10/100  fine",
+        "round 20/100  16 s left  fine",
+        "round 40/100  12 s left  fine",
+        "round 100/100  fine",
+        "ALS sweep 10  fine",
+    ]
 
 
 def test_offsets_rmse_known_answer_of_constant_ratings():

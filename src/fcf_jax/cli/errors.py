@@ -20,7 +20,7 @@ def input_errors() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise CommandError(f"out of memory while reading: {error}; use less data", 1) from error
-    except OSError as error:
+    except OSError as error:  # a full disk is nobody's mistake
         raise CommandError(describe(error), 1 if error.errno == errno.ENOSPC else 2) from error
     except ValueError as error:
         raise CommandError(str(error), 2) from error
