@@ -18,6 +18,7 @@ from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
 from fcf_jax.cli.recommend import recommend
 from fcf_jax.cli.run import run
+from fcf_jax.cli.tune import tune
 
 app = typer.Typer(
     name="fcf",
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(recommend)
+app.command()(tune)
 app.command()(bench)
 app.command("config")(show_config)
 app.command()(doctor)
