@@ -22,6 +22,7 @@ from fcf_jax.cli.recommend import recommend
 from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
 from fcf_jax.cli.signals import TerminatedError, handling, terminate
+from fcf_jax.cli.tune import tune
 
 app = typer.Typer(
     name="fcf",
@@ -34,6 +35,7 @@ app.command()(run)
 app.command()(compare)
 app.command()(report)
 app.command()(recommend)
+app.command()(tune)
 app.command()(bench)
 app.add_typer(data, name="data")
 app.command("config")(show_config)

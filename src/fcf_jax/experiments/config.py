@@ -3,9 +3,9 @@
 import difflib
 import importlib.resources
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import annotated_types
 import tomli_w
@@ -21,6 +21,7 @@ _REPOSITORY_CONFIGS = Path(__file__).parents[3] / "configs"
 
 ServerStep = Literal["guarded_gram", "gram", "running_sums", "adam", "paper_adam", "sgd"]
 Column = str | int
+Positive = Annotated[float, Field(gt=0)]
 
 
 class ConfigError(ValueError):
@@ -211,6 +212,45 @@ class CheckpointConfig(BaseModel):
     )
 
 
+class TuningConfig(BaseModel):
+    """What `fcf tune` tries; elsewhere it means nothing."""
+
+    model_config = _SETTINGS
+
+    metric: str | None = Field(
+        default=None,
+        description="on the validation set; unset = map_at_K, of explicit ratings rmse (lower is better)",
+    )
+    num_model_trials: int = Field(
+        default=30, ge=0, description="of K, alpha and lambda, by centralised ALS; 0 = as configured"
+    )
+    num_server_trials: int = Field(
+        default=20, ge=0, description="of the server step, after these, by federations; 0 = as configured"
+    )
+    batch_size: int = Field(
+        default=2,
+        ge=1,
+        description="trials of one shape side by side, as one program; the search learns after",
+    )
+    validation_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="share held out to score on, if data.validation_fraction is 0"
+    )
+    num_factors: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[10, 25, 50, 100], min_length=1, description="K to choose from, and model.num_factors"
+    )
+    alpha: list[Positive] = Field(
+        default=[0.2, 50.0],
+        min_length=2,
+        max_length=2,
+        description="low and high; explicit ratings have none",
+    )
+    regularization: list[Positive] = Field(
+        default=[0.1, 100.0], min_length=2, max_length=2, description="low and high"
+    )
+    num_sweeps: int = Field(default=40, ge=1, description="of ALS in a trial, at most")
+    seed: int = Field(default=0, ge=0, description="of the search; the models start from federation.seed")
+
+
 class ExperimentConfig(BaseModel):
     """Everything that decides about a run."""
 
@@ -224,6 +264,7 @@ class ExperimentConfig(BaseModel):
     parallel: ParallelConfig = ParallelConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tuning: TuningConfig = TuningConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without the keys that are unset."""
@@ -265,6 +306,21 @@ def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
     return config.model_copy(update={"data": data.model_copy(update={"path": path, "source": source})})
 
 
+def with_values(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
+    """Replace values by their keys, such as "model.alpha", unchecked: they may be traced."""
+    for name, value in values.items():
+        section, key = name.split(".")
+        changed = getattr(config, section).model_copy(update={key: value})
+        config = config.model_copy(update={section: changed})
+    return config
+
+
+def value_of(config: ExperimentConfig, name: str) -> Any:
+    """Look a value up by its key, such as "model.alpha"."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
 def shipped_configs() -> dict[str, Path]:
     """Find the configs that come with the package (or lie in its repository), by name."""
     packaged = Path(str(importlib.resources.files("fcf_jax"))) / "configs"
@@ -292,6 +348,8 @@ def _explain_key(key: str, value: Any, field: FieldInfo) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, list):  # on one line
+        return f"[{', '.join(_toml(one) for one in value)}]"
     return tomli_w.dumps({"_": value}).partition("=")[2].strip()
 
 

@@ -13,13 +13,13 @@ _GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums t
 
 
 def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
-    """Build the optax transformation that `server.step` names."""
+    """Build the optax transformation that `server.step` names; its numbers may be traced, but `memory`."""
     server = config.server
     if server.step == "guarded_gram":
         return guarded_gram(
             initial_damping=server.initial_damping, memory=server.memory, **_gram_options(config)
         )
-    rate = server.learning_rate or _LEARNING_RATES[server.step]
+    rate = learning_rate(config)
     if server.step == "gram":
         return gram_preconditioned(rate, **_gram_options(config))
     schedule = _schedule(config, rate)
@@ -29,6 +29,19 @@ def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
         return optax.sgd(schedule)
     adam = paper_adam if server.step == "paper_adam" else optax.adam
     return adam(schedule, b1=server.b1, b2=server.b2, eps=server.eps)
+
+
+def learning_rate(config: ExperimentConfig) -> float:
+    """Return the configured learning rate, or the one that goes with the step."""
+    rate = config.server.learning_rate
+    return _LEARNING_RATES[config.server.step] if rate is None else rate
+
+
+def confidence_factor(config: ExperimentConfig) -> float:
+    """Return the configured weight of confidence, or the one that goes with the step."""
+    factor = config.server.confidence_factor
+    default = 1.0 if config.server.step == "guarded_gram" else 3.0  # as the optimizers' own
+    return default if factor is None else factor
 
 
 def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
@@ -51,12 +64,10 @@ class _GramOptions(TypedDict):
 
 
 def _gram_options(config: ExperimentConfig) -> _GramOptions:
-    factor = config.server.confidence_factor
-    default = 1.0 if config.server.step == "guarded_gram" else 3.0  # as the optimizers' own
     return {
         "regularization": config.model.regularization,
         "unobserved_weight": config.model.unobserved_weight,
-        "confidence_factor": default if factor is None else factor,
+        "confidence_factor": confidence_factor(config),
     }
 
 

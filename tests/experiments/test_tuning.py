@@ -1,0 +1,204 @@
+import csv
+import dataclasses
+import importlib.util
+import tomllib
+
+import numpy as np
+import pytest
+
+from fcf_jax import cli
+from fcf_jax.experiments import tuning
+from fcf_jax.experiments.candidates import advance
+from fcf_jax.experiments.config import load_config, with_values
+from fcf_jax.experiments.dataset import load_dataset
+from fcf_jax.experiments.held_out import HeldOut, hold_out, load_held_out
+
+SHORT = [
+    "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.baseline=false",
+    "--set", "tuning.num_factors=[4]", "--set", "tuning.num_sweeps=6", "--set", "tuning.num_model_trials=5",
+    "--set", "tuning.num_server_trials=3", "--set", "server.step=adam",
+]  # fmt: skip
+SIMULATED = [
+    *SHORT,
+    "--set",
+    "data.num_users=60",
+    "--set",
+    "data.num_items=30",
+    "--set",
+    "data.mean_history=8",
+]
+QUIET = "--quiet"
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+
+
+def write_published(folder, *, test_seed):
+    """A published split: the training file is always the same, the test file is as random as its seed."""
+    folder.mkdir()
+    users, items = np.indices((40, 30)).reshape(2, -1)
+    is_seen = (users * 7 + items * items) % 5 == 0
+    train = np.flatnonzero(is_seen | (users == items % 30))
+    rng = np.random.default_rng(test_seed)
+    test = rng.choice(np.setdiff1d(np.arange(users.size), train), 90, replace=False)
+    for name, chosen in (("data1.txt", train), ("test1.txt", test)):
+        (folder / name).write_text("".join(f"{users[one]}\t{items[one]}\t1\n" for one in chosen))
+    return [
+        "--set",
+        f"data.path={folder}",
+        "--set",
+        "data.split=published",
+        "--set",
+        "data.layout=lastfm-lightgcn",
+    ]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return write_published(tmp_path_factory.mktemp("published") / "data", test_seed=0)
+
+
+@pytest.fixture(scope="module")
+def tuned(published, tmp_path_factory):
+    """The folder of a finished study."""
+    folder = tmp_path_factory.mktemp("tuned") / "study"
+    assert cli.main(["tune", *SHORT, *published, QUIET, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_another_test_set_leaves_the_study_as_it_is(tuned, tmp_path):
+    other = write_published(tmp_path / "data", test_seed=1)
+    folder = tmp_path / "study"
+    assert cli.main(["tune", *SHORT, *other, QUIET, "--out", str(folder)]) == 0
+    assert (folder / "trials.csv").read_bytes() == (tuned / "trials.csv").read_bytes()
+    sections = [tomllib.loads((one / "tuned.toml").read_text()) for one in (folder, tuned)]
+    assert all(one["data"].pop("path") for one in sections)
+    assert sections[0] == sections[1]
+
+
+class Untouchable:
+    def __getattribute__(self, name):
+        raise AssertionError(f"the test set was asked for {name}")
+
+
+def test_nothing_of_the_test_set_is_handed_over():
+    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
+    with_validation = with_values(config, {"data.validation_fraction": 0.1})
+    dataset = load_dataset(with_validation)
+    blind = dataset._replace(split=dataclasses.replace(dataset.split, test=Untouchable()))
+    held_out = hold_out(blind, config, fraction=0.1)
+    assert HeldOut._fields == ("train", "validation", "mean_rating")
+    assert held_out.train is dataset.split.train and held_out.validation is dataset.split.validation
+
+
+def test_held_out_and_training_are_the_training_set_of_a_run():
+    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
+    of_run, held_out = load_dataset(config).split, load_held_out(config)
+    together = held_out.train.to_scipy() + held_out.validation.to_scipy()
+    assert (together != of_run.train.to_scipy()).nnz == 0
+    assert together.multiply(of_run.test.to_scipy()).nnz == 0
+    assert held_out.validation.num_interactions > 0
+
+
+def test_tuned_config_is_ready_and_no_worse_than_the_start(tuned):
+    rows = rows_of(tuned)
+    assert [row["stage"] for row in rows] == ["model"] * 5 + ["server"] * 3
+    assert (float(rows[0]["model.alpha"]), float(rows[0]["model.regularization"])) == (4.0, 1.0)
+    assert float(rows[5]["server.learning_rate"]) == 0.1
+    given, found = load_config(str(tuned / "config.toml")), load_config(str(tuned / "tuned.toml"))
+    told = (tuned / "tuned.toml").read_text().splitlines()[1].split(": ")[1]
+    best, as_configured = (float(part.split()[-1]) for part in told.split(";"))
+    assert best >= as_configured
+    complete = [row for row in rows if row["state"] == "complete"]
+    chosen = {}
+    for stage in ("model", "server"):
+        of_stage = [row for row in complete if row["stage"] == stage]
+        row = max(of_stage, key=lambda row: float(row["value"]))
+        chosen |= {name: float(row[name]) for name in row if name.startswith(stage) and row[name]}
+    chosen["model.num_factors"] = int(chosen["model.num_factors"])
+    assert found == (with_values(given, chosen) if best > as_configured else given)
+    assert (tuned / "tuning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def stop_at(monkeypatch, call, error):
+    """Raise when candidates are advanced for this time."""
+    calls = []
+
+    def stopping(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise error
+        return advance(*arguments)
+
+    monkeypatch.setattr(tuning, "advance", stopping)
+
+
+def test_resumed_study_equals_an_unbroken_one(tuned, published, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "study"
+    with monkeypatch.context() as patched:
+        stop_at(patched, 8, KeyboardInterrupt)
+        assert cli.main(["tune", *SHORT, *published, "--out", str(folder)]) == 130
+    assert f"--out {folder} --resume" in capsys.readouterr().out.replace("\n", "")
+    assert not (folder / "tuned.toml").exists()
+    with (folder / "study.log").open("ab") as file:
+        file.write(b'{"op_code":')  # as kill -9 may leave it
+    assert cli.main(["tune", str(folder / "config.toml"), QUIET, "--resume", "--out", str(folder)]) == 0
+    rows = rows_of(folder)
+    failed = [row for row in rows if row["state"] == "fail"]
+    assert 1 <= len(failed) <= 2
+    numbers = ("value", "model.alpha", "model.regularization", "server.learning_rate", "server.b1")
+    kept = [[row[name] for name in numbers] for row in rows if row["state"] != "fail"]
+    assert kept == [[row[name] for name in numbers] for row in rows_of(tuned)]
+    assert (folder / "tuned.toml").read_bytes() == (tuned / "tuned.toml").read_bytes()
+
+
+def test_finished_study_is_not_done_again(tuned, monkeypatch):
+    before = (tuned / "tuned.toml").read_bytes(), (tuned / "study.log").read_bytes()
+    stop_at(monkeypatch, 1, AssertionError("trained again"))
+    assert cli.main(["tune", str(tuned / "config.toml"), QUIET, "--resume", "--out", str(tuned)]) == 0
+    assert ((tuned / "tuned.toml").read_bytes(), (tuned / "study.log").read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "expected an empty folder"),
+        (["--resume", "--set", "tuning.seed=5"], "tuning.seed: the study was begun with 0, now it is 5"),
+        (["--resume", "--set", "data.seed=5"], "data.seed"),
+    ],
+)
+def test_another_study_in_the_folder_is_refused(tuned, published, arguments, named, capsys):
+    assert cli.main(["tune", *SHORT, *published, *arguments, "--out", str(tuned)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert named in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["no-such-config"], "no-such-config"),
+        (["--set", "tuning.metric=map_at_5"], "did you mean map_at_10?"),
+        (["--set", "tuning.alpha=[5, 1]"], "tuning.alpha"),
+        (["--set", "tuning.alpha=[0, 1]"], "tuning.alpha"),
+        (["--set", "tuning.num_factors=[]"], "tuning.num_factors"),
+        (["--set", "model.alpha=0"], "model.alpha"),
+        (["--set", "tuning.validation_fraction=0.8"], "tuning.validation_fraction"),
+        (["--set", "federation.num_rounds=0"], "federation.num_rounds"),
+        (["--set", "parallel.item_shards=2"], "parallel.item_shards"),
+    ],
+)
+def test_tune_refuses_in_one_line_and_writes_nothing(arguments, named, tmp_path, capsys):
+    out = tmp_path / "study"
+    assert cli.main(["tune", *arguments, "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert named in printed.err
+    assert not out.exists()
+
+
+def test_without_optuna_the_remedy_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["tune"]) == 2
+    assert "pip install 'fcf_jax[tune]'" in capsys.readouterr().err
