@@ -54,5 +54,6 @@ def describe(error: OSError) -> str:
     """Name the file, the trouble and, where there is one, the remedy."""
     if error.errno is None:
         return str(error)
-    remedies = {errno.ENOSPC: "; free some space", errno.EACCES: "; choose a place that you may use"}
+    elsewhere = "; choose a place that you may use"
+    remedies = {errno.ENOSPC: "; free some space", errno.EACCES: elsewhere, errno.EROFS: elsewhere}
     return f"{error.filename or 'disk'}: {error.strerror}{remedies.get(error.errno, '')}"
