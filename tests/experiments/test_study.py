@@ -103,9 +103,7 @@ def test_explicit_ratings_go_by_rmse_and_have_no_alpha(monkeypatch):
 
 def test_all_diverged_is_a_failure(monkeypatch):
     config = load_config(None, ["model.alpha=40", "tuning.alpha=[35, 50]", "tuning.num_server_trials=0"])
-    with pytest.raises(
-        DivergedError, match=r"every trial of the model diverged.*raise tuning.regularization"
-    ):
+    with pytest.raises(DivergedError, match=r"every trial.*raise tuning\.regularization"):
         tune(config, monkeypatch)
 
 
