@@ -70,7 +70,7 @@ def failure(path, **options):
         "rating,userId,movieId\n2,10,b\n1,9,a\n3,10,a\n",
         "10,b,2\n9,a,1\n10,a,3\n",
         "10,a,3\n10,b,2\n9,a,1\n",
-        gzip.compress(PLAIN.encode()),
+        gzip.compress(PLAIN.encode(), mtime=0),
         bz2.compress(PLAIN.encode()),
     ],
 )

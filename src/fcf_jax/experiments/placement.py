@@ -63,13 +63,17 @@ def mesh_of(config: ExperimentConfig) -> Mesh | None:
     num_devices = available if parallel.devices is None else parallel.devices
     if parallel.devices is None:
         if cohort_size is not None and jax.process_count() == 1:
-            most = max(cohort_size // _CLIENTS_WORTH_A_DEVICE, parallel.item_shards)
+            most = max(
+                cohort_size // _CLIENTS_WORTH_A_DEVICE,
+                2 * parallel.item_shards if parallel.item_shards > 1 else 1,
+            )
             num_devices = min(num_devices, most)
         num_devices -= num_devices % parallel.item_shards
-    if not parallel.item_shards <= num_devices <= available:
+    fewest = 1 if parallel.item_shards == 1 else 2 * parallel.item_shards  # XLA fails on clients unsplit
+    if not fewest <= num_devices <= available:
         raise ConfigError(
-            f"parallel.devices: expected {parallel.item_shards} to {available}, got {num_devices}; "
-            "lower parallel.devices or parallel.item_shards"
+            f"parallel.devices: expected {fewest} to {available}, got {num_devices}; "
+            "change parallel.devices or lower parallel.item_shards"
         )
     return None if num_devices == 1 else client_mesh(num_devices, item_shards=parallel.item_shards)
 
