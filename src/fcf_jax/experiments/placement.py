@@ -60,16 +60,12 @@ def mesh_of(config: ExperimentConfig) -> Mesh | None:
     """
     parallel, cohort_size = config.parallel, config.federation.cohort_size
     available = jax.device_count()
+    fewest = 1 if parallel.item_shards == 1 else 2 * parallel.item_shards  # XLA fails on clients unsplit
     num_devices = available if parallel.devices is None else parallel.devices
     if parallel.devices is None:
         if cohort_size is not None and jax.process_count() == 1:
-            most = max(
-                cohort_size // _CLIENTS_WORTH_A_DEVICE,
-                2 * parallel.item_shards if parallel.item_shards > 1 else 1,
-            )
-            num_devices = min(num_devices, most)
+            num_devices = min(num_devices, max(cohort_size // _CLIENTS_WORTH_A_DEVICE, fewest))
         num_devices -= num_devices % parallel.item_shards
-    fewest = 1 if parallel.item_shards == 1 else 2 * parallel.item_shards  # XLA fails on clients unsplit
     if not fewest <= num_devices <= available:
         raise ConfigError(
             f"parallel.devices: expected {fewest} to {available}, got {num_devices}; "
