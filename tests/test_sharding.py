@@ -49,8 +49,9 @@ ON_EIGHT_DEVICES = """
             state, info = fcf.run_rounds(federation, key, state, clients, num_rounds=5)
         return fetch(state.item_factors)[:37], np.asarray(info.loss), np.asarray(info.client_ids)
 
-    # clients split over all devices; items split as well; an odd number of devices; all of it streamed
-    everybody = (None, lambda: fcf.guarded_gram(regularization=1.0), ((8, 1, False), (8, 2, False)))
+    # clients split over all devices; items split as well, or alone; an odd number of devices; streamed
+    placements = (8, 1, False), (8, 2, False), (2, 2, False)
+    everybody = (None, lambda: fcf.guarded_gram(regularization=1.0), placements)
     sampled = (40, lambda: optax.adam(0.05), ((3, 1, False), (8, 4, True)))
     for cohort_size, make_step, placements in (everybody, sampled):
         one = last(None, 1, cohort_size, make_step)
@@ -69,7 +70,7 @@ def test_eight_devices_agree_with_one():
     )
     assert output.returncode == 0, output.stderr[-2000:]
     errors = json.loads(output.stdout.splitlines()[-1])
-    assert len(errors) == 4
+    assert len(errors) == 5
     assert max(errors.values()) <= 1e-5, errors  # float32 sums in another order
 
 

@@ -11,13 +11,14 @@ one for each host, run the same program after `jax.distributed.initialize`.
 """
 
 import os
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from fcf_jax.core.cohort import fill_up
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import PackedClients
 
@@ -67,20 +68,15 @@ def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh
 
 def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
     """Split the chunks over the mesh, empty chunks filling up the last device."""
-    num_users, num_clients = clients.row_counts.shape[0], clients.client_ids.shape[1]
-    num_missing = -clients.client_ids.shape[0] % mesh.shape["clients"]
-
-    def fill(leaf: jax.Array, value: int = 0) -> Any:
-        ends = [(0, num_missing)] + [(0, 0)] * (leaf.ndim - 1)
-        return np.pad(np.asarray(leaf), ends, constant_values=value)
-
+    num_chunks = clients.client_ids.shape[0]
+    filled = fill_up(clients, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
     chunked = NamedSharding(mesh, PartitionSpec("clients"))
     return PackedClients(
-        rows=_put(jax.tree.map(fill, clients.rows), chunked),
-        owners=_put(fill(clients.owners, num_clients), chunked),
-        client_ids=_put(fill(clients.client_ids, num_users), chunked),
-        first_row=replicate(clients.first_row, mesh),
-        row_counts=replicate(clients.row_counts, mesh),
+        rows=_put(filled.rows, chunked),
+        owners=_put(filled.owners, chunked),
+        client_ids=_put(filled.client_ids, chunked),
+        first_row=replicate(filled.first_row, mesh),
+        row_counts=replicate(filled.row_counts, mesh),
     )
 
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from fcf_jax.core.als import Als, AlsInfo, Factors, run_sweeps
+from fcf_jax.core.cohort import fill_up
 from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, RoundInfo
@@ -98,10 +99,8 @@ def rows_side_by_side(
     states: ServerState,
     num_rounds: int,
 ) -> int:
-    """Compute, on the host, a `row_capacity` that serves all runs; 1 where everybody takes part."""
+    """Compute, on the host, a `row_capacity` that serves all runs."""
     federation = make_federation(_run(hyperparameters, 0))
-    if federation.takes_everybody or num_rounds == 0:
-        return 1
     return max(
         cohort_rows(
             federation,
@@ -210,8 +209,8 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
             "give all the same row_width"
         )
     num_chunks, num_rows = (max(one.owners.shape[axis] for one in packings) for axis in (0, 1))
-    num_clients = max(one.client_ids.shape[1] for one in packings)
-    filled = [_fill(one, num_chunks, num_rows, num_clients) for one in packings]
+    sizes = {"num_clients": max(one.client_ids.shape[1] for one in packings)}
+    filled = [fill_up(one, num_chunks=num_chunks, num_rows=num_rows, **sizes) for one in packings]
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled)
 
 
@@ -308,26 +307,6 @@ def _check_runs(num_runs: int, **trees: Any) -> None:
                 raise ValueError(
                     f"expected {name} with a leading axis of {num_runs} runs, got {jnp.shape(leaf)}"
                 )
-
-
-def _fill(clients: PackedClients, num_chunks: int, num_rows: int, num_clients: int) -> PackedClients:
-    """Bring one packing to these sizes; what is added belongs to nobody."""
-    old_rows = clients.owners.shape[1]
-    num_users, nobody = clients.row_counts.shape[0], clients.client_ids.shape[1]
-
-    def fill(leaf: Any, sizes: tuple[int, ...], value: int = 0) -> Any:
-        missing = [(0, size - old) for old, size in zip(leaf.shape, sizes, strict=True)]
-        return np.pad(np.asarray(leaf), missing, constant_values=value)
-
-    row_width = clients.rows.mask.shape[2]
-    owners = np.where(clients.owners == nobody, num_clients, clients.owners)
-    return PackedClients(
-        rows=jax.tree.map(lambda leaf: fill(leaf, (num_chunks, num_rows, row_width)), clients.rows),
-        owners=fill(owners, (num_chunks, num_rows), num_clients),
-        client_ids=fill(clients.client_ids, (num_chunks, num_clients), num_users),
-        first_row=clients.first_row + clients.first_row // old_rows * (num_rows - old_rows),
-        row_counts=clients.row_counts,
-    )
 
 
 def _runs_that_fit(item_factors: Array, states: Any, clients: PackedClients) -> int:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
+from fcf_jax.core.inverse import inverse_cholesky, inverse_matrix
 from fcf_jax.core.objective import gram, item_gradient, loss
 from fcf_jax.core.solve import (
-    _inverse,
-    inverse_cholesky,
     owned_by,
     solve_rows,
     solve_user_factor,
@@ -211,11 +210,11 @@ def test_inverse_cholesky_matches_dense_reference(size):
 def test_shared_inverse_matches_dense_reference(size):
     root = np.random.default_rng(size).normal(size=(size, size + 5))
     matrix = root @ root.T
-    inverse = np.asarray(jax.jit(_inverse)(jnp.asarray(matrix, jnp.float32)), np.float64)
+    inverse = np.asarray(jax.jit(inverse_matrix)(jnp.asarray(matrix, jnp.float32)), np.float64)
     bound = 100 * np.linalg.cond(matrix) * np.finfo(np.float32).eps  # what is added to the diagonal
     assert relative_error(inverse, np.linalg.inv(matrix)) <= bound
     singular = jnp.asarray(root[:, :1] @ root[:, :1].T, jnp.float32)
-    assert np.isfinite(jax.jit(_inverse)(singular)).all()
+    assert np.isfinite(jax.jit(inverse_matrix)(singular)).all()
 
 
 def test_batched_solve_lowers_to_no_library_call(observed):

@@ -81,7 +81,7 @@ def cohort_sum(
 
         nothing = _empty_sum(item_factors), jnp.zeros((), item_factors.dtype)
         (sums, worst), _ = jax.lax.scan(add_chunk, nothing, _chunks(clients))
-        if mesh is not None:
+        if _is_split(mesh):
             sums, worst = jax.lax.psum(sums, "clients"), jax.lax.pmax(worst, "clients")
         return sums, worst
 
@@ -124,14 +124,19 @@ def solve_clients(
             return (solved, loss + jnp.sum(info.loss)), None
 
         solved = jax.lax.scan(place_chunk, (everyone, jnp.zeros((), factors.dtype)), _chunks(clients))[0]
-        return solved if mesh is None else jax.lax.psum(solved, "clients")
+        return jax.lax.psum(solved, "clients") if _is_split(mesh) else solved
 
     return _split(share, mesh)(factors, clients)
 
 
+def _is_split(mesh: Mesh | None) -> bool:
+    """Say whether several devices share the chunks: of a mesh, the axis "clients" may be of size 1."""
+    return mesh is not None and mesh.shape["clients"] > 1
+
+
 def _split(share: Callable, mesh: Mesh | None) -> Callable:
     """Let each device of the mesh's axis "clients" work on its share of the chunks."""
-    if mesh is None:
+    if not _is_split(mesh):
         return share
     chunked, whole = PartitionSpec("clients"), PartitionSpec()
     specs = PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ Cohorts are a pure function of the key, so the host can draw those of many round
 learn how many rows they need: one compiled size serves them all, whatever the longest history.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -157,3 +157,29 @@ def gather_cohort(
 
     rows, owners = jax.vmap(gather_chunk)(chunk_ids)
     return clients._replace(rows=rows, owners=owners, client_ids=chunk_ids)
+
+
+def fill_up(
+    clients: PackedClients, *, num_chunks: int = 0, num_rows: int = 0, num_clients: int = 0
+) -> PackedClients:
+    """Bring packed clients, on the host, to at least so many chunks, and rows and clients in a chunk.
+
+    What is added belongs to nobody, and costs what it would if it were somebody's.
+    """
+    num_users, old_rows = clients.row_counts.shape[0], clients.owners.shape[1]
+    chunks, rows = max(num_chunks, clients.owners.shape[0]), max(num_rows, old_rows)
+    nobody, chunk_clients = clients.client_ids.shape[1], max(num_clients, clients.client_ids.shape[1])
+
+    def fill(leaf: Any, second: int, value: int = 0) -> Any:
+        missing = [(0, chunks - leaf.shape[0]), (0, second - leaf.shape[1])] + [(0, 0)] * (leaf.ndim - 2)
+        return np.pad(np.asarray(leaf), missing, constant_values=value)
+
+    owners: Any = np.asarray(clients.owners)
+    first_row: Any = np.asarray(clients.first_row)
+    return PackedClients(
+        rows=jax.tree.map(lambda leaf: fill(leaf, rows), clients.rows),
+        owners=fill(np.where(owners == nobody, chunk_clients, owners), rows, chunk_clients),
+        client_ids=fill(clients.client_ids, chunk_clients, num_users),
+        first_row=first_row + first_row // old_rows * (rows - old_rows),
+        row_counts=clients.row_counts,
+    )

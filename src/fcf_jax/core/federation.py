@@ -159,9 +159,7 @@ def run_rounds(
     Returns:
         The state after the last round, and the info of all rounds, stacked.
     """
-    if row_capacity is None and federation.takes_everybody:
-        row_capacity = 1  # nothing is gathered
-    elif row_capacity is None:
+    if row_capacity is None:
         row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
     return _scan_rounds(federation.round, num_rounds, row_capacity, key, state, clients)
 
@@ -170,6 +168,8 @@ def cohort_rows(
     federation: Federation, key: Key, state: ServerState, clients: PackedClients, *, num_rounds: int
 ) -> int:
     """Compute, on the host, a `row_capacity` that the cohorts of these rounds need."""
+    if federation.takes_everybody or num_rounds == 0:
+        return 1  # nothing is gathered
     num_users = clients.row_counts.shape[0]
     cohorts = _draw_rounds(federation.draw, num_rounds, num_users, key, state.round_index)
     return rows_needed(clients, cohorts, num_shares=federation.num_shares)

@@ -14,7 +14,7 @@ import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.solve import inverse_cholesky
+from fcf_jax.core.inverse import inverse_cholesky
 from fcf_jax.core.types import Scalar
 
 _ANDERSON_RIDGE = 1e-5

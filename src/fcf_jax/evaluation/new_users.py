@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from fcf_jax.batching import batch_clients
 from fcf_jax.core.aggregate import solve_clients
+from fcf_jax.core.cohort import fill_up
 from fcf_jax.core.types import PackedClients, Scalar, Weighting
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.data.interactions import Interactions
@@ -41,26 +42,14 @@ def solve_new_users(
     clients = batch_clients(
         dataclasses.replace(histories, indptr=indptr, user_labels=None), row_width=_ROW_WIDTH
     )
-    solved = _solve(
-        item_factors, _with_empty_rows(clients), as_pytree(weighting), regularization, unobserved_weight
-    )
+    clients = fill_up(clients, num_rows=power_of_two(clients.owners.shape[1], least=_FEWEST))
+    solved = _solve(item_factors, clients, as_pytree(weighting), regularization, unobserved_weight)
     return np.asarray(solved)[: histories.num_users]
 
 
 def power_of_two(number: int, *, least: int = 1) -> int:
     """Round up to a power of two, at least this one."""
     return 1 << (max(number, least) - 1).bit_length()
-
-
-def _with_empty_rows(clients: PackedClients) -> PackedClients:
-    """Fill every chunk up with rows of nobody: good for solving, no longer for drawing cohorts."""
-    num_rows = clients.owners.shape[1]
-    missing = (0, power_of_two(num_rows, least=_FEWEST) - num_rows)
-    nobody = clients.client_ids.shape[1]
-    return clients._replace(
-        rows=jax.tree.map(lambda leaf: np.pad(leaf, ((0, 0), missing, (0, 0))), clients.rows),
-        owners=np.pad(clients.owners, ((0, 0), missing), constant_values=nobody),
-    )
 
 
 @jax.jit

@@ -16,12 +16,12 @@ import optax
 from jax.sharding import Mesh
 
 from fcf_jax.batching import batch_clients, batch_items, padding_factor
-from fcf_jax.core.als import centralized_als, run_sweeps
-from fcf_jax.core.federation import federated_cf
+from fcf_jax.core.als import run_sweeps
 from fcf_jax.core.types import PackedClients, Weighting
 from fcf_jax.data import Interactions
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig
+from fcf_jax.experiments.config import ConfigError, ExperimentConfig, with_values
 from fcf_jax.experiments.dataset import Dataset, weighting_of
+from fcf_jax.experiments.models import configured_als, configured_federation, model_options
 from fcf_jax.experiments.placement import mesh_of
 from fcf_jax.experiments.steps import build_optimizer
 from fcf_jax.experiments.timed_runs import (
@@ -53,7 +53,6 @@ class _Task(NamedTuple):
     clients: PackedClients
     mesh: Mesh | None
     cohort_size: int
-    model_options: dict[str, Any]
 
 
 def refuse_unfit(config: ExperimentConfig) -> None:
@@ -107,7 +106,8 @@ def tables(document: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]
 
 def _run_bench(config: ExperimentConfig, dataset: Dataset, *, repeats: int) -> dict[str, Any]:
     task = _task(config, dataset)
-    item_factors = trained(task.weighting, task.clients, **task.model_options)
+    options = model_options(config, num_items=task.train.num_items, mesh=task.mesh)
+    item_factors = trained(task.weighting, task.clients, **options)
     rounds = _federated(task, item_factors, num_calls=repeats + 2)
     peers, note = _peers(task)
     counts = {name: one.num_rounds for name, one in rounds.items()}
@@ -134,15 +134,7 @@ def _run_bench(config: ExperimentConfig, dataset: Dataset, *, repeats: int) -> d
 
 
 def _task(config: ExperimentConfig, dataset: Dataset) -> _Task:
-    train, mesh, model = dataset.split.train, mesh_of(config), config.model
-    options = {
-        "num_items": train.num_items,
-        "num_factors": model.num_factors,
-        "regularization": model.regularization,
-        "unobserved_weight": model.unobserved_weight,
-        "init_scale": model.init_scale,
-        "mesh": mesh,
-    }
+    train, mesh = dataset.split.train, mesh_of(config)
     return _Task(
         config=config,
         train=train,
@@ -150,7 +142,6 @@ def _task(config: ExperimentConfig, dataset: Dataset) -> _Task:
         clients=placed(partial(batch_clients, train), mesh),
         mesh=mesh,
         cohort_size=min(config.federation.cohort_size or _DEFAULT_COHORT, train.num_users),
-        model_options=options,
     )
 
 
@@ -167,7 +158,14 @@ def _federated(task: _Task, item_factors: ItemFactors, *, num_calls: int) -> dic
     wanted["cohort_round"] = (step, task.cohort_size, _COHORT_BLOCK)
     found = {}
     for name, (optimizer, size, num_rounds) in wanted.items():
-        federation = federated_cf(optimizer, task.weighting, cohort_size=size, **task.model_options)
+        federation = configured_federation(
+            with_values(task.config, {"federation.cohort_size": size}),
+            task.weighting,
+            num_users=task.train.num_users,
+            num_items=task.train.num_items,
+            mesh=task.mesh,
+            optimizer=optimizer,
+        )
         found[name] = rounds_of(
             federation, task.clients, item_factors, task.mesh, num_rounds=num_rounds, num_calls=num_calls
         )
@@ -178,7 +176,7 @@ def _als(task: _Task, item_factors: ItemFactors) -> dict[str, Callable[[], Any]]
     """Prepare sweeps of ALS, if the configuration wants it at all: it needs the data a second time."""
     if not task.config.evaluation.baseline:
         return {}
-    als = centralized_als(task.weighting, **task.model_options)
+    als = configured_als(task.config, task.weighting, num_items=task.train.num_items, mesh=task.mesh)
     items = placed(partial(batch_items, task.train), task.mesh)
     return {"als_sweep": lambda: run_sweeps(als, item_factors, task.clients, items, num_sweeps=_BLOCK)}
 

@@ -22,14 +22,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.batching import batch_clients, batch_items
-from fcf_jax.core.als import Als, centralized_als
-from fcf_jax.core.federation import Federation, cohort_rows, federated_cf
+from fcf_jax.core.als import Als
+from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.types import PackedClients
 from fcf_jax.data import Interactions
 from fcf_jax.evaluation import EvaluationData, UserMetrics, evaluation_data, user_metrics
 from fcf_jax.experiments.config import ExperimentConfig, with_values
 from fcf_jax.experiments.dataset import weighting_of
-from fcf_jax.experiments.steps import build_optimizer
+from fcf_jax.experiments.models import configured_als, configured_federation, weights_of
+from fcf_jax.side_by_side import map_runs, run_mesh
 
 Settings = dict[str, Array]  # by key: a number for one candidate, [places] for a batch
 
@@ -79,12 +80,12 @@ def candidate_data(
 
 def als_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
     """Set up centralised ALS; settings are keys of `model`."""
-    options = {"num_items": _num_items(data), "num_factors": config.model.num_factors}
     key = jax.random.key(config.federation.seed)
 
     def als_of(settings: Settings) -> Als:
         candidate = with_values(config, settings)
-        return centralized_als(weighting_of(candidate, mean_rating), **options, **_weights(candidate))
+        weighting = weighting_of(candidate, mean_rating)
+        return configured_als(candidate, weighting, num_items=_num_items(data))
 
     def step(settings: Settings, item_factors: Array, data: CandidateData) -> tuple[Array, Array]:
         factors, info = als_of(settings).sweep(item_factors, data.clients, data.items)
@@ -100,19 +101,13 @@ def als_learner(config: ExperimentConfig, mean_rating: float, data: CandidateDat
 
 def federated_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
     """Set up the configured federation; settings are keys of `server`, but its memory."""
-    num_users = data.clients.row_counts.shape[0]
-    cohort_size = config.federation.cohort_size
-    options = {
-        "num_items": _num_items(data),
-        "num_factors": config.model.num_factors,
-        "cohort_size": None if cohort_size == num_users else cohort_size,
-    }
+    num_users, num_items = data.clients.row_counts.shape[0], _num_items(data)
     key = jax.random.key(config.federation.seed)
 
     def federation_of(settings: Settings) -> Federation:
         candidate = with_values(config, settings)
-        weighting, optimizer = weighting_of(candidate, mean_rating), build_optimizer(candidate)
-        return federated_cf(optimizer, weighting, **options, **_weights(candidate))
+        weighting = weighting_of(candidate, mean_rating)
+        return configured_federation(candidate, weighting, num_users=num_users, num_items=num_items)
 
     as_configured = federation_of({})
     state = as_configured.init(key)
@@ -133,11 +128,8 @@ def federated_learner(config: ExperimentConfig, mean_rating: float, data: Candid
 
 def candidate_mesh(num_candidates: int, *, max_devices: int | None = None) -> Mesh:
     """Arrange a device for each candidate, or as many as there are, along one axis "runs"."""
-    available = jax.local_devices()
-    chosen = available[: min(num_candidates, max_devices or len(available))]
-    return jax.make_mesh(
-        (len(chosen),), ("runs",), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen
-    )  # fmt: skip
+    available = jax.local_device_count()
+    return run_mesh(min(num_candidates, available, max_devices or available))
 
 
 def begin(learner: Learner, settings: Mapping[str, Sequence[float]], mesh: Mesh, *, num_places: int) -> Batch:
@@ -177,15 +169,6 @@ def _num_items(data: CandidateData) -> int:
     return data.items.row_counts.shape[0]
 
 
-def _weights(config: ExperimentConfig) -> dict[str, Any]:
-    model = config.model
-    return {
-        "regularization": model.regularization,
-        "unobserved_weight": model.unobserved_weight,
-        "init_scale": model.init_scale,
-    }
-
-
 def _score(
     config: ExperimentConfig,
     mean_rating: float,
@@ -194,14 +177,8 @@ def _score(
     data: CandidateData,
 ) -> UserMetrics:
     candidate = with_values(config, settings)
-    return user_metrics(
-        item_factors,
-        data.validation,
-        weighting_of(candidate, mean_rating),
-        regularization=candidate.model.regularization,
-        unobserved_weight=candidate.model.unobserved_weight,
-        k=candidate.evaluation.k,
-    )
+    weighting, k = weighting_of(candidate, mean_rating), candidate.evaluation.k
+    return user_metrics(item_factors, data.validation, weighting, **weights_of(candidate), k=k)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -230,18 +207,14 @@ def _advance(
         metrics = learner.score(settings, item_factors, data)
         return state, Report(metrics, loss, previous, jnp.isfinite(item_factors).all())
 
-    def train_or_rest(candidate: tuple, data: CandidateData) -> tuple[Any, Report]:
-        state, settings, num_steps = candidate
+    def train_or_rest(
+        state: Any, settings: Settings, num_steps: Array, data: CandidateData
+    ) -> tuple[Any, Report]:
         _, report = jax.eval_shape(train, state, settings, num_steps, data)
         at_rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), report)
         return jax.lax.cond(
             num_steps > 0, lambda: train(state, settings, num_steps, data), lambda: (state, at_rest)
         )
 
-    def train_all(candidates: tuple, data: CandidateData) -> tuple[Any, Report]:
-        together = None if jax.default_backend() == "cpu" else candidates[-1].shape[0]  # a CPU: in turn
-        return jax.lax.map(lambda one: train_or_rest(one, data), candidates, batch_size=together)
-
-    split, whole = PartitionSpec("runs"), PartitionSpec()
-    shared = jax.shard_map(train_all, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
-    return shared((states, settings, num_steps), data)
+    at_a_time = 1 if jax.default_backend() == "cpu" else num_steps.shape[0]  # a CPU: in turn
+    return map_runs(train_or_rest, (states, settings, num_steps), (data,), at_a_time=at_a_time, mesh=mesh)

@@ -11,15 +11,15 @@ from jaxtyping import Array, Float
 
 from fcf_jax.batching import batch_clients, batch_items, choose_row_width
 from fcf_jax.core.aggregate import solve_clients
-from fcf_jax.core.als import Als, centralized_als
-from fcf_jax.core.federation import Federation, federated_cf
+from fcf_jax.core.als import Als
+from fcf_jax.core.federation import Federation
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import PackedClients, RoundInfo, Weighting
 from fcf_jax.evaluation import EvaluationData, evaluation_data, user_metrics
 from fcf_jax.experiments.comparison_assessment import Assessment
 from fcf_jax.experiments.config import ConfigError, ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset, weighting_of
-from fcf_jax.experiments.steps import build_optimizer
+from fcf_jax.experiments.models import configured_als, configured_federation, weights_of
 from fcf_jax.side_by_side import (
     map_runs,
     place_runs,
@@ -116,22 +116,12 @@ def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh
 def _models(
     config: ExperimentConfig, dataset: Dataset
 ) -> tuple[Callable[[Weighting], Federation], Callable[[Weighting], Als]]:
-    train, model, cohort_size = dataset.split.train, config.model, config.federation.cohort_size
-    if cohort_size is not None and cohort_size >= train.num_users:
-        cohort_size = None
-    options: dict[str, Any] = {
-        "num_items": train.num_items,
-        "num_factors": model.num_factors,
-        "regularization": model.regularization,
-        "unobserved_weight": model.unobserved_weight,
-        "init_scale": model.init_scale,
-    }
-    optimizer = build_optimizer(config)
+    train = dataset.split.train
     return (
-        lambda weighting: federated_cf(
-            optimizer, weighting, cohort_size=cohort_size, sampling=config.federation.sampling, **options
+        lambda weighting: configured_federation(
+            config, weighting, num_users=train.num_users, num_items=train.num_items
         ),
-        lambda weighting: centralized_als(weighting, **options),
+        lambda weighting: configured_als(config, weighting, num_items=train.num_items),
     )
 
 
@@ -153,10 +143,7 @@ def _pack(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) 
 def _assessor(
     config: ExperimentConfig, data: _Data, weightings: Weighting, mesh: Mesh | None, *, is_shared: bool
 ) -> Callable[[Array], Assessment]:
-    weights: dict[str, Any] = {
-        "regularization": config.model.regularization,
-        "unobserved_weight": config.model.unobserved_weight,
-    }
+    weights = weights_of(config)
 
     def assess(
         weighting: Weighting, item_factors: Array, clients: PackedClients, data: EvaluationData | None

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from fcf_jax.batching import batch_clients, batch_items, padding_factor
-from fcf_jax.core.als import centralized_als
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.baseline import converge_als, offsets_rmse
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset
+from fcf_jax.experiments.models import configured_als
 from fcf_jax.experiments.placement import pack_on
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.recording import NEVER, Stop, train_on_record
+from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
 from fcf_jax.experiments.report import write_report
 from fcf_jax.experiments.setup import Setup, set_up
 from fcf_jax.experiments.steps import payload_bytes
@@ -60,7 +60,7 @@ def run_experiment(
     _write_model(setup, item_factors, folder)
     if training.divergence is not None:
         raise DivergedError(_describe(training.divergence, config, folder))
-    federated = setup.measure(item_factors)
+    federated = latest_measures(training) or setup.measure(item_factors)
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
     run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
     summary = _summarize(setup, training, federated, centralized)
@@ -86,7 +86,8 @@ def divergence_remedy(config: ExperimentConfig) -> str:
 
 
 def _centralized(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
-    als = centralized_als(setup.weighting, **setup.model_options)
+    num_items = setup.dataset.split.train.num_items
+    als = configured_als(setup.config, setup.weighting, num_items=num_items, mesh=setup.mesh)
     items = pack_on(setup.mesh, partial(batch_items, setup.dataset.split.train), is_streamed=False)
     clients = setup.clients
     if setup.config.parallel.stream:  # the yardstick holds everything

@@ -15,6 +15,7 @@ from fcf_jax.core.types import CohortSum, PackedClients, Weighting
 from fcf_jax.evaluation import RankingMetrics, evaluate_data, evaluation_data
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset
+from fcf_jax.experiments.models import weights_of
 from fcf_jax.experiments.placement import chunks_of_a_block
 from fcf_jax.sharding import replicate
 from fcf_jax.streaming import collect_streamed
@@ -37,10 +38,7 @@ def measures_of(
     mesh: Mesh | None,
 ) -> Measures:
     """Prepare both; without any test item, every metric is nan."""
-    weights = {
-        "regularization": config.model.regularization,
-        "unobserved_weight": config.model.unobserved_weight,
-    }
+    weights = weights_of(config)
     block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
 
     @jax.jit

@@ -19,9 +19,7 @@ from fcf_jax.streaming import run_rounds_streamed
 
 _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
-_CLIENTS_WORTH_A_DEVICE = (
-    200  # of a cohort; with fewer the devices wait for each other (benchmarks/README.md)
-)
+_CLIENTS_WORTH_A_DEVICE = 200  # of a cohort; fewer, and devices wait for each other (benchmarks/README.md)
 _WORTH_KEEPING = 0.1  # seconds of compiling
 
 
@@ -60,15 +58,14 @@ def mesh_of(config: ExperimentConfig) -> Mesh | None:
     """
     parallel, cohort_size = config.parallel, config.federation.cohort_size
     available = jax.device_count()
-    fewest = 1 if parallel.item_shards == 1 else 2 * parallel.item_shards  # XLA fails on clients unsplit
     num_devices = available if parallel.devices is None else parallel.devices
     if parallel.devices is None:
         if cohort_size is not None and jax.process_count() == 1:
-            num_devices = min(num_devices, max(cohort_size // _CLIENTS_WORTH_A_DEVICE, fewest))
+            num_devices = min(num_devices, max(cohort_size // _CLIENTS_WORTH_A_DEVICE, parallel.item_shards))
         num_devices -= num_devices % parallel.item_shards
-    if not fewest <= num_devices <= available:
+    if not parallel.item_shards <= num_devices <= available:
         raise ConfigError(
-            f"parallel.devices: expected {fewest} to {available}, got {num_devices}; "
+            f"parallel.devices: expected {parallel.item_shards} to {available}, got {num_devices}; "
             "change parallel.devices or lower parallel.item_shards"
         )
     return None if num_devices == 1 else client_mesh(num_devices, item_shards=parallel.item_shards)
@@ -118,7 +115,7 @@ def runner_of(
         block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
         run = partial(run_rounds_streamed, block_chunks=block_chunks, mesh=mesh)
     else:
-        capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds) if num_rounds else 1
+        capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds)
         run = partial(run_rounds, row_capacity=capacity)
 
     def run_in_place(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:

@@ -78,6 +78,14 @@ def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine) ->
     )
 
 
+def latest_measures(training: Training) -> dict[str, float] | None:
+    """Return what was measured after the last round, if an evaluation was due then."""
+    last = training.records[-1] if training.records else {}
+    if last.get("kind") != "evaluation" or last["round"] != training.done:
+        return None
+    return {name: value for name, value in last.items() if name not in ("kind", "round")}
+
+
 def _latest_map(block: Block, setup: Setup) -> float:
     evaluations = [one for one in block.records if one["kind"] == "evaluation"]
     return evaluations[-1][f"map_at_{setup.config.evaluation.k}"] if evaluations else float("nan")

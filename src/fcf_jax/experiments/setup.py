@@ -1,21 +1,21 @@
 """What both sides of a comparison share: the data, where it lies, the model and what is measured."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from fcf_jax.batching import batch_clients
-from fcf_jax.core.federation import Federation, federated_cf
+from fcf_jax.core.federation import Federation
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, Weighting
 from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset, weighting_of
 from fcf_jax.experiments.measuring import Measures, measures_of
+from fcf_jax.experiments.models import configured_federation
 from fcf_jax.experiments.placement import mesh_of, pack_on
-from fcf_jax.experiments.steps import build_optimizer
 from fcf_jax.sharding import fetch
 
 
@@ -28,7 +28,6 @@ class Setup(NamedTuple):
     clients: PackedClients
     measures: Measures
     mesh: Mesh | None
-    model_options: dict[str, Any]
 
     @property
     def key(self) -> Key:
@@ -42,13 +41,13 @@ class Setup(NamedTuple):
 
     def federation(self) -> Federation:
         """Set up the federation of this experiment."""
-        is_sampled = self.cohort_size < self.dataset.split.train.num_users
-        return federated_cf(
-            build_optimizer(self.config),
+        train = self.dataset.split.train
+        return configured_federation(
+            self.config,
             self.weighting,
-            cohort_size=self.cohort_size if is_sampled else None,
-            sampling=self.config.federation.sampling,
-            **self.model_options,
+            num_users=train.num_users,
+            num_items=train.num_items,
+            mesh=self.mesh,
         )
 
     def item_factors(self, state: ServerState) -> np.ndarray:
@@ -65,14 +64,5 @@ def set_up(config: ExperimentConfig, dataset: Dataset) -> Setup:
     weighting = weighting_of(config, dataset.mean_rating)
     mesh, train = mesh_of(config), dataset.split.train
     clients = pack_on(mesh, partial(batch_clients, train), is_streamed=config.parallel.stream)
-    model = config.model
-    options = {
-        "num_items": train.num_items,
-        "num_factors": model.num_factors,
-        "regularization": model.regularization,
-        "unobserved_weight": model.unobserved_weight,
-        "init_scale": model.init_scale,
-        "mesh": mesh,
-    }
     measures = measures_of(config, dataset, clients, weighting, mesh)
-    return Setup(config, dataset, weighting, clients, measures, mesh, options)
+    return Setup(config, dataset, weighting, clients, measures, mesh)

@@ -20,6 +20,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from fcf_jax.evaluation import summarize
+from fcf_jax.experiments.baseline import has_converged
 from fcf_jax.experiments.candidates import (
     CandidateData,
     Learner,
@@ -49,7 +50,6 @@ from fcf_jax.experiments.study import (
 )
 
 _REPORTS = 8  # of a trial, at each of which it may be pruned
-_TOLERANCE = 1e-5  # the relative fall of the loss in one sweep at which ALS has converged
 _MAY_CHANGE = ("parallel.", "data.path", "tuning.num_server_trials")  # from one start of a study to another
 
 
@@ -226,7 +226,8 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
                 continue
             one: Report = jax.tree.map(lambda leaf, place=place: leaf[place], report)
             value = _value(task.config, one)
-            is_last = done == stage.num_steps or (stage.stops_early and _has_converged(one))
+            settles = stage.stops_early and bool(has_converged(one.previous_loss, one.loss))
+            is_last = done == stage.num_steps or settles
             if math.isfinite(value):
                 trial.report(value, done)
                 values[place] = value if is_last else None
@@ -237,10 +238,6 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
 def _value(config: ExperimentConfig, report: Report) -> float:
     metrics = summarize(report.metrics, k=config.evaluation.k)
     return metrics[metric_of(config)] if report.is_finite else math.nan
-
-
-def _has_converged(report: Report) -> bool:
-    return bool(report.previous_loss - report.loss < _TOLERANCE * abs(report.previous_loss))
 
 
 def _with_best(config: ExperimentConfig, study: Study) -> tuple[ExperimentConfig, float]:
