@@ -2,14 +2,8 @@ import tomllib
 
 import pytest
 
-from fcf_jax.experiments.config import (
-    ConfigError,
-    ExperimentConfig,
-    explain,
-    load_config,
-    resolve,
-    shipped_configs,
-)
+from fcf_jax.experiments.config import ConfigError, explain, load_config, resolve, shipped_configs
+from fcf_jax.experiments.sections import ExperimentConfig
 
 
 def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path):

@@ -12,6 +12,7 @@ from fcf_jax.experiments.candidates import advance
 from fcf_jax.experiments.config import load_config, with_values
 from fcf_jax.experiments.dataset import load_dataset
 from fcf_jax.experiments.held_out import HeldOut, hold_out, load_held_out
+from fcf_jax.experiments.run_directory import claimed
 
 SHORT = [
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.baseline=false",
@@ -139,11 +140,11 @@ def test_resumed_study_equals_an_unbroken_one(tuned, published, tmp_path, monkey
     with monkeypatch.context() as patched:
         stop_at(patched, 8, KeyboardInterrupt)
         assert cli.main(["tune", *SHORT, *published, "--out", str(folder)]) == 130
-    assert f"--out {folder} --resume" in capsys.readouterr().out.replace("\n", "")
+    assert f"go on with: fcf tune --resume --out {folder}" in capsys.readouterr().err
     assert not (folder / "tuned.toml").exists()
     with (folder / "study.log").open("ab") as file:
         file.write(b'{"op_code":')  # as kill -9 may leave it
-    assert cli.main(["tune", str(folder / "config.toml"), QUIET, "--resume", "--out", str(folder)]) == 0
+    assert cli.main(["tune", QUIET, "--resume", "--out", str(folder)]) == 0
     rows = rows_of(folder)
     failed = [row for row in rows if row["state"] == "fail"]
     assert 1 <= len(failed) <= 2
@@ -164,7 +165,7 @@ def test_finished_study_is_not_done_again(tuned, monkeypatch):
     ("arguments", "named"),
     [
         ([], "expected an empty folder"),
-        (["--resume", "--set", "tuning.seed=5"], "tuning.seed: the study was begun with 0, now it is 5"),
+        (["--resume", "--set", "tuning.seed=5"], "tuning.seed is 5, was 0"),
         (["--resume", "--set", "data.seed=5"], "data.seed"),
     ],
 )
@@ -196,6 +197,12 @@ def test_tune_refuses_in_one_line_and_writes_nothing(arguments, named, tmp_path,
     assert printed.out == "" and printed.err.count("\n") == 1
     assert named in printed.err
     assert not out.exists()
+
+
+def test_a_second_process_is_refused(tuned, capsys):
+    with claimed(tuned, load_config(str(tuned / "config.toml")), resume=True):
+        assert cli.main(["tune", QUIET, "--resume", "--out", str(tuned)]) == 2
+    assert "got one that another is writing to" in capsys.readouterr().err
 
 
 def test_without_optuna_the_remedy_is_told(monkeypatch, capsys):

@@ -22,7 +22,7 @@ from fcf_jax.cli.signals import StopSignals, going_on
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.config import ExperimentConfig
+    from fcf_jax.experiments.sections import ExperimentConfig
 
 
 def compare(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.config import ExperimentConfig
+    from fcf_jax.experiments.sections import ExperimentConfig
 
 ConfigArgument = Annotated[
     str | None, typer.Argument(metavar="[CONFIG.toml]", help="A TOML file, or the name of a shipped config.")
@@ -16,8 +16,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
-
-
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with what was begun in --out; CONFIG may be left out.")
 ]
@@ -36,9 +34,21 @@ def folder_of(out: Path | None, config: str | None, *, suffix: str = "", resume:
 
 
 def config_of(
-    folder: Path, config: str | None, overrides: list[str] | None, *, resume: bool
+    folder: Path,
+    config: str | None,
+    overrides: list[str] | None,
+    *,
+    resume: bool,
+    may_change: tuple[str, ...] = (),
 ) -> "ExperimentConfig":
     """Resolve the configuration of a run: a new one in an empty folder, or the one that was begun there.
+
+    Args:
+        folder: of the run.
+        config: a file or a name; None: that of the folder, or the defaults.
+        overrides: of its keys.
+        resume: whether a run may have begun there.
+        may_change: beginnings of keys that may differ from when it was begun.
 
     Raises:
         ValueError: in one line, for a mistake in it, or a folder that it does not fit.
@@ -52,7 +62,7 @@ def config_of(
         config = str(folder / run_directory.CONFIG)
     resolved = load_config(config, overrides or ())
     if resume:
-        refuse_another(folder, resolved)
+        refuse_another(folder, resolved, may_change=may_change)
     else:
         run_directory.refuse_used(folder)
     return resolved

@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_of
+from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, config_of, folder_of
+from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.config import ExperimentConfig
+    from fcf_jax.experiments.sections import ExperimentConfig
     from fcf_jax.experiments.tuning import Tuned
 
 _NO_OPTUNA = "fcf tune needs optuna, which is not installed; pip install 'fcf_jax[tune]'"
@@ -22,9 +24,9 @@ def tune(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; default runs/NAME-TIMESTAMP.")
+        Path | None, typer.Option(help="Folder of the study; default runs/NAME-tune-TIMESTAMP.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Find K, alpha, lambda and the numbers of the server's step, and write a config that has them.
@@ -33,31 +35,22 @@ def tune(
     """
     if importlib.util.find_spec("optuna") is None:
         raise CommandError(_NO_OPTUNA, 2)
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.run_directory import refuse_used
-    from fcf_jax.experiments.study import FILE
-    from fcf_jax.experiments.tuning import refuse_unfit
+    from fcf_jax.experiments.tuning import MAY_CHANGE, refuse_unfit
 
     with input_errors():
-        resolved = load_config(config, overrides or ())
+        folder = folder_of(out, config, suffix="-tune", resume=resume)
+        resolved = config_of(folder, config, overrides, resume=resume, may_change=MAY_CHANGE)
         refuse_unfit(resolved)
-        if resume and out is None:
-            raise ValueError("--resume: expected the folder of the study; add --out FOLDER")
-        folder = folder_of(out, config)
-        is_resumed = resume and (folder / FILE).is_file()
-        if not is_resumed:
-            refuse_used(folder)
-    tuned = _tune(resolved, folder, is_resumed=is_resumed, quiet=quiet)
+    tuned = _tune(resolved, folder, resume=resume, quiet=quiet)
     if not quiet:
         _print_outcome(resolved, tuned, folder)
 
 
-def _tune(config: "ExperimentConfig", folder: Path, *, is_resumed: bool, quiet: bool) -> "Tuned":
-    from fcf_jax.experiments import run_directory
+def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> "Tuned":
     from fcf_jax.experiments.config import ConfigError
     from fcf_jax.experiments.held_out import load_held_out
     from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.progress import ProgressLine
+    from fcf_jax.experiments.run_directory import claimed, environment, write_json
     from fcf_jax.experiments.study import journal
     from fcf_jax.experiments.tuning import run_tuning
     from fcf_jax.experiments.tuning_report import write_outcome
@@ -67,25 +60,20 @@ def _tune(config: "ExperimentConfig", folder: Path, *, is_resumed: bool, quiet: 
             start_devices(config.parallel)
             keep_compiled_programs()
             held_out = load_held_out(config)
-            folder.mkdir(parents=True, exist_ok=True)
-            storage = stack.enter_context(journal(folder))
+            stack.enter_context(claimed(folder, config, resume=resume))
+            storage = journal(folder)
         stack.enter_context(run_errors())
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        stack.enter_context(going_on(StopSignals(progress), "fcf tune", folder))
         progress.say(
             f"{held_out.train.num_interactions} interactions to train on, "
             f"{held_out.validation.num_interactions} to validate on"
         )
-        if not is_resumed:
-            run_directory.write_config(folder, config)
-            run_directory.write_json(folder / "environment.json", run_directory.environment())
+        write_json(folder / "environment.json", environment())
         try:
             tuned = run_tuning(config, held_out, storage, progress)
-        except ConfigError as error:  # a resumed study that is another one
+        except ConfigError as error:  # a resumed study of other data
             raise CommandError(str(error), 2) from None
-        except BaseException as stopped:
-            if not isinstance(stopped, Exception):  # Ctrl-C or SIGTERM
-                progress.say(f"go on with: fcf tune {folder / 'config.toml'} --out {folder} --resume")
-            raise
         write_outcome(folder, config, held_out, tuned)
         return tuned
 

@@ -104,6 +104,8 @@ def simulate_taste(
     check_num_interactions(int(num_users * mean_history))
     rng = np.random.default_rng(seed)
     lengths = _history_lengths(rng, num_users, mean_history, longest)
+    if num_users * mean_history >= num_items:
+        lengths = _lengthened(rng, lengths, longest, total=num_items)
     genres = _genre_thresholds(rng, num_items, num_factors, popularity_exponent)
     assigned = _first_users(rng, lengths, num_items)
     blocks = [
@@ -157,6 +159,17 @@ def _history_lengths(
     excess = rng.lognormal(-(_LENGTH_SPREAD**2) / 2, _LENGTH_SPREAD, num_users)  # mean 1
     lengths = 1 + np.floor((mean_history - 1) * excess + rng.random(num_users)).astype(np.int64)
     return np.minimum(lengths, longest)
+
+
+def _lengthened(
+    rng: np.random.Generator, lengths: npt.NDArray[np.int64], longest: int, *, total: int
+) -> npt.NDArray[np.int64]:
+    """Make random histories longer where few happened to be so short that they cannot hold `total` items."""
+    num_missing = total - int(lengths.sum())
+    if num_missing <= 0:
+        return lengths
+    places = rng.permutation(np.repeat(np.arange(len(lengths)), longest - lengths))
+    return lengths + np.bincount(places[:num_missing], minlength=len(lengths))
 
 
 def _genre_thresholds(

@@ -27,9 +27,10 @@ from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.types import PackedClients
 from fcf_jax.data import Interactions
 from fcf_jax.evaluation import EvaluationData, UserMetrics, evaluation_data, user_metrics
-from fcf_jax.experiments.config import ExperimentConfig, with_values
+from fcf_jax.experiments.config import with_values
 from fcf_jax.experiments.dataset import weighting_of
 from fcf_jax.experiments.models import configured_als, configured_federation, weights_of
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.side_by_side import map_runs, run_mesh
 
 Settings = dict[str, Array]  # by key: a number for one candidate, [places] for a batch

@@ -25,11 +25,12 @@ from fcf_jax.experiments.comparison_statistics import (
 )
 from fcf_jax.experiments.comparison_tables import write_tables
 from fcf_jax.experiments.comparison_training import Outcome, train_builds
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig
+from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset, has_random_split, load_datasets
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.resuming import open_checkpoints
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import payload_bytes
 
 

@@ -17,9 +17,10 @@ from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import PackedClients, RoundInfo, Weighting
 from fcf_jax.evaluation import EvaluationData, evaluation_data, user_metrics
 from fcf_jax.experiments.comparison_assessment import Assessment
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig
+from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset, weighting_of
 from fcf_jax.experiments.models import configured_als, configured_federation, weights_of
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.side_by_side import (
     map_runs,
     place_runs,

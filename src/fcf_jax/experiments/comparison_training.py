@@ -15,10 +15,10 @@ from fcf_jax.experiments.checkpoint import CheckpointError, Checkpoints
 from fcf_jax.experiments.comparison_assessment import Assessment, difference_between, metrics_of_builds
 from fcf_jax.experiments.comparison_builds import Both, Builds
 from fcf_jax.experiments.comparison_curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.experiment import DivergedError, divergence_remedy
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, StoppedError
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.training import block_sizes, find_divergence
 
 CURVES = "curves.csv"

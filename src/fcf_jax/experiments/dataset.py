@@ -19,7 +19,8 @@ from fcf_jax.data import (
     split_temporal,
 )
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
-from fcf_jax.experiments.config import ConfigError, DataConfig, ExperimentConfig
+from fcf_jax.experiments.config import ConfigError
+from fcf_jax.experiments.sections import DataConfig, ExperimentConfig
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
 

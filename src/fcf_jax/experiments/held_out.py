@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fcf_jax.data import Interactions, split_per_user
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig, with_values
+from fcf_jax.experiments.config import ConfigError, with_values
 from fcf_jax.experiments.dataset import Dataset, load_dataset
+from fcf_jax.experiments.sections import ExperimentConfig
 
 
 class HeldOut(NamedTuple):

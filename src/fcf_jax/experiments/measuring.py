@@ -13,10 +13,10 @@ from jaxtyping import Array
 from fcf_jax.core.aggregate import cohort_sum
 from fcf_jax.core.types import CohortSum, PackedClients, Weighting
 from fcf_jax.evaluation import RankingMetrics, evaluate_data, evaluation_data
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset
 from fcf_jax.experiments.models import weights_of
 from fcf_jax.experiments.placement import chunks_of_a_block
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.sharding import replicate
 from fcf_jax.streaming import collect_streamed
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from fcf_jax.core.als import Als, centralized_als
 from fcf_jax.core.federation import Federation, federated_cf
 from fcf_jax.core.types import Weighting
-from fcf_jax.experiments.config import ExperimentConfig
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import build_optimizer
 
 

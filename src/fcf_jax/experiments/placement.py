@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, RoundInfo
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig, ParallelConfig
+from fcf_jax.experiments.config import ConfigError
+from fcf_jax.experiments.sections import ExperimentConfig, ParallelConfig
 from fcf_jax.sharding import client_mesh, place_clients, place_state, replicate, use_cpu_devices
 from fcf_jax.streaming import run_rounds_streamed
 

@@ -13,9 +13,9 @@ from fcf_jax.core.solve import solve_user_factor
 from fcf_jax.core.types import ClientData
 from fcf_jax.data import Interactions, check_implicit
 from fcf_jax.evaluation import recommend
-from fcf_jax.experiments.config import DataConfig
 from fcf_jax.experiments.dataset import load_interactions, load_published, transform_strengths, weighting_of
 from fcf_jax.experiments.run_directory import TrainedModel
+from fcf_jax.experiments.sections import DataConfig
 
 Label = int | str
 

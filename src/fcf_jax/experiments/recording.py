@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 
 from fcf_jax.experiments import run_directory
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.placement import runner_of
 from fcf_jax.experiments.processes import any_process
 from fcf_jax.experiments.progress import ProgressLine, short
 from fcf_jax.experiments.resuming import Snapshot, open_checkpoints, read_begun
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.setup import Setup
 from fcf_jax.experiments.training import Block, Training, train
 

@@ -11,9 +11,10 @@ from fcf_jax.core.types import Key
 from fcf_jax.data import Split
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.checkpoint import CheckpointError, Checkpoints
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig, load_config
+from fcf_jax.experiments.config import ConfigError, load_config
 from fcf_jax.experiments.processes import share_files
 from fcf_jax.experiments.run_directory import read_json_lines
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.training import Begun, Record
 
 _CHECKPOINTS = "checkpoints"
@@ -33,8 +34,13 @@ class Snapshot(NamedTuple):
     key: Key
 
 
-def refuse_another(folder: Path, config: ExperimentConfig) -> None:
+def refuse_another(folder: Path, config: ExperimentConfig, *, may_change: tuple[str, ...] = ()) -> None:
     """Refuse to go on with a run under a configuration that is not its own.
+
+    Args:
+        folder: of the run.
+        config: of now.
+        may_change: beginnings of keys that may differ.
 
     Raises:
         ConfigError: naming the first key that differs.
@@ -46,7 +52,7 @@ def refuse_another(folder: Path, config: ExperimentConfig) -> None:
     theirs = _settings(load_config(str(folder / run_directory.CONFIG)))
     ours = _settings(config)
     for key in {**ours, **theirs}:
-        if ours.get(key) != theirs.get(key):
+        if ours.get(key) != theirs.get(key) and not key.startswith(may_change):
             raise ConfigError(
                 f"{folder}: expected the configuration it was begun with ({_sha256(theirs)[:12]}), "
                 f"got another ({_sha256(ours)[:12]}): {key} is {ours.get(key)}, was {theirs.get(key)}; "

@@ -18,7 +18,8 @@ import numpy as np
 import tomli_w
 from filelock import FileLock, Timeout
 
-from fcf_jax.experiments.config import ExperimentConfig, resolve
+from fcf_jax.experiments.config import resolve
+from fcf_jax.experiments.sections import ExperimentConfig
 
 _PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas")
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.toml", "environment.json", "metrics.jsonl", "summary.json"

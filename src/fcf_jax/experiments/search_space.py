@@ -5,7 +5,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig, value_of, with_values
+from fcf_jax.experiments.config import ConfigError, value_of, with_values
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import confidence_factor, learning_rate
 
 Space = dict[str, BaseDistribution]  # by key, such as "model.alpha"

@@ -11,11 +11,11 @@ from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import Federation
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, Weighting
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.dataset import Dataset, weighting_of
 from fcf_jax.experiments.measuring import Measures, measures_of
 from fcf_jax.experiments.models import configured_federation
 from fcf_jax.experiments.placement import mesh_of, pack_on
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.sharding import fetch
 
 

@@ -5,7 +5,7 @@ from typing import TypedDict
 import optax
 
 from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
-from fcf_jax.experiments.config import ExperimentConfig
+from fcf_jax.experiments.sections import ExperimentConfig
 
 _FLOAT_BYTES = 4
 _LEARNING_RATES = {"adam": 0.1, "paper_adam": 0.1, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.5}

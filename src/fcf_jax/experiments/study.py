@@ -1,12 +1,9 @@
 """A search that survives its process: an optuna study in a journal file, asked for batches of one shape."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import filelock
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -39,24 +36,18 @@ class Search(NamedTuple):
     seed: int
 
 
-@contextmanager
-def journal(folder: Path) -> Iterator[BaseStorage]:
-    """Open the studies of a folder, and keep other processes out.
+def journal(folder: Path) -> BaseStorage:
+    """Open the studies of a folder that this process has claimed (`run_directory.claimed`).
 
     Raises:
-        ValueError: when another process has them open, or the file is damaged.
+        ValueError: when the file is damaged.
     """
     path = folder / FILE
+    _drop_torn_line(path)
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            _drop_torn_line(path)
-            try:
-                storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_LockedAlready(str(path))))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}: expected an intact study, got {error}; start anew") from error
-            yield storage
-    except filelock.Timeout:
-        raise ValueError(f"{folder}: expected no other process on it, got one; wait for its end") from None
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_LockedAlready(str(path))))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected an intact study, got {error}; start anew") from error
 
 
 def open_study(storage: BaseStorage, search: Search) -> Study:

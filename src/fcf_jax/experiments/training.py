@@ -9,8 +9,8 @@ import numpy as np
 
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, RoundInfo
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.placement import Runner
+from fcf_jax.experiments.sections import ExperimentConfig
 
 _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
 _LARGEST_BLOCK = 10

@@ -32,12 +32,13 @@ from fcf_jax.experiments.candidates import (
     candidate_mesh,
     federated_learner,
 )
-from fcf_jax.experiments.config import ConfigError, ExperimentConfig, with_values
+from fcf_jax.experiments.config import ConfigError, with_values
 from fcf_jax.experiments.experiment import DivergedError
 from fcf_jax.experiments.held_out import HeldOut
 from fcf_jax.experiments.measuring import metric_names
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.search_space import SHAPES, Values, model_start, server_start, space_around
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.study import (
     Direction,
     Search,
@@ -50,7 +51,7 @@ from fcf_jax.experiments.study import (
 )
 
 _REPORTS = 8  # of a trial, at each of which it may be pruned
-_MAY_CHANGE = ("parallel.", "data.path", "tuning.num_server_trials")  # from one start of a study to another
+MAY_CHANGE = ("parallel.", "data.path", "checkpoint.", "tuning.num_server_trials")  # as a study goes on
 
 
 class Tuned(NamedTuple):
@@ -254,7 +255,7 @@ def _facts(config: ExperimentConfig, held_out: HeldOut) -> dict[str, Any]:
     values = {
         f"{section}.{key}": value for section, keys in config.to_dict().items() for key, value in keys.items()
     }
-    return {name: value for name, value in values.items() if not name.startswith(_MAY_CHANGE)} | {
+    return {name: value for name, value in values.items() if not name.startswith(MAY_CHANGE)} | {
         "training data": held_out.train.fingerprint(),
         "validation data": held_out.validation.fingerprint(),
     }

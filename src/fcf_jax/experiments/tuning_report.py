@@ -17,9 +17,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.held_out import HeldOut
 from fcf_jax.experiments.run_directory import write_atomically, write_config
+from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.study import finished, start_trial, values_of
 from fcf_jax.experiments.tuning import Tuned, metric_of, value_at_start
 

@@ -21,7 +21,7 @@ from scipy import sparse
 
 from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import cohort_rows
-from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.core.weighting import confidence, implicit_feedback
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation import explain_score, solve_new_users
 from fcf_jax.recommender.requests import (
@@ -260,7 +260,7 @@ class FederatedCollaborativeFilter:
             self.item_factors,
             int(item),
             row.item_ids,
-            1.0 + self.alpha * row.strengths,
+            np.asarray(confidence(jnp.asarray(row.strengths), alpha=self.alpha)),
             regularization=self.regularization,
             unobserved_weight=self.unobserved_weight,
             factorization=user_weights,

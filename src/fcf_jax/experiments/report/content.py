@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcf_jax.experiments.config import ExperimentConfig
 from fcf_jax.experiments.report import curves
 from fcf_jax.experiments.report.curves import bytes_per_round, side
 from fcf_jax.experiments.report.outcomes import ComparisonOutcome, Outcome, RunOutcome, TuningOutcome
@@ -25,6 +24,7 @@ from fcf_jax.experiments.report.wording import (
     several,
     size_text,
 )
+from fcf_jax.experiments.sections import ExperimentConfig
 
 _MOST_TRIALS = 100
 _KINDS = {RunOutcome: "run", ComparisonOutcome: "comparison", TuningOutcome: "tuning"}
