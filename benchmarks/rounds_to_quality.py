@@ -5,7 +5,7 @@ training set, within some percent of converged ALS's. All begin with the item fa
 begins with; data as in against_implicit.py. Adam is tuned: every setting of the grid below runs,
 and each goal is credited to the setting that reaches it first. Quality is looked at every few
 rounds (`--every`), so a figure may be too high by less than that; "-" was not reached within
-`--num-rounds`. Cohorts are shuffled for all alike.
+`--num-rounds`. Cohorts are drawn in the same way for all, by default shuffled.
 
 Megabytes are what one client uploads on average until the MAP goal: as the dense gradient
 [items, factors], or in the rank-one form, a number for each item and the user factor, which says
@@ -21,13 +21,14 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import optax
 from jax import numpy as jnp
 
 import fcf_jax as fcf
+from fcf_jax.core.cohort import Sampling
 from fcf_jax.core.federation import cohort_rows
 from fcf_jax.evaluation import evaluate_data, evaluation_data
 from fcf_jax.experiments import timed_runs, timing
@@ -58,7 +59,7 @@ class Problem(NamedTuple):
     mean_average_precision: Callable[[jax.Array], float]
 
 
-def set_up(path: str, num_factors: int) -> tuple[Problem, fcf.PackedClients]:
+def set_up(path: str, num_factors: int, sampling: Sampling) -> tuple[Problem, fcf.PackedClients]:
     """Read and split; the items packed for ALS come second."""
     interactions, _ = fcf.read_interactions(path)
     split = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=SEED)
@@ -87,7 +88,7 @@ def set_up(path: str, num_factors: int) -> tuple[Problem, fcf.PackedClients]:
             f"map_at_{K}"
         ]
 
-    federated = {"weighting": weighting, **options}
+    federated = {"weighting": weighting, "sampling": sampling, **options}
     return Problem(split.train, clients, federated, placed_loss, mean_average_precision), items
 
 
@@ -164,13 +165,15 @@ def main() -> None:
     parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
     parser.add_argument("--num-factors", type=int, default=25)
     parser.add_argument("--cohort-size", type=int, help="default: everybody")
+    parser.add_argument("--sampling", choices=get_args(Sampling), default="shuffled", help="of cohorts")
     parser.add_argument("--num-rounds", type=int, default=200, help="at most")
     parser.add_argument("--every", type=int, default=1, help="rounds between two looks")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     arguments = parser.parse_args()
     timed_runs.use_all_cores()
-    problem, items = set_up(arguments.path, arguments.num_factors)
-    als = fcf.centralized_als(**problem.federated)
+    problem, items = set_up(arguments.path, arguments.num_factors, arguments.sampling)
+    of_als = {name: value for name, value in problem.federated.items() if name != "sampling"}
+    als = fcf.centralized_als(**of_als)
     baseline = converge_als(als, jax.random.key(SEED), problem.clients, items)
     als_loss, als_map = (measure(baseline.item_factors) for measure in problem[-2:])
     goals = {f"loss {goal}": goal * als_loss for goal in LOSS_GOALS} | {"map": MAP_GOAL * als_map}
@@ -189,6 +192,7 @@ def main() -> None:
         rows.append(
             {"step": name, **shown(best, goals), **megabytes(problem, family, best["map"], arguments)}
         )
+    options["sampling"] = arguments.sampling
     document = {"als": {"loss": als_loss, "map": als_map, "sweeps": sweeps}, "steps": results, **options}
     timing.publish(document, arguments.out)
     timing.show("rounds to quality", rows)

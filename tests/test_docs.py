@@ -66,7 +66,7 @@ def follow(page, capsys):
             for command in commands_of(fence.content):
                 assert cli.main(command) == 0, f"{place}: {command}\n{capsys.readouterr().err}"
         else:
-            assert fence.kind in ("bash later", "console"), f"{place}: {fence.kind}"
+            assert fence.kind == "console", f"{place}: {fence.kind}"
         printed = capsys.readouterr().out
 
 
