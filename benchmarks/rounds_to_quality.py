@@ -49,7 +49,7 @@ Goals = dict[str, float]
 
 def adam_grid(num_rounds: int) -> list[Setting]:
     """List what is tried of Adam."""
-    grid = itertools.product((0.02, 0.05, 0.1, 0.2), (0.1, 0.9), (num_rounds / 4, num_rounds, 1e9))
+    grid = itertools.product((0.02, 0.05, 0.1, 0.2), (0.1, 0.5, 0.9), (num_rounds / 4, num_rounds, 1e9))
     return [{"rate": rate, "b1": b1, "decay_rounds": decay} for rate, b1, decay in grid]
 
 
