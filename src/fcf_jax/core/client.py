@@ -85,8 +85,9 @@ def sent_norms(
 ) -> SentNorms:
     r"""Compute the norm of everything that each client sends, without building any of it.
 
-    \|e x^T\|_F = \|x\| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} s_i^2) + \sum_{i in I_u} e_i^2 }, since the items
-    outside a history have e_i = -w0 s_i; and \|x x^T\|_F = \|x\|^2.
+        |e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} s_i^2) + \sum_{i in I_u} e_i^2 }
+
+    since the items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2.
     """
     factors = solution.user_factors
     squared_scores = jnp.sum(jnp.matmul(factors, item_gram, precision="highest") * factors, axis=-1)

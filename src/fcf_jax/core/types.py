@@ -108,4 +108,4 @@ class Mechanism(NamedTuple):
     clip: Callable[[Any, SentNorms], Float[Array, "*clients"]]  # (state, norms) -> a_u
     release: Callable[
         [Key, Any, CohortSum], tuple[CohortSum, Any]
-    ]  # what the server sees, and the next state
+    ]  # the sums released, next state
