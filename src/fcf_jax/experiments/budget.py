@@ -1,4 +1,4 @@
-"""The privacy budget of a run: charged and on disk before a noised result is released, and never given back."""
+"""The privacy budget of a run: charged, and on disk, before a noised result is released; never given back."""
 
 import json
 from pathlib import Path
