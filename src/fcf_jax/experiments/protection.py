@@ -48,6 +48,19 @@ def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
         )
 
 
+def refuse_measuring(config: ExperimentConfig, command: str) -> None:
+    """Refuse to spend a budget on trainings that only measure.
+
+    Raises:
+        ConfigError: unless the seed of the noise is fixed.
+    """
+    if has_noise(config) and config.privacy.seed is None:
+        raise ConfigError(
+            f"privacy.seed: {command} trains many times and charges no budget; set privacy.seed to measure "
+            "what is NOT PRIVATE, and train what is released with `fcf run`"
+        )
+
+
 def is_sampled(config: ExperimentConfig, *, num_users: int) -> bool:
     """Say whether a round takes fewer than everybody."""
     cohort_size = config.federation.cohort_size
