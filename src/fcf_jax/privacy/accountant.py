@@ -22,10 +22,11 @@ ParticipationSampling = Literal["everybody", "poisson", "fixed_size"]
 Adjacency = Literal["add or remove one user", "replace one user"]
 Accountant = Literal["pld", "rdp"]
 _OVERFLOW = 2e-14  # probability, a round, that a Poisson sample exceeds `core.cohort.poisson_capacity`
-_FINEST_INTERVAL = 1e-4  # of discretised privacy losses; coarser where there would be too many to hold
-_MOST_LOSSES = 2e5
+_FINEST_INTERVAL = 1e-4  # of discretised privacy losses, as dp-accounting has it
+_MOST_LOSSES = 1.5e5  # of one round, a second; where noise is little that is still fine enough
+_SEARCHED_LOSSES = 4e4  # while calibrating, which asks a dozen times
 _LEAST_NOISE = 0.01  # where looking for less noise ends: epsilon is in the thousands there
-_STEP = 0.7
+_STEP = 0.6
 _TOLERANCE = 4e-4  # of calibration, which may stop two of them above the least sufficient noise
 _REMEDY = 'set federation.sampling = "poisson" or "independent", or leave out federation.cohort_size'
 
@@ -141,14 +142,7 @@ def epsilon_by_round(
     """
     used = accountant_used(_checked(participation), accountant)
     _check(noise_multiplier=noise_multiplier, delta=delta)
-    if noise_multiplier == 0:
-        spent: Callable[[int, float], float] = _without_noise
-    elif used == "rdp":
-        spent = _by_rdp(participation, noise_multiplier)
-    elif participation.sampling == "everybody":
-        spent = functools.partial(_by_closed_form, noise_multiplier)
-    else:
-        spent = _by_pld(participation, noise_multiplier)
+    spent = _running(participation, used, noise_multiplier)
 
     @functools.cache
     def after(num_rounds: int) -> float:
@@ -193,24 +187,11 @@ def calibrated_noise_multiplier(
     if num_rounds == 0:
         return 0.0
 
-    def exceeds(noise_multiplier: float) -> bool:
-        after = epsilon_by_round(
-            participation, noise_multiplier=noise_multiplier, delta=delta, accountant=used
-        )
-        return after(num_rounds) > epsilon
-
-    noise = _library().get_sigma_gaussian(epsilon, delta) * math.sqrt(num_rounds)  # exact for everybody
-    if used == "pld" and participation.sampling == "poisson":
-        noise = calibrated_noise_multiplier(
-            participation, epsilon=epsilon, delta=delta, num_rounds=num_rounds, accountant="rdp"
-        )
-    if used == "rdp" or participation.sampling != "everybody":
-        lower, upper = _bracket(exceeds, start=noise)
-        left = _delta_left(participation, delta, num_rounds)
-        noise = upper
-        if lower >= _LEAST_NOISE:
-            noise = _calibrated(participation, used, epsilon, left, num_rounds, lower, upper)
-    while exceeds(noise):  # by a rounding error, or another discretisation
+    noise = _searched(participation, used, epsilon, delta, num_rounds)
+    run: Any = {"num_rounds": num_rounds, "delta": delta, "accountant": used}
+    while (
+        _epsilon(participation, noise_multiplier=noise, **run) > epsilon
+    ):  # rounding, a finer discretisation
         noise *= 1 + _TOLERANCE / 4
     return noise
 
@@ -277,6 +258,22 @@ def _auc(distance: float, noise_multiplier: float, num_rounds: int) -> float:
     return 0.5 * math.erfc(-0.5 * distance * math.sqrt(num_rounds) / noise_multiplier)
 
 
+_epsilon = epsilon  # also where an argument has its name
+
+
+def _running(
+    participation: Participation, used: Accountant, noise_multiplier: float, most_losses: float = _MOST_LOSSES
+) -> Callable[[int, float], float]:
+    """Return epsilon, a function of rounds, at least 1, and delta."""
+    if noise_multiplier == 0:
+        return _without_noise
+    if used == "rdp":
+        return _by_rdp(participation, noise_multiplier)
+    if participation.sampling == "everybody":
+        return functools.partial(_by_closed_form, noise_multiplier)
+    return _by_pld(participation, noise_multiplier, most_losses)
+
+
 def _without_noise(num_rounds: int, delta: float) -> float:
     del num_rounds, delta
     return math.inf
@@ -298,7 +295,9 @@ def _by_rdp(participation: Participation, noise_multiplier: float) -> Callable[[
     return spent
 
 
-def _by_pld(participation: Participation, noise_multiplier: float) -> Callable[[int, float], float]:
+def _by_pld(
+    participation: Participation, noise_multiplier: float, most_losses: float
+) -> Callable[[int, float], float]:
     estimate = _by_rdp(participation, noise_multiplier)
 
     @functools.cache
@@ -313,22 +312,43 @@ def _by_pld(participation: Participation, noise_multiplier: float) -> Callable[[
         bound = estimate(num_rounds, delta)
         if bound == math.inf:
             return bound
-        losses = one_round(_interval(noise_multiplier, bound)).self_compose(num_rounds)
+        losses = one_round(_interval(noise_multiplier, bound, most_losses)).self_compose(num_rounds)
         return losses.get_epsilon_for_delta(delta)
 
     return spent
 
 
-def _interval(noise_multiplier: float, bound: float) -> float:
-    """Choose how finely losses are discretised: 1e-4, doubled until little noise needs no giant arrays.
+def _interval(noise_multiplier: float, bound: float, most_losses: float) -> float:
+    """Choose how finely losses are discretised: 1e-4, doubled until there are not too many.
 
     Args:
         noise_multiplier: sigma, which decides how far the losses of one round reach.
-        bound: on epsilon, likewise of all rounds; up to 20 nothing changes.
+        bound: on epsilon, likewise of all rounds.
+        most_losses: to hold; from a noise multiplier of 1 on there are fewer.
     """
-    widest = (0.5 / noise_multiplier + 14) / noise_multiplier  # the tails that dp-accounting keeps
-    needed = max(bound / 2e5, widest / _MOST_LOSSES, _FINEST_INTERVAL)
-    return _FINEST_INTERVAL * 2 ** math.ceil(math.log2(needed / _FINEST_INTERVAL))
+    widest = (0.5 / noise_multiplier + 14) / noise_multiplier  # with the tails that dp-accounting keeps
+    needed = max(bound, widest) / most_losses / _FINEST_INTERVAL
+    return _FINEST_INTERVAL * 2 ** max(0, math.ceil(math.log2(needed)))
+
+
+def _searched(
+    participation: Participation, used: Accountant, target: float, delta: float, num_rounds: int
+) -> float:
+    """Find the least noise that keeps a target, up to a rounding error and the discretisation."""
+    start = _library().get_sigma_gaussian(target, delta) * math.sqrt(num_rounds)  # exact for everybody
+    if used == "pld" and participation.sampling == "everybody":
+        return start
+    if used == "pld":
+        start = _searched(participation, "rdp", target, delta, num_rounds)
+    left = _delta_left(participation, delta, num_rounds)
+
+    def exceeds(noise: float) -> bool:
+        return _running(participation, used, noise, _SEARCHED_LOSSES)(num_rounds, left) > target
+
+    lower, upper = _bracket(exceeds, start=start)
+    if lower < _LEAST_NOISE:
+        return upper
+    return _calibrated(participation, used, (target, left), num_rounds, (0.99 * lower, 1.01 * upper))
 
 
 def _bracket(exceeds: Callable[[float], bool], *, start: float) -> tuple[float, float]:
@@ -344,22 +364,21 @@ def _bracket(exceeds: Callable[[float], bool], *, start: float) -> tuple[float, 
 def _calibrated(
     participation: Participation,
     used: Accountant,
-    target: float,
-    delta: float,
+    target: tuple[float, float],
     num_rounds: int,
-    lower: float,
-    upper: float,
+    bracket: tuple[float, float],
 ) -> float:
     dp = _library()
-    interval = _interval(lower, target)
+    target_epsilon, target_delta = target
+    interval = _interval(bracket[0], target_epsilon, _SEARCHED_LOSSES)
     with _quiet():
         return dp.calibrate_dp_mechanism(
             lambda: _fresh_accountant(participation, used, interval),
             lambda noise: dp.SelfComposedDpEvent(_round(participation, noise), num_rounds),
-            target_epsilon=target,
-            target_delta=delta,
-            bracket_interval=dp.ExplicitBracketInterval(0.99 * lower, 1.01 * upper),
-            tol=_TOLERANCE * lower,
+            target_epsilon=target_epsilon,
+            target_delta=target_delta,
+            bracket_interval=dp.ExplicitBracketInterval(*bracket),
+            tol=_TOLERANCE * bracket[0],
         )
 
 
