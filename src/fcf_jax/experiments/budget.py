@@ -1,6 +1,7 @@
 """The privacy budget of a run: charged, and on disk, before a noised result is released; never given back."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from fcf_jax.experiments.protection import (
 )
 from fcf_jax.experiments.run_directory import write_json
 from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.privacy.accountant import Participation, epsilon
+from fcf_jax.privacy.accountant import Accountant, Participation, accountant_used, epsilon_by_round
 
 BUDGET = "privacy_budget.json"
 FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
@@ -30,15 +31,20 @@ class Budget(NamedTuple):
     participation: Participation
     noise_multiplier: float
     delta: float
-    accountant: str
+    accountant: Accountant
+    spent_after: Callable[[int], float]  # rounds -> epsilon
     num_rounds: int  # that may be released, those released twice counted twice
     is_private: bool  # not with a fixed seed
 
-    def rounds_spent(self) -> int:
-        """Count the rounds that were charged so far, by whatever process."""
+    def stated(self) -> dict[str, Any]:
+        """Read the statement of what was spent so far, by whatever process."""
         if not self.path.exists():
-            return 0
-        return json.loads(self.path.read_text())["rounds_charged"]
+            return {**self.statement(0), "rounds_charged": 0}
+        return json.loads(self.path.read_text())
+
+    def rounds_spent(self) -> int:
+        """Count the rounds that were charged."""
+        return self.stated()["rounds_charged"]
 
     def charge(self, num_rounds: int) -> bool:
         """Charge rounds that are about to be run; say whether the budget allows them.
@@ -55,13 +61,7 @@ class Budget(NamedTuple):
     def epsilon(self, num_rounds: int | None = None) -> float:
         """Compute what so many rounds cost; None: those charged so far."""
         num_rounds = self.rounds_spent() if num_rounds is None else num_rounds
-        return epsilon(
-            self.participation,
-            noise_multiplier=self.noise_multiplier,
-            num_rounds=num_rounds,
-            delta=self.delta,
-            accountant=self.accountant,
-        )
+        return self.spent_after(num_rounds)
 
     def statement(self, num_rounds: int) -> dict[str, Any]:
         """State the guarantee after so many rounds in the terms that make it one."""
@@ -87,12 +87,17 @@ def budget_of(config: ExperimentConfig, folder: Path, *, num_users: int) -> Budg
     """Open the budget of a run; None where nothing is spent."""
     if not has_noise(config):
         return None
+    participation = participation_of(config, num_users=num_users)
+    options: Any = {
+        "noise_multiplier": noise_multiplier_of(config, num_users=num_users),
+        "delta": delta_of(config, num_users=num_users),
+        "accountant": accountant_used(participation, config.privacy.accountant),
+    }
     return Budget(
         path=folder / BUDGET,
-        participation=participation_of(config, num_users=num_users),
-        noise_multiplier=noise_multiplier_of(config, num_users=num_users),
-        delta=delta_of(config, num_users=num_users),
-        accountant=config.privacy.accountant,
+        participation=participation,
+        spent_after=epsilon_by_round(participation, **options),
+        **options,
         num_rounds=config.federation.num_rounds,
         is_private=config.privacy.seed is None,
     )

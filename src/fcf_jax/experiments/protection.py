@@ -1,5 +1,6 @@
 """What `privacy.mode` puts between the clients and the server, and what the noise is calibrated to."""
 
+import functools
 import os
 
 import jax
@@ -11,11 +12,12 @@ from fcf_jax.core.types import Key, Mechanism, SentNorms
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import confidence_factor
-from fcf_jax.privacy.accountant import Participation, calibrated_noise_multiplier
+from fcf_jax.privacy import accountant
+from fcf_jax.privacy.accountant import Participation
 from fcf_jax.privacy.mechanism import adaptive_gaussian_mechanism, gaussian_mechanism
 
+_calibrated = functools.cache(accountant.calibrated_noise_multiplier)  # it takes seconds
 NOISE_MODES = ("local_noise", "central_noise", "distributed_noise")
-_SAMPLERS = {"poisson": "poisson", "independent": "fixed_size"}
 _WITH_GRAM = ("gram", "running_sums")
 
 
@@ -37,15 +39,14 @@ def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
             f"server.step: guarded_gram steers by the clients' loss, which {config.privacy.mode} drowns; "
             'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
         )
-    if is_sampled(config, num_users=num_users) and config.federation.sampling not in _SAMPLERS:
-        raise ConfigError(
-            f'federation.sampling: expected "poisson" or "independent" under {config.privacy.mode}, got '
-            f'"{config.federation.sampling}", which no accountant counts; set federation.sampling = "poisson"'
-        )
     if config.privacy.clipping == "adaptive" and config.privacy.mode == "local_noise":
         raise ConfigError(
             'privacy.clipping: under local_noise nobody counts the clipped; set privacy.clipping = "static"'
         )
+    try:
+        configured_mechanism(config, num_users=num_users)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"privacy: {error}") from error
 
 
 def refuse_measuring(config: ExperimentConfig, command: str) -> None:
@@ -77,18 +78,18 @@ def participation_of(config: ExperimentConfig, *, num_users: int) -> Participati
 
     Under local noise every client's upload is protected by its own noise, and nothing by sampling.
     """
-    federation = config.federation
-    if config.privacy.mode == "local_noise" or not is_sampled(config, num_users=num_users):
-        return Participation("everybody", num_users, num_users)
-    assert federation.cohort_size is not None
-    return Participation(_SAMPLERS[federation.sampling], num_users, federation.cohort_size)
+    cohort_size = config.federation.cohort_size
+    if config.privacy.mode == "local_noise":
+        cohort_size = None
+    sampled = {"num_users": num_users, "cohort_size": cohort_size}
+    return accountant.participation_of(config.federation.sampling, **sampled)
 
 
 def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
     """Return sigma as configured, or as epsilon, delta and the rounds allow."""
     if config.privacy.noise_multiplier is not None:
         return config.privacy.noise_multiplier
-    return calibrated_noise_multiplier(
+    return _calibrated(
         participation_of(config, num_users=num_users),
         epsilon=config.privacy.epsilon,
         delta=delta_of(config, num_users=num_users),
