@@ -13,6 +13,7 @@ from fcf_jax.experiments.dataset import load_dataset
 from fcf_jax.experiments.experiment import run_experiment
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.protection import noise_multiplier_of, rounds_key
+from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run_directory import claimed, read_json_lines
 from fcf_jax.privacy.accountant import Participation, epsilon
 
@@ -45,6 +46,13 @@ def test_statement_says_what_was_spent(finished):
     assert statement["rounds_charged"] == statement["num_rounds_allowed"] == 4
     assert statement["is_private"] and statement["adjacency"] == "add or remove one user"
     assert summary["privacy"] == statement
+
+
+def test_what_is_promised_is_told():
+    assert "not private" in privacy_note(None) and "not private" in privacy_note({})
+    statement = {"epsilon": 3.0, "delta": 1e-5, "unit": "one user", "adjacency": "add or remove one user"}
+    assert "epsilon 3 at delta 1e-05" in privacy_note({"privacy": {**statement, "is_private": True}})
+    assert "NOT PRIVATE" in privacy_note({"privacy": {**statement, "is_private": False}})
 
 
 def test_epsilon_is_in_the_records_and_grows(finished):

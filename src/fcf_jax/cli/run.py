@@ -70,7 +70,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
-    from fcf_jax.experiments.report import PRIVACY_NOTE
+    from fcf_jax.experiments.report import privacy_note
 
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]
@@ -92,4 +92,4 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         f"{summary['seconds_per_round']:.4g} s per round; each client and round sends "
         f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
     )
-    print(f"{PRIVACY_NOTE}\nWritten to {folder}")
+    print(f"{privacy_note(summary)}\nWritten to {folder}")
