@@ -44,12 +44,14 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.experiment import run_experiment
     from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.protection import refuse_untrained
     from fcf_jax.experiments.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
             start_devices(config.parallel)
             keep_compiled_programs()
+            refuse_untrained(config)
             dataset = load_dataset(config)
             place = folder
             if jax.process_index() > 0:  # works along; process 0 tells and writes
