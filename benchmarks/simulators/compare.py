@@ -78,7 +78,7 @@ def set_up(path: str) -> tuple[Problem, np.ndarray, Callable[[], float]]:
     key = jax.random.key(0)
     state = federation.init(key)
     state = state if mesh is None else fcf.place_state(state, mesh)
-    sums, _ = jax.jit(federation.collect)(state.item_factors, clients)
+    sums, _ = jax.jit(federation.collect)(state, clients)
 
     def seconds_per_round() -> float:
         start = time.perf_counter()

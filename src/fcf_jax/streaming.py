@@ -9,6 +9,7 @@ are those of `run_rounds`, in another order.
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,29 +50,37 @@ def run_rounds_streamed(
         client_ids = _draw(federation.draw, num_users, key, state.round_index)
         there = clients if federation.takes_everybody else _gather_on_host(federation, clients, client_ids)
         sums, solve_error = collect_streamed(
-            federation.collect, state.item_factors, there, block_chunks=block_chunks, mesh=mesh
+            federation.collect, state, there, block_chunks=block_chunks, mesh=mesh
         )
-        state, server_info = _step(federation.step, num_users, state, sums)
-        infos.append(describe_round(sums, solve_error, server_info, client_ids))
+        state, server_info = _step(federation.step, num_users, key, state, sums)
+        infos.append(describe_round(solve_error, server_info, client_ids))
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
 
 
 def collect_streamed(
     collect: Callable[..., tuple[CohortSum, Array]],
-    item_factors: Float[Array, "items factors"],
+    shared: Any,
     clients: PackedClients,
     *,
     block_chunks: int,
     mesh: Mesh | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
-    """Sum what all these clients send, block by block; `collect` is a federation's."""
+    """Sum what all these clients send, block by block.
+
+    Args:
+        collect: from what all clients share and a block of them to their sum, such as a federation's.
+        shared: its first argument.
+        clients: on a CPU device.
+        block_chunks: chunks on the device at a time.
+        mesh: of the devices.
+    """
     if block_chunks < 1:
         raise ValueError(f"expected block_chunks of at least 1, got {block_chunks}")
     total, earlier = None, None
     for block in _blocks(clients, block_chunks, mesh):
         jax.block_until_ready(earlier)  # or the blocks would pile up on the device
         earlier = total
-        total = _add_block(collect, total, item_factors, block)
+        total = _add_block(collect, total, shared, block)
     assert total is not None
     return total
 
@@ -125,13 +134,13 @@ def _draw(draw: Callable, num_users: int, key: Key, round_index: Array) -> Array
 
 
 @partial(jax.jit, static_argnums=0)
-def _add_block(collect: Callable, total: tuple | None, item_factors: Array, block: PackedClients) -> tuple:
-    sums, worst = collect(item_factors, block)
+def _add_block(collect: Callable, total: tuple | None, shared: Any, block: PackedClients) -> tuple:
+    sums, worst = collect(shared, block)
     if total is None:
         return sums, worst
     return jax.tree.map(jnp.add, total[0], sums), jnp.maximum(total[1], worst)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _step(step: Callable, num_users: int, state: ServerState, sums: CohortSum) -> tuple:
-    return step(state, sums, num_users=num_users)
+def _step(step: Callable, num_users: int, key: Key, state: ServerState, sums: CohortSum) -> tuple:
+    return step(key, state, sums, num_users=num_users)

@@ -40,7 +40,7 @@ def test_limit_nobody_took_part_leaves_everything():
     optimizer = optax.adam(0.1)
     state = server_init(jnp.ones((3, 2)), optimizer)
     zeros = jnp.zeros
-    nothing = CohortSum(zeros((3, 2)), zeros((2, 2)), zeros(3), zeros(()), jnp.zeros((), jnp.int32))
+    nothing = CohortSum(zeros((3, 2)), zeros((2, 2)), zeros(3), zeros(()), *[jnp.zeros((), jnp.int32)] * 2)
     after, _ = server_update(state, nothing, optimizer, num_users=5, regularization=1.0)
     assert int(after.round_index) == 1
     jax.tree.map(np.testing.assert_array_equal, after._replace(round_index=state.round_index), state)

@@ -18,6 +18,7 @@ from fcf_jax.cli.compare import compare
 from fcf_jax.cli.data import data
 from fcf_jax.cli.errors import CommandError
 from fcf_jax.cli.information import doctor, show_config
+from fcf_jax.cli.privacy import privacy
 from fcf_jax.cli.recommend import recommend
 from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
@@ -38,6 +39,7 @@ app.command()(recommend)
 app.command()(tune)
 app.command()(bench)
 app.add_typer(data, name="data")
+app.add_typer(privacy, name="privacy")
 app.command("config")(show_config)
 app.command()(doctor)
 

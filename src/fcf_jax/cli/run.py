@@ -44,12 +44,14 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.experiment import run_experiment
     from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.protection import refuse_untrained
     from fcf_jax.experiments.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
             start_devices(config.parallel)
             keep_compiled_programs()
+            refuse_untrained(config)
             dataset = load_dataset(config)
             place = folder
             if jax.process_index() > 0:  # works along; process 0 tells and writes
@@ -70,7 +72,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:
-    from fcf_jax.experiments.report import PRIVACY_NOTE
+    from fcf_jax.experiments.report import privacy_note
 
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]
@@ -92,4 +94,4 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         f"{summary['seconds_per_round']:.4g} s per round; each client and round sends "
         f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
     )
-    print(f"{PRIVACY_NOTE}\nWritten to {folder}")
+    print(f"{privacy_note(summary)}\nWritten to {folder}")

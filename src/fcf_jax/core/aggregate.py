@@ -2,6 +2,8 @@ r"""The cohort sum, in sparse + Gram form, over packed clients.
 
     \sum_u e_u x_u^T  =  scatter_{i in I_u} [ (e_ui + w0 s_ui) x_u ]  -  w0 Y (\sum_u x_u x_u^T)
 
+and so for any weights of the clients, such as the factors that clip them.
+
 What a client sends about the items it never touched is -w0 s_i x, which the sum of all x x^T
 gives for everybody at once. So no array of [clients, items] is ever built.
 
@@ -15,11 +17,12 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.client import describe
+from fcf_jax.core.client import describe, sent_norms
 from fcf_jax.core.objective import gram, sparse_residuals
 from fcf_jax.core.solve import RowSums, Solution, Unseen, owned_by, solve_rows, unseen_part
 from fcf_jax.core.types import (
     ClientData,
+    Clip,
     CohortSum,
     Observations,
     PackedClients,
@@ -35,6 +38,7 @@ def cohort_sum(
     *,
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
+    clip: Clip | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
     """Let all packed clients solve, and sum what they send.
@@ -45,6 +49,7 @@ def cohort_sum(
         weighting: how their strengths become confidence and preference.
         regularization: lambda, at least 0.
         unobserved_weight: w0, the confidence of items outside a history.
+        clip: from the norms of what a client sends to the factor that scales all of it.
         mesh: devices over which the chunks are split, along an axis "clients"; None: one device.
 
     Returns:
@@ -68,13 +73,24 @@ def cohort_sum(
             _, owners, client_ids = chunk
             is_client = client_ids < clients.row_counts.shape[0]
             extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
+            loss, factors, num_clipped = info.loss, solution.user_factors, sums.num_clipped
+            if clip is not None:
+                norms = sent_norms(
+                    solution, item_gram, observations, row_sums, loss, unobserved_weight=unobserved_weight
+                )
+                share = jnp.where(is_client, clip(norms), 0.0)
+                num_clipped += jnp.sum(is_client & (share < 1), dtype=jnp.int32)
+                loss, factors = share * loss, share[:, None] * factors
+                extra *= row_sums.spread(share)[:, None]
             return (
                 CohortSum(
-                    upload=_add_seen(sums.upload, solution, observations, owners, unobserved_weight),
-                    user_gram=sums.user_gram + gram(solution.user_factors),
+                    upload=_add_seen(sums.upload, solution, factors, observations, owners, unobserved_weight),
+                    user_gram=sums.user_gram
+                    + jnp.matmul(factors.T, solution.user_factors, precision="highest"),
                     confidence_sum=sums.confidence_sum.at[observations.item_ids].add(extra),
-                    loss=sums.loss + jnp.sum(info.loss),
+                    loss=sums.loss + jnp.sum(loss),
                     num_clients=sums.num_clients + jnp.sum(is_client, dtype=jnp.int32),
+                    num_clipped=num_clipped,
                 ),
                 jnp.maximum(worst, jnp.max(info.solve_error)),
             ), None
@@ -170,14 +186,15 @@ def _solve_chunk(
 def _add_seen(
     upload: Float[Array, "items factors"],
     solution: Solution,
+    factors: Float[Array, "clients factors"],
     observations: Observations,
     owners: Int[Array, "rows"],
     unobserved_weight: Scalar,
 ) -> Float[Array, "items factors"]:
-    """Scatter (e + w0 s) x of the clients' own items."""
+    """Scatter (e + w0 s) x of the clients' own items; `factors` are x, clipped."""
     weights = sparse_residuals(solution.scores, observations, unobserved_weight=unobserved_weight)
-    factors = solution.user_factors.at[owners].get(mode="clip")
-    return upload.at[observations.item_ids].add(weights[:, :, None] * factors[:, None, :])
+    of_rows = factors.at[owners].get(mode="clip")
+    return upload.at[observations.item_ids].add(weights[:, :, None] * of_rows[:, None, :])
 
 
 def _empty_sum(item_factors: Float[Array, "items factors"]) -> CohortSum:
@@ -189,4 +206,5 @@ def _empty_sum(item_factors: Float[Array, "items factors"]) -> CohortSum:
         confidence_sum=jnp.zeros(num_items, dtype),
         loss=jnp.zeros((), dtype),
         num_clients=jnp.zeros((), jnp.int32),
+        num_clipped=jnp.zeros((), jnp.int32),
     )

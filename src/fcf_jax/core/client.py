@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 
 from fcf_jax.core.objective import all_residuals, catalogue_loss, history_loss, residuals
 from fcf_jax.core.solve import RowSums, Solution, one_client, solve_history
-from fcf_jax.core.types import ClientInfo, ClientUpdate, Observations, Scalar
+from fcf_jax.core.types import ClientInfo, ClientUpdate, Observations, Scalar, SentNorms
+
+_ROUNDED_UP = 1 + 1e-5  # so that float32 never understates a norm, for up to a million interactions
 
 
 class RankOneUpload(NamedTuple):
@@ -70,6 +72,40 @@ def describe(
     loss = row_sums.total(jax.vmap(seen)(solution.scores, observations))
     loss = loss + jnp.vectorize(unseen, signature="(k)->()")(solution.user_factors)
     return ClientInfo(loss=loss, solve_error=solution.error)
+
+
+def sent_norms(
+    solution: Solution,
+    item_gram: Float[Array, "factors factors"],
+    observations: Observations,
+    row_sums: RowSums,
+    loss: Float[Array, "*clients"],
+    *,
+    unobserved_weight: Scalar = 1.0,
+) -> SentNorms:
+    r"""Compute the norm of everything that each client sends, without building any of it.
+
+        |e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} s_i^2) + \sum_{i in I_u} e_i^2 }
+
+    since the items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2.
+    """
+    factors = solution.user_factors
+    squared_scores = jnp.sum(jnp.matmul(factors, item_gram, precision="highest") * factors, axis=-1)
+
+    def of_history(values: Array) -> Array:
+        return row_sums.total(jnp.sum(jnp.where(observations.mask, values, 0.0), axis=-1))
+
+    unseen = squared_scores - of_history(solution.scores**2)
+    seen = of_history(residuals(solution.scores, observations) ** 2)
+    squared_length = jnp.sum(factors**2, axis=-1)
+    squared_residuals = jnp.maximum(unobserved_weight**2 * unseen + seen, 0.0)
+    confidence = of_history((observations.confidence - unobserved_weight) ** 2)
+    return SentNorms(
+        upload=_ROUNDED_UP * jnp.sqrt(squared_length * squared_residuals),
+        user_gram=_ROUNDED_UP * squared_length,
+        confidence_sum=_ROUNDED_UP * jnp.sqrt(confidence),
+        loss=_ROUNDED_UP * jnp.abs(loss),
+    )
 
 
 def rank_one_upload(

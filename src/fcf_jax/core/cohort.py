@@ -4,6 +4,7 @@ Cohorts are a pure function of the key, so the host can draw those of many round
 learn how many rows they need: one compiled size serves them all, whatever the longest history.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Array, Int
 
 from fcf_jax.core.types import Key, PackedClients
 
-Sampling = Literal["shuffled", "independent"]
+Sampling = Literal["shuffled", "independent", "poisson"]
 _SHUFFLING_ROUNDS = 8  # of the Feistel network; 4 suffice for large numbers of users
 
 
@@ -39,6 +40,10 @@ def draw_cohort(
             num_users / cohort_size sits a pass out. "independent": every round draws anew, every
             set of users equally likely (to 30 bits a user), as privacy amplification by sampling
             wants it; then more rounds are needed for the same quality (benchmarks/README.md).
+            "poisson": each user by itself, with probability cohort_size / num_users.
+
+    Returns:
+        User ids; of a Poisson sample as many as `poisson_capacity`, `num_users` standing for nobody.
 
     Raises:
         ValueError: for another sampling.
@@ -50,11 +55,26 @@ def draw_cohort(
         bits = jax.random.bits(_cohort_key(key, round_index), (num_users,), jnp.uint32) >> 2
         ranks = jax.lax.bitcast_convert_type(bits, jnp.float32)  # in the same order, and finite
         return jax.lax.top_k(ranks, cohort_size)[1]  # on a CPU fast for floats only
+    if sampling == "poisson":
+        of_user = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        keys = of_user(_cohort_key(key, round_index), jnp.arange(num_users))
+        threshold = jnp.uint32(min(round(2**32 * cohort_size / num_users), 2**32 - 1))
+        takes_part = jax.vmap(lambda own: jax.random.bits(own, dtype=jnp.uint32))(keys) < threshold
+        capacity = poisson_capacity(num_users=num_users, cohort_size=cohort_size)
+        return jnp.nonzero(takes_part, size=capacity, fill_value=num_users)[0]
     if sampling != "shuffled":
         raise ValueError(f"expected sampling to be one of {get_args(Sampling)}, got {sampling!r}")
     pass_index, turn = jnp.divmod(round_index, num_users // cohort_size)
     places = turn * cohort_size + jnp.arange(cohort_size)
     return permute(_cohort_key(key, pass_index), places, size=num_users)
+
+
+def poisson_capacity(*, num_users: int, cohort_size: int) -> int:
+    """Compute how many places a Poisson sample needs: more turn up with probability below 2e-14.
+
+    Those beyond would be left out; by Bernstein's inequality, for any expected cohort size.
+    """
+    return min(num_users, cohort_size + math.ceil(8 * math.sqrt(cohort_size)) + 20)
 
 
 def permute(key: Key, positions: Int[Array, "n"], *, size: int) -> Int[Array, "n"]:
@@ -89,6 +109,12 @@ def _scramble(values: Array) -> Array:
     values = (values ^ (values >> 16)) * jnp.uint32(0x85EBCA6B)
     values = (values ^ (values >> 13)) * jnp.uint32(0xC2B2AE35)
     return values ^ (values >> 16)
+
+
+def noise_key(key: Key, round_index: Int[Array, ""]) -> Key:
+    """Derive the key of a round's noise, independent of its cohort's."""
+    _, key_noise = jax.random.split(round_key(key, round_index))
+    return key_noise
 
 
 def _cohort_key(key: Key, index: Int[Array, ""]) -> Key:

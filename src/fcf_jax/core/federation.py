@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from fcf_jax.core.aggregate import cohort_sum
-from fcf_jax.core.cohort import Sampling, draw_cohort, gather_cohort, rows_needed
+from fcf_jax.core.cohort import Sampling, draw_cohort, gather_cohort, noise_key, rows_needed
 from fcf_jax.core.server import ServerInfo, ServerState, draw_item_factors, server_init, server_update
-from fcf_jax.core.types import CohortSum, Key, PackedClients, RoundInfo, Scalar, Weighting
+from fcf_jax.core.types import CohortSum, Key, Mechanism, PackedClients, RoundInfo, Scalar, Weighting
 
 
 class Federation(NamedTuple):
@@ -32,8 +32,8 @@ class Federation(NamedTuple):
     init: Callable[[Key], ServerState]
     round: Callable[..., tuple[ServerState, RoundInfo]]  # (key, state, clients, *, row_capacity=None)
     draw: Callable[[Key, Int[Array, ""], int], Int[Array, "clients"]]  # (key, round_index, num_users)
-    collect: Callable[..., tuple[CohortSum, Array]]  # (item_factors, clients), all of these clients
-    step: Callable[..., tuple[ServerState, ServerInfo]]  # (state, sums, *, num_users)
+    collect: Callable[..., tuple[CohortSum, Array]]  # (state, clients), all of these clients
+    step: Callable[..., tuple[ServerState, ServerInfo]]  # (key, state, sums, *, num_users)
     takes_everybody: bool
     num_shares: int  # devices that share the clients of a round
 
@@ -49,6 +49,7 @@ def federated_cf(
     cohort_size: int | None = None,
     sampling: Sampling = "shuffled",
     init_scale: Scalar = 0.1,
+    mechanism: Mechanism | None = None,
     mesh: Mesh | None = None,
 ) -> Federation:
     """Set up Federated Collaborative Filtering.
@@ -62,8 +63,11 @@ def federated_cf(
         regularization: lambda, at least 0, on the squared norms; the sums are not averaged.
         unobserved_weight: w0, the confidence of items outside a history; 0 for explicit ratings.
         cohort_size: Theta, the different clients of each round; None: everybody.
-        sampling: how cohorts are drawn, "shuffled" or "independent": see `draw_cohort`.
+        sampling: how cohorts are drawn, "shuffled", "independent" or "poisson": see `draw_cohort`;
+            the last makes Theta the number expected.
         init_scale: standard deviation of the first item factors.
+        mechanism: clips what each client sends and adds noise to the sum (`fcf_jax.privacy`); the
+            server then steps on, and the info tells of, what it releases; None: neither.
         mesh: devices to share a round's work, from `fcf_jax.sharding.client_mesh`; place state and
             clients there too. The outcome is that of one device, but for the order of sums. Where
             the items are split as well, rows of zeros fill up the item factors of the last device.
@@ -88,7 +92,8 @@ def federated_cf(
             key, num_items=num_items, num_factors=num_factors, init_scale=init_scale
         )
         num_padded = 0 if mesh is None else -num_items % mesh.shape["items"]
-        return server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), optimizer)
+        state = server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), optimizer)
+        return state if mechanism is None else state._replace(mechanism_state=mechanism.init())
 
     def draw(key: Key, round_index: Int[Array, ""], num_users: int) -> Int[Array, "clients"]:
         if cohort_size is None:
@@ -100,14 +105,20 @@ def federated_cf(
         sizes = {"num_users": num_users, "cohort_size": cohort_size}
         return draw_cohort(key, round_index, sampling=sampling, **sizes)
 
-    collect = partial(
-        cohort_sum,
-        weighting=weighting,
-        regularization=regularization,
-        unobserved_weight=unobserved_weight,
-        mesh=mesh,
-    )
-    step = partial(server_update, optimizer=optimizer, regularization=regularization)
+    def collect(state: ServerState, clients: PackedClients) -> tuple[CohortSum, Array]:
+        clip = None if mechanism is None else partial(mechanism.clip, state.mechanism_state)
+        weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+        return cohort_sum(state.item_factors, clients, weighting, clip=clip, mesh=mesh, **weights)
+
+    def step(
+        key: Key, state: ServerState, sums: CohortSum, *, num_users: int
+    ) -> tuple[ServerState, ServerInfo]:
+        if mechanism is not None:
+            key_noise = noise_key(key, state.round_index)
+            sums, mechanism_state = mechanism.release(key_noise, state.mechanism_state, sums)
+            state = state._replace(mechanism_state=mechanism_state)
+        return server_update(state, sums, optimizer, num_users=num_users, regularization=regularization)
+
     num_shares = 1 if mesh is None else mesh.shape["clients"]
 
     def run_round(
@@ -118,24 +129,18 @@ def federated_cf(
         if cohort_size is not None:
             capacity = _capacity(row_capacity, clients, client_ids, num_shares)
             clients = gather_cohort(clients, client_ids, row_capacity=capacity, num_shares=num_shares)
-        sums, solve_error = collect(state.item_factors, clients)
-        state, server_info = step(state, sums, num_users=num_users)
-        return state, describe_round(sums, solve_error, server_info, client_ids)
+        sums, solve_error = collect(state, clients)
+        state, server_info = step(key, state, sums, num_users=num_users)
+        return state, describe_round(solve_error, server_info, client_ids)
 
     return Federation(init, run_round, draw, collect, step, cohort_size is None, num_shares)
 
 
 def describe_round(
-    sums: CohortSum, solve_error: Array, server_info: ServerInfo, client_ids: Int[Array, "clients"]
+    solve_error: Array, server_info: ServerInfo, client_ids: Int[Array, "clients"]
 ) -> RoundInfo:
     """Put together what one would like to see of a round."""
-    return RoundInfo(
-        loss=server_info.loss,
-        gradient_norm=server_info.gradient_norm,
-        solve_error=solve_error,
-        num_clients=sums.num_clients,
-        client_ids=client_ids,
-    )
+    return RoundInfo(solve_error=solve_error, client_ids=client_ids, **server_info._asdict())
 
 
 def run_rounds(

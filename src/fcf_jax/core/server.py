@@ -3,7 +3,7 @@ r"""The server's side: one optax step on the shared item factors from the client
 dJ/dY = -2 (N / Theta) F + 2 lambda Y
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -19,6 +19,7 @@ class ServerState(NamedTuple):
     item_factors: Float[Array, "items factors"]  # Y, the shared model
     optimizer_state: optax.OptState
     round_index: Int[Array, ""]
+    mechanism_state: Any = ()  # of a privacy mechanism
 
 
 class ServerInfo(NamedTuple):
@@ -26,6 +27,8 @@ class ServerInfo(NamedTuple):
 
     loss: Float[Array, ""]  # estimate of min_X J(X, Y) at the Y before the step
     gradient_norm: Float[Array, ""]
+    num_clients: Int[Array, ""] | Float[Array, ""]
+    num_clipped: Int[Array, ""] | Float[Array, ""]
 
 
 def server_init(
@@ -59,7 +62,7 @@ def server_update(
         arXiv:1901.09888, Algorithm 1, the server's update.
     """
     optimizer = optax.with_extra_args_support(optimizer)
-    item_factors, optimizer_state, round_index = state.item_factors, state.optimizer_state, state.round_index
+    item_factors, optimizer_state = state.item_factors, state.optimizer_state
     scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
     gradient = -2.0 * scale * sums.upload + 2.0 * regularization * item_factors
     loss = scale * sums.loss + regularization * jnp.sum(item_factors**2)
@@ -76,8 +79,9 @@ def server_update(
     stepped = (optax.apply_updates(item_factors, updates), next_optimizer_state)
     kept = (item_factors, optimizer_state)
     item_factors, optimizer_state = optax.tree.where(somebody, stepped, kept)
-    info = ServerInfo(loss, jnp.linalg.norm(gradient))
-    return ServerState(item_factors, optimizer_state, round_index + 1), info
+    info = ServerInfo(loss, jnp.linalg.norm(gradient), sums.num_clients, sums.num_clipped)
+    next_round = {"round_index": state.round_index + 1}
+    return state._replace(item_factors=item_factors, optimizer_state=optimizer_state, **next_round), info
 
 
 def draw_item_factors(

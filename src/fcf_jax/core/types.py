@@ -5,7 +5,7 @@ interactions in one row), `rows`, `clients` (of one chunk or cohort), `chunks`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -60,14 +60,27 @@ class ClientInfo(NamedTuple):
     solve_error: Float[Array, "*batch"]  # of the user factor, relative, an upper bound
 
 
-class CohortSum(NamedTuple):
-    """Everything that the server receives: sums over the clients of a round."""
+class SentNorms(NamedTuple):
+    """Frobenius norms of what one client sends, piece by piece: what clipping looks at."""
 
-    upload: Float[Array, "items factors"]  # F = sum_u f(u, .)
-    user_gram: Float[Array, "factors factors"]  # S = sum_u x_u x_u^T
-    confidence_sum: Float[Array, "items"]  # sum_u (c_ui - w0)
+    upload: Any  # Float[Array, "*clients"], each; of clip norms a number, None for what is not sent
+    user_gram: Any
+    confidence_sum: Any
+    loss: Any
+
+
+class CohortSum(NamedTuple):
+    """Everything that the server receives: sums over the clients of a round.
+
+    Each client counts with its clip factor a_u, which is 1 where nothing is clipped.
+    """
+
+    upload: Float[Array, "items factors"]  # F = sum_u a_u f(u, .)
+    user_gram: Float[Array, "factors factors"]  # S = sum_u a_u x_u x_u^T
+    confidence_sum: Float[Array, "items"]  # sum_u a_u (c_ui - w0)
     loss: Float[Array, ""]  # the clients' shares of J
-    num_clients: Int[Array, ""]
+    num_clients: Int[Array, ""] | Float[Array, ""]  # behind a mechanism, those expected
+    num_clipped: Int[Array, ""] | Float[Array, ""]  # of them, with a_u < 1
 
 
 class RoundInfo(NamedTuple):
@@ -76,8 +89,21 @@ class RoundInfo(NamedTuple):
     loss: Float[Array, "*rounds"]  # estimate of min_X J(X, Y) at the Y that the round began with
     gradient_norm: Float[Array, "*rounds"]
     solve_error: Float[Array, "*rounds"]  # the worst client's
-    num_clients: Int[Array, "*rounds"]
+    num_clients: Int[Array, "*rounds"] | Float[Array, "*rounds"]
+    num_clipped: Int[Array, "*rounds"] | Float[Array, "*rounds"]
     client_ids: Int[Array, "*rounds clients"]  # the cohort
 
 
 Weighting = Callable[[ClientData], Observations]  # r -> (c, p), for one user or for any batch
+Clip = Callable[[SentNorms], Float[Array, "*clients"]]  # -> a_u in [0, 1], on everything that u sends
+
+
+class Mechanism(NamedTuple):
+    """The two ends of privacy in a round: clipping at the client, noise after the sum.
+
+    Its state is what it carries from round to round, such as a clip norm that adapts.
+    """
+
+    init: Callable[[], Any]
+    clip: Callable[[Any, SentNorms], Float[Array, "*clients"]]  # (state, norms) -> a_u
+    release: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]]  # the sums released, next state

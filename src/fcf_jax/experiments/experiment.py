@@ -9,6 +9,7 @@ import numpy as np
 from fcf_jax.batching import batch_clients, batch_items, padding_factor
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.baseline import converge_als, offsets_rmse
+from fcf_jax.experiments.budget import budget_of
 from fcf_jax.experiments.dataset import Dataset
 from fcf_jax.experiments.models import configured_als
 from fcf_jax.experiments.placement import pack_on
@@ -64,6 +65,8 @@ def run_experiment(
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
     run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
     summary = _summarize(setup, training, federated, centralized)
+    if (budget := budget_of(config, folder, num_users=dataset.split.train.num_users)) is not None:
+        summary["privacy"] = budget.stated()
     run_directory.write_json(folder / run_directory.SUMMARY, summary)
     write_report(folder)
     return summary

@@ -11,6 +11,7 @@ from fcf_jax.data.layouts import LAYOUT_NAMES
 _SETTINGS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 ServerStep = Literal["guarded_gram", "gram", "running_sums", "adam", "paper_adam", "sgd"]
+PrivacyMode = Literal["plain", "secure_sum", "local_noise", "central_noise", "distributed_noise"]
 Column = str | int
 Positive = Annotated[float, Field(gt=0)]
 
@@ -124,9 +125,49 @@ class FederationConfig(BaseModel):
     )
     sampling: Sampling = Field(
         default="shuffled",
-        description="shuffled: no client twice in a pass through all; independent: each round draws anew",
+        description="shuffled: no client twice in a pass through all; independent: each round draws anew; "
+        "poisson: each client by itself, cohort_size on average",
     )
     seed: int = Field(default=0, ge=0, description="of the first item factors and the cohorts")
+
+
+class PrivacyConfig(BaseModel):
+    """What the server gets to see of the clients (docs/privacy.md)."""
+
+    model_config = _SETTINGS
+
+    mode: PrivacyMode = Field(
+        default="plain",
+        description="plain: each upload; secure_sum: their exact sum only; local_noise: uploads with noise; "
+        "central_noise: the sum with noise; distributed_noise: that, and noise added by the clients",
+    )
+    epsilon: float = Field(default=10.0, gt=0, description="of the whole run, for the data of one user")
+    delta: float | None = Field(default=None, gt=0, lt=1, description="unset = 1 / (10 users)")
+    noise_multiplier: float | None = Field(
+        default=None, ge=0, description="noise in clip norms; unset = as epsilon, delta and rounds allow"
+    )
+    accountant: Literal["pld", "rdp"] = Field(default="pld", description="that epsilon is computed by")
+    clip_norm: float = Field(default=10.0, gt=0, description="of a client's upload [items, factors]")
+    gram_clip_norm: float = Field(
+        default=10.0, gt=0, description="of x x^T, where the step asks for it: a part of one joint norm"
+    )
+    confidence_clip_norm: float = Field(
+        default=100.0, gt=0, description="of a client's confidences [items], likewise"
+    )
+    clipping: Literal["static", "adaptive"] = Field(
+        default="static", description="adaptive: the norms follow a quantile of the clients' (charged)"
+    )
+    clip_quantile: float = Field(default=0.5, gt=0, lt=1, description="share of clients left unclipped")
+    max_user_items: int | None = Field(
+        default=None, ge=1, description="items that a client trains on, drawn at random; unset = all"
+    )
+    min_cohort: int = Field(default=20, ge=2, description="smaller sums are refused (secure sums)")
+    fraction_bits: int = Field(default=16, ge=1, le=30, description="of fixed point numbers (secure sums)")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="of noise and sampling, which makes the run NOT PRIVATE; unset = the system's entropy",
+    )
 
 
 class EvaluationConfig(BaseModel):
@@ -247,6 +288,7 @@ class ExperimentConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     server: ServerConfig = ServerConfig()
     federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
     comparison: ComparisonConfig = ComparisonConfig()

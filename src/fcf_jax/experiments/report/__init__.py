@@ -3,10 +3,19 @@
 from fcf_jax.experiments.report.page import (
     PRIVACY_NOTE,
     REPORT_NAME,
+    privacy_note,
     read_outcomes,
     render,
     write_page,
     write_report,
 )
 
-__all__ = ["PRIVACY_NOTE", "REPORT_NAME", "read_outcomes", "render", "write_page", "write_report"]
+__all__ = [
+    "PRIVACY_NOTE",
+    "REPORT_NAME",
+    "privacy_note",
+    "read_outcomes",
+    "render",
+    "write_page",
+    "write_report",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -15,8 +16,22 @@ from fcf_jax.experiments.run_directory import write_atomically
 PRIVACY_NOTE = (
     "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
 )
+NOT_PRIVATE_NOTE = "NOT PRIVATE: trained with noise from a fixed seed, to measure what noise costs."
 REPORT_NAME = "report.html"
 _PICTURE_NAME = "convergence.png"
+
+
+def privacy_note(summary: dict[str, Any] | None) -> str:
+    """Say what the clients of a run are promised; `summary` as `fcf run` returns it."""
+    statement = (summary or {}).get("privacy")
+    if statement is None:
+        return PRIVACY_NOTE
+    if not statement["is_private"]:
+        return NOT_PRIVATE_NOTE
+    return (
+        f"The item factors are differentially private: epsilon {statement['epsilon']:.3g} at delta "
+        f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); measures are not."
+    )
 
 
 def write_report(folder: Path) -> None:
@@ -74,4 +89,5 @@ def render(outcomes: Sequence[Outcome]) -> str:
         "duration": wording.seconds_text,
     }
     page = environment.get_template(REPORT_NAME)
-    return page.render(content_of(outcomes), colors=COLORS, privacy_note=PRIVACY_NOTE)
+    notes = {privacy_note(getattr(outcome, "summary", None)) for outcome in outcomes}
+    return page.render(content_of(outcomes), colors=COLORS, privacy_note=" ".join(sorted(notes)))

@@ -1,0 +1,163 @@
+"""What `privacy.mode` puts between the clients and the server, and what the noise is calibrated to."""
+
+import functools
+import os
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.experimental import multihost_utils
+
+from fcf_jax.core.types import Key, Mechanism, SentNorms
+from fcf_jax.experiments.config import ConfigError
+from fcf_jax.experiments.sections import ExperimentConfig
+from fcf_jax.experiments.steps import confidence_factor
+from fcf_jax.privacy import accountant
+from fcf_jax.privacy.accountant import Participation
+from fcf_jax.privacy.mechanism import adaptive_gaussian_mechanism, gaussian_mechanism
+
+_calibrated = functools.cache(accountant.calibrated_noise_multiplier)  # it takes seconds
+NOISE_MODES = ("local_noise", "central_noise", "distributed_noise")
+_WITH_GRAM = ("gram", "running_sums")
+
+
+def has_noise(config: ExperimentConfig) -> bool:
+    """Say whether the configuration asks for differential privacy."""
+    return config.privacy.mode in NOISE_MODES
+
+
+def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
+    """Refuse what no accountant counts, or what noise would drown.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    if not has_noise(config):
+        return
+    if config.server.step == "guarded_gram":
+        raise ConfigError(
+            f"server.step: guarded_gram steers by the clients' loss, which {config.privacy.mode} drowns; "
+            'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
+        )
+    if config.privacy.clipping == "adaptive" and config.privacy.mode == "local_noise":
+        raise ConfigError(
+            'privacy.clipping: under local_noise nobody counts the clipped; set privacy.clipping = "static"'
+        )
+    try:
+        configured_mechanism(config, num_users=num_users)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"privacy: {error}") from error
+
+
+def refuse_untrained(config: ExperimentConfig) -> None:
+    """Refuse to train in a mode that changes what the server sees, but not what it computes.
+
+    Raises:
+        ConfigError: for secure sums.
+    """
+    if config.privacy.mode == "secure_sum":
+        raise ConfigError(
+            "privacy.mode: secure sums equal those of plain rounds, masked on their way; train with "
+            'privacy.mode = "plain", and see fcf_jax.privacy.secure_sum for the masks and the server\'s view'
+        )
+
+
+def refuse_measuring(config: ExperimentConfig, command: str) -> None:
+    """Refuse to spend a budget on trainings that only measure.
+
+    Raises:
+        ConfigError: unless the seed of the noise is fixed.
+    """
+    if has_noise(config) and config.privacy.seed is None:
+        raise ConfigError(
+            f"privacy.seed: {command} trains many times and charges no budget; set privacy.seed to measure "
+            "what is NOT PRIVATE, and train what is released with `fcf run`"
+        )
+
+
+def is_sampled(config: ExperimentConfig, *, num_users: int) -> bool:
+    """Say whether a round takes fewer than everybody."""
+    cohort_size = config.federation.cohort_size
+    return cohort_size is not None and cohort_size < num_users
+
+
+def delta_of(config: ExperimentConfig, *, num_users: int) -> float:
+    """Return delta as configured, or a tenth of one user's share."""
+    return 1 / (10 * num_users) if config.privacy.delta is None else config.privacy.delta
+
+
+def participation_of(config: ExperimentConfig, *, num_users: int) -> Participation:
+    """Describe who takes part in a round, as an accountant wants it.
+
+    Under local noise every client's upload is protected by its own noise, and nothing by sampling.
+    """
+    cohort_size = config.federation.cohort_size
+    if config.privacy.mode == "local_noise":
+        cohort_size = None
+    sampled = {"num_users": num_users, "cohort_size": cohort_size}
+    return accountant.participation_of(config.federation.sampling, **sampled)
+
+
+def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
+    """Return sigma as configured, or as epsilon, delta and the rounds allow."""
+    if config.privacy.noise_multiplier is not None:
+        return config.privacy.noise_multiplier
+    return _calibrated(
+        participation_of(config, num_users=num_users),
+        epsilon=config.privacy.epsilon,
+        delta=delta_of(config, num_users=num_users),
+        num_rounds=max(config.federation.num_rounds, 1),
+        accountant=config.privacy.accountant,
+    )
+
+
+def clip_norms_of(config: ExperimentConfig) -> SentNorms:
+    """Return the clip norm of each piece that the server step asks for, None for the others."""
+    privacy, sends_gram = config.privacy, config.server.step in _WITH_GRAM
+    sends_confidence = sends_gram and confidence_factor(config) > 0
+    return SentNorms(
+        upload=privacy.clip_norm,
+        user_gram=privacy.gram_clip_norm if sends_gram else None,
+        confidence_sum=privacy.confidence_clip_norm if sends_confidence else None,
+        loss=None,
+    )
+
+
+def configured_mechanism(config: ExperimentConfig, *, num_users: int) -> Mechanism | None:
+    """Build what clips the clients and adds the noise; None where the mode has neither.
+
+    Noise that the clients add in shares (`distributed_noise`) has the sum's distribution of
+    central noise, and is simulated as such.
+    """
+    if not has_noise(config):
+        return None
+    privacy, participation = config.privacy, participation_of(config, num_users=num_users)
+    cohort_size = config.federation.cohort_size if is_sampled(config, num_users=num_users) else num_users
+    options = {
+        "clip_norms": clip_norms_of(config),
+        "noise_multiplier": noise_multiplier_of(config, num_users=num_users),
+        "expected_cohort_size": cohort_size,
+    }
+    if privacy.clipping == "static":
+        return gaussian_mechanism(is_local=privacy.mode == "local_noise", **options)
+    if options["noise_multiplier"] >= 0.1 * participation.cohort_size:
+        raise ConfigError(
+            f"privacy.clipping: adaptive needs a cohort of more than {10 * options['noise_multiplier']:.0f} "
+            f'clients, got {participation.cohort_size}; set privacy.clipping = "static"'
+        )
+    return adaptive_gaussian_mechanism(quantile=privacy.clip_quantile, **options)
+
+
+def rounds_key(config: ExperimentConfig, key: Key) -> Key:
+    """Return the key of cohorts and noise: under noise from the system's entropy, never stored.
+
+    With `privacy.seed` it is fixed, and the run is not private.
+    """
+    if not has_noise(config):
+        return key
+    if config.privacy.seed is not None:
+        return jax.random.key(config.privacy.seed)
+    bits = np.frombuffer(os.urandom(8), np.uint32)
+    if jax.process_count() > 1:
+        bits = multihost_utils.broadcast_one_to_all(bits)
+    return jax.random.wrap_key_data(jnp.asarray(bits))

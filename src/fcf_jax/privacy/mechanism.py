@@ -1,0 +1,139 @@
+r"""The Gaussian mechanism on a round's sums: what clients send is clipped jointly, then noise is added.
+
+What a client sends has several pieces. Each is measured in a clip norm C_f of its own, all of them together:
+
+    a_u = min(1, 1 / n_u),   n_u = \sqrt{ \sum_f (|piece_f| / C_f)^2 }
+
+so that one client moves the vector of all sums, each divided by its C_f, by 1 at most. Noise of standard
+deviation sigma C_f on every number of piece f is then one Gaussian mechanism with noise multiplier
+sigma.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from fcf_jax.core.types import CohortSum, Key, Mechanism, Scalar, SentNorms
+
+_COUNT_NOISE = 0.05  # of the count of clipped clients, in expected cohorts (Andrew et al., section 3.1)
+_ADAPTATION = 0.2  # eta_C, likewise
+
+
+class ClippingState(NamedTuple):
+    """How far the clip norms have moved."""
+
+    scale: Float[Array, ""]  # of all clip norms
+
+
+def joint_norm(norms: SentNorms, clip_norms: SentNorms) -> Float[Array, "*clients"]:
+    """Compute n_u, the norm of all that a client sends, each piece in units of its clip norm.
+
+    Args:
+        norms: of each client's pieces.
+        clip_norms: C_f of each piece, above 0; None for a piece that is not sent.
+    """
+    pairs = zip(norms, clip_norms, strict=True)
+    squares = [(norm / clip_norm) ** 2 for norm, clip_norm in pairs if clip_norm is not None]
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
+
+
+def clip_factor(norms: SentNorms, clip_norms: SentNorms) -> Float[Array, "*clients"]:
+    """Compute a_u in [0, 1], by which everything that a client sends is multiplied."""
+    return 1.0 / jnp.maximum(joint_norm(norms, clip_norms), 1.0)
+
+
+def gaussian_mechanism(
+    *,
+    clip_norms: SentNorms,
+    noise_multiplier: Scalar,
+    expected_cohort_size: Scalar,
+    is_local: bool = False,
+) -> Mechanism:
+    """Clip to fixed norms and add Gaussian noise to the sum.
+
+    Args:
+        clip_norms: C_f of each piece, known before any data is seen; None for a piece that is not
+            sent, of which the server then gets nan. The server step decides which it needs.
+        noise_multiplier: sigma, at least 0.
+        expected_cohort_size: q N, which the server divides by instead of the realised cohort.
+        is_local: every client adds the noise by itself, so the sum has it as often as clients take part.
+
+    References:
+        Dwork & Roth 2014, appendix A; McMahan et al., ICLR 2018, on clipped sums of users.
+    """
+
+    def release(key: Key, state: tuple, sums: CohortSum) -> tuple[CohortSum, tuple]:
+        scale = noise_multiplier * (jnp.sqrt(sums.num_clients) if is_local else 1.0)
+        noised = add_noise(key, sums, clip_norms, noise_multiplier=scale)
+        num_clients = jnp.asarray(expected_cohort_size, sums.upload.dtype)
+        return noised._replace(num_clients=num_clients, num_clipped=jnp.asarray(jnp.nan)), state
+
+    return Mechanism(
+        init=lambda: (), clip=lambda state, norms: clip_factor(norms, clip_norms), release=release
+    )
+
+
+def adaptive_gaussian_mechanism(
+    *,
+    clip_norms: SentNorms,
+    noise_multiplier: Scalar,
+    expected_cohort_size: Scalar,
+    quantile: Scalar = 0.5,
+) -> Mechanism:
+    """Clip to norms that follow a quantile of the clients' own, and add Gaussian noise to the sum.
+
+    Each client also says whether it was clipped. That count gets noise of .05 expected cohorts, and
+    the sums a little more than `noise_multiplier`, so that both together cost as much as a
+    Gaussian mechanism of `noise_multiplier`, which must be below a tenth of the expected cohort.
+
+    Args:
+        clip_norms: where they begin; all move in proportion.
+        noise_multiplier: of sums and count together.
+        expected_cohort_size: q N.
+        quantile: gamma, the share of clients that are not clipped.
+
+    References:
+        Andrew et al., NeurIPS 2021, algorithm 1 and theorem 1.
+    """
+    count_noise = _COUNT_NOISE * jnp.asarray(expected_cohort_size, float)
+    of_sums = (jnp.asarray(noise_multiplier, float) ** -2 - (2 * count_noise) ** -2) ** -0.5
+
+    def scaled(state: ClippingState) -> SentNorms:
+        return jax.tree.map(lambda norm: state.scale * norm, clip_norms)
+
+    def release(key: Key, state: ClippingState, sums: CohortSum) -> tuple[CohortSum, ClippingState]:
+        key_sums, key_count = jax.random.split(key)
+        noised = add_noise(key_sums, sums, scaled(state), noise_multiplier=of_sums)
+        centred = sums.num_clipped - 0.5 * sums.num_clients  # a client moves this by 1/2 at most
+        clipped = centred + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
+        is_unclipped = 1.0 - clipped / expected_cohort_size
+        scale = state.scale * jnp.exp(-_ADAPTATION * (is_unclipped - quantile))
+        num_clients = jnp.asarray(expected_cohort_size, sums.upload.dtype)
+        return noised._replace(num_clients=num_clients, num_clipped=clipped), ClippingState(scale)
+
+    return Mechanism(
+        init=lambda: ClippingState(jnp.ones(())),
+        clip=lambda state, norms: clip_factor(norms, scaled(state)),
+        release=release,
+    )
+
+
+def add_noise(key: Key, sums: CohortSum, clip_norms: SentNorms, *, noise_multiplier: Scalar) -> CohortSum:
+    """Add N(0, (sigma C_f)^2) to every number of each piece; a piece that is not sent becomes nan.
+
+    The noise of user_gram is made symmetric afterwards, as what it is added to.
+    """
+    pieces = {name: getattr(sums, name) for name in SentNorms._fields}
+    keys = dict(zip(pieces, jax.random.split(key, len(pieces)), strict=True))
+
+    def noised(name: str, piece: Array) -> Array:
+        clip_norm = getattr(clip_norms, name)
+        if clip_norm is None:
+            return jnp.full_like(piece, jnp.nan)
+        noise = jax.random.normal(keys[name], piece.shape, piece.dtype)
+        noise = 0.5 * (noise + noise.T) if name == "user_gram" else noise
+        return piece + noise_multiplier * clip_norm * noise
+
+    return sums._replace(**{name: noised(name, piece) for name, piece in pieces.items()})

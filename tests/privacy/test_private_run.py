@@ -1,0 +1,143 @@
+"""Runs under noise: their budget, their keys, and what is refused."""
+
+import json
+
+import jax
+import pytest
+from rich.console import Console
+
+from fcf_jax import cli
+from fcf_jax.experiments.budget import BUDGET, budget_of
+from fcf_jax.experiments.comparison import refuse_unfit
+from fcf_jax.experiments.config import ConfigError, load_config
+from fcf_jax.experiments.dataset import load_dataset
+from fcf_jax.experiments.experiment import run_experiment
+from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.protection import noise_multiplier_of, rounds_key
+from fcf_jax.experiments.report import privacy_note
+from fcf_jax.experiments.run_directory import claimed, read_json_lines
+from fcf_jax.privacy.accountant import Participation, epsilon
+
+NOISY = [
+    "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
+    "federation.num_rounds=4", "evaluation.every=2", "evaluation.baseline=false",
+    "server.step=gram", "server.confidence_factor=0", "server.learning_rate=0.3",
+    "privacy.mode=central_noise",
+]  # fmt: skip
+SAMPLED = ["federation.cohort_size=20", "federation.sampling=poisson", "server.step=adam"]
+
+
+def run(folder, *overrides, resume=False):
+    config = load_config(None, [*NOISY, *overrides])
+    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=resume):
+        return run_experiment(config, load_dataset(config), folder, progress, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "noisy"
+    return folder, run(folder)
+
+
+def test_statement_says_what_was_spent(finished):
+    folder, summary = finished
+    statement = json.loads((folder / BUDGET).read_text())
+    assert statement["epsilon"] == pytest.approx(10, rel=1e-2) and statement["epsilon"] <= 10
+    assert statement["delta"] == 1 / 600
+    assert statement["rounds_charged"] == statement["num_rounds_allowed"] == 4
+    assert statement["is_private"] and statement["adjacency"] == "add or remove one user"
+    assert summary["privacy"] == statement
+
+
+def test_what_is_promised_is_told():
+    assert "not private" in privacy_note(None) and "not private" in privacy_note({})
+    statement = {"epsilon": 3.0, "delta": 1e-5, "unit": "one user", "adjacency": "add or remove one user"}
+    assert "epsilon 3 at delta 1e-05" in privacy_note({"privacy": {**statement, "is_private": True}})
+    assert "NOT PRIVATE" in privacy_note({"privacy": {**statement, "is_private": False}})
+
+
+def test_epsilon_is_in_the_records_and_grows(finished):
+    folder, _ = finished
+    records = read_json_lines(folder / "metrics.jsonl")
+    spent = [one["epsilon"] for one in records if one["kind"] == "evaluation"]
+    assert len(spent) == 2 and 0 < spent[0] < spent[1] <= 10
+    of_two = epsilon(
+        Participation("everybody", 60, 60), num_rounds=2, delta=1 / 600,
+        noise_multiplier=noise_multiplier_of(load_config(None, NOISY), num_users=60),
+    )  # fmt: skip
+    assert spent[0] == pytest.approx(of_two, rel=1e-6)
+
+
+def test_noise_comes_from_the_system_unless_a_seed_is_set_and_that_is_not_private(finished, tmp_path):
+    _, summary = finished
+    again = run(tmp_path / "again")
+    assert again["federated"]["loss"] != summary["federated"]["loss"]
+    fixed = run(tmp_path / "fixed", "privacy.seed=1")["privacy"]
+    assert not fixed["is_private"] and "NOT PRIVATE" in str(fixed["caveats"])
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_key_of_the_rounds_is_not_that_of_the_start(seed):
+    config = load_config(None, NOISY if seed is None else [*NOISY, f"privacy.seed={seed}"])
+    key = jax.random.key(0)
+    drawn = [jax.random.key_data(rounds_key(config, key)).tolist() for _ in range(2)]
+    assert (drawn[0] == drawn[1]) == (seed is not None) and jax.random.key_data(key).tolist() not in drawn
+    assert rounds_key(load_config(None, []), key) is key
+
+
+def test_budget_is_on_disk_before_a_round_and_never_given_back(tmp_path):
+    config = load_config(None, NOISY)
+    budget = budget_of(config, tmp_path, num_users=60)
+    assert budget.charge(3) and json.loads((tmp_path / BUDGET).read_text())["rounds_charged"] == 3
+    assert not budget_of(config, tmp_path, num_users=60).charge(2)  # another process, after a kill
+    assert budget_of(config, tmp_path, num_users=60).charge(1)
+    assert not budget.charge(1)
+
+
+def test_resumed_run_draws_anew_is_charged_again_and_ends_when_all_is_spent(tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    config = load_config(None, NOISY)
+    assert budget_of(config, folder, num_users=60).charge(3)  # of a process that was killed
+    summary = run(folder, resume=True)
+    assert summary["privacy"]["rounds_charged"] <= 4
+    rounds = [one for one in read_json_lines(folder / "metrics.jsonl") if one["kind"] == "round"]
+    assert len(rounds) <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "overrides", "sampling"),
+    [
+        ("local_noise", [], "everybody"),
+        ("distributed_noise", [*SAMPLED, "privacy.clipping=adaptive"], "poisson"),
+    ],
+)
+def test_other_noise_modes_train(tmp_path, mode, overrides, sampling):
+    summary = run(tmp_path / "run", *overrides, f"privacy.mode={mode}", "privacy.noise_multiplier=0.5")
+    assert summary["federated"]["map_at_10"] >= 0
+    assert summary["privacy"]["sampling"] == sampling
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["server.step=guarded_gram"], "server.step"),
+        ([*SAMPLED, "federation.sampling=shuffled"], "poisson"),
+        (["privacy.mode=local_noise", "privacy.clipping=adaptive"], "privacy.clipping"),
+        (["privacy.clipping=adaptive", "privacy.noise_multiplier=6.0"], "privacy.clipping"),
+    ],
+)
+def test_what_no_accountant_counts_is_refused(overrides, word):
+    with pytest.raises(ConfigError, match=word):
+        load_dataset(load_config(None, [*NOISY, *overrides]))
+
+
+def test_secure_sums_are_not_trained_on(tmp_path, capsys):
+    code = cli.main(["run", "--set", "privacy.mode=secure_sum", "--out", str(tmp_path / "run")])
+    assert code == 2 and "privacy.mode" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_trainings_that_only_measure_need_a_fixed_seed():
+    with pytest.raises(ConfigError, match=r"privacy\.seed"):
+        refuse_unfit(load_config(None, NOISY))
+    refuse_unfit(load_config(None, [*NOISY, "privacy.seed=0"]))
