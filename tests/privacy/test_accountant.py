@@ -186,9 +186,18 @@ def test_a_target_that_needs_hardly_any_noise_ends_the_search():
     assert epsilon(seldom, noise_multiplier=noise, **run) <= 1.0
 
 
-def test_little_noise_needs_no_giant_arrays():
-    spent = epsilon(Participation("poisson", 10, 3), noise_multiplier=0.02, num_rounds=200, delta=1e-5)
-    assert 1e4 < spent < math.inf
+@pytest.mark.parametrize("noise", [0.2, 0.02, 1e-6, 1e-200])
+@pytest.mark.parametrize("who", [Participation("poisson", 10, 3), EVERYBODY], ids=lambda who: who.sampling)
+def test_little_noise_needs_no_giant_arrays(who, noise):
+    assert epsilon(who, noise_multiplier=noise, num_rounds=200, delta=1e-5) > 1e3
+
+
+def test_very_many_rounds_are_no_dearer_by_pld():
+    run = {"noise_multiplier": 300.0, "num_rounds": 10**6, "delta": 1e-5}
+    by_rdp = epsilon(POISSON, **run, accountant="rdp")
+    assert epsilon(POISSON, **run) <= by_rdp
+    target = {"epsilon": by_rdp, "num_rounds": 10**6, "delta": 1e-5}
+    assert calibrated_noise_multiplier(POISSON, **target) <= 300.0 * 1.001
 
 
 def test_running_epsilon_agrees_and_computes_a_round_once(monkeypatch):

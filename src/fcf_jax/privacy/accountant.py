@@ -25,6 +25,9 @@ _OVERFLOW = 2e-14  # probability, a round, that a Poisson sample exceeds `core.c
 _FINEST_INTERVAL = 1e-4  # of discretised privacy losses, as dp-accounting has it
 _MOST_LOSSES = 1.5e5  # of one round, a second; where noise is little that is still fine enough
 _SEARCHED_LOSSES = 4e4  # while calibrating, which asks a dozen times
+_LARGEST_BY_PLD = 1e4  # beyond, and below the least noise, RDP has to do: its bound holds as well
+_LEAST_EXACT = 1e-4  # noise of all rounds, below which the closed form cancels; epsilon is in the millions
+_NO_NOISE = 1e-9  # less is called none
 _LEAST_NOISE = 0.01  # where looking for less noise ends: epsilon is in the thousands there
 _STEP = 0.6
 _TOLERANCE = 4e-4  # of calibration, which may stop two of them above the least sufficient noise
@@ -189,9 +192,7 @@ def calibrated_noise_multiplier(
 
     noise = _searched(participation, used, epsilon, delta, num_rounds)
     run: Any = {"num_rounds": num_rounds, "delta": delta, "accountant": used}
-    while (
-        _epsilon(participation, noise_multiplier=noise, **run) > epsilon
-    ):  # rounding, a finer discretisation
+    while _epsilon(participation, noise_multiplier=noise, **run) > epsilon:  # by a rounding error
         noise *= 1 + _TOLERANCE / 4
     return noise
 
@@ -262,16 +263,19 @@ _epsilon = epsilon  # also where an argument has its name
 
 
 def _running(
-    participation: Participation, used: Accountant, noise_multiplier: float, most_losses: float = _MOST_LOSSES
+    participation: Participation, used: Accountant, noise_multiplier: float
 ) -> Callable[[int, float], float]:
     """Return epsilon, a function of rounds, at least 1, and delta."""
-    if noise_multiplier == 0:
+    if noise_multiplier < _NO_NOISE:
         return _without_noise
+    if used == "pld" and participation.sampling == "everybody":
+        return _by_closed_form(participation, noise_multiplier)
+    by_rdp = _by_rdp(participation, noise_multiplier)
     if used == "rdp":
-        return _by_rdp(participation, noise_multiplier)
-    if participation.sampling == "everybody":
-        return functools.partial(_by_closed_form, noise_multiplier)
-    return _by_pld(participation, noise_multiplier, most_losses)
+        return by_rdp
+    by_pld = _by_pld(participation, noise_multiplier, _MOST_LOSSES)
+    # both are upper bounds, and hundreds of thousands of rounds come out too dear on the grid of PLD
+    return lambda num_rounds, delta: min(by_pld(num_rounds, delta), by_rdp(num_rounds, delta))
 
 
 def _without_noise(num_rounds: int, delta: float) -> float:
@@ -279,9 +283,17 @@ def _without_noise(num_rounds: int, delta: float) -> float:
     return math.inf
 
 
-def _by_closed_form(noise_multiplier: float, num_rounds: int, delta: float) -> float:
+def _by_closed_form(participation: Participation, noise_multiplier: float) -> Callable[[int, float], float]:
     """Everybody takes part: T rounds are one Gaussian mechanism of sigma / sqrt T, known exactly."""
-    return _library().get_epsilon_gaussian(noise_multiplier / math.sqrt(num_rounds), delta)
+    by_rdp = _by_rdp(participation, noise_multiplier)
+
+    def spent(num_rounds: int, delta: float) -> float:
+        noise = noise_multiplier / math.sqrt(num_rounds)
+        if noise < _LEAST_EXACT:
+            return by_rdp(num_rounds, delta)
+        return _library().get_epsilon_gaussian(noise, delta)
+
+    return spent
 
 
 def _by_rdp(participation: Participation, noise_multiplier: float) -> Callable[[int, float], float]:
@@ -310,7 +322,7 @@ def _by_pld(
 
     def spent(num_rounds: int, delta: float) -> float:
         bound = estimate(num_rounds, delta)
-        if bound == math.inf:
+        if bound > _LARGEST_BY_PLD or noise_multiplier < _LEAST_NOISE:
             return bound
         losses = one_round(_interval(noise_multiplier, bound, most_losses)).self_compose(num_rounds)
         return losses.get_epsilon_for_delta(delta)
@@ -340,15 +352,20 @@ def _searched(
         return start
     if used == "pld":
         start = _searched(participation, "rdp", target, delta, num_rounds)
+        if target > _LARGEST_BY_PLD:
+            return start
     left = _delta_left(participation, delta, num_rounds)
 
     def exceeds(noise: float) -> bool:
-        return _running(participation, used, noise, _SEARCHED_LOSSES)(num_rounds, left) > target
+        if used == "rdp":
+            return _by_rdp(participation, noise)(num_rounds, left) > target
+        return _by_pld(participation, noise, _SEARCHED_LOSSES)(num_rounds, left) > target
 
     lower, upper = _bracket(exceeds, start=start)
-    if lower < _LEAST_NOISE:
-        return upper
-    return _calibrated(participation, used, (target, left), num_rounds, (0.99 * lower, 1.01 * upper))
+    if lower >= _LEAST_NOISE:
+        bracket = 0.99 * lower, 1.01 * upper  # for the discretisation there is another
+        upper = _calibrated(participation, used, (target, left), num_rounds, bracket)
+    return min(start, upper) if used == "pld" else upper
 
 
 def _bracket(exceeds: Callable[[float], bool], *, start: float) -> tuple[float, float]:
