@@ -14,11 +14,9 @@ from fcf_jax.privacy.accountant import (
     calibrated_noise_multiplier,
     epsilon,
     epsilon_by_round,
-    in_out_auc_ceiling,
-    item_auc_ceiling,
-    noise_to_signal,
     participation_of,
 )
+from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling, noise_to_signal
 
 TARGETS = (1, 2, 5, 10, 20)
 TABLE = [  # the noise multipliers for them

@@ -1,6 +1,6 @@
 """What differential privacy asks of a configuration's data: noise, cohort and rounds for a target epsilon.
 
-Noise is compared with the most that the uploads can add up to (`privacy.accountant.noise_to_signal`). On
+Noise is compared with the most that the uploads can add up to (`privacy.limits.noise_to_signal`). On
 the gradient averaged over a run everybody comes to the same in few rounds as in many, as sigma grows with
 the root of their number; smaller cohorts come off worse. What the ratio means was measured on MovieLens-1M
 (6040 users, 3706 items, K = 16, everybody in 4 rounds of the Gram-preconditioned step, which had NDCG@10
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fcf_jax.experiments.config import ConfigError
+from fcf_jax.experiments.protection import delta_of
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.privacy.accountant import (
     Accountant,
@@ -23,9 +24,9 @@ from fcf_jax.privacy.accountant import (
     accountant_used,
     calibrated_noise_multiplier,
     epsilon,
-    noise_to_signal,
     participation_of,
 )
+from fcf_jax.privacy.limits import noise_to_signal
 
 HOPELESS = 0.05  # noise over signal of the averaged gradient: from there on about a ranking by popularity
 USABLE = 0.025  # up to there most of what personal rankings gain over popularity remains
@@ -158,11 +159,6 @@ def refuse_unfit(config: ExperimentConfig) -> None:
             "privacy.mode: expected noise on the sum to plan for, got local_noise, where every upload is "
             'released by itself; set privacy.mode = "central_noise" or "distributed_noise"'
         )
-
-
-def delta_of(config: ExperimentConfig, *, num_users: int) -> float:
-    """Return `privacy.delta`, by default a tenth of one in so many users."""
-    return 1 / (10 * num_users) if config.privacy.delta is None else config.privacy.delta
 
 
 class _Task(NamedTuple):

@@ -197,68 +197,6 @@ def calibrated_noise_multiplier(
     return noise
 
 
-def in_out_auc_ceiling(noise_multiplier: float, num_rounds: int) -> float:
-    r"""Bound the AUC of any attacker who asks whether one client took part in the run.
-
-    Phi(mu / \sqrt 2), mu = \sqrt T / sigma: through all rounds the client moves the noised sums by \sqrt T
-    clip norms at most, so that nobody tells more apart than N(0, sigma^2) and N(\sqrt T, sigma^2). For a
-    client that takes part in every round and an attacker who knows everybody else; sampling lowers it.
-
-    Args:
-        noise_multiplier: sigma, in clip norms, at least 0.
-        num_rounds: T, at least 0.
-
-    References:
-        Dong, Roth & Su, JRSS B 2022, theorem 2.7 and corollary 3.3 (Gaussian DP composes to \sqrt T / sigma).
-    """
-    return _auc(1.0, noise_multiplier, num_rounds)
-
-
-def item_auc_ceiling(noise_multiplier: float, num_rounds: int) -> float:
-    r"""Bound the AUC of any attacker who asks which of two histories a client holds: has it this item?
-
-    Phi(\sqrt 2 mu), mu = \sqrt T / sigma: uploads of two histories, each clipped to C, differ by 2 C at most.
-    The AUC is of one item across users; across items popularity alone has more.
-
-    Args:
-        noise_multiplier: sigma, in clip norms, at least 0.
-        num_rounds: T, at least 0.
-
-    References:
-        Dong, Roth & Su, JRSS B 2022, as for `in_out_auc_ceiling`, with twice the distance.
-    """
-    return _auc(2.0, noise_multiplier, num_rounds)
-
-
-def noise_to_signal(
-    *, noise_multiplier: float, num_items: int, num_factors: int, cohort_size: float, num_rounds: int = 1
-) -> float:
-    r"""Compare the noise on a round's sum with the sum, expected norm over the most it can be.
-
-    \sigma \sqrt{M K} / (\Theta \sqrt T): noise of norm sigma C \sqrt{M K} on \Theta uploads of norm C at most
-    that all point one way. Real sums are shorter: the ratio compares choices, it foretells no quality.
-
-    Args:
-        noise_multiplier: sigma, in clip norms.
-        num_items: M, those that are trained on.
-        num_factors: K.
-        cohort_size: \Theta, expected.
-        num_rounds: T, averaged over; 1 = of a single round.
-    """
-    return noise_multiplier * math.sqrt(num_items * num_factors / num_rounds) / cohort_size
-
-
-def _auc(distance: float, noise_multiplier: float, num_rounds: int) -> float:
-    """Compute the AUC of two Gaussians: Phi(distance in standard deviations / sqrt 2)."""
-    if not noise_multiplier >= 0 or num_rounds < 0:
-        raise ValueError(
-            f"expected noise_multiplier and num_rounds of at least 0, got {noise_multiplier} and {num_rounds}"
-        )
-    if noise_multiplier == 0:
-        return 1.0 if num_rounds else 0.5
-    return 0.5 * math.erfc(-0.5 * distance * math.sqrt(num_rounds) / noise_multiplier)
-
-
 _epsilon = epsilon  # also where an argument has its name
 
 
