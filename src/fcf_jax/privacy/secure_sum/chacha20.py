@@ -32,3 +32,49 @@ def _add_turn(total: Lanes, term: Lanes, turned: Lanes, by: int) -> tuple[Lanes,
     total = total + term
     mixed = turned ^ total
     return total, (mixed << by) | (mixed >> (32 - by))
+
+
+def chacha20_block(
+    key: UInt32[Array, "8 *lanes"], counter: UInt32[Array, "*lanes"], nonce: UInt32[Array, "3 *lanes"]
+) -> UInt32[Array, "16 *lanes"]:
+    """Compute the sixteen words of each block.
+
+    The rounds are a loop rather than unrolled: unrolled, XLA computes shared words again and again.
+
+    Args:
+        key: 256 bits as words.
+        counter: the number of the block in its stream.
+        nonce: 96 bits as words; a key and a nonce must not meet twice.
+
+    References:
+        RFC 8439, section 2.3.
+    """
+
+    def everywhere(word: Array | int) -> Array:
+        return jnp.broadcast_to(jnp.asarray(word, jnp.uint32), counter.shape)
+
+    words = [*_CONSTANTS, *key, counter, *nonce]
+    start = tuple(everywhere(word) for word in words)
+    end = jax.lax.fori_loop(0, _DOUBLE_ROUNDS, lambda _, state: _double_round(state), start)
+    return jnp.stack([stirred + first for stirred, first in zip(end, start, strict=True)])
+
+
+def keystream(
+    key: UInt32[Array, "8"], nonce: UInt32[Array, "3"], *, num_blocks: int, first_block: int = 0
+) -> UInt32[Array, "words"]:
+    """Compute a stream of 16 `num_blocks` words in the order of the RFC."""
+    counter = first_block + jnp.arange(num_blocks, dtype=jnp.uint32)
+    return chacha20_block(key, counter, nonce).T.reshape(-1)
+
+
+def words_of(data: bytes) -> np.ndarray:
+    """Read bytes, four to a word, little-endian."""
+    return np.frombuffer(data, "<u4").astype(np.uint32)
+
+
+def _double_round(state: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
+    words = list(state)
+    for places in (*_COLUMNS, *_DIAGONALS):
+        a, b, c, d = places
+        words[a], words[b], words[c], words[d] = quarter_round(words[a], words[b], words[c], words[d])
+    return tuple(words)
