@@ -2,9 +2,10 @@ r"""The deterministic mode of a plain round: the cohort sum in integers, in any 
 
     F = decode( scatter_{i in I_u} encode[ (e_ui + w0 s_ui) x_u ] ) - w0 Y decode( \sum_u encode[x_u x_u^T] )
 
-Every number of a client is rounded to fixed point by itself and added mod 2^32, so neither the
-order of clients nor chunks nor devices change a bit of the sum. What a client contributes is still
-solved in floating point; with another row width or another mix of solvers its last bit may differ.
+Every number of a client is rounded to fixed point by itself and added mod 2^32, so the order of
+addition and the number of devices change no bit of the sum. What a client contributes is still
+solved in floating point, many clients at a time: packed into chunks of another size its last bits
+may differ (matrix products then run in other blocks), and now and then a rounding with them.
 """
 
 import jax

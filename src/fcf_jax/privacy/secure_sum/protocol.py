@@ -52,7 +52,8 @@ def open_round(client_ids: Sequence[int] | np.ndarray, binding: Binding, rules: 
     ids = np.asarray(client_ids)
     if ids.size < max(rules.min_cohort, 2):
         raise ValueError(
-            f"expected a cohort of at least {max(rules.min_cohort, 2)} (min_cohort), got {ids.size}; invite more"
+            f"expected a cohort of at least {max(rules.min_cohort, 2)} (min_cohort), got {ids.size}; "
+            "invite more"
         )
     if np.unique(ids).size != ids.size:
         raise ValueError("expected different client ids, got some twice; a client sends once in a round")
@@ -130,7 +131,8 @@ def check_request(facts: RoundFacts, request: Request, earlier_cohorts: Sequence
         raise ValueError("expected each client to have sent or to have dropped out, got some as both")
     if len(survivors) < facts.min_cohort:
         raise ValueError(
-            f"expected at least {facts.min_cohort} survivors (min_cohort), got {len(survivors)}; repeat the round"
+            f"expected at least {facts.min_cohort} survivors (min_cohort), got {len(survivors)}; "
+            "repeat the round"
         )
     present = np.isin(np.arange(facts.client_ids.size), survivors)
     if not is_connected(facts.neighbors, present):
@@ -142,8 +144,9 @@ def check_request(facts: RoundFacts, request: Request, earlier_cohorts: Sequence
         different = np.setxor1d(cohort, earlier).size
         if 0 < different < facts.min_cohort:
             raise ValueError(
-                f"expected a cohort equal to each earlier one or different in at least {facts.min_cohort} clients "
-                f"(min_cohort), got a difference of {different}; draw another cohort"
+                f"expected a cohort equal to each earlier one or different in at least "
+                f"{facts.min_cohort} clients (min_cohort), got a difference of {different}; "
+                "draw another cohort"
             )
 
 
@@ -193,8 +196,8 @@ def collect_shares(facts: RoundFacts, secrets: Sequence[ClientSecrets], request:
     fewest = int(present[facts.neighbors].sum(axis=1).min())
     if fewest < facts.threshold:
         raise ValueError(
-            f"expected at least {facts.threshold} neighbours left for everybody (threshold), got {fewest}; nothing "
-            "was revealed: repeat the round with a higher degree (`degree_needed`)"
+            f"expected at least {facts.threshold} neighbours left for everybody (threshold), got {fewest}; "
+            "nothing was revealed: repeat the round with a higher degree (`degree_needed`)"
         )
     revealed = Revealed({owner: {} for owner in request.survivors}, {owner: {} for owner in request.dropped})
     for holder in request.survivors:
