@@ -106,4 +106,6 @@ class Mechanism(NamedTuple):
 
     init: Callable[[], Any]
     clip: Callable[[Any, SentNorms], Float[Array, "*clients"]]  # (state, norms) -> a_u
-    release: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]]  # the sums released, next state
+    release: Callable[
+        [Key, Any, CohortSum], tuple[CohortSum, Any]
+    ]  # the sums released, next state
