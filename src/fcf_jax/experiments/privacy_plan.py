@@ -32,6 +32,7 @@ HOPELESS = 0.05  # noise over signal of the averaged gradient: from there on abo
 USABLE = 0.025  # up to there most of what personal rankings gain over popularity remains
 _EVERYBODYS_ROUNDS = (2, 4, 8, 16, 50)
 _COHORT_SHARES = (0.01, 0.05, 0.2)
+_SMALLEST_COHORT = 20  # clients
 _ENOUGH_ROUNDS = 4  # of the Gram-preconditioned step: they get most of the way without noise
 _HARMLESS = 0.01  # noise over signal of one round, that more rounds may have
 _AS_GOOD = 1.001  # times the least ratio: a difference that is none
@@ -179,7 +180,7 @@ def _candidates(task: _Task) -> Iterator[tuple[Participation, int]]:
         yield Participation("everybody", task.num_users, task.num_users), num_rounds
     for share in _COHORT_SHARES:
         cohort_size = round(share * task.num_users)
-        if task.config.privacy.min_cohort <= cohort_size < task.num_users:
+        if _SMALLEST_COHORT <= cohort_size < task.num_users:
             who = Participation("poisson", task.num_users, cohort_size)
             yield who, task.config.federation.num_rounds
 

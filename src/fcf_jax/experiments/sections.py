@@ -158,11 +158,6 @@ class PrivacyConfig(BaseModel):
         default="static", description="adaptive: the norms follow a quantile of the clients' (charged)"
     )
     clip_quantile: float = Field(default=0.5, gt=0, lt=1, description="share of clients left unclipped")
-    max_user_items: int | None = Field(
-        default=None, ge=1, description="items that a client trains on, drawn at random; unset = all"
-    )
-    min_cohort: int = Field(default=20, ge=2, description="smaller sums are refused (secure sums)")
-    fraction_bits: int = Field(default=16, ge=1, le=30, description="of fixed point numbers (secure sums)")
     seed: int | None = Field(
         default=None,
         ge=0,
