@@ -41,7 +41,11 @@ def link_parallel(residuals: Floats, is_touched: Floats) -> Links:
     units = residuals[touched] / np.linalg.norm(residuals[touched], axis=1, keepdims=True)
     apart = 1.0 - (units @ units.T) ** 2
     _, labels = connected_components(csr_array(apart < _PARALLEL), directed=False)
-    groups = [touched[labels == label] for label in np.flatnonzero(np.bincount(labels) > 1)] if len(touched) else []
+    groups = (
+        [touched[labels == label] for label in np.flatnonzero(np.bincount(labels) > 1)]
+        if len(touched)
+        else []
+    )
     claims = np.zeros((len(groups), num_items), bool)
     directions = np.zeros((len(groups), residuals.shape[1]))
     for group, items in enumerate(groups):
