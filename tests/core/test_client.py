@@ -6,8 +6,9 @@ import pytest
 from jax import numpy as jnp
 from references import REGULARIZATION, relative_error, solve_user, upload, user_loss
 
-from fcf_jax.core.client import client_update, dense_upload, rank_one_upload
+from fcf_jax.core.client import client_update, dense_upload, rank_one_upload, sent_norms
 from fcf_jax.core.objective import gram
+from fcf_jax.core.solve import one_client, solve_history
 
 USERS = (0, 3, 5)  # an ordinary one, an empty one, one with nearly all items
 
@@ -32,6 +33,27 @@ def test_client_update_matches_dense_reference(small, observed, user):
     pair = rank_one_upload(y32, update, observations)
     np.testing.assert_array_equal(sent, np.outer(pair.residuals, pair.user_factor))
     assert np.linalg.matrix_rank(np.asarray(sent)) <= 1
+
+
+@pytest.mark.parametrize("w0", [0.0, 0.1, 1.0, 2.0])
+@pytest.mark.parametrize("user", USERS)
+def test_norms_match_dense_reference_and_never_fall_below_it(small, observed, user, w0):
+    c, p, y = np.where(small.p[user] > 0, small.c[user], w0), small.p[user], small.item_factors
+    ids = np.flatnonzero(p)
+    rows = jax.tree.map(lambda leaf: leaf[None], observed(ids, c[ids], p[ids], slots=17))
+    y32 = jnp.asarray(y, jnp.float32)
+    weights = {"regularization": REGULARIZATION, "unobserved_weight": w0}
+    solution = solve_history(y32, gram(y32), jax.tree.map(lambda leaf: leaf[0], rows), **weights)
+    norms = sent_norms(solution, gram(y32), rows, one_client(), jnp.float32(-3.0), unobserved_weight=w0)
+    x = np.asarray(solution.user_factors, np.float64)
+    dense = {
+        "upload": np.linalg.norm(upload(np.asarray(y32, np.float64), x, c, p)),
+        "user_gram": np.linalg.norm(np.outer(x, x)),
+        "confidence_sum": np.linalg.norm(np.where(p > 0, c - w0, 0.0)),
+        "loss": 3.0,
+    }
+    for name, norm in norms._asdict().items():
+        assert dense[name] <= float(norm) <= (1 + 2e-5) * dense[name], name
 
 
 def test_empty_history_sends_exactly_nothing(small, observed):

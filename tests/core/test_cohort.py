@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from scipy.stats import binom
 
-from fcf_jax.core.cohort import draw_cohort, gather_cohort, permute, rows_needed
+from fcf_jax.core.cohort import draw_cohort, gather_cohort, permute, poisson_capacity, rows_needed
 
 KEY = jax.random.key(0)
 SAMPLINGS = ["shuffled", "independent"]
@@ -46,6 +47,28 @@ def test_permutation_is_one_to_one_and_all_positions_are_alike():
     pairs = permuted[:, 3] // 25 * 4 + permuted[:, 50] // 25  # two positions: 16 cells, nearly independent
     counts = np.bincount(pairs, minlength=16)
     assert np.sum((counts - 700 / 16) ** 2 / (700 / 16)) < 45.0  # 15 degrees of freedom, 1 in 1e4
+
+
+def test_poisson_cohorts_take_each_user_by_itself():
+    cohorts = draw_rounds("poisson", num_rounds=4000)
+    takes_part = np.array([np.isin(np.arange(13), cohort) for cohort in cohorts])
+    counts = takes_part.sum(axis=0)
+    assert np.sum((counts - 4000 * 4 / 13) ** 2 / (4000 * 4 / 13 * 9 / 13)) < 40.0  # 13 degrees, 1 in 1e4
+    sizes = takes_part.sum(axis=1)
+    assert abs(sizes.var() - 13 * 4 / 13 * 9 / 13) < 0.3  # binomial: independent of each other
+    assert (np.sum(cohorts < 13, axis=1) == sizes).all()  # nobody twice
+
+
+def test_poisson_capacity_holds_what_turns_up():
+    for num_users, cohort_size in ((100, 1), (6040, 100), (10**6, 10**5)):
+        capacity = poisson_capacity(num_users=num_users, cohort_size=cohort_size)
+        assert binom.sf(capacity, num_users, cohort_size / num_users) < 2e-14
+
+
+def test_poisson_draw_of_a_user_depends_on_its_id_alone():
+    few = draw_cohort(KEY, jnp.array(3), num_users=20, cohort_size=10, sampling="poisson")
+    many = draw_cohort(KEY, jnp.array(3), num_users=40, cohort_size=20, sampling="poisson")
+    assert set(np.asarray(few[few < 20]).tolist()) == set(np.asarray(many[many < 20]).tolist())
 
 
 @pytest.mark.parametrize("cohort_size", [1, 4, 7, 13])  # below, at and beyond the 5 clients of a chunk

@@ -58,7 +58,7 @@ def draw_cohort(
     if sampling == "poisson":
         of_user = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         keys = of_user(_cohort_key(key, round_index), jnp.arange(num_users))
-        threshold = min(round(2**32 * cohort_size / num_users), 2**32 - 1)
+        threshold = jnp.uint32(min(round(2**32 * cohort_size / num_users), 2**32 - 1))
         takes_part = jax.vmap(lambda own: jax.random.bits(own, dtype=jnp.uint32))(keys) < threshold
         capacity = poisson_capacity(num_users=num_users, cohort_size=cohort_size)
         return jnp.nonzero(takes_part, size=capacity, fill_value=num_users)[0]

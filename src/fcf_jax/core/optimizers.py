@@ -110,7 +110,7 @@ def gram_preconditioned(
 
     def update(gradient, state, params=None, *, user_gram, confidence_sum, num_users, **unused):
         del params, unused
-        mean_confidence = unobserved_weight + confidence_factor * confidence_sum / num_users
+        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, confidence_sum / num_users)
         step = _divide(gradient, _curvature(user_gram, mean_confidence, regularization))
         return -learning_rate * step, state
 
@@ -168,7 +168,7 @@ def guarded_gram(
 
     def update(gradient, state, params, *, user_gram, confidence_sum, value, num_users, **unused):
         del unused
-        mean_confidence = unobserved_weight + confidence_factor * confidence_sum / num_users
+        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, confidence_sum / num_users)
         current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
         accepted, damping, is_rejected = _judge(state, current)
         curvature = _curvature(accepted.user_gram, damping * accepted.mean_confidence, regularization)
@@ -246,7 +246,8 @@ def running_sums(
         all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
         unseen = unobserved_weight * _times(params, state.user_gram)
         averaged = -2.0 * (all_seen - unseen) + 2.0 * regularization * params
-        mean_confidence = unobserved_weight + confidence_factor * state.mean_confidence_sum / num_users
+        mean_extra = state.mean_confidence_sum / num_users
+        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, mean_extra)
         step = _divide(averaged, _curvature(state.user_gram, mean_confidence, regularization))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
         return -1.0 * rate * step, state
@@ -300,6 +301,14 @@ def _anderson_correction(
     coefficients = _times(inverse.T, _times(inverse, target))
     changes = memory.point_changes + step_changes
     return jnp.einsum("a,aij->ij", coefficients, changes, precision="highest")
+
+
+def _mean_confidence(
+    unobserved_weight: Scalar, confidence_factor: Scalar, mean_extra: Float[Array, "items"]
+) -> Float[Array, "items"]:
+    """Compute kappa_i = w0 + k mean extra confidence; with k = 0 that need not have been sent."""
+    extra = jnp.where(jnp.asarray(confidence_factor) == 0, 0.0, confidence_factor * mean_extra)
+    return unobserved_weight + extra
 
 
 def _curvature(

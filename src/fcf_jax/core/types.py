@@ -106,6 +106,4 @@ class Mechanism(NamedTuple):
 
     init: Callable[[], Any]
     clip: Callable[[Any, SentNorms], Float[Array, "*clients"]]  # (state, norms) -> a_u
-    release: Callable[
-        [Key, Any, CohortSum], tuple[CohortSum, Any]
-    ]  # the sums released, next state
+    release: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]]  # the sums released, next state

@@ -28,6 +28,7 @@ from fcf_jax.experiments.comparison_training import Outcome, train_builds
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset, has_random_split, load_datasets
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.protection import refuse_measuring
 from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.resuming import open_checkpoints
 from fcf_jax.experiments.sections import ExperimentConfig
@@ -46,6 +47,7 @@ def refuse_unfit(config: ExperimentConfig) -> None:
             "parallel: fcf compare runs in one process, with whole item factors and all clients on the "
             "device; leave out parallel.coordinator, parallel.item_shards and parallel.stream"
         )
+    refuse_measuring(config, "fcf compare")
 
 
 def load_splits(config: ExperimentConfig) -> list[Dataset]:

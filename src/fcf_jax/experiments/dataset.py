@@ -20,6 +20,7 @@ from fcf_jax.data import (
 )
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
 from fcf_jax.experiments.config import ConfigError
+from fcf_jax.experiments.protection import refuse_unaccountable
 from fcf_jax.experiments.sections import DataConfig, ExperimentConfig
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
@@ -187,6 +188,7 @@ def _check(train: Interactions, config: ExperimentConfig) -> None:
     if train.num_interactions == 0:
         raise ValueError("expected interactions to train on, got none; lower data.test_fraction")
     _check_cohort(config, num_users=train.num_users)
+    refuse_unaccountable(config, num_users=train.num_users)
     rank = min(train.num_users, train.num_items)
     if config.model.regularization == 0 and config.model.num_factors > rank:
         raise ConfigError(

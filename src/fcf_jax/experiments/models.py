@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from fcf_jax.core.als import Als, centralized_als
 from fcf_jax.core.federation import Federation, federated_cf
 from fcf_jax.core.types import Weighting
+from fcf_jax.experiments.protection import configured_mechanism, is_sampled
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import build_optimizer
 
@@ -45,12 +46,12 @@ def configured_federation(
         optimizer: in place of the configured server step.
     """
     federation = config.federation
-    is_sampled = federation.cohort_size is not None and federation.cohort_size < num_users
     return federated_cf(
         build_optimizer(config) if optimizer is None else optimizer,
         weighting,
-        cohort_size=federation.cohort_size if is_sampled else None,
+        cohort_size=federation.cohort_size if is_sampled(config, num_users=num_users) else None,
         sampling=federation.sampling,
+        mechanism=configured_mechanism(config, num_users=num_users),
         **model_options(config, num_items=num_items, mesh=mesh),
     )
 

@@ -99,18 +99,31 @@ def pack_on(mesh: Mesh | None, pack: Callable[..., PackedClients], *, is_streame
 
 
 def runner_of(
-    federation: Federation, key: Key, clients: PackedClients, mesh: Mesh | None, config: ExperimentConfig
+    federation: Federation,
+    key_start: Key,
+    key_rounds: Key,
+    clients: PackedClients,
+    mesh: Mesh | None,
+    config: ExperimentConfig,
 ) -> Runner:
-    """Decide how the rounds are run."""
+    """Decide how the rounds are run.
+
+    Args:
+        federation: whose rounds.
+        key_start: of the first item factors.
+        key_rounds: of cohorts and noise.
+        clients: where `pack_on` put them.
+        mesh: of the devices.
+        config: how many rounds, and how they are run.
+    """
     num_rounds = config.federation.num_rounds
-    if mesh is not None:
-        key = replicate(key, mesh)
+    key = key_rounds if mesh is None else replicate(key_rounds, mesh)
 
     def place(state: ServerState) -> ServerState:
         return jax.device_put(state) if mesh is None else place_state(state, mesh)
 
     def start() -> ServerState:
-        return place(federation.init(key))
+        return place(federation.init(key_start))
 
     if config.parallel.stream:
         block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)

@@ -7,9 +7,11 @@ from pathlib import Path
 import jax
 
 from fcf_jax.experiments import run_directory
+from fcf_jax.experiments.budget import Budget, budget_of
 from fcf_jax.experiments.placement import runner_of
 from fcf_jax.experiments.processes import any_process
 from fcf_jax.experiments.progress import ProgressLine, short
+from fcf_jax.experiments.protection import rounds_key
 from fcf_jax.experiments.resuming import Snapshot, open_checkpoints, read_begun
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.setup import Setup
@@ -44,36 +46,43 @@ def train_on_record(
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
     run_directory.write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
     key = begun.key if begun else setup.key
-    runner = runner_of(federation, key, setup.clients, setup.mesh, config)
+    budget = budget_of(config, folder, num_users=setup.dataset.split.train.num_users)
+    runner = runner_of(federation, key, rounds_key(config, key), setup.clients, setup.mesh, config)
     with stop as is_asked_for:
 
         def on_block(block: Block) -> bool:
-            _record(block, setup, folder, progress)
+            _record(block, setup, folder, progress, budget)
             stops = any_process(is_asked_for())
             if stops or _is_checkpoint_due(block, config):
-                score = _latest_map(block, setup) if block.is_due else None
+                score = _latest(block, setup.map_name) if block.is_due else None
                 checkpoints.save(block.done, Snapshot(block.state, key), score=score)
             return stops
 
-        training = train(runner, config, on_block=on_block, begun=begun)
+        may_run = {} if budget is None else {"may_run": budget.charge}
+        training = train(runner, config, on_block=on_block, begun=begun, **may_run)
     run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
     if training.divergence is None and any_process(is_asked_for()):
         raise StoppedError(f"after {training.done} of {num_rounds} rounds")
+    if training.divergence is None and training.done < num_rounds:
+        progress.say(
+            f"the privacy budget is spent: training ends after {training.done} of {num_rounds} rounds"
+        )
     return training
 
 
-def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine) -> None:
+def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine, budget: Budget | None) -> None:
     config, seconds = setup.config, block.seconds
     if block.is_due:
         metrics = setup.measure(setup.item_factors(block.state))
-        block.records.append({"kind": "evaluation", "round": block.done, **metrics})
+        spent = {} if budget is None else {"epsilon": budget.epsilon()}
+        block.records.append({"kind": "evaluation", "round": block.done, **metrics, **spent})
     run_directory.write_json_lines(folder / run_directory.METRICS, block.records)
     progress.show(
         "round",
         block.done,
         config.federation.num_rounds,
-        f"{1 / seconds:.3g} rounds/s  loss {block.loss:.6g}  "
-        f"MAP@{config.evaluation.k} {_latest_map(block, setup):.4f}  "
+        f"{1 / seconds:.3g} rounds/s  {_shown_loss(block, budget)}  "
+        f"MAP@{config.evaluation.k} {_latest(block, setup.map_name):.4f}  "
         f"{short(setup.cohort_size / seconds)} clients/s",
     )
 
@@ -83,12 +92,19 @@ def latest_measures(training: Training) -> dict[str, float] | None:
     last = training.records[-1] if training.records else {}
     if last.get("kind") != "evaluation" or last["round"] != training.done:
         return None
-    return {name: value for name, value in last.items() if name not in ("kind", "round")}
+    return {name: value for name, value in last.items() if name not in ("kind", "round", "epsilon")}
 
 
-def _latest_map(block: Block, setup: Setup) -> float:
+def _shown_loss(block: Block, budget: Budget | None) -> str:
+    """Show the loss that the clients sent, or under noise what was spent."""
+    if budget is None:
+        return f"loss {block.loss:.6g}"
+    return f"epsilon {_latest(block, 'epsilon'):.3g}"
+
+
+def _latest(block: Block, measure: str) -> float:
     evaluations = [one for one in block.records if one["kind"] == "evaluation"]
-    return evaluations[-1][f"map_at_{setup.config.evaluation.k}"] if evaluations else float("nan")
+    return evaluations[-1][measure] if evaluations else float("nan")
 
 
 def _is_checkpoint_due(block: Block, config: ExperimentConfig) -> bool:

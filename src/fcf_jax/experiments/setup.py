@@ -35,6 +35,11 @@ class Setup(NamedTuple):
         return jax.random.key(self.config.federation.seed)
 
     @property
+    def map_name(self) -> str:
+        """What the evaluation calls MAP at the configured k."""
+        return f"map_at_{self.config.evaluation.k}"
+
+    @property
     def cohort_size(self) -> int:
         """Clients in a round."""
         return self.config.federation.cohort_size or self.dataset.split.train.num_users

@@ -10,6 +10,7 @@ import numpy as np
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, RoundInfo
 from fcf_jax.experiments.placement import Runner
+from fcf_jax.experiments.protection import has_noise
 from fcf_jax.experiments.sections import ExperimentConfig
 
 _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
@@ -62,6 +63,7 @@ def train(
     config: ExperimentConfig,
     *,
     on_block: Callable[[Block], bool],
+    may_run: Callable[[int], bool] = lambda num_rounds: True,
     begun: Begun | None = None,
 ) -> Training:
     """Run all rounds that are left.
@@ -70,6 +72,7 @@ def train(
         runner: what is trained, and where.
         config: how many rounds, and when an evaluation is due.
         on_block: is told of each block of rounds, and answers whether to stop there.
+        may_run: is asked before each block, which counts so many rounds; a no ends the training.
         begun: where to go on; None: at the start.
     """
     num_rounds, every = config.federation.num_rounds, config.evaluation.every
@@ -81,13 +84,16 @@ def train(
     for first, size in blocks(num_rounds, every):
         if first < done:
             continue
+        if not may_run(size):
+            break
         start, started = state, time.perf_counter()
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
         records += _records(info, done, seconds)
         losses = [one["loss"] for one in records if one["kind"] == "round"]
-        divergence = find_divergence(losses, is_guarded=config.server.step == "guarded_gram")
+        watched = losses if not has_noise(config) else _gradient_norms(records)
+        divergence = find_divergence(watched, is_guarded=config.server.step == "guarded_gram")
         if divergence is not None:
             last_good = start if divergence.round > done else good
             return Training(done, last_good, records, starts, divergence)
@@ -145,6 +151,11 @@ def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Diverge
         return None
     position = int(bad.argmax())
     return Divergence(position, float(values[position]))
+
+
+def _gradient_norms(records: list[Record]) -> list[float]:
+    """Watch these where the clients do not send their loss."""
+    return [one["gradient_norm"] for one in records if one["kind"] == "round"]
 
 
 def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:

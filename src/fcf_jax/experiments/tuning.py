@@ -37,6 +37,7 @@ from fcf_jax.experiments.experiment import DivergedError
 from fcf_jax.experiments.held_out import HeldOut
 from fcf_jax.experiments.measuring import metric_names
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.protection import refuse_measuring
 from fcf_jax.experiments.search_space import SHAPES, Values, model_start, server_start, space_around
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.study import (
@@ -97,6 +98,7 @@ def refuse_unfit(config: ExperimentConfig) -> None:
             "parallel: fcf tune uses one process and whole item factors; "
             "leave out parallel.coordinator and parallel.item_shards"
         )
+    refuse_measuring(config, "fcf tune")
     for name, (low, high) in {"alpha": tuning.alpha, "regularization": tuning.regularization}.items():
         if low > high:
             raise ConfigError(f"tuning.{name}: expected low and high, got {low} and {high}; turn them round")

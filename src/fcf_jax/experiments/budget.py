@@ -1,0 +1,98 @@
+"""The privacy budget of a run: charged, and on disk, before a noised result is released; never given back."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fcf_jax.experiments.protection import (
+    delta_of,
+    has_noise,
+    noise_multiplier_of,
+    participation_of,
+)
+from fcf_jax.experiments.run_directory import write_json
+from fcf_jax.experiments.sections import ExperimentConfig
+from fcf_jax.privacy.accountant import Participation, epsilon
+
+BUDGET = "privacy_budget.json"
+FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
+CAVEATS = [
+    "noise is drawn in floating point, whose low bits can tell more than real numbers would",
+    "noise and sampling come from JAX's Threefry generator, begun with 64 bits of the system's entropy",
+    "metrics.jsonl, summary.json and the report hold measures without noise, for the experimenter alone",
+]
+
+
+class Budget(NamedTuple):
+    """What may be spent, and the file that tells what has been."""
+
+    path: Path
+    participation: Participation
+    noise_multiplier: float
+    delta: float
+    accountant: str
+    num_rounds: int  # that may be released, those released twice counted twice
+    is_private: bool  # not with a fixed seed
+
+    def rounds_spent(self) -> int:
+        """Count the rounds that were charged so far, by whatever process."""
+        if not self.path.exists():
+            return 0
+        return json.loads(self.path.read_text())["rounds_charged"]
+
+    def charge(self, num_rounds: int) -> bool:
+        """Charge rounds that are about to be run; say whether the budget allows them.
+
+        Raises:
+            OSError: when it cannot be written; then nothing may be released.
+        """
+        charged = self.rounds_spent() + num_rounds
+        if charged > self.num_rounds:
+            return False
+        write_json(self.path, {**self.statement(charged), "rounds_charged": charged})
+        return True
+
+    def epsilon(self, num_rounds: int | None = None) -> float:
+        """Compute what so many rounds cost; None: those charged so far."""
+        num_rounds = self.rounds_spent() if num_rounds is None else num_rounds
+        return epsilon(
+            self.participation,
+            noise_multiplier=self.noise_multiplier,
+            num_rounds=num_rounds,
+            delta=self.delta,
+            accountant=self.accountant,
+        )
+
+    def statement(self, num_rounds: int) -> dict[str, Any]:
+        """State the guarantee after so many rounds in the terms that make it one."""
+        return {
+            "is_private": self.is_private,
+            "epsilon": self.epsilon(num_rounds),
+            "delta": self.delta,
+            "unit": "all interactions of one user",
+            "adjacency": self.participation.adjacency,
+            "sampling": self.participation.sampling,
+            "num_users": self.participation.num_users,
+            "expected_cohort_size": self.participation.cohort_size,
+            "noise_multiplier": self.noise_multiplier,
+            "num_rounds": num_rounds,
+            "num_rounds_allowed": self.num_rounds,
+            "accountant": f"dp-accounting, {self.accountant}",
+            "released": "the item factors after each round; user factors stay on their devices (joint DP)",
+            "caveats": CAVEATS if self.is_private else [*CAVEATS, FIXED_SEED],
+        }
+
+
+def budget_of(config: ExperimentConfig, folder: Path, *, num_users: int) -> Budget | None:
+    """Open the budget of a run; None where nothing is spent."""
+    if not has_noise(config):
+        return None
+    return Budget(
+        path=folder / BUDGET,
+        participation=participation_of(config, num_users=num_users),
+        noise_multiplier=noise_multiplier_of(config, num_users=num_users),
+        delta=delta_of(config, num_users=num_users),
+        accountant=config.privacy.accountant,
+        num_rounds=config.federation.num_rounds,
+        is_private=config.privacy.seed is None,
+    )
