@@ -12,24 +12,22 @@ _STEPS = 80
 _ROUNDING = 1e-5  # float32, relative to the terms of a sum
 
 
-def fit_user_gram(public: Public, upload: Floats, *, item_weights: Floats | None = None) -> Floats:
+def fit_user_gram(public: Public, upload: Floats) -> Floats:
     """Fit the symmetric A that leaves the fewest residuals, by reweighted least squares (L1 of the rows).
 
     Args:
         public: what the attacker knows.
         upload: F [items, factors], the sum.
-        item_weights: [items], how likely an item is untouched; None: all alike.
     """
     rows = public.unobserved_weight * public.item_factors
     upload = np.asarray(upload, np.float64)
-    prior = np.ones(len(rows)) if item_weights is None else item_weights
     scale = float(np.median(np.linalg.norm(upload, axis=1))) + 1e-300
-    weights, floor = prior, scale
+    weights, floor = np.ones(len(rows)), scale
     for _ in range(_STEPS):
         fitted = _symmetric_fit(rows, upload, weights)
         distances = np.linalg.norm(upload + rows @ fitted, axis=1)
         floor = max(0.7 * floor, 1e-9 * scale)
-        weights = prior / np.sqrt(distances**2 + floor**2)
+        weights = 1.0 / np.sqrt(distances**2 + floor**2)
     return _symmetric_fit(rows, upload, weights)
 
 

@@ -49,6 +49,18 @@ def auc_across_users(scores: Floats, is_held: Floats, *, seed: int = 0) -> Figur
         scores: [users, items].
         is_held: bool [users, items], the truth.
     """
+    wins, pairs = wins_across_users(scores, is_held)
+    if not pairs.any():
+        return exactly(math.nan)
+    counts = _counts(len(scores), seed)
+    tops = np.einsum("bu,bu->b", counts @ wins, counts)
+    bottoms = np.einsum("bu,bu->b", counts @ pairs, counts)
+    low, high = np.percentile(tops[bottoms > 0] / bottoms[bottoms > 0], _ENDS)
+    return Figure(float(wins.sum() / pairs.sum()), float(low), float(high))
+
+
+def wins_across_users(scores: Floats, is_held: Floats) -> tuple[Floats, Floats]:
+    """Count, over the items that a user holds and another does not, wins and pairs, [users, users] each."""
     num_users = len(scores)
     wins, pairs = np.zeros((num_users, num_users)), np.zeros((num_users, num_users))
     for user in range(num_users):
@@ -57,13 +69,17 @@ def auc_across_users(scores: Floats, is_held: Floats, *, seed: int = 0) -> Figur
         own = scores[user, items]
         wins[user] = (((own > others) + 0.5 * (own == others)) * lacks).sum(axis=1)
         pairs[user] = lacks.sum(axis=1)
-    if not pairs.any():
+    return wins, pairs
+
+
+def true_positive_rate(
+    scores: Floats, is_held: Floats, *, false_positive_rate: float = 1e-3, seed: int = 0
+) -> Figure:
+    """Share of what is held that scores above all but a few of what is not, one threshold for all users."""
+    if is_held.all() or not is_held.any():
         return exactly(math.nan)
-    counts = _counts(num_users, seed)
-    tops = np.einsum("bu,bu->b", counts @ wins, counts)
-    bottoms = np.einsum("bu,bu->b", counts @ pairs, counts)
-    low, high = np.percentile(tops[bottoms > 0] / bottoms[bottoms > 0], _ENDS)
-    return Figure(float(wins.sum() / pairs.sum()), float(low), float(high))
+    threshold = np.quantile(scores[~is_held], 1.0 - false_positive_rate)
+    return ratio(((scores > threshold) & is_held).sum(axis=1), is_held.sum(axis=1), seed=seed)
 
 
 def in_out_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:

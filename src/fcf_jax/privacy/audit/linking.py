@@ -32,20 +32,19 @@ class LinkScore(NamedTuple):
     held: Floats  # [clients], interactions there are
     claimed: Floats  # [clients], interactions said to be this client's
     cosine: Floats  # [clients], of the direction found with the factor; 0: not found
+    claims: Floats  # bool [clients, items], said to be this client's
 
 
 def link_parallel(residuals: Floats, is_touched: Floats) -> Links:
     """Group touched items by the direction of their residual, two or more to a pseudonym."""
     num_items = len(residuals)
     (touched,) = np.nonzero(is_touched)
+    if not len(touched):
+        return Links(np.zeros((0, residuals.shape[1])), np.zeros((0, num_items), bool))
     units = residuals[touched] / np.linalg.norm(residuals[touched], axis=1, keepdims=True)
     apart = 1.0 - (units @ units.T) ** 2
     _, labels = connected_components(csr_array(apart < _PARALLEL), directed=False)
-    groups = (
-        [touched[labels == label] for label in np.flatnonzero(np.bincount(labels) > 1)]
-        if len(touched)
-        else []
-    )
+    groups = [touched[labels == label] for label in np.flatnonzero(np.bincount(labels) > 1)]
     claims = np.zeros((len(groups), num_items), bool)
     directions = np.zeros((len(groups), residuals.shape[1]))
     for group, items in enumerate(groups):
@@ -87,4 +86,4 @@ def score_links(links: Links, is_held: Floats, user_factors: Floats) -> LinkScor
         claimed[client] |= items
         cosine[client] = max(cosine[client], alike[client])
     correct = (claimed & is_held).sum(axis=1)
-    return LinkScore(correct, is_held.sum(axis=1), claimed.sum(axis=1), cosine)
+    return LinkScore(correct, is_held.sum(axis=1), claimed.sum(axis=1), cosine, claimed)

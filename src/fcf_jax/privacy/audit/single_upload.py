@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from fcf_jax.privacy.audit.knowledge import Floats, Public, solve_user, strengths_of
 
 ROUNDING = 1e-5  # of a deviation: above what float32 leaves of a 0, below what any interaction makes
+_QUANTA = 2.0  # that fixed point moves F v by at most: .3 are its standard deviation
 _MATCH = 1e-3  # relative: the solved factor of a history recovered aright
 
 
@@ -51,10 +52,18 @@ def _unit(vector: Array) -> Array:
     return jnp.where(norm > 0, vector / jnp.where(norm > 0, norm, 1.0), 0.0)
 
 
-def attack_dense(public: Public, uploads: Float[Array, "clients items factors"]) -> Recovered:
-    """Recover histories from dense uploads; call it with as many clients as memory allows."""
+def attack_dense(
+    public: Public, uploads: Float[Array, "clients items factors"], *, quantum: float = 0.0
+) -> Recovered:
+    """Recover histories from dense uploads; call it with as many clients as memory allows.
+
+    Args:
+        public: what the attacker knows.
+        uploads: F of each client.
+        quantum: what their numbers are rounded to, in fixed point; 0: float32.
+    """
     directions, projected = (np.asarray(one, np.float64) for one in factorize(uploads))
-    rows = [_attack_one(public, v, g) for v, g in zip(directions, projected, strict=True)]
+    rows = [_attack_one(public, v, g, quantum) for v, g in zip(directions, projected, strict=True)]
     return Recovered(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -65,13 +74,13 @@ def attack_rank_one(public: Public, residuals: Floats, user_factors: Floats) -> 
     return Recovered(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _attack_one(public: Public, direction: Floats, projected: Floats) -> Recovered:
+def _attack_one(public: Public, direction: Floats, projected: Floats, quantum: float) -> Recovered:
     """Try each estimate of beta^2; take the history that solves to the factor, or the smaller one."""
     if not projected.any():
         return _explain(public, projected, np.zeros_like(direction))
     along = public.item_factors @ direction
     candidates = [
-        _explain_up_to_sign(public, direction, projected, np.sqrt(squared))
+        _explain_up_to_sign(public, direction, projected, np.sqrt(squared), quantum)
         for squared in _squared_lengths(public, direction, projected, along)
         if squared > 0
     ]
@@ -104,16 +113,22 @@ def _refined(projected: Floats, scores: Floats, squared: float) -> float:
     return squared
 
 
-def _explain_up_to_sign(public: Public, direction: Floats, projected: Floats, length: float) -> Recovered:
-    both = [_explain(public, sign * projected / length, sign * length * direction) for sign in (1.0, -1.0)]
+def _explain_up_to_sign(
+    public: Public, direction: Floats, projected: Floats, length: float, quantum: float
+) -> Recovered:
+    rounding = ROUNDING + _QUANTA * quantum / length
+    both = [
+        _explain(public, sign * projected / length, sign * length * direction, rounding)
+        for sign in (1.0, -1.0)
+    ]
     return min(both, key=lambda one: (not one.is_consistent, -np.sum(one.deviations)))
 
 
-def _explain(public: Public, residuals: Floats, user_factor: Floats) -> Recovered:
+def _explain(public: Public, residuals: Floats, user_factor: Floats, rounding: float = ROUNDING) -> Recovered:
     """Read the history off e and x, and check that it solves to x."""
     scores = public.item_factors @ user_factor
     deviations = residuals + public.unobserved_weight * scores
-    is_held = np.abs(deviations) > ROUNDING
+    is_held = np.abs(deviations) > rounding
     (item_ids,) = np.nonzero(is_held)
     strengths = np.full(len(scores), np.nan)
     strengths[item_ids] = strengths_of(public, residuals[item_ids], scores[item_ids])
