@@ -178,7 +178,7 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[linking.Lin
     links = linking.take_apart(linking.link_parallel(residuals, is_touched), residuals, is_touched)
     if seen.confidence_sum is None or scene.noise_multiplier > 0:
         return links, is_touched
-    return links, seen.confidence_sum > 0  # where it is sent, it says so outright
+    return links, np.abs(seen.confidence_sum) > 0  # where it is sent, it says so outright
 
 
 def _link(

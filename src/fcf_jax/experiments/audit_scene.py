@@ -25,6 +25,7 @@ from fcf_jax.privacy.audit.knowledge import Floats, Public, weigh
 from fcf_jax.privacy.mechanism import joint_norm
 
 ROUNDS_BEFORE = 10  # of the guarded Gram step with everybody: the attacked rounds are not the first
+_CHUNK = 50  # clients that send at a time
 LARGEST_SUM = 2000  # clients; larger sums, which tell less, are attacked as sums of so many
 
 
@@ -101,14 +102,17 @@ def _noise(config: ExperimentConfig, *, num_users: int) -> tuple[float, Mechanis
 
 
 def send(scene: Scene, user_ids: Floats) -> Sent:
-    """Let these clients solve and send."""
+    """Let these clients solve and send, so many at a time, which compiles one program for all sizes."""
     item_factors = jnp.asarray(scene.public.item_factors, jnp.float32)
-    clients, model = views.histories(scene.train, user_ids), scene.config.model
-    uploads = views.uploads_of(
-        item_factors, clients, scene.weighting, model.regularization, model.unobserved_weight
-    )
-    truth = views.held_and_strengths(scene.train, user_ids)
-    return Sent(np.asarray(uploads.residuals), np.asarray(uploads.user_factors), *truth)
+    model = scene.config.model
+    parts = []
+    for start in range(0, len(user_ids), _CHUNK):
+        some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # repeats some to fill up the last
+        clients = views.histories(scene.train, some)
+        weights = model.regularization, model.unobserved_weight
+        parts.append(views.uploads_of(item_factors, clients, scene.weighting, *weights))
+    residuals, factors = (np.concatenate(column)[: len(user_ids)] for column in zip(*parts, strict=True))
+    return Sent(residuals, factors, *views.held_and_strengths(scene.train, user_ids))
 
 
 def extra_confidence(scene: Scene, sent: Sent) -> Floats:
