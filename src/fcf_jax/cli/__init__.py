@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from fcf_jax.cli.audit import audit
 from fcf_jax.cli.bench import bench
 from fcf_jax.cli.compare import compare
 from fcf_jax.cli.data import data
@@ -38,6 +39,7 @@ app.command()(report)
 app.command()(recommend)
 app.command()(tune)
 app.command()(bench)
+app.command()(audit)
 app.add_typer(data, name="data")
 app.add_typer(privacy, name="privacy")
 app.command("config")(show_config)

@@ -9,7 +9,7 @@ from fcf_jax.experiments.sections import ExperimentConfig
 
 _FLOAT_BYTES = 4
 _LEARNING_RATES = {"adam": 0.1, "paper_adam": 0.1, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.5}
-_GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums than the gradient
+GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums than the gradient
 
 
 def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
@@ -52,7 +52,7 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
     """
     num_factors = config.model.num_factors
     dense = _FLOAT_BYTES * num_items * num_factors
-    if config.server.step not in _GRAM_STEPS:
+    if config.server.step not in GRAM_STEPS:
         return dense, dense
     return dense + _FLOAT_BYTES * (num_factors**2 + num_items + 1), dense
 

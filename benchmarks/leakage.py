@@ -1,0 +1,118 @@
+"""Measure what uploads and their sums give away, against the size of the cohort.
+
+One upload of each of some users, for binarised and raw strengths; then the share of interactions
+that sums of Theta clients link to one pseudonymous client: by L1 regression, knowing A = sum x x^T
+(what sending user_gram gives away), and the latter with mixed residuals taken apart. Cohorts are
+drawn at random; item factors after 10 rounds.
+
+    python benchmarks/leakage.py path/to/ml-1m --out leakage.json
+    python benchmarks/leakage.py                # 3000 simulated users x 2000 items, 50 items a user
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import fcf_jax as fcf
+from fcf_jax.data import simulate_taste
+from fcf_jax.experiments import timed_runs, timing
+from fcf_jax.privacy.audit import cohort_sum, figures, linking, single_upload, views
+from fcf_jax.privacy.audit.knowledge import Public
+
+ALPHA, REGULARIZATION, CHUNK = 4.0, 1.0, 50
+
+
+def know(train: fcf.Interactions, num_factors: int) -> Public:
+    """Train for some rounds; what the server then knows."""
+    model = {"num_items": train.num_items, "num_factors": num_factors, "regularization": REGULARIZATION}
+    weighting = fcf.implicit_feedback(alpha=ALPHA)
+    item_factors = timed_runs.trained(weighting, fcf.batch_clients(train), **model)
+    return Public(np.asarray(item_factors, np.float64), REGULARIZATION, 1.0, ALPHA)
+
+
+def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> views.Uploads:
+    item_factors = jax.numpy.asarray(public.item_factors, jax.numpy.float32)
+    clients, weighting = views.histories(train, user_ids), fcf.implicit_feedback(alpha=ALPHA)
+    return views.uploads_of(item_factors, clients, weighting, REGULARIZATION)
+
+
+def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> dict:
+    """Attack dense uploads; strengths are exact within 1 %."""
+    sets, strengths, checked = [], [], []
+    for some in np.array_split(user_ids, -(-len(user_ids) // CHUNK)):
+        found = single_upload.attack_dense(public, send(train, public, some).dense)
+        is_held, truth = views.held_and_strengths(train, some)
+        sets += list((found.is_held == is_held).all(axis=1))
+        near = np.abs(np.nan_to_num(found.strengths) - truth) <= 0.01 * truth
+        strengths += list((near & (found.is_held == is_held)).all(axis=1))
+        checked += list(found.is_consistent)
+    rates = {"exact_set": sets, "exact_set_and_strengths": strengths, "solves_to_x": checked}
+    return {name: figures.ratio(np.array(one), np.ones(len(one)))._asdict() for name, one in rates.items()}
+
+
+def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int) -> dict:
+    """Attack sums of `size` random clients; intervals over cohorts."""
+    rng, scores = np.random.default_rng(size), {"simple": [], "knows_gram": [], "takes_apart": []}
+    for _ in range(num_cohorts):
+        user_ids = rng.choice(train.num_users, size, replace=False)
+        parts = [send(train, public, some) for some in np.array_split(user_ids, -(-size // CHUNK))]
+        e = np.concatenate([np.asarray(one.residuals) for one in parts])
+        x = np.concatenate([np.asarray(one.user_factors) for one in parts])
+        upload, gram = e.T @ x, x.T @ x  # float32
+        truth = views.held_and_strengths(train, user_ids)[0], x.astype(np.float64)
+        fitted = cohort_sum.touched_parts(public, upload, cohort_sum.fit_user_gram(public, upload))
+        known = cohort_sum.touched_parts(public, upload, gram)
+        links = linking.link_parallel(*known)
+        scores["simple"].append(linking.score_links(linking.link_parallel(*fitted), *truth))
+        scores["knows_gram"].append(linking.score_links(links, *truth))
+        scores["takes_apart"].append(linking.score_links(linking.take_apart(links, *known), *truth))
+    return {"cohort_size": size} | {
+        name: {
+            "linked": figures.ratio([s.correct.sum() for s in of], [s.held.sum() for s in of])._asdict(),
+            "right": figures.ratio([s.correct.sum() for s in of], [s.claimed.sum() for s in of])._asdict(),
+        }
+        for name, of in scores.items()
+    }
+
+
+def row(result: dict) -> dict:
+    return {"Theta": result["cohort_size"]} | {
+        f"{name} {what}": result[name][what]["value"]
+        for name in ("simple", "knows_gram", "takes_apart")
+        for what in ("linked", "right")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("path", nargs="?", help="a data set that fcf_jax reads; without: simulated")
+    parser.add_argument("--num-factors", type=int, default=25)
+    parser.add_argument("--cohort-sizes", type=int, nargs="*", default=[5, 10, 20, 50, 100, 200, 500])
+    parser.add_argument("--num-cohorts", type=int, default=3)
+    parser.add_argument("--max-users", type=int, help="whose single uploads are attacked; default: all")
+    parser.add_argument("--out", type=Path, help="where to write JSON")
+    arguments = parser.parse_args()
+    if arguments.path is None:
+        interactions = simulate_taste(num_users=3000, num_items=2000, mean_history=50, seed=0)
+    else:
+        interactions, _ = fcf.read_interactions(arguments.path)
+    train = fcf.split_per_user(interactions, test_fraction=0.2, seed=0).train
+    user_ids = np.random.default_rng(0).permutation(train.num_users)[: arguments.max_users]
+    singles, sums = {}, []
+    for name, data in {"raw": train, "binarised": train.binarized()}.items():
+        public = know(data, arguments.num_factors)
+        singles[name] = of_one_upload(data, public, user_ids)
+    for size in arguments.cohort_sizes:  # of binarised strengths
+        sums.append(of_sums(train.binarized(), public, size, arguments.num_cohorts))
+    timing.publish({"single_upload": singles, "sums": sums}, arguments.out)
+    timing.show(
+        "one upload",
+        [{"": name} | {what: one["value"] for what, one in of.items()} for name, of in singles.items()],
+    )
+    timing.show("sums", map(row, sums))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`fcf audit`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fcf_jax.cli.errors import CommandError, input_errors, run_errors
+from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, config_of, folder_of
+from fcf_jax.experiments.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.audit_bounds import Bound
+    from fcf_jax.experiments.sections import ExperimentConfig
+
+UploadForm = Literal["dense", "rank_one"]
+
+
+def audit(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default runs/NAME-audit-TIMESTAMP.")
+    ] = None,
+    max_users: Annotated[int, typer.Option(min=1, help="Users whose own uploads are attacked.")] = 300,
+    upload: Annotated[
+        UploadForm, typer.Option(help="What clients send; rank_one: the pair (e, x), in plain mode only.")
+    ] = "dense",
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ATTACK.FIGURE<=NUMBER",
+            help="Exit 1 if it does not hold; repeatable. For <= the high end of the figure's 95 % interval "
+            "is compared, for >= the low end.",
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Attack what the server sees under privacy.mode, and tell what it learns about clients."""
+    from fcf_jax.experiments.audit_bounds import unmet
+    from fcf_jax.experiments.auditing import refuse_unfit
+
+    with input_errors():
+        folder = folder_of(out, config, suffix="-audit")
+        resolved = config_of(folder, config, overrides, resume=False)
+        refuse_unfit(resolved, upload=upload)
+        bounds = _bounds(resolved, require or [])
+    document = _audit(resolved, folder, upload=upload, max_users=max_users, quiet=quiet)
+    if not quiet:
+        _show(document, folder)
+    broken = unmet(bounds, document["attacks"])
+    if broken:
+        raise CommandError("; ".join(broken), 1)
+
+
+def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
+    from fcf_jax.experiments.audit_bounds import figure_names, parse_bounds
+    from fcf_jax.experiments.audit_scene import sends_gram
+
+    has_cohorts = config.federation.cohort_size is not None
+    known = figure_names(config.privacy.mode, has_cohorts=has_cohorts, sends_gram=sends_gram(config))
+    return parse_bounds(require, known)
+
+
+def _audit(
+    config: "ExperimentConfig", folder: Path, *, upload: UploadForm, max_users: int, quiet: bool
+) -> dict[str, Any]:
+    from fcf_jax.experiments.auditing import run_audit
+    from fcf_jax.experiments.dataset import load_dataset
+    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.run_directory import claimed
+
+    with ExitStack() as stack:
+        with input_errors():
+            start_devices(config.parallel)
+            keep_compiled_programs()
+            dataset = load_dataset(config)
+            stack.enter_context(claimed(folder, config))
+        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        stack.enter_context(run_errors())
+        return run_audit(config, dataset, folder, progress, upload=upload, max_users=max_users)
+
+
+def _show(document: dict[str, Any], folder: Path) -> None:
+    from fcf_jax.experiments.audit_tables import HEADINGS, table_rows, title
+
+    table = Table(title=title(document), box=box.SIMPLE_HEAD)
+    for column, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if column > 1 else "left", no_wrap=True)
+    last = None
+    for attack, *cells in table_rows(document):
+        table.add_row("" if attack == last else attack, *cells)
+        last = attack
+    Console().print(table)
+    print(document["verdict"])
+    print(f"{document['seconds']:.0f} s. Written to {folder}")
