@@ -16,7 +16,7 @@ import pytest
 from fcf_jax import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-GROUPS = [("paper", "own-data"), ("pipeline", "server-step")]  # what is compiled for one helps the next
+GROUPS = [("paper", "own-data"), ("pipeline", "server-step", "privacy")]  # what is compiled for one helps the next
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 
