@@ -16,7 +16,8 @@ import pytest
 from fcf_jax import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-GROUPS = [("paper", "own-data"), ("pipeline", "server-step", "privacy")]  # what is compiled for one helps the next
+# what is compiled for one page helps the next
+GROUPS = [("paper", "own-data"), ("pipeline", "server-step", "privacy")]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 
