@@ -22,7 +22,7 @@ from fcf_jax.experiments.sections import ExperimentConfig
 UploadForm = Literal["dense", "rank_one"]
 _SUM_NOISE = ("central_noise", "distributed_noise")
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
-_NOISY = "each clipped upload with its noise; the popularity of items; how many items a client has"
+_NOISY = "each clipped upload with its noise; how popular items are; how many a client has; in_out: all else"
 _STRONGEST = "recall and union: the noised sum; auc: also all other clients and what this one would send"
 
 
@@ -108,7 +108,7 @@ def run_audit(
         "leakage": curve_of(scene),
         "seconds": time.monotonic() - began,
     }
-    document |= {"verdict": _verdict(document), "notes": [note] if note else []}
+    document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
     write_picture(folder, document)
     write_tables(folder, document)
     return document
@@ -165,6 +165,13 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "intervals": "95 %, percentile bootstrap over users (union_precision: over items)",
         "fixed_point": "cohort_sum is attacked in float32, which tells more than fixed point does",
     }
+
+
+def _small_cohort(scene: Scene) -> str:
+    least, size = scene.config.privacy.min_cohort, scene.cohort_size
+    if scene.config.privacy.mode != "secure_sum" or size >= least:
+        return ""
+    return f"Sums of fewer than {least} clients (privacy.min_cohort) are refused in a run; this has {size}."
 
 
 def _verdict(document: dict[str, Any]) -> str:
