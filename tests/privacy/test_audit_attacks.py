@@ -52,6 +52,22 @@ def test_uploads_match_dense_reference(seen):
         assert references.relative_error(uploads.dense[user], expected) < 1e-5  # float32
 
 
+def test_explicit_ratings_are_found_with_their_sign():
+    rng = np.random.default_rng(0)
+    user_ids, item_ids = np.nonzero(rng.random((12, NUM_ITEMS)) < 0.1)
+    ratings = rng.integers(1, 6, size=len(user_ids)).astype(np.float32)
+    interactions = fcf.Interactions.from_arrays(user_ids, item_ids, ratings, num_items=NUM_ITEMS)
+    item_factors = rng.normal(0, 0.3, size=(NUM_ITEMS, NUM_FACTORS)).astype(np.float32)
+    mean, clients = float(ratings.mean()), views.histories(interactions, np.arange(12))
+    weighting = fcf.explicit_ratings(mean=mean)
+    uploads = views.uploads_of(jax.numpy.asarray(item_factors), clients, weighting, 1.0, 0.0)
+    public = knowledge.Public(item_factors.astype(np.float64), 1.0, 0.0, None, mean)
+    found = single_upload.attack_dense(public, uploads.dense)
+    is_held, strengths = views.held_and_strengths(interactions, np.arange(12))
+    np.testing.assert_array_equal(found.is_held, is_held)
+    np.testing.assert_allclose(found.strengths[is_held], strengths[is_held], rtol=1e-2)  # float32
+
+
 def test_nothing_held_is_nothing_found(seen):
     public = seen[0]
     found = single_upload.attack_dense(public, np.zeros((1, NUM_ITEMS, NUM_FACTORS), np.float32))
