@@ -3,7 +3,7 @@
 One upload of each of some users, for binarised and raw strengths; then the share of interactions
 that sums of Theta clients link to one pseudonymous client: by L1 regression, knowing A = sum x x^T
 (what sending user_gram gives away), and the latter with mixed residuals taken apart. Cohorts are
-drawn at random; item factors after 10 rounds.
+drawn at random, three of each size; item factors after 10 rounds. Prints as it goes.
 
     python benchmarks/leakage.py path/to/ml-1m --out leakage.json
     python benchmarks/leakage.py                # 3000 simulated users x 2000 items, 50 items a user
@@ -53,7 +53,7 @@ def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray)
 
 
 def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int) -> dict:
-    """Attack sums of `size` random clients; intervals over cohorts."""
+    """Attack sums of `size` random clients; intervals over clients."""
     rng, scores = np.random.default_rng(size), {"simple": [], "knows_gram": [], "takes_apart": []}
     for _ in range(num_cohorts):
         user_ids = rng.choice(train.num_users, size, replace=False)
@@ -70,11 +70,15 @@ def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int
         scores["takes_apart"].append(linking.score_links(linking.take_apart(links, *known), *truth))
     return {"cohort_size": size} | {
         name: {
-            "linked": figures.ratio([s.correct.sum() for s in of], [s.held.sum() for s in of])._asdict(),
-            "right": figures.ratio([s.correct.sum() for s in of], [s.claimed.sum() for s in of])._asdict(),
+            "linked": figures.ratio(of_clients(of, "correct"), of_clients(of, "held"))._asdict(),
+            "right": figures.ratio(of_clients(of, "correct"), of_clients(of, "claimed"))._asdict(),
         }
         for name, of in scores.items()
     }
+
+
+def of_clients(scores: list[linking.LinkScore], name: str) -> np.ndarray:
+    return np.concatenate([getattr(score, name) for score in scores])
 
 
 def row(result: dict) -> dict:
@@ -85,13 +89,18 @@ def row(result: dict) -> dict:
     }
 
 
+def say(figures_of_one: dict) -> None:
+    cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in figures_of_one.values())
+    print("  ".join(f"{name} {cell}" for name, cell in zip(figures_of_one, cells, strict=True)), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", nargs="?", help="a data set that fcf_jax reads; without: simulated")
     parser.add_argument("--num-factors", type=int, default=25)
     parser.add_argument("--cohort-sizes", type=int, nargs="*", default=[5, 10, 20, 50, 100, 200, 500])
     parser.add_argument("--num-cohorts", type=int, default=3)
-    parser.add_argument("--max-users", type=int, help="whose single uploads are attacked; default: all")
+    parser.add_argument("--max-users", type=int, default=300, help="whose single uploads are attacked")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     arguments = parser.parse_args()
     if arguments.path is None:
@@ -104,14 +113,11 @@ def main() -> None:
     for name, data in {"raw": train, "binarised": train.binarized()}.items():
         public = know(data, arguments.num_factors)
         singles[name] = of_one_upload(data, public, user_ids)
+        say({"one upload": name} | {what: one["value"] for what, one in singles[name].items()})
     for size in arguments.cohort_sizes:  # of binarised strengths
         sums.append(of_sums(train.binarized(), public, size, arguments.num_cohorts))
+        say(row(sums[-1]))
     timing.publish({"single_upload": singles, "sums": sums}, arguments.out)
-    timing.show(
-        "one upload",
-        [{"": name} | {what: one["value"] for what, one in of.items()} for name, of in singles.items()],
-    )
-    timing.show("sums", map(row, sums))
 
 
 if __name__ == "__main__":

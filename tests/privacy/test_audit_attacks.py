@@ -52,6 +52,22 @@ def test_uploads_match_dense_reference(seen):
         assert references.relative_error(uploads.dense[user], expected) < 1e-5  # float32
 
 
+def test_explicit_ratings_are_found_with_their_sign():
+    rng = np.random.default_rng(0)
+    user_ids, item_ids = np.nonzero(rng.random((12, NUM_ITEMS)) < 0.1)
+    ratings = rng.integers(1, 6, size=len(user_ids)).astype(np.float32)
+    interactions = fcf.Interactions.from_arrays(user_ids, item_ids, ratings, num_items=NUM_ITEMS)
+    item_factors = rng.normal(0, 0.3, size=(NUM_ITEMS, NUM_FACTORS)).astype(np.float32)
+    mean, clients = float(ratings.mean()), views.histories(interactions, np.arange(12))
+    weighting = fcf.explicit_ratings(mean=mean)
+    uploads = views.uploads_of(jax.numpy.asarray(item_factors), clients, weighting, 1.0, 0.0)
+    public = knowledge.Public(item_factors.astype(np.float64), 1.0, 0.0, None, mean)
+    found = single_upload.attack_dense(public, uploads.dense)
+    is_held, strengths = views.held_and_strengths(interactions, np.arange(12))
+    np.testing.assert_array_equal(found.is_held, is_held)
+    np.testing.assert_allclose(found.strengths[is_held], strengths[is_held], rtol=1e-2)  # float32
+
+
 def test_nothing_held_is_nothing_found(seen):
     public = seen[0]
     found = single_upload.attack_dense(public, np.zeros((1, NUM_ITEMS, NUM_FACTORS), np.float32))
@@ -100,14 +116,19 @@ def test_auc_under_noise_stays_below_its_ceiling(seen):
     norms = np.linalg.norm(dense, axis=(1, 2))
     clip_norm = float(np.median(norms))
     clipped = dense * np.minimum(1.0, clip_norm / norms)[:, None, None]
-    popularity, rng = is_held.sum(axis=0), np.random.default_rng(0)
-    direction = noisy_upload.leading_direction(public.item_factors.T @ public.item_factors)
-    for noise_multiplier in (0.5, 2.0):
+    mean, expected = noisy_upload.expected_factors(public, is_held.mean(axis=0))
+    rng, found = np.random.default_rng(0), []
+    for noise_multiplier in (0.02, 0.5, 2.0):
         noised = clipped + noise_multiplier * clip_norm * rng.normal(size=dense.shape)
-        for directions in (direction, noisy_upload.own_directions(noised)):
-            scores = noisy_upload.item_scores(noised, directions, popularity)
+        for scores in (
+            noisy_upload.scores_by_expectation(noised, expected),
+            noisy_upload.scores_by_own_direction(noised, mean),
+        ):
             # 60 users with some 12 items each: within its own interval of 95 %
-            assert figures.auc_across_users(scores, is_held).low <= figures.item_ceiling(noise_multiplier)
+            auc = figures.auc_across_users(scores, is_held)
+            assert auc.low <= figures.item_ceiling(noise_multiplier)
+            found.append(auc.value)
+    assert min(found[:2]) > 0.7  # little noise protects little
 
 
 def test_popularity_is_at_chance_across_users(seen):

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from fcf_jax import cli
 from fcf_jax.core.types import CohortSum, SentNorms
-from fcf_jax.experiments import audit_bounds
+from fcf_jax.experiments import audit_bounds, auditing
 from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.steps import GRAM_STEPS
 from fcf_jax.privacy.audit.figures import in_out_ceiling
@@ -183,6 +183,17 @@ def test_bounds_look_at_the_careful_end():
     exact = dict.fromkeys(figure, 0.1)
     assert audit_bounds.unmet(bounds, {"a": {"b": exact}}) == []
     assert len(audit_bounds.unmet(bounds, {"a": {"b": dict.fromkeys(figure, float("nan"))}})) == 2
+
+
+def test_a_step_that_does_not_fit_is_replaced_and_named():
+    for settings, fitting in (
+        (["privacy.mode=central_noise"], "gram"),
+        (["federation.cohort_size=30"], "running_sums"),
+        (["privacy.mode=central_noise", "federation.cohort_size=30"], "running_sums"),
+    ):
+        config, note = auditing.with_fitting_step(load_config(None, settings))
+        assert config.server.step == fitting and fitting in note
+    assert auditing.with_fitting_step(load_config(None, ["server.step=adam"]))[1] == ""
 
 
 def test_rank_one_uploads_exist_in_plain_mode_only(tmp_path, capsys):

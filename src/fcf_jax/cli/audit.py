@@ -42,14 +42,15 @@ def audit(
 ) -> None:
     """Attack what the server sees under privacy.mode, and tell what it learns about clients."""
     from fcf_jax.experiments.audit_bounds import unmet
-    from fcf_jax.experiments.auditing import refuse_unfit
+    from fcf_jax.experiments.auditing import refuse_unfit, with_fitting_step
 
     with input_errors():
         folder = folder_of(out, config, suffix="-audit")
         resolved = config_of(folder, config, overrides, resume=False)
         refuse_unfit(resolved, upload=upload)
+        resolved, note = with_fitting_step(resolved)
         bounds = _bounds(resolved, require or [])
-    document = _audit(resolved, folder, upload=upload, max_users=max_users, quiet=quiet)
+    document = _audit(resolved, folder, quiet=quiet, upload=upload, max_users=max_users, note=note)
     if not quiet:
         _show(document, folder)
     broken = unmet(bounds, document["attacks"])
@@ -66,9 +67,7 @@ def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
     return parse_bounds(require, known)
 
 
-def _audit(
-    config: "ExperimentConfig", folder: Path, *, upload: UploadForm, max_users: int, quiet: bool
-) -> dict[str, Any]:
+def _audit(config: "ExperimentConfig", folder: Path, *, quiet: bool, **options: Any) -> dict[str, Any]:
     from fcf_jax.experiments.auditing import run_audit
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
@@ -82,7 +81,7 @@ def _audit(
             stack.enter_context(claimed(folder, config))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         stack.enter_context(run_errors())
-        return run_audit(config, dataset, folder, progress, upload=upload, max_users=max_users)
+        return run_audit(config, dataset, folder, progress, **options)
 
 
 def _show(document: dict[str, Any], folder: Path) -> None:
@@ -96,5 +95,6 @@ def _show(document: dict[str, Any], folder: Path) -> None:
         table.add_row("" if attack == last else attack, *cells)
         last = attack
     Console().print(table)
-    print(document["verdict"])
+    for sentence in (document["verdict"], *document["notes"]):
+        print(sentence)
     print(f"{document['seconds']:.0f} s. Written to {folder}")

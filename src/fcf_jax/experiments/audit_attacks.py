@@ -99,7 +99,7 @@ def _score_figures(scores: Floats, is_held: Floats, *, ceiling: float) -> Figure
 def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
     """Attack uploads with noise of their own, or the mean of so many of one frozen model.
 
-    The best of three attackers, for the client's own direction drowns first.
+    The better of two attackers, for the client's own direction drowns first.
     """
     sent, sigma = send(scene, scene.user_ids), scene.noise_multiplier
     scores = noisy_scores(scene, sent, noise_scale=scene.noise_scale / num_rounds**0.5)
@@ -116,15 +116,14 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
 
 def noisy_scores(scene: Scene, sent: Sent, *, noise_scale: float) -> Floats:
     """Score the items of clients whose clipped uploads have noise of this size."""
-    rng, popularity = np.random.default_rng(0), scene.train.item_counts.astype(float)
-    shared = noisy_upload.leading_direction(scene.public.item_factors.T @ scene.public.item_factors)
+    rng, shares = np.random.default_rng(0), scene.train.item_counts / scene.train.num_users
+    mean, expected = noisy_upload.expected_factors(scene.public, shares)
     clip, found = clip_factors(scene, sent)[:, None], []
     for some in np.array_split(np.arange(len(clip)), -(-len(clip) // _CHUNK)):
         clipped = (clip * sent.residuals)[some, :, None] * sent.user_factors[some, None, :]
         noised = clipped + noise_scale * rng.standard_normal(clipped.shape, np.float32)
-        own = noisy_upload.own_directions(noised)
-        ways = ((shared, popularity), (own, popularity), (own, None))
-        found.append([noisy_upload.item_scores(noised, *way) for way in ways])
+        by_own = noisy_upload.scores_by_own_direction(noised, mean)
+        found.append((noisy_upload.scores_by_expectation(noised, expected), by_own))
     attackers = [np.concatenate(scores) for scores in zip(*found, strict=True)]
     return max(attackers, key=lambda scores: figures.auc_across_users(scores, sent.is_held).value)
 
@@ -153,7 +152,7 @@ def sums(scene: Scene) -> Figures:
     if seen[0].user_gram is not None:  # what would be left if it were not sent
         fitted, _ = _link(scene, sent, seen, knows_gram=False)
         found |= {f"fitted_{name}": _link_figures(sent, fitted)[name] for name in ("precision", "recall")}
-    return found if scene.noise_multiplier == 0 else found | _in_out(scene)
+    return found if scene.mechanism is None else found | _in_out(scene)
 
 
 def averaged_sums(scene: Scene) -> Figures:
@@ -176,7 +175,7 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[linking.Lin
         scene.public, seen.upload, fitted, noise=scene.noise_scale
     )
     links = linking.take_apart(linking.link_parallel(residuals, is_touched), residuals, is_touched)
-    if seen.confidence_sum is None or scene.noise_multiplier > 0:
+    if seen.confidence_sum is None or scene.mechanism is not None:
         return links, is_touched
     return links, np.abs(seen.confidence_sum) > 0  # where it is sent, it says so outright
 

@@ -15,13 +15,14 @@ from fcf_jax.experiments.audit_tables import write_tables
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.protection import has_noise
 from fcf_jax.experiments.run_directory import write_environment
 from fcf_jax.experiments.sections import ExperimentConfig
 
 UploadForm = Literal["dense", "rank_one"]
 _SUM_NOISE = ("central_noise", "distributed_noise")
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
-_NOISY = "each clipped upload with its noise; the popularity of items; how many items a client has"
+_NOISY = "each clipped upload with its noise; how popular items are; how many a client has; in_out: all else"
 _STRONGEST = "recall and union: the noised sum; auc: also all other clients and what this one would send"
 
 
@@ -44,6 +45,25 @@ def refuse_unfit(config: ExperimentConfig, *, upload: UploadForm) -> None:
         )
 
 
+def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
+    """Replace a server step that does not go with the mode or with cohorts, and say so.
+
+    What clients send for it, and so what leaks, stays the same but for the loss.
+    """
+    step, has_cohorts = config.server.step, config.federation.cohort_size is not None
+    drowned = step == "guarded_gram" and has_noise(config)
+    needs_everybody = step in ("guarded_gram", "gram")
+    if not drowned and not (needs_everybody and has_cohorts):
+        return config, ""
+    fitting = "running_sums" if has_cohorts else "gram"
+    server = config.server.model_copy(update={"step": fitting, "learning_rate": None})
+    what = "a cohort_size" if has_cohorts else config.privacy.mode
+    note = (
+        f"server.step = {step} does not go with {what}: audited with {fitting}, which asks for the same sums."
+    )
+    return config.model_copy(update={"server": server}), note
+
+
 def run_audit(
     config: ExperimentConfig,
     dataset: Dataset,
@@ -52,6 +72,7 @@ def run_audit(
     *,
     upload: UploadForm = "dense",
     max_users: int = 300,
+    note: str = "",
 ) -> dict[str, Any]:
     """Attack, and write `audit.json`, `audit.md`, `audit.csv` and `leakage.png`.
 
@@ -64,6 +85,7 @@ def run_audit(
         progress: told what is attacked.
         upload: what clients send in plain mode.
         max_users: whose own uploads are attacked, drawn at random.
+        note: what a reader should know besides.
 
     Returns:
         The content of `audit.json`.
@@ -86,7 +108,7 @@ def run_audit(
         "leakage": curve_of(scene),
         "seconds": time.monotonic() - began,
     }
-    document["verdict"] = _verdict(document)
+    document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
     write_picture(folder, document)
     write_tables(folder, document)
     return document
@@ -143,6 +165,13 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "intervals": "95 %, percentile bootstrap over users (union_precision: over items)",
         "fixed_point": "cohort_sum is attacked in float32, which tells more than fixed point does",
     }
+
+
+def _small_cohort(scene: Scene) -> str:
+    least, size = scene.config.privacy.min_cohort, scene.cohort_size
+    if scene.config.privacy.mode != "secure_sum" or size >= least:
+        return ""
+    return f"Sums of fewer than {least} clients (privacy.min_cohort) are refused in a run; this has {size}."
 
 
 def _verdict(document: dict[str, Any]) -> str:

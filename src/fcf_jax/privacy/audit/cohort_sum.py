@@ -20,6 +20,8 @@ def fit_user_gram(public: Public, upload: Floats) -> Floats:
         upload: F [items, factors], the sum.
     """
     rows = public.unobserved_weight * public.item_factors
+    if public.unobserved_weight == 0:  # untouched items are 0 and tell nothing of A
+        return np.zeros((rows.shape[1], rows.shape[1]))
     upload = np.asarray(upload, np.float64)
     scale = float(np.median(np.linalg.norm(upload, axis=1))) + 1e-300
     weights, floor = np.ones(len(rows)), scale

@@ -121,7 +121,15 @@ def _explain_up_to_sign(
         _explain(public, sign * projected / length, sign * length * direction, rounding)
         for sign in (1.0, -1.0)
     ]
-    return min(both, key=lambda one: (not one.is_consistent, -np.sum(one.deviations)))
+    return min(both, key=lambda one: (not one.is_consistent, _unlikeliness(public, one)))
+
+
+def _unlikeliness(public: Public, found: Recovered) -> float:
+    """Compare signs: histories have positive deviations, and ratings are whole or half numbers."""
+    if public.alpha is not None:
+        return -float(np.sum(found.deviations))
+    doubled = 2 * found.strengths[found.is_held]
+    return float(np.abs(doubled - np.round(doubled)).sum())
 
 
 def _explain(public: Public, residuals: Floats, user_factor: Floats, rounding: float = ROUNDING) -> Recovered:
