@@ -35,7 +35,7 @@ def _compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Let go of compiled programs before the process has as many memory maps as Linux allows: XLA would crash."""
+    """Let go of compiled programs before there are as many memory maps as Linux allows: XLA would crash."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
