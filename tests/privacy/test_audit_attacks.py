@@ -8,6 +8,7 @@ import references
 import fcf_jax as fcf
 from fcf_jax.data import simulate_taste
 from fcf_jax.privacy.audit import cohort_sum, figures, knowledge, linking, noisy_upload, single_upload, views
+from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 NUM_USERS, NUM_ITEMS, NUM_FACTORS, ALPHA = 60, 300, 8, 4.0
 USERS = np.arange(NUM_USERS)
@@ -126,7 +127,7 @@ def test_auc_under_noise_stays_below_its_ceiling(seen):
         ):
             # 60 users with some 12 items each: within its own interval of 95 %
             auc = figures.auc_across_users(scores, is_held)
-            assert auc.low <= figures.item_ceiling(noise_multiplier)
+            assert auc.low <= item_auc_ceiling(noise_multiplier)
             found.append(auc.value)
     assert min(found[:2]) > 0.7  # little noise protects little
 
@@ -138,8 +139,8 @@ def test_popularity_is_at_chance_across_users(seen):
 
 
 def test_known_answer_ceilings_and_the_rule_of_three():
-    assert figures.in_out_ceiling(0.0) == 1.0
-    assert figures.in_out_ceiling(1.0) == pytest.approx(0.7602, abs=1e-4)  # Phi(1 / sqrt 2)
-    assert figures.item_ceiling(1.0) == pytest.approx(0.9214, abs=1e-4)  # Phi(sqrt 2)
-    assert figures.item_ceiling(2.0, num_rounds=4) == pytest.approx(0.9214, abs=1e-4)
+    assert in_out_auc_ceiling(0.0) == 1.0
+    assert in_out_auc_ceiling(1.0) == pytest.approx(0.7602, abs=1e-4)  # Phi(1 / sqrt 2)
+    assert item_auc_ceiling(1.0) == pytest.approx(0.9214, abs=1e-4)  # Phi(sqrt 2)
+    assert item_auc_ceiling(2.0, num_rounds=4) == pytest.approx(0.9214, abs=1e-4)
     assert figures.ratio(np.ones(300), np.ones(300)) == (1.0, 0.99, 1.0)

@@ -12,8 +12,8 @@ from fcf_jax.core.types import CohortSum, SentNorms
 from fcf_jax.experiments import audit_bounds, auditing
 from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.steps import GRAM_STEPS
-from fcf_jax.privacy.audit.figures import in_out_ceiling
 from fcf_jax.privacy.audit.taking_part import taking_part
+from fcf_jax.privacy.limits import in_out_auc_ceiling
 from fcf_jax.privacy.mechanism import gaussian_mechanism
 
 SMALL = ("data.num_users=60", "data.num_items=40", "data.mean_history=8", "model.num_factors=4")
@@ -95,7 +95,7 @@ def test_popularity_is_at_chance_across_users(found):
 
 def test_taking_part_known_answer():
     auc, rate = taking_part(np.ones(400), noise_multiplier=1.0)
-    assert auc.value == pytest.approx(in_out_ceiling(1.0), abs=MONTE_CARLO)
+    assert auc.value == pytest.approx(in_out_auc_ceiling(1.0), abs=MONTE_CARLO)
     assert rate.value == pytest.approx(0.0183, abs=2e-3)  # Phi(1 - 3.0902)
     assert taking_part(np.ones(3), noise_multiplier=0.0)[0].value == 1.0
 

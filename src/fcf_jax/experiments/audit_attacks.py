@@ -18,9 +18,11 @@ from fcf_jax.privacy.audit import cohort_sum, figures, linking, noisy_upload, si
 from fcf_jax.privacy.audit.figures import Figure
 from fcf_jax.privacy.audit.knowledge import Floats
 from fcf_jax.privacy.audit.taking_part import taking_part
+from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 Figures = dict[str, Figure]
 TPR = "tpr_at_fpr_0.001"
+_FRACTION_BITS = 16  # of uploads in a secure sum
 _CHUNK = 50  # clients whose dense uploads are held at a time
 _NUM_COHORTS = 3
 _NEAR = 0.01  # relative, of a strength that counts as found
@@ -39,7 +41,7 @@ def plain_upload(scene: Scene, *, form: str) -> Figures:
 
 def differencing(scene: Scene) -> Figures:
     """Subtract sums of two cohorts that differ by one client: its upload, in fixed point."""
-    quantum, found = 2.0**-scene.config.privacy.fraction_bits, []
+    quantum, found = 2.0**-_FRACTION_BITS, []
     for sent in _in_chunks(scene):
         uploads = jnp.asarray(np.round(dense(sent) / quantum) * quantum, jnp.float32)
         found.append(single_upload.attack_dense(scene.public, uploads, quantum=quantum))
@@ -103,13 +105,13 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
     """
     sent, sigma = send(scene, scene.user_ids), scene.noise_multiplier
     scores = noisy_scores(scene, sent, noise_scale=scene.noise_scale / num_rounds**0.5)
-    ceiling = figures.item_ceiling(sigma, num_rounds)
+    ceiling = item_auc_ceiling(sigma, num_rounds)
     auc, tpr = taking_part(signal_sizes(scene, sent), noise_multiplier=sigma, num_rounds=num_rounds)
     return {
         **_set_figures(top_items(scores, sent.is_held.sum(axis=1)), sent.is_held),
         **_score_figures(scores, sent.is_held, ceiling=ceiling),
         "in_out_auc": auc,
-        "in_out_auc_ceiling": figures.exactly(figures.in_out_ceiling(sigma, num_rounds)),
+        "in_out_auc_ceiling": figures.exactly(in_out_auc_ceiling(sigma, num_rounds)),
         f"in_out_{TPR}": tpr,
     }
 
@@ -163,7 +165,7 @@ def averaged_sums(scene: Scene) -> Figures:
 def _in_out(scene: Scene, *, num_rounds: int = 1) -> Figures:
     sigma, sizes = scene.noise_multiplier, signal_sizes(scene, send(scene, scene.user_ids))
     auc, tpr = taking_part(sizes, noise_multiplier=sigma, num_rounds=num_rounds)
-    ceiling = figures.exactly(figures.in_out_ceiling(sigma, num_rounds))
+    ceiling = figures.exactly(in_out_auc_ceiling(sigma, num_rounds))
     return {"auc": auc, "auc_ceiling": ceiling, TPR: tpr}
 
 

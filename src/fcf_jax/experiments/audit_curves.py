@@ -8,6 +8,7 @@ from fcf_jax.experiments import audit_attacks as attacks
 from fcf_jax.experiments.audit_scene import Scene, cohorts, send, signal_sizes, sum_of
 from fcf_jax.privacy.audit import figures, linking
 from fcf_jax.privacy.audit.taking_part import taking_part
+from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 _SIZES = (5, 10, 20, 50, 100, 200, 500)
 _NOISE = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -49,10 +50,10 @@ def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
     point = {
         "noise_multiplier": sigma,
         "in_out": taking_part(signal_sizes(scene, sent), noise_multiplier=sigma)[0]._asdict(),
-        "in_out_ceiling": figures.in_out_ceiling(sigma),
+        "in_out_ceiling": in_out_auc_ceiling(sigma),
     }
     if scene.config.privacy.mode != "local_noise":
         return point
     scores = attacks.noisy_scores(scene, sent, noise_scale=sigma * scene.config.privacy.clip_norm)
     items = figures.auc_across_users(scores, sent.is_held)._asdict()
-    return point | {"items": items, "items_ceiling": figures.item_ceiling(sigma)}
+    return point | {"items": items, "items_ceiling": item_auc_ceiling(sigma)}

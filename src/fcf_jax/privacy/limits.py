@@ -3,7 +3,7 @@
 import math
 
 
-def in_out_auc_ceiling(noise_multiplier: float, num_rounds: int) -> float:
+def in_out_auc_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
     r"""Bound the AUC of any attacker who asks whether one client took part in the run.
 
     Phi(mu / \sqrt 2), mu = \sqrt T / sigma: through all rounds the client moves the noised sums by \sqrt T
@@ -20,7 +20,7 @@ def in_out_auc_ceiling(noise_multiplier: float, num_rounds: int) -> float:
     return _auc(1.0, noise_multiplier, num_rounds)
 
 
-def item_auc_ceiling(noise_multiplier: float, num_rounds: int) -> float:
+def item_auc_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
     r"""Bound the AUC of any attacker who asks which of two histories a client holds: has it this item?
 
     Phi(\sqrt 2 mu), mu = \sqrt T / sigma: uploads of two histories, each clipped to C, differ by 2 C at most.

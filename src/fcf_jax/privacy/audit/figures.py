@@ -7,7 +7,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
 
 from fcf_jax.privacy.audit.knowledge import Floats
 
@@ -80,22 +79,6 @@ def true_positive_rate(
         return exactly(math.nan)
     threshold = np.quantile(scores[~is_held], 1.0 - false_positive_rate)
     return ratio(((scores > threshold) & is_held).sum(axis=1), is_held.sum(axis=1), seed=seed)
-
-
-def in_out_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
-    """Bound the AUC of whether a client took part: Phi(mu / sqrt 2), mu = sqrt(T) / sigma."""
-    return _ceiling(noise_multiplier, num_rounds, math.sqrt(0.5))
-
-
-def item_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
-    """Bound the AUC of which items it holds: two clipped uploads differ by up to 2 C, Phi(sqrt 2 mu)."""
-    return _ceiling(noise_multiplier, num_rounds, math.sqrt(2))
-
-
-def _ceiling(noise_multiplier: float, num_rounds: int, factor: float) -> float:
-    if noise_multiplier == 0:
-        return 1.0
-    return float(norm.cdf(factor * math.sqrt(num_rounds) / noise_multiplier))
 
 
 def _counts(num_users: int, seed: int) -> Floats:
