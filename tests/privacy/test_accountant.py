@@ -159,7 +159,6 @@ def test_pld_is_no_dearer_than_rdp(who):
 @pytest.mark.parametrize(
     ("who", "name", "target"),
     [
-        (EVERYBODY, "pld", 0.5),
         (EVERYBODY, "pld", 8.0),
         (POISSON, "pld", 8.0),
         (FIXED, "rdp", 2.0),

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fcf_jax import cli
+from fcf_jax.experiments import privacy_plan
 from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.privacy_plan import HOPELESS, USABLE, plan_privacy, verdict
 
@@ -26,12 +27,13 @@ MOVIELENS = {"num_users": 6040, "num_items": 3706}
 K16 = ["model.num_factors=16", "federation.num_rounds=4"]
 
 
-@pytest.fixture(scope="module")
-def plan_of():
+@pytest.fixture
+def plan_of(monkeypatch):
     """Plans for as many users and items as MovieLens-1M has; only everybody, which takes no time."""
+    monkeypatch.setattr(privacy_plan, "_SMALLEST_COHORT", 100_000)
 
     def plan(*overrides, **sizes):
-        config = load_config(None, [*K16, "privacy.min_cohort=100000", *overrides])
+        config = load_config(None, [*K16, *overrides])
         return plan_privacy(config, **MOVIELENS | sizes)
 
     return plan
