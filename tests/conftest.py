@@ -12,6 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 pytest_plugins = ["small_data"]
+_LONG_FILES = {"test_sharding", "test_resume", "test_faults", "test_docs", "test_report", "test_federation"}
 _MANY_MAPS = 20_000  # of 65,530 by default
 _OF_ARRAYS = [
     "fcf_jax.core",
@@ -21,6 +22,11 @@ _OF_ARRAYS = [
     "fcf_jax.streaming",
 ]
 jaxtyping.install_import_hook(_OF_ARRAYS, "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, or one process would be left with them when the other has nothing to do."""
+    items.sort(key=lambda item: item.path.stem not in _LONG_FILES)
 
 
 @pytest.fixture(scope="session", autouse=True)
