@@ -11,14 +11,13 @@ from jax.experimental import multihost_utils
 from fcf_jax.core.types import Key, Mechanism, SentNorms
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.experiments.steps import confidence_factor
+from fcf_jax.experiments.steps import GRAM_STEPS, confidence_factor
 from fcf_jax.privacy import accountant
 from fcf_jax.privacy.accountant import Participation
 from fcf_jax.privacy.mechanism import adaptive_gaussian_mechanism, gaussian_mechanism
 
 _calibrated = functools.cache(accountant.calibrated_noise_multiplier)  # it takes seconds
 NOISE_MODES = ("local_noise", "central_noise", "distributed_noise")
-_WITH_GRAM = ("gram", "running_sums")
 
 
 def has_noise(config: ExperimentConfig) -> bool:
@@ -113,7 +112,7 @@ def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
 
 def clip_norms_of(config: ExperimentConfig) -> SentNorms:
     """Return the clip norm of each piece that the server step asks for, None for the others."""
-    privacy, sends_gram = config.privacy, config.server.step in _WITH_GRAM
+    privacy, sends_gram = config.privacy, config.server.step in GRAM_STEPS
     sends_confidence = sends_gram and confidence_factor(config) > 0
     return SentNorms(
         upload=privacy.clip_norm,

@@ -10,6 +10,7 @@ from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key
 from fcf_jax.data import Split
 from fcf_jax.experiments import run_directory
+from fcf_jax.experiments.budget import BUDGET
 from fcf_jax.experiments.checkpoint import CheckpointError, Checkpoints
 from fcf_jax.experiments.config import ConfigError, load_config
 from fcf_jax.experiments.processes import share_files
@@ -80,7 +81,7 @@ def read_begun(folder: Path, checkpoints: Checkpoints, like: Snapshot) -> Begun 
     Raises:
         CheckpointError: when the checkpoint belongs to another run, or its records are gone.
     """
-    share_files(folder, (f"{_CHECKPOINTS}/*.npz", run_directory.METRICS, run_directory.ENVIRONMENT))
+    share_files(folder, (f"{_CHECKPOINTS}/*.npz", run_directory.METRICS, run_directory.ENVIRONMENT, BUDGET))
     restored = checkpoints.latest(like)
     if restored is None:
         return None
