@@ -1,0 +1,25 @@
+"""A cap on what one user contributes: some of its interactions, drawn at random."""
+
+import numpy as np
+
+from fcf_jax.data.interactions import Interactions
+
+
+def cap_histories(interactions: Interactions, *, max_user_items: int, seed: int) -> Interactions:
+    """Keep `max_user_items` interactions of every user that has more, drawn without replacement.
+
+    Args:
+        interactions: of any users.
+        max_user_items: at least 1.
+        seed: of the draw.
+
+    Raises:
+        ValueError: for a cap below 1.
+    """
+    if max_user_items < 1:
+        raise ValueError(f"expected max_user_items of at least 1, got {max_user_items}")
+    draws = np.random.default_rng(seed).random(interactions.num_interactions)
+    order = np.lexsort((draws, interactions.user_ids))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - interactions.indptr[interactions.user_ids[order]]
+    return interactions.select(rank < max_user_items)
