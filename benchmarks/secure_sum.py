@@ -53,7 +53,7 @@ def measure(
     recovered_s = clock() - start
 
     survivors = jax.tree.map(lambda leaf: leaf[np.asarray(request.survivors)], uploads)
-    sent = mask_uploads(survivors, seeds, signs, formats, mesh=mesh)
+    sent, _ = mask_uploads(survivors, seeds, signs, formats, mesh=mesh)
     found = unmask(sent, *removed, mesh=mesh)
     words = jax.jit(lambda upload: upload_words(upload, formats)[0])
     plain = np.zeros_like(found)
@@ -91,13 +91,15 @@ def random_uploads(num_clients: int, num_items: int, num_factors: int) -> Client
     def draw(*shape: int) -> jax.Array:
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
+    user_factors = draw(num_clients, num_factors)
     return ClientUploads(
         client_ids=jnp.arange(num_clients),
         residuals=draw(num_clients, num_items),
-        user_factors=draw(num_clients, num_factors),
+        user_factors=user_factors,
+        clipped_factors=user_factors,
         confidence=draw(num_clients, num_items),
         loss=draw(num_clients),
-        clip_factors=jnp.ones(num_clients),
+        is_clipped=jnp.zeros(num_clients, bool),
     )
 
 

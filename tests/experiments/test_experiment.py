@@ -13,9 +13,10 @@ from fcf_jax.experiments.config import load_config
 from fcf_jax.experiments.dataset import load_dataset
 from fcf_jax.experiments.experiment import DivergedError, difference_percent, run_experiment
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.protection import payload_bytes
 from fcf_jax.experiments.recommending import History, recommend_items
 from fcf_jax.experiments.run_directory import claimed, read_run, write_atomically, write_json
-from fcf_jax.experiments.steps import build_optimizer, payload_bytes
+from fcf_jax.experiments.steps import build_optimizer
 from fcf_jax.experiments.training import Training, block_sizes, find_divergence, seconds_per_round
 
 TINY = [
@@ -124,6 +125,21 @@ def test_every_step_builds_and_counts_its_payload(step):
     up, down = payload_bytes(config, num_items=100)
     assert down == 4 * 100 * 25
     assert up - down == (4 * (25 * 25 + 100 + 1) if step in ("gram", "guarded_gram", "running_sums") else 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "more", "extra"),
+    [
+        ("adam", (), 0),
+        ("gram", (), 25 * 25 + 100),
+        ("gram", ("server.confidence_factor=0.0",), 25 * 25),
+    ],
+)
+def test_payload_counts_what_a_mechanism_lets_clients_send(step, more, extra):
+    """Their loss never, and confidences only where the step weighs them."""
+    config = load_config(None, [f"server.step={step}", "privacy.mode=central_noise", *more])
+    up, down = payload_bytes(config, num_items=100)
+    assert up - down == 4 * extra
 
 
 def test_cosine_decay_ends_at_the_final_rate():

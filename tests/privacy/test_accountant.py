@@ -11,11 +11,11 @@ from fcf_jax.privacy import accountant
 from fcf_jax.privacy.accountant import (
     Participation,
     accountant_used,
-    calibrated_noise_multiplier,
     epsilon,
     epsilon_by_round,
     participation_of,
 )
+from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling, noise_to_signal
 
 TARGETS = (1, 2, 5, 10, 20)
@@ -269,7 +269,7 @@ def test_refuses(call, told):
 
 
 def test_without_dp_accounting_the_remedy_is_told(monkeypatch):
-    accountant._library.cache_clear()
+    accountant.library.cache_clear()
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ImportError, match=r"pip install 'fcf_jax\[dp\]'"):
         epsilon(POISSON, **RUN)

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -11,13 +11,12 @@ from rich.table import Table
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, config_of, folder_of
+from fcf_jax.experiments.audit_bounds import UploadForm
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.audit_bounds import Bound
     from fcf_jax.experiments.sections import ExperimentConfig
-
-UploadForm = Literal["dense", "rank_one"]
 
 
 def audit(

@@ -8,9 +8,12 @@ What a client sends about the items it never touched is -w0 s_i x, which the sum
 gives for everybody at once. So no array of [clients, items] is ever built.
 
 Over several devices each takes its share of the chunks, and one sum over the devices ends a round.
+
+`solve_chunks` is the frame of all that clients do: what becomes of a chunk's solutions is a callable.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 from jax import numpy as jnp
@@ -19,16 +22,19 @@ from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.client import describe, sent_norms
 from fcf_jax.core.objective import gram, sparse_residuals
-from fcf_jax.core.solve import RowSums, Solution, Unseen, owned_by, solve_rows, unseen_part
+from fcf_jax.core.solve import Unseen, owned_by, solve_rows, unseen_part
 from fcf_jax.core.types import (
+    Accumulation,
     ClientData,
     Clip,
     CohortSum,
-    Observations,
     PackedClients,
     Scalar,
+    Solved,
     Weighting,
 )
+
+Total = TypeVar("Total")
 
 
 def cohort_sum(
@@ -59,51 +65,79 @@ def cohort_sum(
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    total, worst = accumulate(item_factors, clients, weighting, FLOAT_SUMS, clip=clip, mesh=mesh, **weights)
+    return FLOAT_SUMS.read(item_factors, total, unobserved_weight), worst
 
-    def share(item_factors: Array, clients: PackedClients) -> tuple[CohortSum, Array]:
-        item_gram = gram(item_factors)
-        unseen = unseen_part(item_gram, **weights)
 
-        def add_chunk(total: tuple[CohortSum, Array], chunk: tuple) -> tuple[tuple[CohortSum, Array], None]:
-            sums, worst = total
-            solution, observations, row_sums = _solve_chunk(
-                item_factors, unseen, chunk, weighting, unobserved_weight
-            )
-            info = describe(solution, item_gram, observations, row_sums, **weights)
-            _, owners, client_ids = chunk
-            is_client = client_ids < clients.row_counts.shape[0]
-            extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
-            loss, factors, num_clipped = info.loss, solution.user_factors, sums.num_clipped
-            if clip is not None:
-                norms = sent_norms(
-                    solution, item_gram, observations, row_sums, loss, unobserved_weight=unobserved_weight
-                )
-                share = jnp.where(is_client, clip(norms), 0.0)
-                num_clipped += jnp.sum(is_client & (share < 1), dtype=jnp.int32)
-                loss, factors = share * loss, share[:, None] * factors
-                extra *= row_sums.spread(share)[:, None]
-            return (
-                CohortSum(
-                    upload=_add_seen(sums.upload, solution, factors, observations, owners, unobserved_weight),
-                    user_gram=sums.user_gram
-                    + jnp.matmul(factors.T, solution.user_factors, precision="highest"),
-                    confidence_sum=sums.confidence_sum.at[observations.item_ids].add(extra),
-                    loss=sums.loss + jnp.sum(loss),
-                    num_clients=sums.num_clients + jnp.sum(is_client, dtype=jnp.int32),
-                    num_clipped=num_clipped,
-                ),
-                jnp.maximum(worst, jnp.max(info.solve_error)),
-            ), None
+def accumulate(
+    item_factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    weighting: Weighting,
+    accumulation: Accumulation,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    clip: Clip | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Any, Float[Array, ""]]:
+    """Let all packed clients solve, and add up what they send in any way; other arguments as `cohort_sum`.
 
-        nothing = _empty_sum(item_factors), jnp.zeros((), item_factors.dtype)
-        (sums, worst), _ = jax.lax.scan(add_chunk, nothing, _chunks(clients))
+    Args:
+        accumulation: how it is added up; totals of different clients may be added as they are.
+
+    Returns:
+        The total, not yet read, and the worst client's solve error.
+    """
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+
+    def add(total: Any, solved: Solved) -> tuple[Any, None]:
+        return accumulation.add(total, solved), None
+
+    def share(item_factors: Array, clients: PackedClients) -> tuple[Any, Array]:
+        start = accumulation.start(item_factors)
+        total, _, worst = solve_chunks(item_factors, clients, weighting, add, start, clip=clip, **weights)
         if _is_split(mesh):
-            sums, worst = jax.lax.psum(sums, "clients"), jax.lax.pmax(worst, "clients")
-        return sums, worst
+            total, worst = jax.lax.psum(total, "clients"), jax.lax.pmax(worst, "clients")
+        return total, worst
 
-    sums, worst = _split(share, mesh)(item_factors, clients)
-    unseen = unobserved_weight * jnp.matmul(item_factors, sums.user_gram, precision="highest")
-    return sums._replace(upload=sums.upload - unseen), worst
+    return _split(share, mesh)(item_factors, clients)
+
+
+def solve_chunks(
+    item_factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    weighting: Weighting,
+    use: Callable[[Total, Solved], tuple[Total, Any]],
+    start: Total,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    clip: Clip | None = None,
+) -> tuple[Total, Any, Float[Array, ""]]:
+    """Let the clients of one chunk after the other solve, and do something with each chunk.
+
+    Args:
+        use: from what there is so far and a solved chunk to what there is then, and an outcome.
+        start: what there is before the first chunk; other arguments as for `cohort_sum`.
+
+    Returns:
+        What there is at the end, the outcomes stacked, and the worst client's solve error.
+    """
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    item_gram, num_users = gram(item_factors), clients.row_counts.shape[0]
+    unseen = unseen_part(item_gram, **weights)
+
+    def step(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
+        so_far, worst = carry
+        solved = _solve_chunk(
+            item_factors, item_gram, unseen, chunk, weighting, clip, num_users=num_users, **weights
+        )
+        so_far, outcome = use(so_far, solved)
+        return (so_far, jnp.maximum(worst, jnp.max(solved.solve_error))), outcome
+
+    chunks = clients.rows, clients.owners, clients.client_ids
+    (end, worst), outcomes = jax.lax.scan(step, (start, jnp.zeros((), item_factors.dtype)), chunks)
+    return end, outcomes, worst
 
 
 def solve_clients(
@@ -125,21 +159,15 @@ def solve_clients(
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
 
+    def place(total: tuple[Array, Array], solved: Solved) -> tuple[tuple[Array, Array], None]:
+        everyone, loss = total
+        everyone = everyone.at[solved.client_ids].set(solved.user_factors, mode="drop")
+        return (everyone, loss + jnp.sum(solved.loss)), None
+
     def share(factors: Array, clients: PackedClients) -> tuple[Array, Array]:
-        own_gram = gram(factors)
-        unseen = unseen_part(own_gram, **weights)
         everyone = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
-
-        def place_chunk(total: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], None]:
-            solved, loss = total
-            solution, observations, row_sums = _solve_chunk(
-                factors, unseen, chunk, weighting, unobserved_weight
-            )
-            info = describe(solution, own_gram, observations, row_sums, **weights)
-            solved = solved.at[chunk[2]].set(solution.user_factors, mode="drop")
-            return (solved, loss + jnp.sum(info.loss)), None
-
-        solved = jax.lax.scan(place_chunk, (everyone, jnp.zeros((), factors.dtype)), _chunks(clients))[0]
+        start = everyone, jnp.zeros((), factors.dtype)
+        solved, _, _ = solve_chunks(factors, clients, weighting, place, start, clip=None, **weights)
         return jax.lax.psum(solved, "clients") if _is_split(mesh) else solved
 
     return _split(share, mesh)(factors, clients)
@@ -166,38 +194,50 @@ def _split(share: Callable, mesh: Mesh | None) -> Callable:
     )
 
 
-def _chunks(clients: PackedClients) -> tuple[ClientData, Array, Array]:
-    return clients.rows, clients.owners, clients.client_ids
-
-
 def _solve_chunk(
     item_factors: Float[Array, "items factors"],
+    item_gram: Float[Array, "factors factors"],
     unseen: Unseen,
     chunk: tuple[ClientData, Int[Array, "rows"], Int[Array, "clients"]],
     weighting: Weighting,
+    clip: Clip | None,
+    *,
+    num_users: int,
+    regularization: Scalar,
     unobserved_weight: Scalar,
-) -> tuple[Solution, Observations, RowSums]:
+) -> Solved:
+    """Weigh, solve, describe and clip: the work of the clients in one chunk."""
     rows, owners, client_ids = chunk
+    of_unseen = {"unobserved_weight": unobserved_weight}
     observations, row_sums = weighting(rows), owned_by(owners, num_clients=client_ids.shape[0])
-    solution = solve_rows(item_factors, unseen, observations, row_sums, unobserved_weight=unobserved_weight)
-    return solution, observations, row_sums
+    solution = solve_rows(item_factors, unseen, observations, row_sums, **of_unseen)
+    info = describe(solution, item_gram, observations, row_sums, regularization=regularization, **of_unseen)
+    solved = Solved(
+        client_ids=client_ids,
+        is_client=client_ids < num_users,
+        owners=owners,
+        item_ids=observations.item_ids,
+        seen=sparse_residuals(solution.scores, observations, **of_unseen),
+        extra=jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0),
+        user_factors=solution.user_factors,
+        clipped_factors=solution.user_factors,
+        loss=info.loss,
+        is_clipped=jnp.zeros(client_ids.shape, bool),
+        solve_error=info.solve_error,
+    )
+    if clip is None:
+        return solved
+    norms = sent_norms(solution, item_gram, observations, row_sums, info.loss, **of_unseen)
+    share = jnp.where(solved.is_client, clip(norms), 0.0)
+    return solved._replace(
+        extra=solved.extra * row_sums.spread(share)[:, None],
+        clipped_factors=share[:, None] * solved.user_factors,
+        loss=share * solved.loss,
+        is_clipped=solved.is_client & (share < 1),
+    )
 
 
-def _add_seen(
-    upload: Float[Array, "items factors"],
-    solution: Solution,
-    factors: Float[Array, "clients factors"],
-    observations: Observations,
-    owners: Int[Array, "rows"],
-    unobserved_weight: Scalar,
-) -> Float[Array, "items factors"]:
-    """Scatter (e + w0 s) x of the clients' own items; `factors` are x, clipped."""
-    weights = sparse_residuals(solution.scores, observations, unobserved_weight=unobserved_weight)
-    of_rows = factors.at[owners].get(mode="clip")
-    return upload.at[observations.item_ids].add(weights[:, :, None] * of_rows[:, None, :])
-
-
-def _empty_sum(item_factors: Float[Array, "items factors"]) -> CohortSum:
+def _nothing(item_factors: Float[Array, "items factors"]) -> CohortSum:
     num_items, num_factors = item_factors.shape
     dtype = item_factors.dtype
     return CohortSum(
@@ -207,4 +247,31 @@ def _empty_sum(item_factors: Float[Array, "items factors"]) -> CohortSum:
         loss=jnp.zeros((), dtype),
         num_clients=jnp.zeros((), jnp.int32),
         num_clipped=jnp.zeros((), jnp.int32),
+        num_clipped_entries=jnp.zeros((), jnp.int32),
     )
+
+
+def _add(sums: CohortSum, solved: Solved) -> CohortSum:
+    """Add a chunk; of the upload only what the clients' own items have beyond -w0 s x."""
+    factors, item_ids = solved.clipped_factors, solved.item_ids
+    of_rows = factors.at[solved.owners].get(mode="clip")
+    gram_of_chunk = jnp.matmul(factors.T, solved.user_factors, precision="highest")
+    return sums._replace(
+        upload=sums.upload.at[item_ids].add(solved.seen[:, :, None] * of_rows[:, None, :]),
+        user_gram=sums.user_gram + gram_of_chunk,
+        confidence_sum=sums.confidence_sum.at[item_ids].add(solved.extra),
+        loss=sums.loss + jnp.sum(solved.loss),
+        num_clients=sums.num_clients + jnp.sum(solved.is_client, dtype=jnp.int32),
+        num_clipped=sums.num_clipped + jnp.sum(solved.is_clipped, dtype=jnp.int32),
+    )
+
+
+def add_unseen(
+    item_factors: Float[Array, "items factors"], sums: CohortSum, unobserved_weight: Scalar
+) -> CohortSum:
+    """Give every item of the upload the -w0 s x of all clients, -w0 Y (sum of x x^T)."""
+    unseen = unobserved_weight * jnp.matmul(item_factors, sums.user_gram, precision="highest")
+    return sums._replace(upload=sums.upload - unseen)
+
+
+FLOAT_SUMS = Accumulation(start=_nothing, add=_add, read=add_unseen)

@@ -69,6 +69,22 @@ class SentNorms(NamedTuple):
     loss: Any
 
 
+class Solved(NamedTuple):
+    """What the clients of one chunk send, sparse: F_u = scatter(seen x^T) - w0 Y x x^T, times a_u."""
+
+    client_ids: Int[Array, "clients"]
+    is_client: Bool[Array, "clients"]  # not nobody
+    owners: Int[Array, "rows"]
+    item_ids: Int[Array, "rows slots"]
+    seen: Float[Array, "rows slots"]  # e_i + w0 s_i, 0 in empty slots
+    extra: Float[Array, "rows slots"]  # a_u (c_i - w0), 0 in empty slots
+    user_factors: Float[Array, "clients factors"]  # x_u
+    clipped_factors: Float[Array, "clients factors"]  # a_u x_u
+    loss: Float[Array, "clients"]  # a_u times their share of J
+    is_clipped: Bool[Array, "clients"]  # a_u < 1
+    solve_error: Float[Array, "clients"]
+
+
 class CohortSum(NamedTuple):
     """Everything that the server receives: sums over the clients of a round.
 
@@ -81,6 +97,7 @@ class CohortSum(NamedTuple):
     loss: Float[Array, ""]  # the clients' shares of J
     num_clients: Int[Array, ""] | Float[Array, ""]  # behind a mechanism, those expected
     num_clipped: Int[Array, ""] | Float[Array, ""]  # of them, with a_u < 1
+    num_clipped_entries: Any = 0  # Int[Array, ""]: single numbers cut off, of sums in fixed point
 
 
 class RoundInfo(NamedTuple):
@@ -96,6 +113,14 @@ class RoundInfo(NamedTuple):
 
 Weighting = Callable[[ClientData], Observations]  # r -> (c, p), for one user or for any batch
 Clip = Callable[[SentNorms], Float[Array, "*clients"]]  # -> a_u in [0, 1], on everything that u sends
+
+
+class Accumulation(NamedTuple):
+    """How the clients of a round are summed: chunk by chunk, device by device, then read once."""
+
+    start: Callable[[Float[Array, "items factors"]], Any]  # Y -> the total of nobody
+    add: Callable[[Any, Solved], Any]  # -> the total with a chunk; totals may be added as they are
+    read: Callable[[Float[Array, "items factors"], Any, Scalar], CohortSum]  # (Y, total, w0)
 
 
 class Mechanism(NamedTuple):

@@ -4,6 +4,9 @@ A weighting is a `Partial`: it crosses `jit` as a pytree, its hyperparameters tr
 alpha compiles nothing.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from jax import numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
@@ -60,6 +63,6 @@ def _weigh_explicit(data: ClientData, *, mean: Scalar) -> Observations:
     )
 
 
-def as_pytree(weighting: Weighting) -> Weighting:
-    """Let a plain function, too, cross `jit` as a weighting."""
-    return weighting if isinstance(weighting, Partial) else Partial(weighting)
+def as_pytree(function: Callable[..., Any] | None) -> Any:
+    """Let a plain function, too, cross `jit` as a weighting does; and None, where there is no function."""
+    return function if function is None or isinstance(function, Partial) else Partial(function)

@@ -1,9 +1,11 @@
-"""Bounds on what an audit may find: `cohort_sum.recall<=0.05`."""
+"""What an audit is asked: the form of uploads, and bounds on what it may find (`cohort_sum.recall<=0.05`)."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+UploadForm = Literal["dense", "rank_one"]  # of a plain round
 
 _BOUND = re.compile(r"\s*(\w+)\.([\w.]+?)\s*(<=|>=)\s*(\S+)\s*")
 _ATTACK_FIGURES = {

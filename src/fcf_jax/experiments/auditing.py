@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fcf_jax.experiments import audit_attacks as attacks
 from fcf_jax.experiments.audit_attacks import Figures
+from fcf_jax.experiments.audit_bounds import UploadForm
 from fcf_jax.experiments.audit_curves import curve_of
 from fcf_jax.experiments.audit_pictures import write_picture
 from fcf_jax.experiments.audit_scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, sends_gram, set_scene
@@ -20,7 +21,6 @@ from fcf_jax.experiments.run_directory import write_environment
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.privacy.secure_sum import SumRules
 
-UploadForm = Literal["dense", "rank_one"]
 _SUM_NOISE = ("central_noise", "distributed_noise")
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
 _NOISY = "each clipped upload with its noise; how popular items are; how many a client has; in_out: all else"

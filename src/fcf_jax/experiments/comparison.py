@@ -28,11 +28,10 @@ from fcf_jax.experiments.comparison_training import Outcome, train_builds
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset, has_random_split, load_datasets
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.protection import refuse_measuring
+from fcf_jax.experiments.protection import payload_bytes, refuse_measuring
 from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.resuming import open_checkpoints
 from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.experiments.steps import payload_bytes
 
 
 def refuse_unfit(config: ExperimentConfig) -> None:

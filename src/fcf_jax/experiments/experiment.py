@@ -14,11 +14,11 @@ from fcf_jax.experiments.dataset import Dataset
 from fcf_jax.experiments.models import configured_als
 from fcf_jax.experiments.placement import pack_on
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.protection import payload_bytes
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
 from fcf_jax.experiments.report import write_report
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.setup import Setup, set_up
-from fcf_jax.experiments.steps import payload_bytes
 from fcf_jax.experiments.training import Divergence, Training, seconds_per_round
 from fcf_jax.sharding import fetch
 

@@ -1,6 +1,7 @@
 """What `privacy.mode` puts between the clients and the server, and what the noise is calibrated to."""
 
 import functools
+import math
 import os
 
 import jax
@@ -14,9 +15,12 @@ from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import GRAM_STEPS, confidence_factor
 from fcf_jax.privacy import accountant
 from fcf_jax.privacy.accountant import Participation
+from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.mechanism import adaptive_gaussian_mechanism, gaussian_mechanism
+from fcf_jax.privacy.secure_sum.pieces import piece_shapes
 
-_calibrated = functools.cache(accountant.calibrated_noise_multiplier)  # it takes seconds
+_calibrated = functools.cache(calibrated_noise_multiplier)  # it takes seconds
+_NUMBER_BYTES = 4  # a float32, or a word of a secure sum
 NOISE_MODES = ("local_noise", "central_noise", "distributed_noise")
 
 
@@ -112,14 +116,33 @@ def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
 
 def clip_norms_of(config: ExperimentConfig) -> SentNorms:
     """Return the clip norm of each piece that the server step asks for, None for the others."""
-    privacy, sends_gram = config.privacy, config.server.step in GRAM_STEPS
-    sends_confidence = sends_gram and confidence_factor(config) > 0
+    privacy, pieces = config.privacy, sent_pieces(config)
     return SentNorms(
         upload=privacy.clip_norm,
-        user_gram=privacy.gram_clip_norm if sends_gram else None,
-        confidence_sum=privacy.confidence_clip_norm if sends_confidence else None,
+        user_gram=privacy.gram_clip_norm if "user_gram" in pieces else None,
+        confidence_sum=privacy.confidence_clip_norm if "confidence_sum" in pieces else None,
         loss=None,
     )
+
+
+def sent_pieces(config: ExperimentConfig) -> tuple[str, ...]:
+    """Name the pieces that a client sends: those that the step asks for, and under noise never its loss."""
+    if config.server.step not in GRAM_STEPS:
+        return ("upload",)
+    confidence = ("confidence_sum",) if confidence_factor(config) > 0 else ()
+    return ("upload", "user_gram", *confidence, *(() if has_noise(config) else ("loss",)))
+
+
+def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
+    """Count the bytes (up, down) of one client in one round, in dense float32 form.
+
+    Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
+    curvature also x x^T [factors, factors], where they weigh it the confidences [items], and
+    without noise the loss.
+    """
+    shapes = piece_shapes(num_items, config.model.num_factors)
+    up = sum(math.prod(shapes[name]) for name in sent_pieces(config))
+    return _NUMBER_BYTES * up, _NUMBER_BYTES * math.prod(shapes["upload"])
 
 
 def configured_mechanism(config: ExperimentConfig, *, num_users: int) -> Mechanism | None:

@@ -1,4 +1,4 @@
-"""The server's step as configured, and what it makes the clients send."""
+"""The server's step as configured."""
 
 from typing import TypedDict
 
@@ -7,7 +7,6 @@ import optax
 from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
 from fcf_jax.experiments.sections import ExperimentConfig
 
-_FLOAT_BYTES = 4
 _LEARNING_RATES = {"adam": 0.1, "paper_adam": 0.1, "sgd": 1e-4, "gram": 1.0, "running_sums": 0.5}
 GRAM_STEPS = ("gram", "guarded_gram", "running_sums")  # these want more sums than the gradient
 
@@ -42,19 +41,6 @@ def confidence_factor(config: ExperimentConfig) -> float:
     factor = config.server.confidence_factor
     default = 1.0 if config.server.step == "guarded_gram" else 3.0  # as the optimizers' own
     return default if factor is None else factor
-
-
-def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
-    """Count the bytes (up, down) of one client in one round, in dense float32 form.
-
-    Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
-    curvature also x x^T [factors, factors], the confidences [items] and the loss.
-    """
-    num_factors = config.model.num_factors
-    dense = _FLOAT_BYTES * num_items * num_factors
-    if config.server.step not in GRAM_STEPS:
-        return dense, dense
-    return dense + _FLOAT_BYTES * (num_factors**2 + num_items + 1), dense
 
 
 class _GramOptions(TypedDict):

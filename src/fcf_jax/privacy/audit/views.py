@@ -1,6 +1,5 @@
-"""What the server sees, made by the very functions that clients run: uploads one by one, and sums."""
+"""What the server sees, made by the very functions that clients run in a round: uploads one by one."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,11 +7,10 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.client import client_update, rank_one_upload
-from fcf_jax.core.objective import gram
-from fcf_jax.core.types import ClientData, Weighting
+from fcf_jax.core.types import ClientData, PackedClients, Weighting
 from fcf_jax.data import Interactions
 from fcf_jax.privacy.audit.knowledge import Floats
+from fcf_jax.privacy.secure_sum.uploads import client_uploads
 
 
 class Uploads(NamedTuple):
@@ -49,21 +47,22 @@ def uploads_of(
     unobserved_weight: float = 1.0,
 ) -> Uploads:
     """Let these clients solve and send."""
-    item_gram = gram(item_factors)
+    uploads, _ = client_uploads(
+        item_factors,
+        _one_in_a_chunk(clients),
+        weighting,
+        regularization=regularization,
+        unobserved_weight=unobserved_weight,
+    )
+    return Uploads(uploads.residuals, uploads.user_factors)
 
-    def send(data: ClientData) -> Uploads:
-        observations = weighting(data)
-        update, _ = client_update(
-            item_factors,
-            item_gram,
-            observations,
-            regularization=regularization,
-            unobserved_weight=unobserved_weight,
-        )
-        give = partial(rank_one_upload, unobserved_weight=unobserved_weight)
-        return Uploads(*give(item_factors, update, observations))
 
-    return jax.lax.map(send, clients)
+def _one_in_a_chunk(clients: ClientData) -> PackedClients:
+    """Pack histories so that one client after the other solves, which takes least memory."""
+    ids = jnp.arange(clients.mask.shape[0])
+    rows = jax.tree.map(lambda leaf: leaf[:, None], clients)
+    owners = jnp.zeros_like(ids)[:, None]
+    return PackedClients(rows, owners, ids[:, None], first_row=ids, row_counts=jnp.ones_like(ids))
 
 
 def held_and_strengths(interactions: Interactions, user_ids: Floats) -> tuple[Floats, Floats]:

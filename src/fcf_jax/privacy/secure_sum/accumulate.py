@@ -8,16 +8,23 @@ solved in floating point, many clients at a time: packed into chunks of another 
 may differ (matrix products then run in other blocks), and now and then a rounding with them.
 """
 
-import jax
 from jax import numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
-from fcf_jax.core.client import describe, sent_norms
-from fcf_jax.core.objective import gram, sparse_residuals
-from fcf_jax.core.solve import owned_by, solve_rows, unseen_part
-from fcf_jax.core.types import ClientData, Clip, CohortSum, PackedClients, Scalar, SentNorms, Weighting
+from fcf_jax.core.aggregate import accumulate, add_unseen
+from fcf_jax.core.types import (
+    Accumulation,
+    Clip,
+    CohortSum,
+    PackedClients,
+    Scalar,
+    SentNorms,
+    Solved,
+    Weighting,
+)
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats, decode, encode
+from fcf_jax.privacy.secure_sum.pieces import piece_shapes
 
 
 def deterministic_cohort_sum(
@@ -30,101 +37,73 @@ def deterministic_cohort_sum(
     unobserved_weight: Scalar = 1.0,
     clip: Clip | None = None,
     mesh: Mesh | None = None,
-) -> tuple[CohortSum, Float[Array, ""], Int[Array, ""]]:
+) -> tuple[CohortSum, Float[Array, ""]]:
     """Sum as `cohort_sum` does, in integers; other arguments as there.
 
     Args:
         formats: from `choose_formats` for all users; of the upload for its sparse part alone.
 
     Returns:
-        The sums, the worst solve error, and how many entries were clipped to the formats' bounds.
+        The sums, which tell of how many entries were clipped to the formats' bounds, and the worst
+        solve error.
 
     Raises:
         ValueError: for a piece without format, or sums that could overflow.
     """
+    check_formats(formats, max_clients=clients.row_counts.shape[0])
+    sums = fixed_point_sums(formats)
+    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    total, worst = accumulate(item_factors, clients, weighting, sums, clip=clip, mesh=mesh, **weights)
+    return sums.read(item_factors, total, unobserved_weight), worst
+
+
+def fixed_point_sums(formats: SentNorms) -> Accumulation:
+    """Add clients up in integers, whatever their order.
+
+    Args:
+        formats: checked against overflow; of the upload for its sparse part alone.
+
+    Raises:
+        ValueError: for a piece without format.
+    """
     if any(number is None for number in formats):
         raise ValueError("expected a format for every piece of a plain round, got None; give it a bound")
-    check_formats(formats, max_clients=clients.row_counts.shape[0])
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    num_items, num_factors = item_factors.shape
 
-    def share(item_factors: Array, clients: PackedClients) -> tuple[dict, dict, Array]:
-        item_gram = gram(item_factors)
-        unseen = unseen_part(item_gram, **weights)
-
-        def add_chunk(total: tuple, chunk: tuple[ClientData, Array, Array]) -> tuple[tuple, None]:
-            sums, counts, worst = total
-            rows, owners, client_ids = chunk
-            is_client = client_ids < clients.row_counts.shape[0]
-            observations, row_sums = weighting(rows), owned_by(owners, num_clients=client_ids.shape[0])
-            solution = solve_rows(
-                item_factors, unseen, observations, row_sums, unobserved_weight=unobserved_weight
-            )
-            info = describe(solution, item_gram, observations, row_sums, **weights)
-            factor = is_client.astype(item_factors.dtype)
-            if clip is not None:
-                of_upload = {"unobserved_weight": unobserved_weight}
-                factor *= clip(
-                    sent_norms(solution, item_gram, observations, row_sums, info.loss, **of_upload)
-                )
-            x = solution.user_factors
-            of_rows = row_sums.spread(factor[:, None] * x)
-            seen = sparse_residuals(solution.scores, observations, unobserved_weight=unobserved_weight)
-            extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
-            pieces = {
-                "upload": seen[:, :, None] * of_rows[:, None, :],
-                "user_gram": factor[:, None, None] * x[:, :, None] * x[:, None, :],
-                "confidence_sum": row_sums.spread(factor)[:, None] * extra,
-                "loss": factor * info.loss,
-            }
-            words = {name: encode(piece, getattr(formats, name)) for name, piece in pieces.items()}
-            items = observations.item_ids
-            sums = {
-                "upload": sums["upload"].at[items].add(words["upload"][0]),
-                "user_gram": sums["user_gram"] + jnp.sum(words["user_gram"][0], axis=0, dtype=jnp.uint32),
-                "confidence_sum": sums["confidence_sum"].at[items].add(words["confidence_sum"][0]),
-                "loss": sums["loss"] + jnp.sum(words["loss"][0], dtype=jnp.uint32),
-            }
-            counts = {
-                "num_clients": counts["num_clients"] + jnp.sum(is_client, dtype=jnp.int32),
-                "num_clipped": counts["num_clipped"] + jnp.sum(is_client & (factor < 1), dtype=jnp.int32),
-                "entries": counts["entries"] + sum(clipped for _, clipped in words.values()),
-            }
-            return (sums, counts, jnp.maximum(worst, jnp.max(info.solve_error))), None
-
-        shapes = {
-            "upload": (num_items, num_factors),
-            "user_gram": (num_factors, num_factors),
-            "confidence_sum": (num_items,),
-            "loss": (),
-        }
-        counts = dict.fromkeys(("num_clients", "num_clipped", "entries"), jnp.zeros((), jnp.int32))
-        nothing = {name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}
-        start = nothing, counts, jnp.zeros((), item_factors.dtype)
-        chunks = clients.rows, clients.owners, clients.client_ids
-        (sums, counts, worst), _ = jax.lax.scan(add_chunk, start, chunks)
-        if mesh is not None:
-            sums, counts = jax.lax.psum((sums, counts), "clients")
-            worst = jax.lax.pmax(worst, "clients")
-        return sums, counts, worst
-
-    if mesh is not None:
-        chunked, whole = PartitionSpec("clients"), PartitionSpec()
-        specs = PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
-        share = jax.shard_map(  # type: ignore[assignment]
-            share,
-            mesh=mesh,
-            in_specs=(whole, specs),
-            out_specs=whole,
-            axis_names={"clients"},
-            check_vma=False,
+    def start(item_factors: Float[Array, "items factors"]) -> CohortSum:
+        shapes = piece_shapes(*item_factors.shape)
+        counts = dict.fromkeys(
+            ("num_clients", "num_clipped", "num_clipped_entries"), jnp.zeros((), jnp.int32)
         )
-    words, counts, worst = share(item_factors, clients)
-    sums = {name: decode(words[name], getattr(formats, name), item_factors.dtype) for name in words}
-    unseen = unobserved_weight * jnp.matmul(item_factors, sums["user_gram"], precision="highest")
-    sums["upload"] = sums["upload"] - unseen
-    return (
-        CohortSum(**sums, num_clients=counts["num_clients"], num_clipped=counts["num_clipped"]),
-        worst,
-        counts["entries"],
+        return CohortSum(**{name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}, **counts)
+
+    def read(item_factors: Float[Array, "items factors"], total: CohortSum, w0: Scalar) -> CohortSum:
+        dtype = item_factors.dtype
+        pieces = {
+            name: decode(getattr(total, name), number, dtype) for name, number in formats._asdict().items()
+        }
+        return add_unseen(item_factors, total._replace(**pieces), w0)
+
+    return Accumulation(start=start, add=lambda total, solved: _add(total, solved, formats), read=read)
+
+
+def _add(total: CohortSum, solved: Solved, formats: SentNorms) -> CohortSum:
+    """Round every number of every client by itself, and add the words."""
+    factors, item_ids = solved.clipped_factors, solved.item_ids
+    of_rows = factors.at[solved.owners].get(mode="clip")
+    pieces = SentNorms(
+        upload=solved.seen[:, :, None] * of_rows[:, None, :],
+        user_gram=factors[:, :, None] * solved.user_factors[:, None, :],
+        confidence_sum=solved.extra,
+        loss=solved.loss,
+    )
+    encoded = [encode(piece, number) for piece, number in zip(pieces, formats, strict=True)]
+    words, num_clipped_entries = SentNorms(*(one[0] for one in encoded)), sum(one[1] for one in encoded)
+    return CohortSum(
+        upload=total.upload.at[item_ids].add(words.upload),
+        user_gram=total.user_gram + jnp.sum(words.user_gram, axis=0, dtype=jnp.uint32),
+        confidence_sum=total.confidence_sum.at[item_ids].add(words.confidence_sum),
+        loss=total.loss + jnp.sum(words.loss, dtype=jnp.uint32),
+        num_clients=total.num_clients + jnp.sum(solved.is_client, dtype=jnp.int32),
+        num_clipped=total.num_clipped + jnp.sum(solved.is_clipped, dtype=jnp.int32),
+        num_clipped_entries=total.num_clipped_entries + num_clipped_entries,
     )

@@ -45,24 +45,29 @@ def add_masks(
 
 @partial(jax.jit, static_argnums=(0, 4))
 def masked_words(
-    words_of: Callable[[Any], UInt32[Array, "words"]],
+    words_of: Callable[[Any], tuple[UInt32[Array, "words"], Any]],
     uploads: Any,
     seeds: UInt32[Array, "clients streams 8"],
     signs: UInt32[Array, "clients streams"],
     mesh: Mesh | None = None,
-) -> UInt32[Array, "clients words"]:
+) -> tuple[UInt32[Array, "clients words"], Any]:
     """Compute what each client sends: its words and all its masks, one client at a time.
 
     Args:
-        words_of: from one client's share of `uploads` to its words; only one client's exist at a time.
+        words_of: from one client's share of `uploads` to its words, only one client's of which exist at a
+            time, and what there is to tell of them.
         uploads: a tree of arrays with a leading axis of clients.
         mesh: devices that share the clients, whose number its axis "clients" must divide.
+
+    Returns:
+        The masked words, and what there is to tell, stacked.
     """
 
-    def share(uploads: Any, seeds: Array, signs: Array) -> Array:
-        def send(client: tuple) -> Array:
+    def share(uploads: Any, seeds: Array, signs: Array) -> tuple[Array, Any]:
+        def send(client: tuple) -> tuple[Array, Any]:
             upload, own_seeds, own_signs = client
-            return add_masks(words_of(upload), own_seeds, own_signs)
+            words, told = words_of(upload)
+            return add_masks(words, own_seeds, own_signs), told
 
         return jax.lax.map(send, (uploads, seeds, signs))
 

@@ -5,23 +5,32 @@ server gets. What a client does by itself (keys, masks) is in `protocol`, and us
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt32
 
-from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Weighting
+from fcf_jax.core.aggregate import solve_chunks
+from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
+from fcf_jax.core.weighting import as_pytree
 from fcf_jax.privacy.secure_sum import protocol
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats
 from fcf_jax.privacy.secure_sum.keys import Binding, model_hash
 from fcf_jax.privacy.secure_sum.masks import masked_words, sum_of_masks
+from fcf_jax.privacy.secure_sum.pieces import count_words
 from fcf_jax.privacy.secure_sum.shamir import Entropy
-from fcf_jax.privacy.secure_sum.uploads import ClientUploads, client_uploads, read_sum, upload_words
+from fcf_jax.privacy.secure_sum.uploads import (
+    ClientUploads,
+    client_uploads,
+    read_sum,
+    upload_words,
+    uploads_of_chunk,
+)
 from fcf_jax.privacy.secure_sum.view import ServerView
 
 _SHAPES = 16  # clients and streams are filled up to multiples of this, so that few shapes are compiled
@@ -92,8 +101,7 @@ def secure_cohort_sum(
     """
     rules = protocol.SumRules() if rules is None else rules
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    uploads, error = _present_uploads(item_factors, clients, weighting, clip, weights)
-    ids = np.asarray(uploads.client_ids)
+    ids = _ids_of(clients)
     stds = _check(formats, noise, num_clients=ids.size)
     facts = protocol.open_round(ids, Binding(model_hash(item_factors), round_index), rules)
     secrets = protocol.deal_secrets(facts, entropy)
@@ -103,18 +111,14 @@ def secure_cohort_sum(
     protocol.check_request(facts, request, earlier_cohorts)
 
     streams = [protocol.mask_streams(facts, who, secrets[who], public_keys) for who in request.survivors]
-    survivors = _take(uploads, request.survivors)
-    masked = mask_uploads(survivors, *_stacked(streams), formats, stds, _key(noise), mesh=mesh)
+    cohort = ids[list(request.survivors)]
+    one_by_one = _uploads_by_chunk(item_factors, clients, weighting, clip, weights, cohort)
+    masked, info = _mask_chunks(one_by_one, cohort, *_stacked(streams), formats, stds, _key(noise), mesh=mesh)
     revealed = protocol.collect_shares(facts, secrets, request)
     removed = protocol.streams_to_remove(facts, public_keys, request, revealed)
     total = unmask(masked, *removed, mesh=mesh)
-
-    sums = read_sum(
-        jnp.asarray(total), formats, item_factors=item_factors, num_clients=len(request.survivors)
-    )
-    view = ServerView(facts, public_keys, request, masked, revealed, total)
-    _, entries = _integer_sum(survivors, formats, stds, _key(noise))
-    return sums, view, _describe(survivors, int(entries), float(error))
+    sums = read_sum(jnp.asarray(total), formats, item_factors=item_factors, num_clients=cohort.size)
+    return sums, ServerView(facts, public_keys, request, masked, revealed, total), info
 
 
 def plain_integer_sum(
@@ -138,15 +142,18 @@ def plain_integer_sum(
         ValueError: for sums that could overflow.
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    uploads, error = _present_uploads(item_factors, clients, weighting, clip, weights)
-    ids = np.asarray(uploads.client_ids)
+    ids = _ids_of(clients)
     stds = _check(formats, noise, num_clients=ids.size)
-    survivors = _take(uploads, np.flatnonzero(~np.isin(ids, dropped)).tolist())
-    num_survivors = survivors.client_ids.shape[0]
-    _check_survivors(noise, num_survivors)
-    words, entries = _integer_sum(survivors, formats, stds, _key(noise))
-    sums = read_sum(words, formats, item_factors=item_factors, num_clients=num_survivors)
-    return sums, np.asarray(words), _describe(survivors, int(entries), float(error))
+    cohort = ids[~np.isin(ids, dropped)]
+    _check_survivors(noise, cohort.size)
+    sends = np.isin(np.arange(clients.row_counts.shape[0]), cohort)
+    total, error = _integer_sum(
+        item_factors, clients, as_pytree(weighting), as_pytree(clip), weights, sends, _key(noise),
+        formats=formats, noise_stds=stds,
+    )  # fmt: skip
+    sums = read_sum(total.words, formats, item_factors=item_factors, num_clients=cohort.size)
+    counts = int(total.num_clipped), int(total.num_clipped_entries)
+    return sums, np.asarray(total.words), SecureSumInfo(cohort, *counts, float(error))
 
 
 def mask_uploads(
@@ -158,17 +165,21 @@ def mask_uploads(
     key: Key | None = None,
     *,
     mesh: Mesh | None = None,
-) -> np.ndarray:
-    """Compute the masked words of all these clients, [clients, words]; both ends make each pair's mask."""
+) -> tuple[np.ndarray, int]:
+    """Compute the masked words of all these clients; both ends make each pair's mask.
+
+    Returns:
+        The words, [clients, words], and how many entries were clipped to the bounds of the formats.
+    """
     num_clients, num_shares = seeds.shape[0], _num_shares(mesh)
     places = np.arange(num_clients + -num_clients % (_SHAPES * num_shares)) % num_clients
     of_client = jax.tree.map(lambda leaf: leaf[places], uploads)
     words_of = _Words(formats, noise_stds)
     keys = None if key is None else jnp.broadcast_to(key, places.shape)
-    masked = masked_words(
+    masked, entries = masked_words(
         words_of, (of_client, keys), jnp.asarray(seeds[places]), jnp.asarray(signs[places]), mesh
     )
-    return np.asarray(masked)[:num_clients]
+    return np.asarray(masked)[:num_clients], int(np.asarray(entries)[:num_clients].sum())
 
 
 def unmask(
@@ -187,42 +198,97 @@ class _Words(NamedTuple):
     formats: SentNorms
     noise_stds: SentNorms | None
 
-    def __call__(self, upload: tuple[ClientUploads, Key | None]) -> Array:
-        return upload_words(upload[0], self.formats, self.noise_stds, upload[1])[0]
+    def __call__(self, upload: tuple[ClientUploads, Key | None]) -> tuple[Array, Array]:
+        return upload_words(upload[0], self.formats, self.noise_stds, upload[1])
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+class _Total(NamedTuple):
+    words: UInt32[Array, "words"]
+    num_clipped: Int[Array, ""]
+    num_clipped_entries: Int[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("formats", "noise_stds"))
 def _integer_sum(
-    uploads: ClientUploads, formats: SentNorms, noise_stds: SentNorms | None, key: Key | None
-) -> tuple[Array, Array]:
-    """Sum the clients' words, one client at a time, and count clipped entries."""
-    one = jax.tree.map(lambda leaf: leaf[0], uploads)
-    shape = jax.eval_shape(lambda upload: upload_words(upload, formats, noise_stds, key)[0], one)
+    item_factors: Array,
+    clients: PackedClients,
+    weighting: Weighting,
+    clip: Clip | None,
+    weights: dict,
+    sends: Array,
+    key: Key | None,
+    *,
+    formats: SentNorms,
+    noise_stds: SentNorms | None,
+) -> tuple[_Total, Array]:
+    """Sum the words of the users that send, one client at a time."""
 
-    def add(total: tuple[Array, Array], upload: ClientUploads) -> tuple[tuple[Array, Array], None]:
-        words, clipped = upload_words(upload, formats, noise_stds, key)
-        return (total[0] + words, total[1] + clipped), None
+    def add_client(total: _Total, upload: ClientUploads) -> tuple[_Total, None]:
+        is_in = sends.at[upload.client_ids].get(mode="fill", fill_value=False)
+        words, entries = upload_words(upload, formats, noise_stds, key)
+        new = _Total(words, upload.is_clipped.astype(jnp.int32), entries)
+        return jax.tree.map(lambda old, one: old + jnp.where(is_in, one, 0), total, new), None
 
-    nothing = jnp.zeros(shape.shape, jnp.uint32), jnp.zeros((), jnp.int32)
-    return jax.lax.scan(add, nothing, uploads)[0]
+    def add(total: _Total, solved: Solved) -> tuple[_Total, None]:
+        uploads = uploads_of_chunk(item_factors, solved, unobserved_weight=weights["unobserved_weight"])
+        return jax.lax.scan(add_client, total, uploads)[0], None
+
+    num_items, num_factors = item_factors.shape
+    num_words = count_words(formats, num_items=num_items, num_factors=num_factors)
+    nothing = jnp.zeros((), jnp.int32)
+    start = _Total(jnp.zeros(num_words, jnp.uint32), nothing, nothing)
+    total, _, worst = solve_chunks(item_factors, clients, weighting, add, start, clip=clip, **weights)
+    return total, worst
 
 
-@partial(jax.jit, static_argnames=("weighting", "clip"))
-def _uploads(item_factors: Array, clients: PackedClients, weights: dict, *, weighting: Weighting, clip: Clip):
+@jax.jit
+def _uploads(
+    item_factors: Array, clients: PackedClients, weighting: Weighting, clip: Clip | None, weights: dict
+) -> tuple[ClientUploads, Array]:
     return client_uploads(item_factors, clients, weighting, clip=clip, **weights)
 
 
-def _present_uploads(
-    item_factors: Array, clients: PackedClients, weighting: Weighting, clip: Clip | None, weights: dict
-) -> tuple[ClientUploads, Array]:
-    uploads, error = _uploads(item_factors, clients, weights, weighting=weighting, clip=clip)
-    present = np.flatnonzero(np.asarray(uploads.client_ids) < clients.row_counts.shape[0])
-    return _take(uploads, present), error
+def _uploads_by_chunk(
+    item_factors: Array,
+    clients: PackedClients,
+    weighting: Weighting,
+    clip: Clip | None,
+    weights: dict,
+    cohort: np.ndarray,
+) -> Iterator[tuple[ClientUploads, Array]]:
+    """Let one chunk after the other send, so that dense residuals of few clients exist at a time."""
+    for chunk in range(clients.owners.shape[0]):
+        parts = clients.rows, clients.owners, clients.client_ids
+        rows, owners, client_ids = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk : chunk + 1], parts)
+        one = clients._replace(rows=rows, owners=owners, client_ids=client_ids)
+        uploads, error = _uploads(item_factors, one, as_pytree(weighting), as_pytree(clip), weights)
+        places = np.flatnonzero(np.isin(np.asarray(client_ids)[0], cohort))
+        if places.size:
+            yield jax.tree.map(lambda leaf, places=places: leaf[places], uploads), error
 
 
-def _take(uploads: ClientUploads, places: Sequence[int] | np.ndarray) -> ClientUploads:
-    index = np.asarray(places, np.int32)
-    return jax.tree.map(lambda leaf: leaf[index], uploads)
+def _mask_chunks(
+    one_by_one: Iterable[tuple[ClientUploads, Array]],
+    cohort: np.ndarray,
+    seeds: np.ndarray,
+    signs: np.ndarray,
+    *noised_formats: Any,
+    mesh: Mesh | None,
+) -> tuple[np.ndarray, SecureSumInfo]:
+    masked, done, clipped, entries, worst = [], 0, 0, 0, 0.0
+    for uploads, error in one_by_one:
+        own = slice(done, done + uploads.loss.shape[0])
+        words, of_chunk = mask_uploads(uploads, seeds[own], signs[own], *noised_formats, mesh=mesh)
+        masked.append(words)
+        done, entries, worst = own.stop, entries + of_chunk, max(worst, float(error))
+        clipped += int(jnp.sum(uploads.is_clipped))
+    return np.concatenate(masked), SecureSumInfo(cohort, clipped, entries, worst)
+
+
+def _ids_of(clients: PackedClients) -> np.ndarray:
+    """List who takes part, in the order of the chunks."""
+    ids = np.asarray(clients.client_ids).ravel()
+    return ids[ids < clients.row_counts.shape[0]]
 
 
 def _stacked(streams: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -249,11 +315,6 @@ def _check_survivors(noise: NoiseShares | None, num_survivors: int) -> None:
             f"expected at least {noise.num_shares} survivors (num_shares of the noise), got {num_survivors}; "
             "repeat the round"
         )
-
-
-def _describe(survivors: ClientUploads, num_clipped_entries: int, error: float) -> SecureSumInfo:
-    clipped = int(jnp.sum(survivors.clip_factors < 1))
-    return SecureSumInfo(np.asarray(survivors.client_ids), clipped, num_clipped_entries, error)
 
 
 def _key(noise: NoiseShares | None) -> Key | None:

@@ -3,17 +3,17 @@
 A dense upload is rank one, so a cohort's fit into [clients, items] until each becomes words.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from fcf_jax.core.client import describe, sent_norms
-from fcf_jax.core.objective import gram, sparse_residuals
-from fcf_jax.core.solve import owned_by, solve_rows, unseen_part
-from fcf_jax.core.types import ClientData, Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Weighting
+from fcf_jax.core.aggregate import solve_chunks
+from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
 from fcf_jax.privacy.secure_sum.fixed_point import decode, encode
+from fcf_jax.privacy.secure_sum.pieces import piece_shapes
 
 
 class ClientUploads(NamedTuple):
@@ -22,9 +22,10 @@ class ClientUploads(NamedTuple):
     client_ids: Int[Array, "*clients"]
     residuals: Float[Array, "*clients items"]  # e
     user_factors: Float[Array, "*clients factors"]  # x
-    confidence: Float[Array, "*clients items"]  # c - w0
-    loss: Float[Array, "*clients"]
-    clip_factors: Float[Array, "*clients"]  # a, on all of it
+    clipped_factors: Float[Array, "*clients factors"]  # a x
+    confidence: Float[Array, "*clients items"]  # a (c - w0)
+    loss: Float[Array, "*clients"]  # a times their share of J
+    is_clipped: Bool[Array, "*clients"]  # a < 1
 
 
 def client_uploads(
@@ -42,40 +43,29 @@ def client_uploads(
         What each sends, in the order of `clients.client_ids`, nobody included; and the worst solve error.
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    item_gram = gram(item_factors)
-    unseen = unseen_part(item_gram, **weights)
 
-    def of_chunk(chunk: tuple[ClientData, Array, Array]) -> tuple[ClientUploads, Array]:
-        rows, owners, client_ids = chunk
-        num_clients = client_ids.shape[0]
-        observations, row_sums = weighting(rows), owned_by(owners, num_clients=num_clients)
-        solution = solve_rows(
-            item_factors, unseen, observations, row_sums, unobserved_weight=unobserved_weight
-        )
-        info = describe(solution, item_gram, observations, row_sums, **weights)
-        beyond = sparse_residuals(solution.scores, observations, unobserved_weight=unobserved_weight)
-        extra = jnp.where(observations.mask, observations.confidence - unobserved_weight, 0.0)
-        factors = solution.user_factors
-        unseen_residuals = -unobserved_weight * jnp.matmul(factors, item_factors.T, precision="highest")
-        places = (owners[:, None], observations.item_ids)
-        clip_factors = jnp.ones(num_clients, item_factors.dtype)
-        if clip is not None:
-            of_upload = {"unobserved_weight": unobserved_weight}
-            clip_factors = clip(
-                sent_norms(solution, item_gram, observations, row_sums, info.loss, **of_upload)
-            )
-        uploads = ClientUploads(
-            client_ids=client_ids,
-            residuals=unseen_residuals.at[places].add(beyond, mode="drop"),
-            user_factors=factors,
-            confidence=jnp.zeros_like(unseen_residuals).at[places].add(extra, mode="drop"),
-            loss=info.loss,
-            clip_factors=clip_factors,
-        )
-        return uploads, jnp.max(info.solve_error)
+    def send(_: None, solved: Solved) -> tuple[None, ClientUploads]:
+        return None, uploads_of_chunk(item_factors, solved, unobserved_weight=unobserved_weight)
 
-    uploads, errors = jax.lax.map(of_chunk, (clients.rows, clients.owners, clients.client_ids))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), uploads), jnp.max(errors)
+    _, uploads, worst = solve_chunks(item_factors, clients, weighting, send, None, clip=clip, **weights)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), uploads), worst
+
+
+def uploads_of_chunk(
+    item_factors: Float[Array, "items factors"], solved: Solved, *, unobserved_weight: Scalar = 1.0
+) -> ClientUploads:
+    """Write residuals and confidences of all items out, [clients, items]."""
+    factors, places = solved.user_factors, (solved.owners[:, None], solved.item_ids)
+    unseen = -unobserved_weight * jnp.matmul(factors, item_factors.T, precision="highest")
+    return ClientUploads(
+        client_ids=solved.client_ids,
+        residuals=unseen.at[places].add(solved.seen, mode="drop"),
+        user_factors=factors,
+        clipped_factors=solved.clipped_factors,
+        confidence=jnp.zeros_like(unseen).at[places].add(solved.extra, mode="drop"),
+        loss=solved.loss,
+        is_clipped=solved.is_clipped,
+    )
 
 
 def upload_words(
@@ -94,12 +84,12 @@ def upload_words(
     Returns:
         The words, and how many entries were clipped to the bounds of the formats.
     """
-    factor, x = upload.clip_factors, upload.user_factors
+    factors = upload.clipped_factors
     pieces = {
-        "upload": factor * upload.residuals[:, None] * x[None, :],
-        "user_gram": factor * x[:, None] * x[None, :],
-        "confidence_sum": factor * upload.confidence,
-        "loss": factor * upload.loss,
+        "upload": upload.residuals[:, None] * factors[None, :],
+        "user_gram": factors[:, None] * upload.user_factors[None, :],
+        "confidence_sum": upload.confidence,
+        "loss": upload.loss,
     }
     words, num_clipped = [], jnp.zeros((), jnp.int32)
     for index, (name, piece) in enumerate(pieces.items()):
@@ -127,16 +117,9 @@ def read_sum(
 
     How many clients were clipped is nan too: no client tells.
     """
-    num_items, num_factors = item_factors.shape
-    shapes = {
-        "upload": (num_items, num_factors),
-        "user_gram": (num_factors, num_factors),
-        "confidence_sum": (num_items,),
-        "loss": (),
-    }
     pieces, start = {}, 0
-    for name, shape in shapes.items():
-        number, size = getattr(formats, name), _size(shape)
+    for name, shape in piece_shapes(*item_factors.shape).items():
+        number, size = getattr(formats, name), math.prod(shape)
         if number is None:
             pieces[name] = jnp.full(shape, jnp.nan, item_factors.dtype)
             continue
@@ -144,10 +127,3 @@ def read_sum(
         start += size
     pieces["user_gram"] = 0.5 * (pieces["user_gram"] + pieces["user_gram"].T)  # as is what noise was added to
     return CohortSum(**pieces, num_clients=jnp.asarray(num_clients), num_clipped=jnp.asarray(jnp.nan))
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for axis in shape:
-        size *= axis
-    return size
