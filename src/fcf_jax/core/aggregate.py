@@ -13,6 +13,7 @@ Over several devices each takes its share of the chunks, and one sum over the de
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -30,6 +31,7 @@ from fcf_jax.core.types import (
     CohortSum,
     PackedClients,
     Scalar,
+    SentNorms,
     Solved,
     Weighting,
 )
@@ -45,6 +47,7 @@ def cohort_sum(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     clip: Clip | None = None,
+    item_weights: Float[Array, "items"] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
     """Let all packed clients solve, and sum what they send.
@@ -56,6 +59,7 @@ def cohort_sum(
         regularization: lambda, at least 0.
         unobserved_weight: w0, the confidence of items outside a history.
         clip: from the norms of what a client sends to the factor that scales all of it.
+        item_weights: by which items count in those norms; None: all alike.
         mesh: devices over which the chunks are split, along an axis "clients"; None: one device.
 
     Returns:
@@ -65,7 +69,10 @@ def cohort_sum(
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    total, worst = accumulate(item_factors, clients, weighting, FLOAT_SUMS, clip=clip, mesh=mesh, **weights)
+    clipping = {"clip": clip, "item_weights": item_weights}
+    total, worst = accumulate(
+        item_factors, clients, weighting, FLOAT_SUMS, mesh=mesh, **clipping, **weights
+    )
     return FLOAT_SUMS.read(item_factors, total, unobserved_weight), worst
 
 
@@ -78,6 +85,7 @@ def accumulate(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     clip: Clip | None = None,
+    item_weights: Float[Array, "items"] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
     """Let all packed clients solve, and add up what they send in any way; other arguments as `cohort_sum`.
@@ -95,7 +103,9 @@ def accumulate(
 
     def share(item_factors: Array, clients: PackedClients) -> tuple[Any, Array]:
         start = accumulation.start(item_factors)
-        total, _, worst = solve_chunks(item_factors, clients, weighting, add, start, clip=clip, **weights)
+        total, _, worst = solve_chunks(
+            item_factors, clients, weighting, add, start, clip=clip, item_weights=item_weights, **weights
+        )
         if _is_split(mesh):
             total, worst = jax.lax.psum(total, "clients"), jax.lax.pmax(worst, "clients")
         return total, worst
@@ -113,6 +123,7 @@ def solve_chunks(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     clip: Clip | None = None,
+    item_weights: Float[Array, "items"] | None = None,
 ) -> tuple[Total, Any, Float[Array, ""]]:
     """Let the clients of one chunk after the other solve, and do something with each chunk.
 
@@ -126,11 +137,13 @@ def solve_chunks(
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     item_gram, num_users = gram(item_factors), clients.row_counts.shape[0]
     unseen = unseen_part(item_gram, **weights)
+    norm_gram = item_gram if item_weights is None else gram(item_weights[:, None] * item_factors)
+    measure = partial(sent_norms, item_gram=norm_gram, item_weights=item_weights)
 
     def step(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         so_far, worst = carry
         solved = _solve_chunk(
-            item_factors, item_gram, unseen, chunk, weighting, clip, num_users=num_users, **weights
+            item_factors, item_gram, unseen, chunk, weighting, clip, measure, num_users=num_users, **weights
         )
         so_far, outcome = use(so_far, solved)
         return (so_far, jnp.maximum(worst, jnp.max(solved.solve_error))), outcome
@@ -201,6 +214,7 @@ def _solve_chunk(
     chunk: tuple[ClientData, Int[Array, "rows"], Int[Array, "clients"]],
     weighting: Weighting,
     clip: Clip | None,
+    measure: Callable[..., SentNorms],
     *,
     num_users: int,
     regularization: Scalar,
@@ -227,7 +241,7 @@ def _solve_chunk(
     )
     if clip is None:
         return solved
-    norms = sent_norms(solution, item_gram, observations, row_sums, info.loss, **of_unseen)
+    norms = measure(solution, observations=observations, row_sums=row_sums, loss=info.loss, **of_unseen)
     share = jnp.where(solved.is_client, clip(norms), 0.0)
     return solved._replace(
         extra=solved.extra * row_sums.spread(share)[:, None],

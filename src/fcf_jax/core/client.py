@@ -82,18 +82,25 @@ def sent_norms(
     loss: Float[Array, "*clients"],
     *,
     unobserved_weight: Scalar = 1.0,
+    item_weights: Float[Array, "items"] | None = None,
 ) -> SentNorms:
     r"""Compute the norm of everything that each client sends, without building any of it.
 
-        |e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} s_i^2) + \sum_{i in I_u} e_i^2 }
+        |W e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} w_i^2 s_i^2) + \sum_{i in I_u} w_i^2 e_i^2 }
 
     since the items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2.
+
+    Args:
+        item_gram: G = Y^T W^2 Y.
+        item_weights: w_i, by which the rows of items count; None: 1.
     """
     factors = solution.user_factors
     squared_scores = jnp.sum(jnp.matmul(factors, item_gram, precision="highest") * factors, axis=-1)
 
+    importance = 1.0 if item_weights is None else item_weights[observations.item_ids] ** 2
+
     def of_history(values: Array) -> Array:
-        return row_sums.total(jnp.sum(jnp.where(observations.mask, values, 0.0), axis=-1))
+        return row_sums.total(jnp.sum(jnp.where(observations.mask, importance * values, 0.0), axis=-1))
 
     unseen = squared_scores - of_history(solution.scores**2)
     seen = of_history(residuals(solution.scores, observations) ** 2)

@@ -87,12 +87,19 @@ def federated_cf(
         if size < 1:
             raise ValueError(f"expected {name} of at least 1, got {size}")
 
+    num_padded = 0 if mesh is None else -num_items % mesh.shape["items"]
+    item_weights = None if mechanism is None else mechanism.item_weights
+    if item_weights is not None:
+        item_weights = jnp.pad(item_weights, (0, num_padded))
+
     def init(key: Key) -> ServerState:
         item_factors = draw_item_factors(
             key, num_items=num_items, num_factors=num_factors, init_scale=init_scale
         )
-        num_padded = 0 if mesh is None else -num_items % mesh.shape["items"]
-        state = server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), optimizer)
+        item_factors = jnp.pad(item_factors, ((0, num_padded), (0, 0)))
+        if item_weights is not None:  # what nobody sends stays 0
+            item_factors = jnp.where(item_weights[:, None] > 0, item_factors, 0.0)
+        state = server_init(item_factors, optimizer)
         return state if mechanism is None else state._replace(mechanism_state=mechanism.init())
 
     def draw(key: Key, round_index: Int[Array, ""], num_users: int) -> Int[Array, "clients"]:
@@ -107,8 +114,9 @@ def federated_cf(
 
     def collect(state: ServerState, clients: PackedClients) -> tuple[CohortSum, Array]:
         clip = None if mechanism is None else partial(mechanism.clip, state.mechanism_state)
+        clipping = {"clip": clip, "item_weights": item_weights}
         weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-        return cohort_sum(state.item_factors, clients, weighting, clip=clip, mesh=mesh, **weights)
+        return cohort_sum(state.item_factors, clients, weighting, mesh=mesh, **clipping, **weights)
 
     def step(
         key: Key, state: ServerState, sums: CohortSum, *, num_users: int

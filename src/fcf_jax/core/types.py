@@ -132,3 +132,4 @@ class Mechanism(NamedTuple):
     init: Callable[[], Any]
     clip: Callable[[Any, SentNorms], Float[Array, "*clients"]]  # (state, norms) -> a_u
     release: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]]  # the sums released, next state
+    item_weights: Float[Array, "items"] | None = None  # in the norms; 0: an item that nobody sends; None: 1

@@ -125,7 +125,7 @@ def verdict(plan: PrivacyPlan) -> str:
 
 def describe(participation: Participation) -> str:
     """Name who takes part, for people."""
-    who, num_users, cohort_size = participation
+    who, num_users, cohort_size = participation[:3]
     names = {"everybody": "everybody", "poisson": f"Poisson, {cohort_size} of {num_users}"}
     return names.get(who, f"{cohort_size} of {num_users}, fixed")
 

@@ -32,11 +32,12 @@ _REMEDY = 'set federation.sampling = "poisson" or "independent", or leave out fe
 
 
 class Participation(NamedTuple):
-    """Who takes part in a round."""
+    """Who takes part in a round, and what everybody releases once before the first."""
 
     sampling: ParticipationSampling
     num_users: int
     cohort_size: int  # expected, of a Poisson sample
+    count_noise_multiplier: float | None = None  # of item counts; None: no such release
 
     @property
     def sampling_probability(self) -> float:
@@ -103,7 +104,7 @@ def epsilon(
         accountant: "pld", which is tighter, or "rdp"; see `accountant_used`.
 
     Returns:
-        At least 0; inf without noise, 0 without rounds.
+        At least 0; inf without noise; without rounds that of the item counts, or 0.
 
     Raises:
         ValueError: for figures out of range.
@@ -149,7 +150,9 @@ def epsilon_by_round(
         if num_rounds < 0:
             raise ValueError(f"expected num_rounds of at least 0, got {num_rounds}")
         left = delta_left(participation, delta, num_rounds)
-        return 0.0 if num_rounds == 0 else float(spent(num_rounds, left)) if left > 0 else math.inf
+        if num_rounds == 0:
+            return _of_counts(participation, delta)
+        return float(spent(num_rounds, left)) if left > 0 else math.inf
 
     return after
 
@@ -158,7 +161,7 @@ def _running(
     participation: Participation, used: Accountant, noise_multiplier: float
 ) -> Callable[[int, float], float]:
     """Return epsilon, a function of rounds, at least 1, and delta."""
-    if noise_multiplier < _NO_NOISE:
+    if min(noise_multiplier, _noise_of_counts(participation)) < _NO_NOISE:
         return _without_noise
     if used == "pld" and participation.sampling == "everybody":
         return _by_closed_form(participation, noise_multiplier)
@@ -176,11 +179,15 @@ def _without_noise(num_rounds: int, delta: float) -> float:
 
 
 def _by_closed_form(participation: Participation, noise_multiplier: float) -> Callable[[int, float], float]:
-    """Everybody takes part: T rounds are one Gaussian mechanism of sigma / sqrt T, known exactly."""
+    """Everybody takes part: T rounds are one Gaussian mechanism of sigma / sqrt T, known exactly.
+
+    With item counts its noise is (T / sigma^2 + 1 / sigma_c^2)^(-1/2).
+    """
     by_rdp = spent_by_rdp(participation, noise_multiplier)
 
     def spent(num_rounds: int, delta: float) -> float:
-        noise = noise_multiplier / math.sqrt(num_rounds)
+        precision = num_rounds / noise_multiplier**2 + 1 / _noise_of_counts(participation) ** 2
+        noise = 1 / math.sqrt(precision)
         if noise < _LEAST_EXACT:
             return by_rdp(num_rounds, delta)
         return library().get_epsilon_gaussian(noise, delta)
@@ -196,8 +203,13 @@ def spent_by_rdp(participation: Participation, noise_multiplier: float) -> Calla
             round_event(participation, noise_multiplier)
         )
 
+    of_counts = fresh_accountant(participation, "rdp")
+    if participation.count_noise_multiplier is not None:
+        of_counts.compose(count_event(participation))
+
     def spent(num_rounds: int, delta: float) -> float:
-        return dp.rdp.compute_epsilon(accountant.orders, num_rounds * accountant.rdp, delta)[0]
+        rdp = num_rounds * accountant.rdp + of_counts.rdp
+        return dp.rdp.compute_epsilon(accountant.orders, rdp, delta)[0]
 
     return spent
 
@@ -207,10 +219,12 @@ def spent_by_pld(
 ) -> Callable[[int, float], float]:
     """Return the same by privacy loss distributions, of so many losses at most for a round."""
     estimate = spent_by_rdp(participation, noise_multiplier)
+    gaussian = library().pld.privacy_loss_distribution.from_gaussian_mechanism
+    counts = participation.count_noise_multiplier
 
     @functools.cache
     def one_round(interval: float) -> Any:
-        return library().pld.privacy_loss_distribution.from_gaussian_mechanism(
+        return gaussian(
             noise_multiplier,
             sampling_prob=participation.sampling_probability,
             value_discretization_interval=interval,
@@ -218,9 +232,13 @@ def spent_by_pld(
 
     def spent(num_rounds: int, delta: float) -> float:
         bound = estimate(num_rounds, delta)
-        if bound > LARGEST_BY_PLD or noise_multiplier < LEAST_NOISE:
+        least = min(noise_multiplier, _noise_of_counts(participation))
+        if bound > LARGEST_BY_PLD or least < LEAST_NOISE:
             return bound
-        losses = one_round(loss_interval(noise_multiplier, bound, most_losses)).self_compose(num_rounds)
+        interval = loss_interval(least, bound, most_losses)
+        losses = one_round(interval).self_compose(num_rounds)
+        if counts is not None:
+            losses = losses.compose(gaussian(counts, value_discretization_interval=interval))
         return losses.get_epsilon_for_delta(delta)
 
     return spent
@@ -261,6 +279,24 @@ def round_event(participation: Participation, noise_multiplier: float) -> Any:
     return dp.SampledWithoutReplacementDpEvent(participation.num_users, participation.cohort_size, gaussian)
 
 
+def count_event(participation: Participation) -> Any:
+    """Describe the release of item counts, of everybody, as an event of dp-accounting."""
+    return library().GaussianDpEvent(_noise_of_counts(participation) / participation.sensitivity)
+
+
+def _noise_of_counts(participation: Participation) -> float:
+    noise = participation.count_noise_multiplier
+    return math.inf if noise is None else noise
+
+
+def _of_counts(participation: Participation, delta: float) -> float:
+    """Compute what item counts cost by themselves, exactly."""
+    noise = _noise_of_counts(participation) / participation.sensitivity
+    if noise == math.inf:
+        return 0.0
+    return library().get_epsilon_gaussian(noise, delta) if noise >= _LEAST_EXACT else math.inf
+
+
 def delta_left(participation: Participation, delta: float, num_rounds: int) -> float:
     """Put aside what may happen if a Poisson sample overflows, which nobody's own data decides about."""
     return delta - num_rounds * _OVERFLOW if participation.sampling == "poisson" else delta
@@ -268,7 +304,7 @@ def delta_left(participation: Participation, delta: float, num_rounds: int) -> f
 
 def checked(participation: Participation) -> Participation:
     """Refuse users and cohorts that do not fit each other."""
-    sampling, num_users, cohort_size = participation
+    sampling, num_users, cohort_size = participation[:3]
     if sampling not in get_args(ParticipationSampling):
         known = get_args(ParticipationSampling)
         raise ValueError(f"expected sampling to be one of {known}, got {sampling!r}; {_REMEDY}")

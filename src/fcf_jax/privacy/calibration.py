@@ -12,6 +12,7 @@ from fcf_jax.privacy.accountant import (
     accountant_used,
     check_figures,
     checked,
+    count_event,
     delta_left,
     fresh_accountant,
     library,
@@ -72,7 +73,7 @@ def _searched(
     participation: Participation, used: Accountant, target: float, delta: float, num_rounds: int
 ) -> float:
     """Find the least noise that keeps a target, up to a rounding error and the discretisation."""
-    start = library().get_sigma_gaussian(target, delta) * math.sqrt(num_rounds)  # exact for everybody
+    start = _by_closed_form(participation, target, delta, num_rounds)  # exact for everybody
     if used == "pld" and participation.sampling == "everybody":
         return start
     if used == "pld":
@@ -91,6 +92,19 @@ def _searched(
         bracket = 0.99 * lower, 1.01 * upper  # for the discretisation there is another
         upper = _calibrated(participation, used, (target, left), num_rounds, bracket)
     return min(start, upper) if used == "pld" else upper
+
+
+def _by_closed_form(participation: Participation, target: float, delta: float, num_rounds: int) -> float:
+    """Divide what the target allows among item counts, if there are any, and rounds of everybody."""
+    counts = participation.count_noise_multiplier
+    allowed = library().get_sigma_gaussian(target, delta) ** -2
+    left = allowed - (0.0 if counts is None else (counts / participation.sensitivity) ** -2)
+    if left <= 0:
+        raise ValueError(
+            f"expected item counts that cost less than epsilon = {target}, got a count_noise_multiplier of "
+            f"{counts}; raise it"
+        )
+    return math.sqrt(num_rounds / left)
 
 
 def _bracket(exceeds: Callable[[float], bool], *, start: float) -> tuple[float, float]:
@@ -113,10 +127,17 @@ def _calibrated(
     dp = library()
     target_epsilon, target_delta = target
     interval = loss_interval(bracket[0], target_epsilon, _SEARCHED_LOSSES)
+
+    def event(noise: float) -> Any:
+        rounds = dp.SelfComposedDpEvent(round_event(participation, noise), num_rounds)
+        if participation.count_noise_multiplier is None:
+            return rounds
+        return dp.ComposedDpEvent([count_event(participation), rounds])
+
     with quiet():
         return dp.calibrate_dp_mechanism(
             lambda: fresh_accountant(participation, used, interval),
-            lambda noise: dp.SelfComposedDpEvent(round_event(participation, noise), num_rounds),
+            event,
             target_epsilon=target_epsilon,
             target_delta=target_delta,
             bracket_interval=dp.ExplicitBracketInterval(*bracket),

@@ -49,6 +49,7 @@ def gaussian_mechanism(
     clip_norms: SentNorms,
     noise_multiplier: Scalar,
     expected_cohort_size: Scalar,
+    item_weights: Float[Array, "items"] | None = None,
     is_local: bool = False,
 ) -> Mechanism:
     """Clip to fixed norms and add Gaussian noise to the sum.
@@ -58,6 +59,8 @@ def gaussian_mechanism(
             sent, of which the server then gets nan. The server step decides which it needs.
         noise_multiplier: sigma, at least 0.
         expected_cohort_size: q N, which the server divides by instead of the realised cohort.
+        item_weights: w_i, by which items count in a client's norms: their noise is sigma C_f / w_i; an
+            item of weight 0 is not sent. None: 1 each.
         is_local: every client adds the noise by itself, so the sum has it as often as clients take part.
 
     References:
@@ -66,12 +69,15 @@ def gaussian_mechanism(
 
     def release(key: Key, state: tuple, sums: CohortSum) -> tuple[CohortSum, tuple]:
         scale = noise_multiplier * (jnp.sqrt(sums.num_clients) if is_local else 1.0)
-        noised = add_noise(key, sums, clip_norms, noise_multiplier=scale)
+        noised = add_noise(key, sums, clip_norms, noise_multiplier=scale, item_weights=item_weights)
         num_clients = jnp.asarray(expected_cohort_size, sums.upload.dtype)
         return noised._replace(num_clients=num_clients, num_clipped=jnp.asarray(jnp.nan)), state
 
     return Mechanism(
-        init=lambda: (), clip=lambda state, norms: clip_factor(norms, clip_norms), release=release
+        init=lambda: (),
+        clip=lambda state, norms: clip_factor(norms, clip_norms),
+        release=release,
+        item_weights=item_weights,
     )
 
 
@@ -81,6 +87,7 @@ def adaptive_gaussian_mechanism(
     noise_multiplier: Scalar,
     expected_cohort_size: Scalar,
     quantile: Scalar = 0.5,
+    item_weights: Float[Array, "items"] | None = None,
 ) -> Mechanism:
     """Clip to norms that follow a quantile of the clients' own, and add Gaussian noise to the sum.
 
@@ -93,6 +100,7 @@ def adaptive_gaussian_mechanism(
         noise_multiplier: of sums and count together.
         expected_cohort_size: q N.
         quantile: gamma, the share of clients that are not clipped.
+        item_weights: as of `gaussian_mechanism`.
 
     References:
         Andrew et al., NeurIPS 2021, algorithm 1 and theorem 1.
@@ -105,7 +113,9 @@ def adaptive_gaussian_mechanism(
 
     def release(key: Key, state: ClippingState, sums: CohortSum) -> tuple[CohortSum, ClippingState]:
         key_sums, key_count = jax.random.split(key)
-        noised = add_noise(key_sums, sums, scaled(state), noise_multiplier=of_sums)
+        noised = add_noise(
+            key_sums, sums, scaled(state), noise_multiplier=of_sums, item_weights=item_weights
+        )
         centred = sums.num_clipped - 0.5 * sums.num_clients  # a client moves this by 1/2 at most
         clipped = centred + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
         is_unclipped = 1.0 - clipped / expected_cohort_size
@@ -117,13 +127,22 @@ def adaptive_gaussian_mechanism(
         init=lambda: ClippingState(jnp.ones(())),
         clip=lambda state, norms: clip_factor(norms, scaled(state)),
         release=release,
+        item_weights=item_weights,
     )
 
 
-def add_noise(key: Key, sums: CohortSum, clip_norms: SentNorms, *, noise_multiplier: Scalar) -> CohortSum:
+def add_noise(
+    key: Key,
+    sums: CohortSum,
+    clip_norms: SentNorms,
+    *,
+    noise_multiplier: Scalar,
+    item_weights: Float[Array, "items"] | None = None,
+) -> CohortSum:
     """Add N(0, (sigma C_f)^2) to every number of each piece; a piece that is not sent becomes nan.
 
-    The noise of user_gram is made symmetric afterwards, as what it is added to.
+    Rows of items get noise of sigma C_f / w_i, and become 0 where w_i = 0. The noise of user_gram is
+    made symmetric afterwards, as what it is added to.
     """
     pieces = {name: getattr(sums, name) for name in SentNorms._fields}
     keys = dict(zip(pieces, jax.random.split(key, len(pieces)), strict=True))
@@ -132,8 +151,18 @@ def add_noise(key: Key, sums: CohortSum, clip_norms: SentNorms, *, noise_multipl
         clip_norm = getattr(clip_norms, name)
         if clip_norm is None:
             return jnp.full_like(piece, jnp.nan)
-        noise = jax.random.normal(keys[name], piece.shape, piece.dtype)
-        noise = 0.5 * (noise + noise.T) if name == "user_gram" else noise
-        return piece + noise_multiplier * clip_norm * noise
+        noise = noise_multiplier * clip_norm * jax.random.normal(keys[name], piece.shape, piece.dtype)
+        if name == "user_gram":
+            return piece + 0.5 * (noise + noise.T)
+        if name == "loss" or item_weights is None:
+            return piece + noise
+        weights = _of_rows(item_weights, piece)
+        return jnp.where(weights > 0, piece + noise / jnp.where(weights > 0, weights, 1.0), 0.0)
 
     return sums._replace(**{name: noised(name, piece) for name, piece in pieces.items()})
+
+
+def _of_rows(item_weights: Float[Array, "items"], piece: Float[Array, "items ..."]) -> Array:
+    """Give each row its weight, 0 to the rows that fill up the last device."""
+    weights = jnp.pad(jnp.asarray(item_weights, piece.dtype), (0, len(piece) - len(item_weights)))
+    return weights.reshape(-1, *[1] * (piece.ndim - 1))
