@@ -240,10 +240,12 @@ def test_noise_to_signal_matches_drawn_noise():
 
 
 def test_participation_of_a_federation():
-    assert participation_of("poisson", num_users=50, cohort_size=5) == ("poisson", 50, 5)
-    assert participation_of("independent", num_users=50, cohort_size=5) == ("fixed_size", 50, 5)
+    assert participation_of("poisson", num_users=50, cohort_size=5) == Participation("poisson", 50, 5)
+    assert participation_of("independent", num_users=50, cohort_size=5) == Participation("fixed_size", 50, 5)
     for cohort_size in (None, 50):
-        assert participation_of("shuffled", num_users=50, cohort_size=cohort_size) == ("everybody", 50, 50)
+        assert participation_of("shuffled", num_users=50, cohort_size=cohort_size) == Participation(
+            "everybody", 50, 50
+        )
     assert FIXED.adjacency == "replace one user" and POISSON.adjacency == "add or remove one user"
     assert accountant_used(FIXED) == "rdp" and accountant_used(POISSON) == "pld"
 

@@ -70,9 +70,7 @@ def cohort_sum(
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     clipping = {"clip": clip, "item_weights": item_weights}
-    total, worst = accumulate(
-        item_factors, clients, weighting, FLOAT_SUMS, mesh=mesh, **clipping, **weights
-    )
+    total, worst = accumulate(item_factors, clients, weighting, FLOAT_SUMS, mesh=mesh, **clipping, **weights)
     return FLOAT_SUMS.read(item_factors, total, unobserved_weight), worst
 
 

@@ -78,7 +78,9 @@ class Budget(NamedTuple):
             "num_rounds": num_rounds,
             "num_rounds_allowed": self.num_rounds,
             "accountant": f"dp-accounting, {self.accountant}",
-            "released": "the item factors after each round; user factors stay on their devices (joint DP)",
+            "item_counts_noise_multiplier": self.participation.count_noise_multiplier,
+            "released": "the item factors after each round, and item counts if they have a noise multiplier; "
+            "user factors stay on their devices (joint DP)",
             "caveats": CAVEATS if self.is_private else [*CAVEATS, FIXED_SEED],
         }
 

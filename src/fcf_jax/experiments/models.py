@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from fcf_jax.core.als import Als, centralized_als
 from fcf_jax.core.federation import Federation, federated_cf
@@ -34,6 +36,7 @@ def configured_federation(
     num_items: int,
     mesh: Mesh | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    item_weights: Float[np.ndarray, "items"] | None = None,
 ) -> Federation:
     """Set up the federation; a cohort of all users is everybody.
 
@@ -44,6 +47,7 @@ def configured_federation(
         num_items: M.
         mesh: devices that share a round.
         optimizer: in place of the configured server step.
+        item_weights: made of released counts, for a mechanism.
     """
     federation = config.federation
     return federated_cf(
@@ -51,7 +55,7 @@ def configured_federation(
         weighting,
         cohort_size=federation.cohort_size if is_sampled(config, num_users=num_users) else None,
         sampling=federation.sampling,
-        mechanism=configured_mechanism(config, num_users=num_users),
+        mechanism=configured_mechanism(config, num_users=num_users, item_weights=item_weights),
         **model_options(config, num_items=num_items, mesh=mesh),
     )
 

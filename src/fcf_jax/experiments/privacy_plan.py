@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fcf_jax.experiments.config import ConfigError
-from fcf_jax.experiments.protection import delta_of
+from fcf_jax.experiments.protection import delta_of, has_noise, with_item_counts
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.privacy.accountant import (
     Accountant,
@@ -35,6 +35,7 @@ _COHORT_SHARES = (0.01, 0.05, 0.2)
 _SMALLEST_COHORT = 20  # clients
 _ENOUGH_ROUNDS = 4  # of the Gram-preconditioned step: they get most of the way without noise
 _HARMLESS = 0.01  # noise over signal of one round, that more rounds may have
+_NOISE = {"mode": "central_noise"}
 _AS_GOOD = 1.001  # times the least ratio: a difference that is none
 
 
@@ -82,6 +83,8 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
         ImportError: without dp-accounting.
     """
     refuse_unfit(config)
+    if not has_noise(config):  # the plan of a configuration that is not private yet
+        config = config.model_copy(update={"privacy": config.privacy.model_copy(update=_NOISE)})
     task = _Task(config, num_users, num_items, delta_of(config, num_users=num_users))
     own_noise, configured = config.privacy.noise_multiplier, _configured(task)
     candidates = list(_candidates(task))
@@ -169,6 +172,11 @@ class _Task(NamedTuple):
     delta: float
 
     @property
+    def num_sent_items(self) -> int:
+        """How many items are learned."""
+        return max(1, round(self.config.privacy.head_items * self.num_items))
+
+    @property
     def is_shuffled(self) -> bool:
         """Whether the configured cohorts are drawn in a way that has no accountant."""
         federation = self.config.federation
@@ -202,13 +210,12 @@ def _choice(
     is_configured: bool,
     own_noise: float | None = None,
 ) -> Choice:
-    who, num_rounds = candidate
-    privacy = task.config.privacy
+    who, num_rounds, privacy = with_item_counts(task.config, candidate[0]), candidate[1], task.config.privacy
     run: Any = {"num_rounds": num_rounds, "delta": task.delta, "accountant": privacy.accountant}
     noise = own_noise
     if noise is None:
         noise = calibrated_noise_multiplier(who, epsilon=privacy.epsilon, **run)
-    sizes: Any = {"num_items": task.num_items, "num_factors": task.config.model.num_factors}
+    sizes: Any = {"num_items": task.num_sent_items, "num_factors": task.config.model.num_factors}
     ratio = noise_to_signal(noise_multiplier=noise, cohort_size=who.cohort_size, **sizes)
     return Choice(
         participation=who,

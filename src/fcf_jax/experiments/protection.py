@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.experimental import multihost_utils
+from jaxtyping import Float
 
 from fcf_jax.core.types import Key, Mechanism, SentNorms
 from fcf_jax.experiments.config import ConfigError
@@ -46,6 +47,11 @@ def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
         raise ConfigError(
             'privacy.clipping: under local_noise nobody counts the clipped; set privacy.clipping = "static"'
         )
+    if needs_item_counts(config) and config.privacy.mode == "local_noise":
+        raise ConfigError(
+            "privacy.head_items: under local_noise nobody sums item counts up; leave it and "
+            "privacy.item_weight_power out"
+        )
     try:
         configured_mechanism(config, num_users=num_users)
     except (ImportError, ValueError) as error:
@@ -69,13 +75,23 @@ def refuse_measuring(config: ExperimentConfig, command: str) -> None:
     """Refuse to spend a budget on trainings that only measure.
 
     Raises:
-        ConfigError: unless the seed of the noise is fixed.
+        ConfigError: unless the seed of the noise is fixed; and where item counts come first.
     """
+    if needs_item_counts(config):
+        raise ConfigError(
+            f"privacy.head_items: {command} releases no item counts, as `fcf run` does before its rounds; "
+            f"set privacy.head_items = 1 and privacy.item_weight_power = 0 for {command}"
+        )
     if has_noise(config) and config.privacy.seed is None:
         raise ConfigError(
             f"privacy.seed: {command} trains many times and charges no budget; set privacy.seed to measure "
             "what is NOT PRIVATE, and train what is released with `fcf run`"
         )
+
+
+def needs_item_counts(config: ExperimentConfig) -> bool:
+    """Say whether item counts are released before the first round, to leave items out or weigh them."""
+    return has_noise(config) and (config.privacy.head_items < 1 or config.privacy.item_weight_power != 0)
 
 
 def is_sampled(config: ExperimentConfig, *, num_users: int) -> bool:
@@ -98,7 +114,17 @@ def participation_of(config: ExperimentConfig, *, num_users: int) -> Participati
     if config.privacy.mode == "local_noise":
         cohort_size = None
     sampled = {"num_users": num_users, "cohort_size": cohort_size}
-    return accountant.participation_of(config.federation.sampling, **sampled)
+    return with_item_counts(config, accountant.participation_of(config.federation.sampling, **sampled))
+
+
+def with_item_counts(config: ExperimentConfig, participation: Participation) -> Participation:
+    """Add the noise of item counts, if they are released: their share of what the target allows."""
+    if not needs_item_counts(config):
+        return participation
+    privacy, delta = config.privacy, delta_of(config, num_users=participation.num_users)
+    alone = participation.sensitivity * accountant.single_noise_multiplier(privacy.epsilon, delta=delta)
+    noise = 0.0 if privacy.noise_multiplier == 0 else alone / math.sqrt(privacy.count_share)
+    return participation._replace(count_noise_multiplier=noise)
 
 
 def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
@@ -145,11 +171,18 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
     return _NUMBER_BYTES * up, _NUMBER_BYTES * math.prod(shapes["upload"])
 
 
-def configured_mechanism(config: ExperimentConfig, *, num_users: int) -> Mechanism | None:
+def configured_mechanism(
+    config: ExperimentConfig, *, num_users: int, item_weights: Float[np.ndarray, "items"] | None = None
+) -> Mechanism | None:
     """Build what clips the clients and adds the noise; None where the mode has neither.
 
     Noise that the clients add in shares (`distributed_noise`) has the sum's distribution of
     central noise, and is simulated as such.
+
+    Args:
+        config: as resolved.
+        num_users: N.
+        item_weights: made of released counts; None: 1 each.
     """
     if not has_noise(config):
         return None
@@ -159,6 +192,7 @@ def configured_mechanism(config: ExperimentConfig, *, num_users: int) -> Mechani
         "clip_norms": clip_norms_of(config),
         "noise_multiplier": noise_multiplier_of(config, num_users=num_users),
         "expected_cohort_size": cohort_size,
+        "item_weights": None if item_weights is None else jnp.asarray(item_weights),
     }
     if privacy.clipping == "static":
         return gaussian_mechanism(is_local=privacy.mode == "local_noise", **options)

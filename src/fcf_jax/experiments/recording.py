@@ -8,6 +8,7 @@ import jax
 
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.budget import Budget, budget_of
+from fcf_jax.experiments.item_release import item_weights_on_record
 from fcf_jax.experiments.placement import runner_of
 from fcf_jax.experiments.processes import any_process
 from fcf_jax.experiments.progress import ProgressLine, short
@@ -35,8 +36,10 @@ def train_on_record(
         CheckpointError: when the latest checkpoint is one of another run.
         OSError: when something cannot be written; the last checkpoint is intact.
     """
-    config, federation = setup.config, setup.federation()
+    config, train_set = setup.config, setup.dataset.split.train
     num_rounds = config.federation.num_rounds
+    budget = budget_of(config, folder, num_users=train_set.num_users)
+    federation = setup.federation(item_weights_on_record(config, train_set, folder, budget))
     checkpoints = open_checkpoints(folder, config, setup.dataset.split, on_damaged=progress.say)
     like = jax.eval_shape(lambda: Snapshot(federation.init(setup.key), setup.key))
     begun = read_begun(folder, checkpoints, like)
@@ -46,7 +49,6 @@ def train_on_record(
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
     run_directory.write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
     key = begun.key if begun else setup.key
-    budget = budget_of(config, folder, num_users=setup.dataset.split.train.num_users)
     runner = runner_of(federation, key, rounds_key(config, key), setup.clients, setup.mesh, config)
     with stop as is_asked_for:
 

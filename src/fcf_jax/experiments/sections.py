@@ -147,9 +147,9 @@ class PrivacyConfig(BaseModel):
         default=None, ge=0, description="noise in clip norms; unset = as epsilon, delta and rounds allow"
     )
     accountant: Literal["pld", "rdp"] = Field(default="pld", description="that epsilon is computed by")
-    clip_norm: float = Field(default=10.0, gt=0, description="of a client's upload [items, factors]")
+    clip_norm: float = Field(default=2.5, gt=0, description="of a client's upload [items, factors]")
     gram_clip_norm: float = Field(
-        default=10.0, gt=0, description="of x x^T, where the step asks for it: a part of one joint norm"
+        default=0.5, gt=0, description="of x x^T, where the step asks for it: a part of one joint norm"
     )
     confidence_clip_norm: float = Field(
         default=100.0, gt=0, description="of a client's confidences [items], likewise"
@@ -158,6 +158,21 @@ class PrivacyConfig(BaseModel):
         default="static", description="adaptive: the norms follow a quantile of the clients' (charged)"
     )
     clip_quantile: float = Field(default=0.5, gt=0, lt=1, description="share of clients left unclipped")
+    max_user_items: int | None = Field(
+        default=None, ge=1, description="a client trains on so many of its items at most, drawn at random"
+    )
+    head_items: float = Field(
+        default=1.0, gt=0, le=1, description="share of the items that are learned, by noisy counts (charged)"
+    )
+    item_weight_power: float = Field(
+        default=0.0, ge=-1, le=1, description="above 0: less noise on rare items, by noisy counts (charged)"
+    )
+    count_share: float = Field(
+        default=0.03, gt=0, lt=1, description="of the budget (of 1 / sigma^2), for those counts"
+    )
+    count_clip_norm: float = Field(
+        default=8.0, gt=0, description="in those counts, histories beyond its square weigh less"
+    )
     seed: int | None = Field(
         default=None,
         ge=0,

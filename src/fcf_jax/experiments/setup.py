@@ -6,12 +6,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import Federation
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, Weighting
 from fcf_jax.experiments.dataset import Dataset, weighting_of
+from fcf_jax.experiments.item_release import trained_histories
 from fcf_jax.experiments.measuring import Measures, measures_of
 from fcf_jax.experiments.models import configured_federation
 from fcf_jax.experiments.placement import mesh_of, pack_on
@@ -44,8 +46,8 @@ class Setup(NamedTuple):
         """Clients in a round."""
         return self.config.federation.cohort_size or self.dataset.split.train.num_users
 
-    def federation(self) -> Federation:
-        """Set up the federation of this experiment."""
+    def federation(self, item_weights: Float[np.ndarray, "items"] | None = None) -> Federation:
+        """Set up the federation of this experiment; item weights are those of released counts."""
         train = self.dataset.split.train
         return configured_federation(
             self.config,
@@ -53,6 +55,7 @@ class Setup(NamedTuple):
             num_users=train.num_users,
             num_items=train.num_items,
             mesh=self.mesh,
+            item_weights=item_weights,
         )
 
     def item_factors(self, state: ServerState) -> np.ndarray:
@@ -67,7 +70,7 @@ class Setup(NamedTuple):
 def set_up(config: ExperimentConfig, dataset: Dataset) -> Setup:
     """Place the clients, and prepare what is measured."""
     weighting = weighting_of(config, dataset.mean_rating)
-    mesh, train = mesh_of(config), dataset.split.train
-    clients = pack_on(mesh, partial(batch_clients, train), is_streamed=config.parallel.stream)
+    mesh, histories = mesh_of(config), trained_histories(config, dataset.split.train)
+    clients = pack_on(mesh, partial(batch_clients, histories), is_streamed=config.parallel.stream)
     measures = measures_of(config, dataset, clients, weighting, mesh)
     return Setup(config, dataset, weighting, clients, measures, mesh)

@@ -121,6 +121,17 @@ def epsilon(
     return after(num_rounds)
 
 
+def single_noise_multiplier(epsilon: float, *, delta: float) -> float:
+    """Compute the noise, over sensitivity, of one Gaussian release that costs epsilon by itself, exactly.
+
+    Args:
+        epsilon: above 0.
+        delta: in (0, 1).
+    """
+    check_figures(delta=delta)
+    return library().get_sigma_gaussian(epsilon, delta)
+
+
 def epsilon_by_round(
     participation: Participation,
     *,

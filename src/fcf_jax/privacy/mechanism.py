@@ -113,9 +113,7 @@ def adaptive_gaussian_mechanism(
 
     def release(key: Key, state: ClippingState, sums: CohortSum) -> tuple[CohortSum, ClippingState]:
         key_sums, key_count = jax.random.split(key)
-        noised = add_noise(
-            key_sums, sums, scaled(state), noise_multiplier=of_sums, item_weights=item_weights
-        )
+        noised = add_noise(key_sums, sums, scaled(state), noise_multiplier=of_sums, item_weights=item_weights)
         centred = sums.num_clipped - 0.5 * sums.num_clients  # a client moves this by 1/2 at most
         clipped = centred + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
         is_unclipped = 1.0 - clipped / expected_cohort_size
