@@ -108,6 +108,12 @@ class ServerConfig(BaseModel):
     confidence_factor: float | None = Field(
         default=None, ge=0, description="weight of confidence in gram steps; unset = 1 (guarded_gram), else 3"
     )
+    averaging: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="running_sums: round t has the weight (t + 1)^-averaging in the moving averages",
+    )
     initial_damping: float = Field(default=2.0, gt=0, description="of guarded_gram, in the first round")
     memory: int = Field(
         default=5, ge=0, le=20, description="past rounds that guarded_gram's acceleration combines; 0 = none"

@@ -23,7 +23,12 @@ def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
         return gram_preconditioned(rate, **_gram_options(config))
     schedule = _schedule(config, rate)
     if server.step == "running_sums":
-        return running_sums(schedule, **_gram_options(config))
+        power = server.averaging
+        return running_sums(
+            schedule,
+            averaging=lambda round_index: (round_index + 1.0) ** -power,
+            **_gram_options(config),
+        )
     if server.step == "sgd":
         return optax.sgd(schedule)
     adam = paper_adam if server.step == "paper_adam" else optax.adam

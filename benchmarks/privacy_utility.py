@@ -1,0 +1,289 @@
+"""What differential privacy costs: ranking quality at several epsilon, with levers that were tuned elsewhere.
+
+Everybody takes part in every round of `running_sums`; item counts are released first, for the share of items that is
+learned. The levers (rounds, alpha, clip norm, share of items) are chosen for each epsilon from a grid on a *tuning set*,
+which must be public or synthetic, with noise scaled so that a number of the sum there is as noisy as on the
+data that is measured. Then the data is trained on with these levers, several times with fresh noise. The
+non-private reference is guarded FCF, alpha, lambda and K tuned on the same tuning set.
+
+    python benchmarks/privacy_utility.py movielens-1m-private --set data.path=path/to/ml-1m \
+        --tune-on movielens-100k --tune-set data.path=path/to/ml-100k --out privacy_utility_ml-1m.json
+    python benchmarks/privacy_utility.py simulated-private --tune-on simulated-private \
+        --tune-set data.num_users=17085 --tune-set data.num_items=2500 --tune-set data.seed=1
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from matplotlib.figure import Figure
+
+import fcf_jax as fcf
+from fcf_jax.core.optimizers import guarded_gram, running_sums
+from fcf_jax.core.types import Key, PackedClients, SentNorms
+from fcf_jax.evaluation import evaluate_data, evaluation_data
+from fcf_jax.experiments import timing
+from fcf_jax.experiments.config import load_config
+from fcf_jax.experiments.dataset import load_dataset
+from fcf_jax.privacy.accountant import Participation, single_noise_multiplier
+from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+from fcf_jax.privacy.mechanism import gaussian_mechanism
+
+EPSILONS = (math.inf, 20.0, 10.0, 5.0, 2.0, 1.0)
+GRID = {"num_rounds": (4, 8), "alpha": (0.5, 2.0), "clip": (0.8, 1.6, 3.2), "head_items": (0.15, 0.4, 1.0)}
+PLAIN_GRID = {"num_factors": (16, 25), "alpha": (0.5, 1.0, 2.0, 4.0), "regularization": (1.0, 10.0)}
+PLAIN_ROUNDS = 20
+GRAM_CLIP_NORM = 0.5
+COUNT_SHARE, COUNT_CLIP_NORM = 0.03, 8.0
+AVERAGING = 0.5  # of running_sums, as in the private configurations
+TUNING_SEEDS = 2
+
+
+class Levers(NamedTuple):
+    """What is tuned; the clip norm is `clip` times 1 + alpha, as uploads grow with that."""
+
+    num_rounds: int
+    alpha: float
+    clip: float
+    head_items: float
+
+
+class Problem(NamedTuple):
+    """Data, where it is trained on and how it is measured."""
+
+    train: fcf.Interactions
+    clients: PackedClients
+    data: Any
+    num_factors: int
+    regularization: float
+
+    def quality(self, item_factors: jax.Array, *, alpha: float, regularization: float) -> dict[str, float]:
+        weighting, found = fcf.implicit_feedback(alpha=alpha), {}
+        for k, name in ((10, "ndcg_at_10"), (20, "recall_at_20")):
+            metrics = evaluate_data(item_factors, self.data, weighting, regularization=regularization, k=k)
+            found[name] = metrics[name]
+        return found
+
+
+def problem_of(name: str, overrides: list[str]) -> Problem:
+    config = load_config(name, overrides)
+    split = load_dataset(config).split
+    data = evaluation_data(split.train, split.test, max_users=config.evaluation.max_users)
+    model = config.model
+    return Problem(split.train, fcf.batch_clients(split.train), data, model.num_factors, model.regularization)
+
+
+@partial(jax.jit, static_argnames=("num_rounds", "num_factors", "num_items", "num_users"))
+def train_privately(
+    key_start: Key, key_noise: Key, clients: PackedClients, weights: jax.Array, numbers: dict[str, jax.Array],
+    *, num_rounds: int, num_factors: int, num_items: int, num_users: int,
+) -> jax.Array:  # fmt: skip
+    """Train one federation; everything but its sizes is traced, so that a grid compiles a few programs."""
+    regularization, clip_norm = numbers["regularization"], numbers["clip_norm"]
+    step = running_sums(
+        1.0,
+        regularization=regularization,
+        confidence_factor=0.0,
+        averaging=lambda round_index: (round_index + 1.0) ** -AVERAGING,
+    )
+    mechanism = gaussian_mechanism(
+        clip_norms=SentNorms(clip_norm, GRAM_CLIP_NORM, None, None),
+        noise_multiplier=numbers["noise"],
+        expected_cohort_size=num_users,
+        item_weights=weights,
+    )
+    model = {"num_items": num_items, "num_factors": num_factors, "regularization": regularization}
+    weighting = fcf.implicit_feedback(alpha=numbers["alpha"])
+    federation = fcf.federated_cf(step, weighting, mechanism=mechanism, **model)
+    state = federation.init(key_start)
+    return fcf.run_rounds(federation, key_noise, state, clients, num_rounds=num_rounds)[0].item_factors
+
+
+def private_quality(problem: Problem, levers: Levers, epsilon: float, *, delta: float, scale: float, seed: int):
+    """Train with noise for epsilon of `1 / delta`'s users, `scale` times as much, and measure."""
+    train, key = problem.train, jax.random.key(seed)
+    noise, count_noise = noises(levers, epsilon, delta=delta)
+    key_start, key_noise, key_counts = jax.random.split(key, 3)
+    counts = noisy_item_counts(
+        key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=scale * count_noise
+    )
+    numbers = {
+        "alpha": levers.alpha,
+        "clip_norm": levers.clip * (1 + levers.alpha),
+        "noise": scale * noise,
+        "regularization": problem.regularization,
+    }
+    item_factors = train_privately(
+        key_start,
+        key_noise,
+        problem.clients,
+        jnp.asarray(item_weights(counts, head_share=levers.head_items)),
+        {name: jnp.float32(number) for name, number in numbers.items()},
+        num_rounds=levers.num_rounds,
+        num_factors=problem.num_factors,
+        num_items=train.num_items,
+        num_users=train.num_users,
+    )
+    return problem.quality(item_factors, alpha=levers.alpha, regularization=problem.regularization)
+
+
+def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, float]:
+    """Calibrate the noise multipliers of rounds and of item counts."""
+    if epsilon == math.inf:
+        return 0.0, 0.0
+    counts = single_noise_multiplier(epsilon, delta=delta) / math.sqrt(COUNT_SHARE)
+    everybody = Participation("everybody", 1, 1, counts)
+    rounds = calibrated_noise_multiplier(everybody, epsilon=epsilon, delta=delta, num_rounds=levers.num_rounds)
+    return rounds, counts
+
+
+def plain_quality(problem: Problem, *, num_factors: int, alpha: float, regularization: float, seed: int = 0):
+    """Train without any protection, and measure."""
+    weighting, key = fcf.implicit_feedback(alpha=alpha), jax.random.key(seed)
+    model = {"num_factors": num_factors, "regularization": regularization}
+    step = guarded_gram(regularization=regularization)
+    federation = fcf.federated_cf(step, weighting, num_items=problem.train.num_items, **model)
+    state, _ = fcf.run_rounds(
+        federation, key, federation.init(key), problem.clients, num_rounds=PLAIN_ROUNDS
+    )
+    return problem.quality(state.item_factors, alpha=alpha, regularization=regularization)
+
+
+def points(grid: dict[str, tuple]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def noise_scale(measured: Problem, tuned: Problem) -> float:
+    """Match noise over signal of one number of the sum, N sqrt(mean history) / M, of both data sets."""
+
+    def signal(train: fcf.Interactions) -> float:
+        return train.num_users * math.sqrt(train.num_interactions / train.num_users) / train.num_items
+
+    return signal(tuned.train) / signal(measured.train)
+
+
+def tuned_levers(problem: Problem, epsilon: float, *, delta: float, scale: float) -> tuple[Levers, float]:
+    """Return the best of the grid on the tuning set, by NDCG@10, and that."""
+    found = {}
+    for point in points(GRID):
+        levers = Levers(**point)
+        runs = [
+            private_quality(problem, levers, epsilon, delta=delta, scale=scale, seed=seed)["ndcg_at_10"]
+            for seed in range(TUNING_SEEDS)
+        ]
+        found[levers] = float(np.mean(runs))
+    best = max(found, key=lambda levers: found[levers])
+    return best, found[best]
+
+
+def reference(problem: Problem, tuning: Problem) -> dict[str, Any]:
+    """Tune plain FCF on the tuning set, and measure it and the ranking by popularity."""
+    best = max(points(PLAIN_GRID), key=lambda point: plain_quality(tuning, **point)["ndcg_at_10"])
+    counts = jnp.asarray(problem.train.item_counts, jnp.float32)
+    popularity = problem.quality((counts / counts.max())[:, None], alpha=1.0, regularization=1.0)
+    return {"plain": plain_quality(problem, **best), "plain_setting": best, "popularity": popularity}
+
+
+def measure(
+    problem: Problem, tuning: Problem, epsilon: float, *, delta: float, num_seeds: int
+) -> dict[str, Any]:
+    scale = noise_scale(problem, tuning)
+    levers, ndcg = tuned_levers(tuning, epsilon, delta=delta, scale=scale)
+    options = {"delta": delta, "scale": 1.0}
+    runs = [
+        private_quality(problem, levers, epsilon, **options, seed=100 + seed) for seed in range(num_seeds)
+    ]
+    silent = private_quality(problem, levers, math.inf, **options, seed=100)
+    noise, count_noise = noises(levers, epsilon, delta=delta)
+    return {
+        "epsilon": epsilon,
+        "levers": levers._asdict() | {"clip_norm": levers.clip * (1 + levers.alpha)},
+        "noise_multiplier": noise,
+        "count_noise_multiplier": count_noise,
+        "ndcg_on_tuning_set": ndcg,
+        "runs": runs,
+        "same_without_noise": silent,
+        **{name: float(np.mean([run[name] for run in runs])) for name in runs[0]},
+    }
+
+
+def row(result: dict[str, Any], plain: dict[str, float]) -> dict[str, Any]:
+    levers = result["levers"]
+    return {
+        "epsilon": result["epsilon"],
+        "NDCG@10": result["ndcg_at_10"],
+        "+-": float(np.std([run["ndcg_at_10"] for run in result["runs"]])),
+        "of plain, %": 100 * (result["ndcg_at_10"] / plain["ndcg_at_10"] - 1),
+        "of itself without noise, %": 100
+        * (result["ndcg_at_10"] / result["same_without_noise"]["ndcg_at_10"] - 1),
+        "Recall@20": result["recall_at_20"],
+        "rounds": levers["num_rounds"],
+        "alpha": levers["alpha"],
+        "clip norm": levers["clip_norm"],
+        "items": levers["head_items"],
+        "sigma": result["noise_multiplier"],
+    }
+
+
+def draw(title: str, results: list[dict[str, Any]], found: dict[str, Any], path: Path) -> None:
+    """Draw NDCG@10 against epsilon, the points of all runs, and what it lies between."""
+    noisy = [one for one in results if one["epsilon"] < math.inf]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    epsilons = [one["epsilon"] for one in noisy]
+    axes.plot(epsilons, [one["ndcg_at_10"] for one in noisy], "o-", label="differentially private FCF")
+    axes.plot(
+        epsilons, [one["same_without_noise"]["ndcg_at_10"] for one in noisy], "--", color="C0", alpha=0.6,
+        label="the same without noise",
+    )  # fmt: skip
+    for one in noisy:
+        axes.scatter([one["epsilon"]] * len(one["runs"]), [run["ndcg_at_10"] for run in one["runs"]], 8, "C0")
+    axes.axhline(found["plain"]["ndcg_at_10"], color="black", label="plain FCF, tuned alike")
+    axes.axhline(found["popularity"]["ndcg_at_10"], color="gray", linestyle=":", label="popularity alone")
+    axes.set(xscale="log", xlabel="epsilon (one user's data, whole run)", ylabel="NDCG@10", title=title)
+    axes.set_xticks(epsilons, [f"{one:g}" for one in epsilons])
+    axes.minorticks_off()
+    axes.set_ylim(0)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", help="of the data that is measured")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--tune-on", required=True, metavar="CONFIG", help="public or synthetic data")
+    parser.add_argument("--tune-set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--epsilons", type=float, nargs="*", default=EPSILONS)
+    parser.add_argument("--num-seeds", type=int, default=3)
+    parser.add_argument("--picture", type=Path, help="where to draw")
+    parser.add_argument("--out", type=Path, help="where to write JSON")
+    arguments = parser.parse_args()
+    problem = problem_of(arguments.config, arguments.overrides)
+    tuning = problem_of(arguments.tune_on, arguments.tune_set)
+    tuning = tuning._replace(num_factors=problem.num_factors, regularization=problem.regularization)
+    train, delta = problem.train, 1 / (10 * problem.train.num_users)
+    found = reference(problem, tuning)
+    print(f"plain {found['plain']} with {found['plain_setting']}; popularity {found['popularity']}", flush=True)
+    results = []
+    for epsilon in arguments.epsilons:
+        results.append(measure(problem, tuning, epsilon, delta=delta, num_seeds=arguments.num_seeds))
+        print(row(results[-1], found["plain"]), flush=True)
+    title = f"{arguments.config}: {train.num_users} users, {train.num_items} items, delta = {delta:.2g}"
+    timing.show(title, [row(one, found["plain"]) for one in results])
+    if arguments.picture is not None:
+        draw(title, results, found, arguments.picture)
+    timing.publish({"title": title, "delta": delta, "results": results, **found}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
