@@ -1,15 +1,17 @@
-"""What differential privacy costs: ranking quality at several epsilon, with levers that were tuned elsewhere.
+"""What differential privacy costs: ranking quality at several epsilon, with levers tuned on other data.
 
-Everybody takes part in every round of `running_sums`; item counts are released first, for the share of items that is
-learned. The levers (rounds, alpha, clip norm, share of items) are chosen for each epsilon from a grid on a *tuning set*,
-which must be public or synthetic, with noise scaled so that a number of the sum there is as noisy as on the
-data that is measured. Then the data is trained on with these levers, several times with fresh noise. The
-non-private reference is guarded FCF, alpha, lambda and K tuned on the same tuning set.
+Everybody takes part in every round of `running_sums`; item counts are released first, for the share of
+items that is learned. The levers (rounds, alpha, clip norm, share of items) are chosen for each epsilon
+from a grid on a *tuning set*, which must be public or synthetic, with noise scaled so that a number of
+the sum there is as noisy as on the data that is measured. Then the data is trained on with these
+levers, several times with fresh noise. The reference without privacy is guarded FCF, its alpha,
+lambda and K tuned on the same tuning set.
 
     python benchmarks/privacy_utility.py movielens-1m-private --set data.path=path/to/ml-1m \
-        --tune-on movielens-100k --tune-set data.path=path/to/ml-100k --out privacy_utility_ml-1m.json
+        --tune-on movielens-100k --tune-set data.path=path/to/ml-100k --out privacy_utility.json
     python benchmarks/privacy_utility.py simulated-private --tune-on simulated-private \
-        --tune-set data.num_users=17085 --tune-set data.num_items=2500 --tune-set data.seed=1
+        --tune-set data.num_users=17085 --tune-set data.num_items=2500 --tune-set data.seed=1 \
+        --tune-set evaluation.max_users=4000 --num-seeds 2
 """
 
 import argparse
@@ -66,6 +68,7 @@ class Problem(NamedTuple):
     regularization: float
 
     def quality(self, item_factors: jax.Array, *, alpha: float, regularization: float) -> dict[str, float]:
+        """Rank all items that a user has not got, for every user with test items."""
         weighting, found = fcf.implicit_feedback(alpha=alpha), {}
         for k, name in ((10, "ndcg_at_10"), (20, "recall_at_20")):
             metrics = evaluate_data(item_factors, self.data, weighting, regularization=regularization, k=k)
@@ -107,7 +110,9 @@ def train_privately(
     return fcf.run_rounds(federation, key_noise, state, clients, num_rounds=num_rounds)[0].item_factors
 
 
-def private_quality(problem: Problem, levers: Levers, epsilon: float, *, delta: float, scale: float, seed: int):
+def private_quality(
+    problem: Problem, levers: Levers, epsilon: float, *, delta: float, scale: float, seed: int
+):
     """Train with noise for epsilon of `1 / delta`'s users, `scale` times as much, and measure."""
     train, key = problem.train, jax.random.key(seed)
     noise, count_noise = noises(levers, epsilon, delta=delta)
@@ -141,7 +146,9 @@ def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, floa
         return 0.0, 0.0
     counts = single_noise_multiplier(epsilon, delta=delta) / math.sqrt(COUNT_SHARE)
     everybody = Participation("everybody", 1, 1, counts)
-    rounds = calibrated_noise_multiplier(everybody, epsilon=epsilon, delta=delta, num_rounds=levers.num_rounds)
+    rounds = calibrated_noise_multiplier(
+        everybody, epsilon=epsilon, delta=delta, num_rounds=levers.num_rounds
+    )
     return rounds, counts
 
 
@@ -151,9 +158,7 @@ def plain_quality(problem: Problem, *, num_factors: int, alpha: float, regulariz
     model = {"num_factors": num_factors, "regularization": regularization}
     step = guarded_gram(regularization=regularization)
     federation = fcf.federated_cf(step, weighting, num_items=problem.train.num_items, **model)
-    state, _ = fcf.run_rounds(
-        federation, key, federation.init(key), problem.clients, num_rounds=PLAIN_ROUNDS
-    )
+    state, _ = fcf.run_rounds(federation, key, federation.init(key), problem.clients, num_rounds=PLAIN_ROUNDS)
     return problem.quality(state.item_factors, alpha=alpha, regularization=regularization)
 
 
@@ -273,7 +278,9 @@ def main() -> None:
     tuning = tuning._replace(num_factors=problem.num_factors, regularization=problem.regularization)
     train, delta = problem.train, 1 / (10 * problem.train.num_users)
     found = reference(problem, tuning)
-    print(f"plain {found['plain']} with {found['plain_setting']}; popularity {found['popularity']}", flush=True)
+    print(
+        f"plain {found['plain']} with {found['plain_setting']}; popularity {found['popularity']}", flush=True
+    )
     results = []
     for epsilon in arguments.epsilons:
         results.append(measure(problem, tuning, epsilon, delta=delta, num_seeds=arguments.num_seeds))

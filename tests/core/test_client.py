@@ -35,21 +35,29 @@ def test_client_update_matches_dense_reference(small, observed, user):
     assert np.linalg.matrix_rank(np.asarray(sent)) <= 1
 
 
-@pytest.mark.parametrize("w0", [0.0, 0.1, 1.0, 2.0])
+WEIGHTS = np.random.default_rng(0).uniform(0.2, 2.0, 17).astype(np.float32) * (np.arange(17) % 3 > 0)
+
+
+@pytest.mark.parametrize(
+    ("w0", "weights"), [(0.0, None), (0.1, None), (1.0, None), (2.0, None), (1.0, WEIGHTS)]
+)
 @pytest.mark.parametrize("user", USERS)
-def test_norms_match_dense_reference_and_never_fall_below_it(small, observed, user, w0):
+def test_norms_match_dense_reference_and_never_fall_below_it(small, observed, user, w0, weights):
     c, p, y = np.where(small.p[user] > 0, small.c[user], w0), small.p[user], small.item_factors
     ids = np.flatnonzero(p)
     rows = jax.tree.map(lambda leaf: leaf[None], observed(ids, c[ids], p[ids], slots=17))
     y32 = jnp.asarray(y, jnp.float32)
-    weights = {"regularization": REGULARIZATION, "unobserved_weight": w0}
-    solution = solve_history(y32, gram(y32), jax.tree.map(lambda leaf: leaf[0], rows), **weights)
-    norms = sent_norms(solution, gram(y32), rows, one_client(), jnp.float32(-3.0), unobserved_weight=w0)
+    model = {"regularization": REGULARIZATION, "unobserved_weight": w0}
+    solution = solve_history(y32, gram(y32), jax.tree.map(lambda leaf: leaf[0], rows), **model)
+    options = {"unobserved_weight": w0, "item_weights": None if weights is None else jnp.asarray(weights)}
+    importance = np.ones(17, np.float32) if weights is None else weights
+    weighted_gram = gram(importance[:, None] * y32)
+    norms = sent_norms(solution, weighted_gram, rows, one_client(), jnp.float32(-3.0), **options)
     x = np.asarray(solution.user_factors, np.float64)
     dense = {
-        "upload": np.linalg.norm(upload(np.asarray(y32, np.float64), x, c, p)),
+        "upload": np.linalg.norm(importance[:, None] * upload(np.asarray(y32, np.float64), x, c, p)),
         "user_gram": np.linalg.norm(np.outer(x, x)),
-        "confidence_sum": np.linalg.norm(np.where(p > 0, c - w0, 0.0)),
+        "confidence_sum": np.linalg.norm(importance * np.where(p > 0, c - w0, 0.0)),
         "loss": 3.0,
     }
     for name, norm in norms._asdict().items():

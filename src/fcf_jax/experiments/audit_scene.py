@@ -11,6 +11,7 @@ from fcf_jax.core.types import CohortSum, Mechanism, SentNorms, Weighting
 from fcf_jax.data import Interactions
 from fcf_jax.experiments import timed_runs
 from fcf_jax.experiments.dataset import Dataset, weighting_of
+from fcf_jax.experiments.item_release import sent_histories
 from fcf_jax.experiments.models import model_options
 from fcf_jax.experiments.protection import (
     clip_norms_of,
@@ -75,7 +76,7 @@ class Seen(NamedTuple):
 
 def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> Scene:
     """Train a little in the clear, choose whom to attack, and calibrate the noise."""
-    train = dataset.split.train
+    train = sent_histories(config, dataset.split.train)
     weighting = weighting_of(config, dataset.mean_rating)
     options = model_options(config, num_items=train.num_items)
     item_factors = timed_runs.trained(weighting, batch_clients(train), num_rounds=ROUNDS_BEFORE, **options)

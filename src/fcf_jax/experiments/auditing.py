@@ -39,6 +39,10 @@ def refuse_unfit(config: ExperimentConfig, *, upload: UploadForm) -> None:
             "parallel: fcf audit runs in one process with whole item factors; "
             "leave out parallel.coordinator and parallel.item_shards"
         )
+    if has_noise(config) and config.privacy.item_weight_power != 0:
+        raise ConfigError(
+            "privacy.item_weight_power: the attacks expect noise of one size on all items; set it to 0"
+        )
     if upload == "rank_one" and mode != "plain":
         raise ConfigError(
             f"--upload rank_one: expected privacy.mode = plain, got {mode}: pairs (e, x) cannot be summed, "

@@ -29,6 +29,18 @@ def trained_histories(config: ExperimentConfig, train: Interactions) -> Interact
     return cap_histories(train, max_user_items=most, seed=config.data.seed)
 
 
+def sent_histories(config: ExperimentConfig, train: Interactions) -> Interactions:
+    """Return what an audit attacks: capped histories, of the items that are learned alone.
+
+    The counts have the configured noise, from a fixed key: an audit releases nothing.
+    """
+    histories = trained_histories(config, train)
+    if not needs_item_counts(config):
+        return histories
+    weights = weights_of_counts(config, release_item_counts(config, train, jax.random.key(0)))
+    return Interactions.from_scipy(histories.to_scipy()[:, weights > 0])
+
+
 def release_item_counts(
     config: ExperimentConfig, train: Interactions, key: Key
 ) -> Float[np.ndarray, "items"]:

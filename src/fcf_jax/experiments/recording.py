@@ -101,7 +101,7 @@ def _shown_loss(block: Block, budget: Budget | None) -> str:
     """Show the loss that the clients sent, or under noise what was spent."""
     if budget is None:
         return f"loss {block.loss:.6g}"
-    return f"epsilon {_latest(block, 'epsilon'):.3g}"
+    return f"epsilon {budget.epsilon():.3g}"
 
 
 def _latest(block: Block, measure: str) -> float:

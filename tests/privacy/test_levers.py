@@ -1,0 +1,199 @@
+"""What makes the same privacy cheaper: items of the head alone, item weights, capped histories."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+from references import ALPHA, NUM_FACTORS, REGULARIZATION
+from rich.console import Console
+
+from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.types import CohortSum, SentNorms
+from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.data import Interactions, simulate_taste
+from fcf_jax.data.capping import cap_histories
+from fcf_jax.experiments import item_release
+from fcf_jax.experiments.budget import BUDGET, budget_of
+from fcf_jax.experiments.comparison import refuse_unfit
+from fcf_jax.experiments.config import ConfigError, load_config
+from fcf_jax.experiments.dataset import load_dataset
+from fcf_jax.experiments.experiment import run_experiment
+from fcf_jax.experiments.privacy_plan import plan_privacy
+from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.run_directory import claimed
+from fcf_jax.privacy.accountant import Participation, epsilon, single_noise_multiplier
+from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+from fcf_jax.privacy.mechanism import add_noise, gaussian_mechanism
+
+KEY = jax.random.key(5)
+MODEL = {"num_items": 17, "num_factors": NUM_FACTORS, "regularization": REGULARIZATION}
+WEIGHTS = np.random.default_rng(0).uniform(0.2, 2.0, 17).astype(np.float32) * (np.arange(17) % 3 > 0)
+HEAD = [
+    "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
+    "federation.num_rounds=4", "evaluation.every=2", "evaluation.baseline=false", "server.step=running_sums",
+    "server.confidence_factor=0", "privacy.mode=central_noise", "privacy.head_items=0.5",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def histories():
+    return simulate_taste(num_users=300, num_items=40, mean_history=10, seed=2)
+
+
+def test_limit_of_equal_weights_recovers_none(small):
+    def trained(weights):
+        clip_norms = SentNorms(2.0, None, None, None)
+        mechanism = gaussian_mechanism(
+            clip_norms=clip_norms, noise_multiplier=0.3, expected_cohort_size=13, item_weights=weights
+        )
+        weighting = implicit_feedback(alpha=ALPHA)
+        one = federated_cf(optax.sgd(1e-3), weighting, mechanism=mechanism, **MODEL)
+        return run_rounds(one, KEY, one.init(KEY), small.clients, num_rounds=3)[0].item_factors
+
+    np.testing.assert_allclose(trained(jnp.ones(17)), trained(None), rtol=1e-5, atol=1e-6)  # other fusion
+
+
+def test_items_of_weight_zero_are_neither_sent_nor_learned(small):
+    mechanism = gaussian_mechanism(
+        clip_norms=SentNorms(2.0, None, None, None), noise_multiplier=1.0, expected_cohort_size=13,
+        item_weights=jnp.asarray(WEIGHTS),
+    )  # fmt: skip
+    one = federated_cf(optax.sgd(1e-3), implicit_feedback(alpha=ALPHA), mechanism=mechanism, **MODEL)
+    state, _ = run_rounds(one, KEY, one.init(KEY), small.clients, num_rounds=3)
+    is_zero = np.all(np.asarray(state.item_factors) == 0, axis=1)
+    np.testing.assert_array_equal(is_zero, WEIGHTS == 0)
+
+
+def test_noise_of_an_item_is_inverse_to_its_weight():
+    weights, zeros = np.array([0.0, 0.5, 2.0], np.float32), jnp.zeros((3, 4000))
+    nothing = CohortSum(zeros, jnp.zeros((2, 2)), jnp.zeros(3), jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
+    norms = SentNorms(3.0, None, None, None)
+    noised = add_noise(KEY, nothing, norms, noise_multiplier=2.0, item_weights=jnp.asarray(weights))
+    expected = [0.0, 6.0 / 0.5, 6.0 / 2.0]
+    np.testing.assert_allclose(np.std(noised.upload, axis=1), expected, rtol=0.05)  # 4000 draws: 1.1 %
+
+
+def test_counts_without_noise_are_the_counts_of_short_histories(histories):
+    counts = noisy_item_counts(KEY, histories, clip_norm=100.0, noise_multiplier=0.0)
+    np.testing.assert_allclose(counts, histories.item_counts)
+
+
+def test_one_user_moves_the_counts_by_the_clip_norm_at_most(histories):
+    matrix = histories.to_scipy()
+    longest = int(np.argmax(histories.history_lengths))
+    others = Interactions.from_scipy(matrix[np.arange(300) != longest])
+    options = {"clip_norm": 2.0, "noise_multiplier": 0.0}
+    moved = noisy_item_counts(KEY, histories, **options) - noisy_item_counts(KEY, others, **options)
+    assert histories.history_lengths[longest] > 4
+    assert np.linalg.norm(moved) == pytest.approx(2.0)
+
+
+def test_noise_of_counts_has_its_size(histories):
+    options = {"clip_norm": 2.0, "noise_multiplier": 3.0}
+    silent = noisy_item_counts(KEY, histories, clip_norm=2.0, noise_multiplier=0.0)
+    drawn = [
+        noisy_item_counts(jax.random.fold_in(KEY, draw), histories, **options) - silent for draw in range(50)
+    ]
+    assert np.std(drawn) == pytest.approx(6.0, rel=0.06)  # 2000 draws: 1.6 %, three times
+
+
+def test_weights_take_the_head_and_keep_the_scale_of_norms():
+    counts = np.array([5.0, 80.0, 20.0, -3.0, 40.0, 1.0])
+    head = item_weights(counts, head_share=0.5)
+    np.testing.assert_array_equal(head, [0, 1, 1, 0, 1, 0])
+    weighted = item_weights(counts, head_share=0.5, power=1.0)
+    assert weighted[2] > weighted[4] > weighted[1] > 0 == weighted[0]
+    assert np.mean(weighted[[1, 2, 4]] ** 2) == pytest.approx(1)
+    with pytest.raises(ValueError, match="head_share"):
+        item_weights(counts, head_share=0.0)
+
+
+def test_capped_histories_are_parts_of_the_whole_ones(histories):
+    capped = cap_histories(histories, max_user_items=6, seed=1)
+    np.testing.assert_array_equal(capped.history_lengths, np.minimum(histories.history_lengths, 6))
+    assert (capped.to_scipy() - histories.to_scipy()).max() == 0  # nothing new, and strengths stay
+    assert capped.fingerprint() == cap_histories(histories, max_user_items=6, seed=1).fingerprint()
+    assert capped.fingerprint() != cap_histories(histories, max_user_items=6, seed=2).fingerprint()
+    with pytest.raises(ValueError, match="max_user_items"):
+        cap_histories(histories, max_user_items=0, seed=1)
+
+
+def test_counts_of_everybody_cost_as_much_as_a_round_with_that_noise():
+    with_counts, run = Participation("everybody", 50, 50, 2.0), {"noise_multiplier": 2.0, "delta": 1e-4}
+    without = Participation("everybody", 50, 50)
+    assert epsilon(with_counts, num_rounds=3, **run) == pytest.approx(epsilon(without, num_rounds=4, **run))
+    assert epsilon(with_counts, num_rounds=0, **run) == pytest.approx(epsilon(without, num_rounds=1, **run))
+    assert single_noise_multiplier(epsilon(without, num_rounds=1, **run), delta=1e-4) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("sampling", ["poisson", "fixed_size"])
+def test_calibration_leaves_room_for_the_counts(sampling):
+    target = {"epsilon": 4.0, "delta": 1e-4, "num_rounds": 20, "accountant": "rdp"}
+    who = Participation(sampling, 1000, 200, 6.0)
+    noise = calibrated_noise_multiplier(who, **target)
+    assert noise > calibrated_noise_multiplier(who._replace(count_noise_multiplier=None), **target)
+    spent = epsilon(who, noise_multiplier=noise, num_rounds=20, delta=1e-4, accountant="rdp")
+    assert 0.99 * 4 <= spent <= 4
+
+
+def test_counts_that_cost_all_are_refused():
+    with pytest.raises(ValueError, match="count_noise_multiplier"):
+        calibrated_noise_multiplier(
+            Participation("everybody", 50, 50, 0.1), epsilon=1.0, delta=1e-4, num_rounds=2
+        )
+
+
+def run(folder, *overrides, resume=False):
+    config = load_config(None, [*HEAD, *overrides])
+    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=resume):
+        return run_experiment(config, load_dataset(config), folder, progress, resume=resume)
+
+
+def test_run_releases_counts_once_and_charges_them_first(tmp_path, monkeypatch):
+    folder, budgets, write = tmp_path / "run", [], item_release.write_atomically
+
+    def watched(path, content):
+        budgets.append(json.loads((folder / BUDGET).read_text()))
+        write(path, content)
+
+    monkeypatch.setattr(item_release, "write_atomically", watched)
+    summary = run(folder)
+    (charged,) = budgets  # on disk before the counts were
+    assert charged["rounds_charged"] == 0 and 0 < charged["epsilon"] < 1.5
+    assert summary["privacy"]["epsilon"] == pytest.approx(10, rel=1e-2)
+    assert summary["privacy"]["item_counts_noise_multiplier"] > summary["privacy"]["noise_multiplier"]
+    with np.load(folder / "item_factors.npz") as model, np.load(folder / item_release.COUNTS) as released:
+        head = np.argsort(-released["counts"])[:15]
+        is_learned = np.any(model["item_factors"] != 0, axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(is_learned), np.sort(head))
+
+
+def test_resumed_run_reads_the_counts_it_released(tmp_path, monkeypatch):
+    config, folder = load_config(None, HEAD), tmp_path
+    train = load_dataset(config).split.train
+    budget = budget_of(config, folder, num_users=train.num_users)
+    first = item_release.item_weights_on_record(config, train, folder, budget)
+    monkeypatch.setattr(item_release, "release_item_counts", None)  # it must not be asked again
+    np.testing.assert_array_equal(item_release.item_weights_on_record(config, train, folder, budget), first)
+
+
+def test_what_has_no_counts_is_refused():
+    with pytest.raises(ConfigError, match=r"privacy\.head_items.*local_noise"):
+        load_dataset(load_config(None, [*HEAD, "privacy.mode=local_noise"]))
+    with pytest.raises(ConfigError, match=r"privacy\.head_items.*fcf compare"):
+        refuse_unfit(load_config(None, [*HEAD, "privacy.seed=1"]))
+
+
+def test_plan_counts_the_items_that_are_learned():
+    whole, half = (
+        plan_privacy(load_config(None, [*HEAD, f"privacy.head_items={share}"]), num_users=80, num_items=100)
+        for share in (1.0, 0.5)
+    )
+    ratio = half.best.noise_to_signal / whole.best.noise_to_signal
+    assert ratio == pytest.approx(
+        np.sqrt(0.5 / 0.97), rel=1e-3
+    )  # half the numbers; 3 % of the budget for counts
