@@ -23,8 +23,8 @@ from fcf_jax.core.types import (
     Solved,
     Weighting,
 )
-from fcf_jax.privacy.secure_sum.fixed_point import check_formats, decode, encode
-from fcf_jax.privacy.secure_sum.pieces import piece_shapes
+from fcf_jax.privacy.secure_sum.fixed_point import check_formats, encode
+from fcf_jax.privacy.secure_sum.pieces import piece_shapes, read_pieces
 
 
 def deterministic_cohort_sum(
@@ -77,10 +77,7 @@ def fixed_point_sums(formats: SentNorms) -> Accumulation:
         return CohortSum(**{name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}, **counts)
 
     def read(item_factors: Float[Array, "items factors"], total: CohortSum, w0: Scalar) -> CohortSum:
-        dtype = item_factors.dtype
-        pieces = {
-            name: decode(getattr(total, name), number, dtype) for name, number in formats._asdict().items()
-        }
+        pieces = read_pieces(total._asdict(), formats, item_factors=item_factors)
         return add_unseen(item_factors, total._replace(**pieces), w0)
 
     return Accumulation(start=start, add=lambda total, solved: _add(total, solved, formats), read=read)
