@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from fcf_jax.core.cohort import gather_cohort, rows_needed
 from fcf_jax.core.federation import Federation, describe_round
 from fcf_jax.core.server import ServerState
-from fcf_jax.core.types import CohortSum, Key, PackedClients, RoundInfo
+from fcf_jax.core.types import Key, PackedClients, RoundInfo
 from fcf_jax.sharding import place_clients, replicate
 
 
@@ -49,26 +49,26 @@ def run_rounds_streamed(
     for _ in range(num_rounds):
         client_ids = _draw(federation.draw, num_users, key, state.round_index)
         there = clients if federation.takes_everybody else _gather_on_host(federation, clients, client_ids)
-        sums, solve_error = collect_streamed(
+        total, solve_error = collect_streamed(
             federation.collect, state, there, block_chunks=block_chunks, mesh=mesh
         )
-        state, server_info = _step(federation.step, num_users, key, state, sums)
+        state, server_info = _step(federation, num_users, key, state, total)
         infos.append(describe_round(solve_error, server_info, client_ids))
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
 
 
 def collect_streamed(
-    collect: Callable[..., tuple[CohortSum, Array]],
+    collect: Callable[..., tuple[Any, Array]],
     shared: Any,
     clients: PackedClients,
     *,
     block_chunks: int,
     mesh: Mesh | None = None,
-) -> tuple[CohortSum, Float[Array, ""]]:
-    """Sum what all these clients send, block by block.
+) -> tuple[Any, Float[Array, ""]]:
+    """Add up what all these clients send, block by block.
 
     Args:
-        collect: from what all clients share and a block of them to their sum, such as a federation's.
+        collect: from what all clients share and a block of them to their total, such as a federation's.
         shared: its first argument.
         clients: on a CPU device.
         block_chunks: chunks on the device at a time.
@@ -142,5 +142,5 @@ def _add_block(collect: Callable, total: tuple | None, shared: Any, block: Packe
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _step(step: Callable, num_users: int, key: Key, state: ServerState, sums: CohortSum) -> tuple:
-    return step(key, state, sums, num_users=num_users)
+def _step(federation: Federation, num_users: int, key: Key, state: ServerState, total: Any) -> tuple:
+    return federation.step(key, state, federation.read(state, total), num_users=num_users)

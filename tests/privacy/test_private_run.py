@@ -6,7 +6,6 @@ import jax
 import pytest
 from rich.console import Console
 
-from fcf_jax import cli
 from fcf_jax.experiments.budget import BUDGET, budget_of
 from fcf_jax.experiments.comparison import refuse_unfit
 from fcf_jax.experiments.config import ConfigError, load_config
@@ -130,11 +129,6 @@ def test_other_noise_modes_train(tmp_path, mode, overrides, sampling):
 def test_what_no_accountant_counts_is_refused(overrides, word):
     with pytest.raises(ConfigError, match=word):
         load_dataset(load_config(None, [*NOISY, *overrides]))
-
-
-def test_secure_sums_are_not_trained_on(tmp_path, capsys):
-    code = cli.main(["run", "--set", "privacy.mode=secure_sum", "--out", str(tmp_path / "run")])
-    assert code == 2 and "privacy.mode" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_trainings_that_only_measure_need_a_fixed_seed():

@@ -23,6 +23,7 @@ from fcf_jax.privacy.mechanism import clip_factor
 from fcf_jax.privacy.secure_sum import (
     NoiseShares,
     SumRules,
+    check_cohorts,
     choose_formats,
     deterministic_cohort_sum,
     plain_integer_sum,
@@ -312,6 +313,44 @@ def test_deterministic_sum_agrees_with_cohort_sum(small):
     assert int(sums.num_clipped_entries) == 0
     for found, wanted in zip(sums, expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)  # float32, and 13 roundings
+
+
+@pytest.mark.parametrize("clip", [None, CLIP], ids=["unclipped", "clipped"])
+def test_deterministic_sum_agrees_with_the_masked_one_bit_for_bit(small, clip):
+    """The sum of words that clients mask is what a training under `secure_sum` steps on."""
+    y = jnp.asarray(small.item_factors, jnp.float32)
+    summed = jax.jit(lambda y, clients: deterministic_cohort_sum(y, clients, WEIGHTING, clip=clip, **SUMS)[0])
+    found = summed(y, small.clients)
+    masked, view, info = secure(small, is_sparse=True, clip=clip)
+    unmasked, words, _ = plain(small, is_sparse=True, clip=clip)
+    np.testing.assert_array_equal(view.total, words)
+    for name in SentNorms._fields:
+        np.testing.assert_array_equal(getattr(masked, name), getattr(found, name))
+        np.testing.assert_array_equal(getattr(unmasked, name), getattr(found, name))
+    assert int(found.num_clipped) == info.num_clipped_clients
+    assert int(found.num_clients) == info.cohort.size
+
+
+def test_dense_and_sparse_uploads_agree(small):
+    dense, sparse = (plain(small, is_sparse=one, clip=CLIP)[0] for one in (False, True))
+    np.testing.assert_array_equal(dense.user_gram, sparse.user_gram)
+    step = 2.0**-FORMATS.upload.fraction_bits  # of each of 13 clients, and of A, which Y multiplies
+    np.testing.assert_allclose(dense.upload, sparse.upload, rtol=1e-5, atol=100 * step)
+    y = jnp.asarray(small.item_factors, jnp.float32)
+    options = SUMS | {"formats": FORMATS._replace(user_gram=None), "is_sparse": True}
+    with pytest.raises(ValueError, match="user_gram"):
+        plain_integer_sum(y, small.clients, WEIGHTING, **options)
+
+
+def test_cohorts_of_all_rounds_are_looked_at_beforehand():
+    rounds_apart = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]])
+    check_cohorts(rounds_apart, num_users=9, min_cohort=4)
+    check_cohorts(np.tile(np.arange(9), (300, 1)), num_users=9, min_cohort=9)
+    with pytest.raises(ValueError, match="got 3 in round 1"):
+        check_cohorts(np.where(rounds_apart == 5, 9, rounds_apart), num_users=9, min_cohort=4)
+    near = np.concatenate([np.repeat(rounds_apart[:2], 150, axis=0), [[4, 5, 6, 8]]])
+    with pytest.raises(ValueError, match="difference of 2 between rounds 150 and 300"):
+        check_cohorts(near, num_users=9, min_cohort=4)
 
 
 def test_deterministic_sum_invariant_to_order_of_chunks_and_clients(small):

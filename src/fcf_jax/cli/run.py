@@ -43,16 +43,16 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
     from fcf_jax.experiments.dataset import load_dataset
     from fcf_jax.experiments.experiment import run_experiment
+    from fcf_jax.experiments.fixed_point import refuse_unfit_sums
     from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.protection import refuse_untrained
     from fcf_jax.experiments.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
             start_devices(config.parallel)
             keep_compiled_programs()
-            refuse_untrained(config)
             dataset = load_dataset(config)
+            refuse_unfit_sums(config, dataset)
             place = folder
             if jax.process_index() > 0:  # works along; process 0 tells and writes
                 place, quiet = Path(stack.enter_context(TemporaryDirectory(prefix="fcf-"))), True
@@ -94,4 +94,9 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         f"{summary['seconds_per_round']:.4g} s per round; each client and round sends "
         f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
     )
+    if clipped := summary.get("fixed_point", {}).get("num_clipped_entries"):
+        print(
+            f"{clipped} numbers that clients sent were beyond the bounds of fixed point and cut off; raise "
+            "privacy.upload_bound or privacy.gram_bound."
+        )
     print(f"{privacy_note(summary)}\nWritten to {folder}")

@@ -68,8 +68,8 @@ def cohort_sum(
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    clipping = {"clip": clip, "item_weights": item_weights}
+    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    clipping: dict[str, Any] = {"clip": clip, "item_weights": item_weights}
     total, worst = accumulate(item_factors, clients, weighting, FLOAT_SUMS, mesh=mesh, **clipping, **weights)
     return FLOAT_SUMS.read(item_factors, total, unobserved_weight), worst
 
@@ -94,7 +94,7 @@ def accumulate(
     Returns:
         The total, not yet read, and the worst client's solve error.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
 
     def add(total: Any, solved: Solved) -> tuple[Any, None]:
         return accumulation.add(total, solved), None
@@ -132,7 +132,7 @@ def solve_chunks(
     Returns:
         What there is at the end, the outcomes stacked, and the worst client's solve error.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     item_gram, num_users = gram(item_factors), clients.row_counts.shape[0]
     unseen = unseen_part(item_gram, **weights)
     norm_gram = item_gram if item_weights is None else gram(item_weights[:, None] * item_factors)
@@ -168,7 +168,7 @@ def solve_clients(
     Returns:
         The factors, and the sum of the clients' losses.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
 
     def place(total: tuple[Array, Array], solved: Solved) -> tuple[tuple[Array, Array], None]:
         everyone, loss = total

@@ -7,7 +7,7 @@ state, info = federation.round(key, state, clients)
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -16,23 +16,33 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from fcf_jax.core.aggregate import cohort_sum
+from fcf_jax.core.aggregate import FLOAT_SUMS, accumulate
 from fcf_jax.core.cohort import Sampling, draw_cohort, gather_cohort, noise_key, rows_needed
 from fcf_jax.core.server import ServerInfo, ServerState, draw_item_factors, server_init, server_update
-from fcf_jax.core.types import CohortSum, Key, Mechanism, PackedClients, RoundInfo, Scalar, Weighting
+from fcf_jax.core.types import (
+    Accumulation,
+    CohortSum,
+    Key,
+    Mechanism,
+    PackedClients,
+    RoundInfo,
+    Scalar,
+    Weighting,
+)
 
 
 class Federation(NamedTuple):
     """A federated optimisation of shared item factors, as pure functions.
 
-    A round draws a cohort, collects the sum of its uploads and steps; the three are there apart
-    for those who move the data themselves (`fcf_jax.streaming`).
+    A round draws a cohort, collects the total of its uploads, reads it as sums and steps; the four are
+    there apart for those who move the data themselves (`fcf_jax.streaming`).
     """
 
     init: Callable[[Key], ServerState]
     round: Callable[..., tuple[ServerState, RoundInfo]]  # (key, state, clients, *, row_capacity=None)
     draw: Callable[[Key, Int[Array, ""], int], Int[Array, "clients"]]  # (key, round_index, num_users)
-    collect: Callable[..., tuple[CohortSum, Array]]  # (state, clients), all of these clients
+    collect: Callable[..., tuple[Any, Array]]  # (state, clients), all of these; totals may be added
+    read: Callable[[ServerState, Any], CohortSum]  # (state, total)
     step: Callable[..., tuple[ServerState, ServerInfo]]  # (key, state, sums, *, num_users)
     takes_everybody: bool
     num_shares: int  # devices that share the clients of a round
@@ -50,6 +60,7 @@ def federated_cf(
     sampling: Sampling = "shuffled",
     init_scale: Scalar = 0.1,
     mechanism: Mechanism | None = None,
+    accumulation: Accumulation = FLOAT_SUMS,
     mesh: Mesh | None = None,
 ) -> Federation:
     """Set up Federated Collaborative Filtering.
@@ -68,6 +79,8 @@ def federated_cf(
         init_scale: standard deviation of the first item factors.
         mechanism: clips what each client sends and adds noise to the sum (`fcf_jax.privacy`); the
             server then steps on, and the info tells of, what it releases; None: neither.
+        accumulation: how a round is summed: in floating point, or in integers, which no order changes
+            (`fixed_point_sums` of `fcf_jax.privacy.secure_sum`).
         mesh: devices to share a round's work, from `fcf_jax.sharding.client_mesh`; place state and
             clients there too. The outcome is that of one device, but for the order of sums. Where
             the items are split as well, rows of zeros fill up the item factors of the last device.
@@ -112,11 +125,15 @@ def federated_cf(
         sizes = {"num_users": num_users, "cohort_size": cohort_size}
         return draw_cohort(key, round_index, sampling=sampling, **sizes)
 
-    def collect(state: ServerState, clients: PackedClients) -> tuple[CohortSum, Array]:
+    def collect(state: ServerState, clients: PackedClients) -> tuple[Any, Array]:
         clip = None if mechanism is None else partial(mechanism.clip, state.mechanism_state)
         clipping = {"clip": clip, "item_weights": item_weights}
         weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-        return cohort_sum(state.item_factors, clients, weighting, mesh=mesh, **clipping, **weights)
+        options = {"mesh": mesh, **clipping, **weights}
+        return accumulate(state.item_factors, clients, weighting, accumulation, **options)
+
+    def read(state: ServerState, total: Any) -> CohortSum:
+        return accumulation.read(state.item_factors, total, unobserved_weight)
 
     def step(
         key: Key, state: ServerState, sums: CohortSum, *, num_users: int
@@ -137,11 +154,11 @@ def federated_cf(
         if cohort_size is not None:
             capacity = _capacity(row_capacity, clients, client_ids, num_shares)
             clients = gather_cohort(clients, client_ids, row_capacity=capacity, num_shares=num_shares)
-        sums, solve_error = collect(state, clients)
-        state, server_info = step(key, state, sums, num_users=num_users)
+        total, solve_error = collect(state, clients)
+        state, server_info = step(key, state, read(state, total), num_users=num_users)
         return state, describe_round(solve_error, server_info, client_ids)
 
-    return Federation(init, run_round, draw, collect, step, cohort_size is None, num_shares)
+    return Federation(init, run_round, draw, collect, read, step, cohort_size is None, num_shares)
 
 
 def describe_round(

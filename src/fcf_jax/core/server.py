@@ -29,6 +29,7 @@ class ServerInfo(NamedTuple):
     gradient_norm: Float[Array, ""]
     num_clients: Int[Array, ""] | Float[Array, ""]
     num_clipped: Int[Array, ""] | Float[Array, ""]
+    num_clipped_entries: Any
 
 
 def server_init(
@@ -79,7 +80,8 @@ def server_update(
     stepped = (optax.apply_updates(item_factors, updates), next_optimizer_state)
     kept = (item_factors, optimizer_state)
     item_factors, optimizer_state = optax.tree.where(somebody, stepped, kept)
-    info = ServerInfo(loss, jnp.linalg.norm(gradient), sums.num_clients, sums.num_clipped)
+    counts = sums.num_clients, sums.num_clipped, sums.num_clipped_entries
+    info = ServerInfo(loss, jnp.linalg.norm(gradient), *counts)
     next_round = {"round_index": state.round_index + 1}
     return state._replace(item_factors=item_factors, optimizer_state=optimizer_state, **next_round), info
 

@@ -108,6 +108,7 @@ class RoundInfo(NamedTuple):
     solve_error: Float[Array, "*rounds"]  # the worst client's
     num_clients: Int[Array, "*rounds"] | Float[Array, "*rounds"]
     num_clipped: Int[Array, "*rounds"] | Float[Array, "*rounds"]
+    num_clipped_entries: Int[Array, "*rounds"]
     client_ids: Int[Array, "*rounds clients"]  # the cohort
 
 

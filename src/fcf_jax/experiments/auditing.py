@@ -19,7 +19,6 @@ from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.protection import has_noise
 from fcf_jax.experiments.run_directory import write_environment
 from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.privacy.secure_sum import SumRules
 
 _SUM_NOISE = ("central_noise", "distributed_noise")
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
@@ -162,7 +161,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "server_step": config.server.step,
         "cohort_size": size,
         "attacked_cohort_size": min(size, LARGEST_SUM),
-        "min_cohort": SumRules().min_cohort,
+        "min_cohort": config.privacy.min_cohort,
         "noise_multiplier": scene.noise_multiplier,
         "num_rounds": scene.num_rounds,
         "rounds_trained_before": ROUNDS_BEFORE,
@@ -173,7 +172,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
 
 
 def _small_cohort(scene: Scene) -> str:
-    least, size = SumRules().min_cohort, scene.cohort_size
+    least, size = scene.config.privacy.min_cohort, scene.cohort_size
     if scene.config.privacy.mode != "secure_sum" or size >= least:
         return ""
     return f"A secure sum of fewer than {least} clients is refused; this has {size}."

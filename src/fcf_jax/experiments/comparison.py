@@ -27,6 +27,7 @@ from fcf_jax.experiments.comparison_tables import write_tables
 from fcf_jax.experiments.comparison_training import Outcome, train_builds
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset, has_random_split, load_datasets
+from fcf_jax.experiments.fixed_point import refuse_unfit_sums
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.protection import payload_bytes, refuse_measuring
 from fcf_jax.experiments.recording import NEVER, Stop
@@ -56,7 +57,10 @@ def load_splits(config: ExperimentConfig) -> list[Dataset]:
         ValueError: in one line, for bad data or numbers that do not fit it.
         OSError: when the data cannot be read.
     """
-    return load_datasets(config, [config.data.seed + build for build in range(config.comparison.num_builds)])
+    num_builds = config.comparison.num_builds
+    datasets = load_datasets(config, [config.data.seed + build for build in range(num_builds)])
+    refuse_unfit_sums(config, *datasets, num_builds=num_builds)
+    return datasets
 
 
 def run_comparison(

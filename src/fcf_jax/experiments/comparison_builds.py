@@ -19,6 +19,7 @@ from fcf_jax.evaluation import EvaluationData, evaluation_data, user_metrics
 from fcf_jax.experiments.comparison_assessment import Assessment
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset, weighting_of
+from fcf_jax.experiments.fixed_point import accumulation_of
 from fcf_jax.experiments.models import configured_als, configured_federation, weights_of
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.side_by_side import (
@@ -88,7 +89,7 @@ def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh
     keys = jax.vmap(jax.random.key)(seeds)
     weightings = _stack([weighting_of(config, one.mean_rating) for one in datasets], num_builds)
     data = _pack(config, datasets, mesh)
-    make_federation, make_als = _models(config, datasets[0])
+    make_federation, make_als = _models(config, datasets)
     start = place_runs(start_side_by_side(make_federation, keys, weightings), mesh)
     row_capacity = rows_side_by_side(
         make_federation, keys, weightings, data.clients, states=start, num_rounds=config.federation.num_rounds
@@ -115,12 +116,12 @@ def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh
 
 
 def _models(
-    config: ExperimentConfig, dataset: Dataset
+    config: ExperimentConfig, datasets: list[Dataset]
 ) -> tuple[Callable[[Weighting], Federation], Callable[[Weighting], Als]]:
-    train = dataset.split.train
+    train, accumulation = datasets[0].split.train, accumulation_of(config, *datasets)
     return (
         lambda weighting: configured_federation(
-            config, weighting, num_users=train.num_users, num_items=train.num_items
+            config, weighting, num_users=train.num_users, num_items=train.num_items, accumulation=accumulation
         ),
         lambda weighting: configured_als(config, weighting, num_items=train.num_items),
     )

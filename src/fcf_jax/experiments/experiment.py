@@ -11,6 +11,7 @@ from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.baseline import converge_als, offsets_rmse
 from fcf_jax.experiments.budget import budget_of
 from fcf_jax.experiments.dataset import Dataset
+from fcf_jax.experiments.fixed_point import described
 from fcf_jax.experiments.models import configured_als
 from fcf_jax.experiments.placement import pack_on
 from fcf_jax.experiments.progress import ProgressLine
@@ -65,6 +66,7 @@ def run_experiment(
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
     run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
     summary = _summarize(setup, training, federated, centralized)
+    summary |= described(config, dataset, training.records)
     if (budget := budget_of(config, folder, num_users=dataset.split.train.num_users)) is not None:
         summary["privacy"] = budget.stated()
     run_directory.write_json(folder / run_directory.SUMMARY, summary)

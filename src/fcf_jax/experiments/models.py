@@ -7,9 +7,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from fcf_jax.core.aggregate import FLOAT_SUMS
 from fcf_jax.core.als import Als, centralized_als
 from fcf_jax.core.federation import Federation, federated_cf
-from fcf_jax.core.types import Weighting
+from fcf_jax.core.types import Accumulation, Weighting
 from fcf_jax.experiments.protection import configured_mechanism, is_sampled
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.experiments.steps import build_optimizer
@@ -37,6 +38,7 @@ def configured_federation(
     mesh: Mesh | None = None,
     optimizer: optax.GradientTransformation | None = None,
     item_weights: Float[np.ndarray, "items"] | None = None,
+    accumulation: Accumulation = FLOAT_SUMS,
 ) -> Federation:
     """Set up the federation; a cohort of all users is everybody.
 
@@ -48,6 +50,7 @@ def configured_federation(
         mesh: devices that share a round.
         optimizer: in place of the configured server step.
         item_weights: made of released counts, for a mechanism.
+        accumulation: how rounds are summed, from `accumulation_of`.
     """
     federation = config.federation
     return federated_cf(
@@ -56,6 +59,7 @@ def configured_federation(
         cohort_size=federation.cohort_size if is_sampled(config, num_users=num_users) else None,
         sampling=federation.sampling,
         mechanism=configured_mechanism(config, num_users=num_users, item_weights=item_weights),
+        accumulation=accumulation,
         **model_options(config, num_items=num_items, mesh=mesh),
     )
 

@@ -58,19 +58,6 @@ def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
         raise ConfigError(f"privacy: {error}") from error
 
 
-def refuse_untrained(config: ExperimentConfig) -> None:
-    """Refuse to train in a mode that changes what the server sees, but not what it computes.
-
-    Raises:
-        ConfigError: for secure sums.
-    """
-    if config.privacy.mode == "secure_sum":
-        raise ConfigError(
-            "privacy.mode: secure sums equal those of plain rounds, masked on their way; train with "
-            'privacy.mode = "plain", and see fcf_jax.privacy.secure_sum for the masks and the server\'s view'
-        )
-
-
 def refuse_measuring(config: ExperimentConfig, command: str) -> None:
     """Refuse to spend a budget on trainings that only measure.
 

@@ -144,8 +144,9 @@ class PrivacyConfig(BaseModel):
 
     mode: PrivacyMode = Field(
         default="plain",
-        description="plain: each upload; secure_sum: their exact sum only; local_noise: uploads with noise; "
-        "central_noise: the sum with noise; distributed_noise: that, and noise added by the clients",
+        description="plain: each upload; secure_sum: their exact sum only, in fixed point; local_noise: "
+        "uploads with noise; central_noise: the sum with noise; distributed_noise: that, and noise added by "
+        "the clients",
     )
     epsilon: float = Field(default=10.0, gt=0, description="of the whole run, for the data of one user")
     delta: float | None = Field(default=None, gt=0, lt=1, description="unset = 1 / (10 users)")
@@ -178,6 +179,30 @@ class PrivacyConfig(BaseModel):
     )
     count_clip_norm: float = Field(
         default=8.0, gt=0, description="in those counts, histories beyond its square weigh less"
+    )
+    min_cohort: int = Field(
+        default=100,
+        ge=2,
+        description="of secure_sum: fewer clients in a sum, or in only one of two sums, are refused",
+    )
+    upload_bound: float = Field(
+        default=256.0,
+        gt=0,
+        description="largest number of an upload in fixed point (secure_sum, parallel.deterministic); "
+        "more is cut off and counted",
+    )
+    gram_bound: float = Field(default=32.0, gt=0, description="likewise, of x x^T")
+    confidence_bound: float | None = Field(
+        default=None, gt=0, description="likewise, of c - w0; unset = the largest of the training data"
+    )
+    loss_bound: float | None = Field(
+        default=None, gt=0, description="likewise, of a client's loss; unset = what none can exceed"
+    )
+    fraction_bits: int | None = Field(
+        default=None,
+        ge=0,
+        le=30,
+        description="of all numbers in fixed point; unset = as many as the bounds and the clients allow",
     )
     seed: int | None = Field(
         default=None,
@@ -233,7 +258,9 @@ class ParallelConfig(BaseModel):
     stream: bool = Field(default=False, description="keep the clients in host memory, send them in blocks")
     block_megabytes: int = Field(default=64, ge=1, description="of clients in a block that is streamed")
     deterministic: bool = Field(
-        default=False, description="bit-identical reruns on a GPU as well, slower; a CPU always is"
+        default=False,
+        description="bit-identical reruns on a GPU as well, slower; a CPU always is. Plain rounds are "
+        "summed in fixed point, too: exactly, in whatever order, on however many devices",
     )
     coordinator: str | None = Field(
         default=None,

@@ -13,6 +13,7 @@ from fcf_jax.core.federation import Federation
 from fcf_jax.core.server import ServerState
 from fcf_jax.core.types import Key, PackedClients, Weighting
 from fcf_jax.experiments.dataset import Dataset, weighting_of
+from fcf_jax.experiments.fixed_point import accumulation_of
 from fcf_jax.experiments.item_release import trained_histories
 from fcf_jax.experiments.measuring import Measures, measures_of
 from fcf_jax.experiments.models import configured_federation
@@ -56,6 +57,7 @@ class Setup(NamedTuple):
             num_items=train.num_items,
             mesh=self.mesh,
             item_weights=item_weights,
+            accumulation=accumulation_of(self.config, self.dataset),
         )
 
     def item_factors(self, state: ServerState) -> np.ndarray:

@@ -168,6 +168,7 @@ def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:
             "gradient_norm": float(host.gradient_norm[index]),
             "solve_error": float(host.solve_error[index]),
             "num_clients": int(host.num_clients[index]),
+            "num_clipped_entries": int(host.num_clipped_entries[index]),
             "seconds": seconds,
         }
         for index in range(len(host.loss))

@@ -34,6 +34,7 @@ from fcf_jax.experiments.candidates import (
 )
 from fcf_jax.experiments.config import ConfigError, with_values
 from fcf_jax.experiments.experiment import DivergedError
+from fcf_jax.experiments.fixed_point import refuse_searching
 from fcf_jax.experiments.held_out import HeldOut
 from fcf_jax.experiments.measuring import metric_names
 from fcf_jax.experiments.progress import ProgressLine
@@ -99,6 +100,7 @@ def refuse_unfit(config: ExperimentConfig) -> None:
             "leave out parallel.coordinator and parallel.item_shards"
         )
     refuse_measuring(config, "fcf tune")
+    refuse_searching(config)
     for name, (low, high) in {"alpha": tuning.alpha, "regularization": tuning.regularization}.items():
         if low > high:
             raise ConfigError(f"tuning.{name}: expected low and high, got {low} and {high}; turn them round")

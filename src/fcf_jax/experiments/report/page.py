@@ -16,6 +16,11 @@ from fcf_jax.experiments.run_directory import write_atomically
 PRIVACY_NOTE = (
     "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
 )
+SECURE_SUM_NOTE = (
+    "Uploads were summed as a secure sum does, in fixed point and over at least {} clients. Masks are not "
+    "simulated in training, because they cancel exactly; fcf_jax.privacy.secure_sum.secure_cohort_sum has "
+    "them, and fcf audit tells what such a sum still gives away."
+)
 NOT_PRIVATE_NOTE = "NOT PRIVATE: trained with noise from a fixed seed, to measure what noise costs."
 REPORT_NAME = "report.html"
 _PICTURE_NAME = "convergence.png"
@@ -23,7 +28,10 @@ _PICTURE_NAME = "convergence.png"
 
 def privacy_note(summary: dict[str, Any] | None) -> str:
     """Say what the clients of a run are promised; `summary` as `fcf run` returns it."""
-    statement = (summary or {}).get("privacy")
+    summary = summary or {}
+    if "secure_sum" in summary:
+        return SECURE_SUM_NOTE.format(summary["secure_sum"]["min_cohort"])
+    statement = summary.get("privacy")
     if statement is None:
         return PRIVACY_NOTE
     if not statement["is_private"]:

@@ -8,6 +8,8 @@ knows beyond. `plain_integer_sum` gives the same sums, bit for bit, without any 
 """
 
 from fcf_jax.privacy.secure_sum.accumulate import deterministic_cohort_sum as deterministic_cohort_sum
+from fcf_jax.privacy.secure_sum.accumulate import fixed_point_sums as fixed_point_sums
+from fcf_jax.privacy.secure_sum.cohorts import check_cohorts as check_cohorts
 from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint as FixedPoint
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats as check_formats
 from fcf_jax.privacy.secure_sum.fixed_point import choose_formats as choose_formats

@@ -8,6 +8,8 @@ solved in floating point, many clients at a time: packed into chunks of another 
 may differ (matrix products then run in other blocks), and now and then a rounding with them.
 """
 
+from typing import Any
+
 from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -23,8 +25,8 @@ from fcf_jax.core.types import (
     Solved,
     Weighting,
 )
-from fcf_jax.privacy.secure_sum.fixed_point import check_formats, decode, encode
-from fcf_jax.privacy.secure_sum.pieces import piece_shapes
+from fcf_jax.privacy.secure_sum.fixed_point import check_formats, encode
+from fcf_jax.privacy.secure_sum.pieces import piece_shapes, read_pieces
 
 
 def deterministic_cohort_sum(
@@ -52,7 +54,7 @@ def deterministic_cohort_sum(
     """
     check_formats(formats, max_clients=clients.row_counts.shape[0])
     sums = fixed_point_sums(formats)
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     total, worst = accumulate(item_factors, clients, weighting, sums, clip=clip, mesh=mesh, **weights)
     return sums.read(item_factors, total, unobserved_weight), worst
 
@@ -77,10 +79,7 @@ def fixed_point_sums(formats: SentNorms) -> Accumulation:
         return CohortSum(**{name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}, **counts)
 
     def read(item_factors: Float[Array, "items factors"], total: CohortSum, w0: Scalar) -> CohortSum:
-        dtype = item_factors.dtype
-        pieces = {
-            name: decode(getattr(total, name), number, dtype) for name, number in formats._asdict().items()
-        }
+        pieces = read_pieces(total._asdict(), formats, item_factors=item_factors)
         return add_unseen(item_factors, total._replace(**pieces), w0)
 
     return Accumulation(start=start, add=lambda total, solved: _add(total, solved, formats), read=read)

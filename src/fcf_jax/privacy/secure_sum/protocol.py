@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fcf_jax.privacy.secure_sum.chacha20 import words_of
+from fcf_jax.privacy.secure_sum.cohorts import tells_too_much
 from fcf_jax.privacy.secure_sum.graph import is_connected, neighbor_graph
 from fcf_jax.privacy.secure_sum.keys import Binding, KeyPair, draw_key_pair, pair_seed
 from fcf_jax.privacy.secure_sum.shamir import SECRET_BYTES, Entropy, recover, share
@@ -113,11 +114,7 @@ def check_arrival(who: int, request: Request | None) -> None:
 
 
 def check_request(facts: RoundFacts, request: Request, earlier_cohorts: Sequence[np.ndarray] = ()) -> None:
-    """Refuse a sum that would say too much, before any share is revealed.
-
-    Two sums differ by what the clients in only one of them sent. So their number must reach the
-    minimum, or be 0: the same clients at another model is what full participation is. Only pairs of
-    rounds are looked at; what three or more say together is not.
+    """Refuse a sum that would say too much (`cohorts`), before any share is revealed.
 
     Args:
         earlier_cohorts: ids of those summed in earlier rounds.
@@ -142,7 +139,7 @@ def check_request(facts: RoundFacts, request: Request, earlier_cohorts: Sequence
     cohort = facts.client_ids[survivors]
     for earlier in earlier_cohorts:
         different = np.setxor1d(cohort, earlier).size
-        if 0 < different < facts.min_cohort:
+        if tells_too_much(np.array(different), min_cohort=facts.min_cohort):
             raise ValueError(
                 f"expected a cohort equal to each earlier one or different in at least "
                 f"{facts.min_cohort} clients (min_cohort), got a difference of {different}; "

@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
-from fcf_jax.core.aggregate import solve_chunks
+from fcf_jax.core.aggregate import add_unseen, solve_chunks
 from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.privacy.secure_sum import protocol
@@ -70,6 +70,7 @@ def secure_cohort_sum(
     noise: NoiseShares | None = None,
     rules: protocol.SumRules | None = None,
     dropped: Sequence[int] = (),
+    is_sparse: bool = False,
     earlier_cohorts: Sequence[np.ndarray] = (),
     entropy: Entropy = os.urandom,
     mesh: Mesh | None = None,
@@ -88,6 +89,8 @@ def secure_cohort_sum(
         noise: added by the clients before rounding.
         rules: None: 20 neighbours, a majority of them, 100 clients at least.
         dropped: ids of clients that have dealt keys and then send nothing.
+        is_sparse: clients leave -w0 s x out of their uploads, and the server adds it for all from the
+            sum of x x^T, which has to be sent: the integers of `fixed_point_sums`, hence of a training.
         earlier_cohorts: `info.cohort` of earlier rounds; a cohort that nearly equals one is refused.
         entropy: of keys and shares; other than the operating system's in tests only.
         mesh: devices that share the masks, along an axis "clients".
@@ -102,7 +105,7 @@ def secure_cohort_sum(
     rules = protocol.SumRules() if rules is None else rules
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     ids = _ids_of(clients)
-    stds = _check(formats, noise, num_clients=ids.size)
+    stds = _check(formats, noise, num_clients=ids.size, is_sparse=is_sparse)
     facts = protocol.open_round(ids, Binding(model_hash(item_factors), round_index), rules)
     secrets = protocol.deal_secrets(facts, entropy)
     public_keys = tuple(one.keys.public for one in secrets)
@@ -112,12 +115,13 @@ def secure_cohort_sum(
 
     streams = [protocol.mask_streams(facts, who, secrets[who], public_keys) for who in request.survivors]
     cohort = ids[list(request.survivors)]
-    one_by_one = _uploads_by_chunk(item_factors, clients, weighting, clip, weights, cohort)
+    work = item_factors, clients, as_pytree(weighting), as_pytree(clip), weights
+    one_by_one = _uploads_by_chunk(*work, cohort, is_sparse=is_sparse)
     masked, info = _mask_chunks(one_by_one, cohort, *_stacked(streams), formats, stds, _key(noise), mesh=mesh)
     revealed = protocol.collect_shares(facts, secrets, request)
     removed = protocol.streams_to_remove(facts, public_keys, request, revealed)
     total = unmask(masked, *removed, mesh=mesh)
-    sums = read_sum(jnp.asarray(total), formats, item_factors=item_factors, num_clients=cohort.size)
+    sums = _read(jnp.asarray(total), formats, item_factors, cohort.size, weights, is_sparse=is_sparse)
     return sums, ServerView(facts, public_keys, request, masked, revealed, total), info
 
 
@@ -132,6 +136,7 @@ def plain_integer_sum(
     clip: Clip | None = None,
     noise: NoiseShares | None = None,
     dropped: Sequence[int] = (),
+    is_sparse: bool = False,
 ) -> tuple[CohortSum, np.ndarray, SecureSumInfo]:
     """Sum the same integers without masks; arguments as for `secure_cohort_sum`.
 
@@ -143,15 +148,15 @@ def plain_integer_sum(
     """
     weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
     ids = _ids_of(clients)
-    stds = _check(formats, noise, num_clients=ids.size)
+    stds = _check(formats, noise, num_clients=ids.size, is_sparse=is_sparse)
     cohort = ids[~np.isin(ids, dropped)]
     _check_survivors(noise, cohort.size)
     sends = np.isin(np.arange(clients.row_counts.shape[0]), cohort)
     total, error = _integer_sum(
         item_factors, clients, as_pytree(weighting), as_pytree(clip), weights, sends, _key(noise),
-        formats=formats, noise_stds=stds,
+        formats=formats, noise_stds=stds, is_sparse=is_sparse,
     )  # fmt: skip
-    sums = read_sum(total.words, formats, item_factors=item_factors, num_clients=cohort.size)
+    sums = _read(total.words, formats, item_factors, cohort.size, weights, is_sparse=is_sparse)
     counts = int(total.num_clipped), int(total.num_clipped_entries)
     return sums, np.asarray(total.words), SecureSumInfo(cohort, *counts, float(error))
 
@@ -208,7 +213,7 @@ class _Total(NamedTuple):
     num_clipped_entries: Int[Array, ""]
 
 
-@partial(jax.jit, static_argnames=("formats", "noise_stds"))
+@partial(jax.jit, static_argnames=("formats", "noise_stds", "is_sparse"))
 def _integer_sum(
     item_factors: Array,
     clients: PackedClients,
@@ -220,6 +225,7 @@ def _integer_sum(
     *,
     formats: SentNorms,
     noise_stds: SentNorms | None,
+    is_sparse: bool,
 ) -> tuple[_Total, Array]:
     """Sum the words of the users that send, one client at a time."""
 
@@ -230,7 +236,8 @@ def _integer_sum(
         return jax.tree.map(lambda old, one: old + jnp.where(is_in, one, 0), total, new), None
 
     def add(total: _Total, solved: Solved) -> tuple[_Total, None]:
-        uploads = uploads_of_chunk(item_factors, solved, unobserved_weight=weights["unobserved_weight"])
+        w0 = weights["unobserved_weight"]
+        uploads = uploads_of_chunk(item_factors, solved, unobserved_weight=w0, is_sparse=is_sparse)
         return jax.lax.scan(add_client, total, uploads)[0], None
 
     num_items, num_factors = item_factors.shape
@@ -241,11 +248,17 @@ def _integer_sum(
     return total, worst
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="is_sparse")
 def _uploads(
-    item_factors: Array, clients: PackedClients, weighting: Weighting, clip: Clip | None, weights: dict
+    item_factors: Array,
+    clients: PackedClients,
+    weighting: Weighting,
+    clip: Clip | None,
+    weights: dict,
+    *,
+    is_sparse: bool,
 ) -> tuple[ClientUploads, Array]:
-    return client_uploads(item_factors, clients, weighting, clip=clip, **weights)
+    return client_uploads(item_factors, clients, weighting, clip=clip, is_sparse=is_sparse, **weights)
 
 
 def _uploads_by_chunk(
@@ -255,13 +268,15 @@ def _uploads_by_chunk(
     clip: Clip | None,
     weights: dict,
     cohort: np.ndarray,
+    *,
+    is_sparse: bool,
 ) -> Iterator[tuple[ClientUploads, Array]]:
     """Let one chunk after the other send, so that dense residuals of few clients exist at a time."""
     for chunk in range(clients.owners.shape[0]):
         parts = clients.rows, clients.owners, clients.client_ids
         rows, owners, client_ids = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk : chunk + 1], parts)
         one = clients._replace(rows=rows, owners=owners, client_ids=client_ids)
-        uploads, error = _uploads(item_factors, one, as_pytree(weighting), as_pytree(clip), weights)
+        uploads, error = _uploads(item_factors, one, weighting, clip, weights, is_sparse=is_sparse)
         places = np.flatnonzero(np.isin(np.asarray(client_ids)[0], cohort))
         if places.size:
             yield jax.tree.map(lambda leaf, places=places: leaf[places], uploads), error
@@ -285,6 +300,19 @@ def _mask_chunks(
     return np.concatenate(masked), SecureSumInfo(cohort, clipped, entries, worst)
 
 
+def _read(
+    words: Array,
+    formats: SentNorms,
+    item_factors: Array,
+    num_clients: int,
+    weights: dict,
+    *,
+    is_sparse: bool,
+) -> CohortSum:
+    sums = read_sum(words, formats, item_factors=item_factors, num_clients=num_clients)
+    return add_unseen(item_factors, sums, weights["unobserved_weight"]) if is_sparse else sums
+
+
 def _ids_of(clients: PackedClients) -> np.ndarray:
     """List who takes part, in the order of the chunks."""
     ids = np.asarray(clients.client_ids).ravel()
@@ -295,8 +323,12 @@ def _stacked(streams: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
     return np.stack([seeds for seeds, _ in streams]), np.stack([signs for _, signs in streams])
 
 
-def _check(formats: SentNorms, noise: NoiseShares | None, *, num_clients: int) -> SentNorms | None:
+def _check(
+    formats: SentNorms, noise: NoiseShares | None, *, num_clients: int, is_sparse: bool
+) -> SentNorms | None:
     """Rule out overflow, with everybody's noise; return the standard deviations of one client's."""
+    if is_sparse and formats.user_gram is None:
+        raise ValueError("expected a format of user_gram for sparse uploads, got None; give it a bound")
     if noise is None:
         check_formats(formats, max_clients=num_clients)
         return None

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from fcf_jax.core.aggregate import solve_chunks
 from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
-from fcf_jax.privacy.secure_sum.fixed_point import decode, encode
-from fcf_jax.privacy.secure_sum.pieces import piece_shapes
+from fcf_jax.privacy.secure_sum.fixed_point import encode
+from fcf_jax.privacy.secure_sum.pieces import piece_shapes, read_pieces
 
 
 class ClientUploads(NamedTuple):
@@ -36,33 +36,49 @@ def client_uploads(
     regularization: Scalar,
     unobserved_weight: Scalar = 1.0,
     clip: Clip | None = None,
+    is_sparse: bool = False,
 ) -> tuple[ClientUploads, Float[Array, ""]]:
     """Let all packed clients solve; arguments as for `cohort_sum`.
+
+    Args:
+        is_sparse: whether residuals are left at 0 off a history (`uploads_of_chunk`).
 
     Returns:
         What each sends, in the order of `clients.client_ids`, nobody included; and the worst solve error.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
 
     def send(_: None, solved: Solved) -> tuple[None, ClientUploads]:
-        return None, uploads_of_chunk(item_factors, solved, unobserved_weight=unobserved_weight)
+        return None, uploads_of_chunk(
+            item_factors, solved, unobserved_weight=unobserved_weight, is_sparse=is_sparse
+        )
 
     _, uploads, worst = solve_chunks(item_factors, clients, weighting, send, None, clip=clip, **weights)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), uploads), worst
 
 
 def uploads_of_chunk(
-    item_factors: Float[Array, "items factors"], solved: Solved, *, unobserved_weight: Scalar = 1.0
+    item_factors: Float[Array, "items factors"],
+    solved: Solved,
+    *,
+    unobserved_weight: Scalar = 1.0,
+    is_sparse: bool = False,
 ) -> ClientUploads:
-    """Write residuals and confidences of all items out, [clients, items]."""
+    """Write residuals and confidences of all items out, [clients, items].
+
+    Args:
+        is_sparse: of the residuals only what the own items have beyond -w0 s; the server knows the rest
+            of the sum from that of x x^T.
+    """
     factors, places = solved.user_factors, (solved.owners[:, None], solved.item_ids)
+    nothing = jnp.zeros((factors.shape[0], item_factors.shape[0]), item_factors.dtype)
     unseen = -unobserved_weight * jnp.matmul(factors, item_factors.T, precision="highest")
     return ClientUploads(
         client_ids=solved.client_ids,
-        residuals=unseen.at[places].add(solved.seen, mode="drop"),
+        residuals=(nothing if is_sparse else unseen).at[places].add(solved.seen, mode="drop"),
         user_factors=factors,
         clipped_factors=solved.clipped_factors,
-        confidence=jnp.zeros_like(unseen).at[places].add(solved.extra, mode="drop"),
+        confidence=nothing.at[places].add(solved.extra, mode="drop"),
         loss=solved.loss,
         is_clipped=solved.is_clipped,
     )
@@ -117,13 +133,11 @@ def read_sum(
 
     How many clients were clipped is nan too: no client tells.
     """
-    pieces, start = {}, 0
+    parts, start = {}, 0
     for name, shape in piece_shapes(*item_factors.shape).items():
-        number, size = getattr(formats, name), math.prod(shape)
-        if number is None:
-            pieces[name] = jnp.full(shape, jnp.nan, item_factors.dtype)
-            continue
-        pieces[name] = decode(words[start : start + size], number, item_factors.dtype).reshape(shape)
-        start += size
-    pieces["user_gram"] = 0.5 * (pieces["user_gram"] + pieces["user_gram"].T)  # as is what noise was added to
+        if getattr(formats, name) is not None:
+            size = math.prod(shape)
+            parts[name] = words[start : start + size].reshape(shape)
+            start += size
+    pieces = read_pieces(parts, formats, item_factors=item_factors)
     return CohortSum(**pieces, num_clients=jnp.asarray(num_clients), num_clipped=jnp.asarray(jnp.nan))
