@@ -18,10 +18,11 @@ _OF_ARRAYS = [
     "fcf_jax.core",
     "fcf_jax.batching",
     "fcf_jax.evaluation",
+    "fcf_jax.privacy",
     "fcf_jax.sharding",
     "fcf_jax.streaming",
 ]
-jaxtyping.install_import_hook(_OF_ARRAYS, "beartype.beartype")
+jaxtyping.install_import_hook(_OF_ARRAYS, "annotations.executed")
 
 
 def pytest_collection_modifyitems(items):

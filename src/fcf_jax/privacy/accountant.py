@@ -296,8 +296,8 @@ def _searched(
 
     def exceeds(noise: float) -> bool:
         if used == "rdp":
-            return _by_rdp(participation, noise)(num_rounds, left) > target
-        return _by_pld(participation, noise, _SEARCHED_LOSSES)(num_rounds, left) > target
+            return bool(_by_rdp(participation, noise)(num_rounds, left) > target)
+        return bool(_by_pld(participation, noise, _SEARCHED_LOSSES)(num_rounds, left) > target)
 
     lower, upper = _bracket(exceeds, start=start)
     if lower >= _LEAST_NOISE:

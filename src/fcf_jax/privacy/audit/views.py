@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from fcf_jax.core.client import client_update, rank_one_upload
 from fcf_jax.core.objective import gram
-from fcf_jax.core.types import ClientData, Weighting
+from fcf_jax.core.types import ClientData, Scalar, Weighting
 from fcf_jax.data import Interactions
 from fcf_jax.privacy.audit.knowledge import Floats
 
@@ -45,8 +45,8 @@ def uploads_of(
     item_factors: Float[Array, "items factors"],
     clients: ClientData,
     weighting: Weighting,
-    regularization: float,
-    unobserved_weight: float = 1.0,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
 ) -> Uploads:
     """Let these clients solve and send."""
     item_gram = gram(item_factors)

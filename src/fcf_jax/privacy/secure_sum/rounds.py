@@ -208,7 +208,9 @@ def _integer_sum(
 
 
 @partial(jax.jit, static_argnames=("weighting", "clip"))
-def _uploads(item_factors: Array, clients: PackedClients, weights: dict, *, weighting: Weighting, clip: Clip):
+def _uploads(
+    item_factors: Array, clients: PackedClients, weights: dict, *, weighting: Weighting, clip: Clip | None
+) -> tuple[ClientUploads, Array]:
     return client_uploads(item_factors, clients, weighting, clip=clip, **weights)
 
 
