@@ -38,6 +38,7 @@ def _compile_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compilation_cache.reset_cache()
+    jax.devices()  # one: a run in a test that came first would have started more
 
 
 @pytest.fixture(scope="module", autouse=True)
