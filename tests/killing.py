@@ -1,5 +1,6 @@
 """`fcf run` in forked processes that get signals at chosen moments."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -14,10 +15,12 @@ _FAMILY = multiprocessing.get_context("forkserver")
 _FAMILY.set_forkserver_preload(["fcf_jax.cli", "fcf_jax.experiments.experiment"])
 
 
-def start_run(*arguments, at=0, signals=(), num_devices=1):
-    """Start `fcf run`; before the operation `at` on the disk, counted from 1, it gets these signals."""
-    arguments = ["run", "--quiet", *arguments]
-    process = _FAMILY.Process(target=_run, args=(arguments, at, signals, num_devices))
+def start_run(*arguments, at=0, signals=(), num_devices=1, said=os.devnull):
+    """Start `fcf run`; before the operation `at` on the disk, counted from 1, it gets these signals.
+
+    What it says goes to the file `said`.
+    """
+    process = _FAMILY.Process(target=_run, args=(["run", *arguments], at, signals, num_devices, said))
     process.start()
     return process
 
@@ -31,7 +34,7 @@ def finish(process, seconds=150):
     return process.exitcode
 
 
-def _run(arguments, at, signals, num_devices):
+def _run(arguments, at, signals, num_devices, said):
     if num_devices is not None:
         use_cpu_devices(num_devices)
         jax.devices()  # they are what they are from here on
@@ -51,7 +54,8 @@ def _run(arguments, at, signals, num_devices):
         return operate
 
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-    code = cli.main(arguments)
+    with open(said, "w") as output, contextlib.redirect_stdout(output):
+        code = cli.main(arguments)
     if jax.distributed.is_initialized():  # as at the exit of a program, which a forked process lacks
         jax.distributed.shutdown()
     sys.exit(code)

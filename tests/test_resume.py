@@ -117,12 +117,12 @@ def test_killed_run_ends_as_an_unbroken_one(moment, num_devices, overrides, tmp_
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_two_processes_stop_and_go_on_together(tmp_path):
-    overrides = ["server.step=adam", UNTESTED]
-    assert finish(start_run("--out", str(tmp_path / "alone"), *settings(*overrides))) == 0
+def test_two_processes_stop_go_on_together_and_agree_with_one(tmp_path):
+    step = "server.step=adam"
+    assert finish(start_run("--out", str(tmp_path / "alone"), *settings(step))) == 0
 
     def start(number, *arguments, **options):
-        mine = [*overrides, "parallel.num_processes=2", f"parallel.coordinator={address}"]
+        mine = [step, "parallel.num_processes=2", f"parallel.coordinator={address}"]
         mine += [f"parallel.process_id={number}"]
         folder = str(tmp_path / f"process{number}")
         return start_run("--out", folder, *settings(*mine), *arguments, num_devices=None, **options)
@@ -133,7 +133,10 @@ def test_two_processes_stop_and_go_on_together(tmp_path):
     (done,) = rounds_saved(tmp_path / "process0")
     assert done < 40
     address = free_address()
-    assert [finish(run) for run in (start(0, "--resume"), start(1, "--resume"))] == [0, 0]
+    said = [tmp_path.with_name(f"said{number}") for number in range(2)]
+    runs = [start(number, "--resume", said=said[number]) for number in range(2)]
+    assert [finish(run) for run in runs] == [0, 0]
+    assert "round" in said[0].read_text() and said[1].read_text() == ""
     assert summary_of(tmp_path / "process0")["resumed_from_rounds"] == [done]
     assert [one.name for one in sorted(tmp_path.iterdir())] == ["alone", "process0"]  # only process 0 writes
     resumed, alone = (factors_of(tmp_path / name) for name in ("process0", "alone"))

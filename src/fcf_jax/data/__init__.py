@@ -1,7 +1,8 @@
 """Interactions on the host: read them, simulate them, split them. NumPy and pandas only, no JAX."""
 
 from fcf_jax.data.assemble import DuplicatePolicy
-from fcf_jax.data.interactions import Interactions, check_implicit
+from fcf_jax.data.implicit import check_implicit
+from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.layouts import LAYOUT_NAMES
 from fcf_jax.data.parsing import BadLinePolicy
 from fcf_jax.data.readers import ReadReport, read_interactions, read_published_split

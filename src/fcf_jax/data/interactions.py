@@ -11,8 +11,6 @@ from scipy import sparse
 from fcf_jax.data import assemble, checks
 from fcf_jax.data.assemble import DuplicatePolicy
 
-MAX_CONFIDENCE_GAIN = 1e8  # alpha * r; beyond it float32 normal equations lose every other item of the user
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
@@ -250,8 +248,26 @@ class Interactions:
         """
         if not epsilon > 0:
             raise ValueError(f"expected epsilon > 0, got {epsilon}; 1.0 suits counts")
-        _refuse_negative(self, "log scaling")
+        self.refuse_negative("log scaling")
         return self.with_strengths(np.log1p(self.strengths / np.float64(epsilon)))
+
+    def refuse_negative(self, purpose: str) -> None:
+        """Raise ValueError for the first strength below 0, naming user and item; purpose: for what."""
+        negative = self.strengths < 0
+        if negative.any():
+            position = int(negative.argmax())
+            raise ValueError(
+                f"expected strengths >= 0 for {purpose}, got {self.strengths[position]:g} "
+                f"for {self.name_of(position)}; remove it or treat the data as explicit ratings"
+            )
+
+    def name_of(self, position: int) -> str:
+        """Name the user and the item of an interaction by their labels, as messages do."""
+        user = int(np.searchsorted(self.indptr, position, side="right")) - 1
+        item = self.item_ids[position]
+        user_label = user if self.user_labels is None else self.user_labels[user]
+        item_label = item if self.item_labels is None else self.item_labels[item]
+        return f"user {user_label}, item {item_label}"
 
     def filter_min_counts(
         self, *, min_user_interactions: int = 1, min_item_interactions: int = 1
@@ -292,47 +308,6 @@ class Interactions:
                 digest.update(f"{field.name} {array.dtype.str} {array.shape}\n".encode())
                 digest.update(array.data if array.dtype.kind != "U" else array.tobytes())
         return digest.hexdigest()
-
-
-def check_implicit(interactions: Interactions, *, alpha: float) -> None:
-    """Check that the confidence c = 1 + alpha * r can be computed with.
-
-    Args:
-        interactions: Implicit feedback, r >= 0.
-        alpha: >= 0.
-
-    Raises:
-        ValueError: For a negative alpha, a negative strength, or alpha * r > 1e8, naming the labels of user
-            and item.
-    """
-    if not alpha >= 0:
-        raise ValueError(f"expected alpha >= 0, got {alpha}; set model.alpha")
-    _refuse_negative(interactions, "implicit feedback")
-    gains = interactions.strengths * np.float64(alpha)
-    position = int(gains.argmax()) if len(gains) else 0
-    if len(gains) and gains[position] > MAX_CONFIDENCE_GAIN:
-        raise ValueError(
-            f"expected alpha * strength <= {MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
-            f"for {_where(interactions, position)}; lower model.alpha or scale the strengths (log_scaled)"
-        )
-
-
-def _refuse_negative(interactions: Interactions, purpose: str) -> None:
-    negative = interactions.strengths < 0
-    if negative.any():
-        position = int(negative.argmax())
-        raise ValueError(
-            f"expected strengths >= 0 for {purpose}, got {interactions.strengths[position]:g} "
-            f"for {_where(interactions, position)}; remove it or treat the data as explicit ratings"
-        )
-
-
-def _where(interactions: Interactions, position: int) -> str:
-    user = int(np.searchsorted(interactions.indptr, position, side="right")) - 1
-    item = interactions.item_ids[position]
-    user_label = user if interactions.user_labels is None else interactions.user_labels[user]
-    item_label = item if interactions.item_labels is None else interactions.item_labels[item]
-    return f"user {user_label}, item {item_label}"
 
 
 def _renumbered(

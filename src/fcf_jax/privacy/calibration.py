@@ -84,8 +84,8 @@ def _searched(
 
     def exceeds(noise: float) -> bool:
         if used == "rdp":
-            return spent_by_rdp(participation, noise)(num_rounds, left) > target
-        return spent_by_pld(participation, noise, _SEARCHED_LOSSES)(num_rounds, left) > target
+            return bool(spent_by_rdp(participation, noise)(num_rounds, left) > target)
+        return bool(spent_by_pld(participation, noise, _SEARCHED_LOSSES)(num_rounds, left) > target)
 
     lower, upper = _bracket(exceeds, start=start)
     if lower >= LEAST_NOISE:

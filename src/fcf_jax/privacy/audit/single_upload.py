@@ -53,7 +53,7 @@ def _unit(vector: Array) -> Array:
 
 
 def attack_dense(
-    public: Public, uploads: Float[Array, "clients items factors"], *, quantum: float = 0.0
+    public: Public, uploads: Float[Array | np.ndarray, "clients items factors"], *, quantum: float = 0.0
 ) -> Recovered:
     """Recover histories from dense uploads; call it with as many clients as memory allows.
 
@@ -67,7 +67,7 @@ def attack_dense(
     return Recovered(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def attack_rank_one(public: Public, residuals: Floats, user_factors: Floats) -> Recovered:
+def attack_rank_one(public: Public, residuals: Floats | Array, user_factors: Floats | Array) -> Recovered:
     """Recover histories from uploads (e, x): there is nothing to find out about x."""
     residuals, factors = np.asarray(residuals, np.float64), np.asarray(user_factors, np.float64)
     rows = [_explain(public, e, x) for e, x in zip(residuals, factors, strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.types import ClientData, PackedClients, Weighting
+from fcf_jax.core.types import ClientData, PackedClients, Scalar, Weighting
 from fcf_jax.data import Interactions
 from fcf_jax.privacy.audit.knowledge import Floats
 from fcf_jax.privacy.secure_sum.uploads import client_uploads
@@ -43,8 +43,8 @@ def uploads_of(
     item_factors: Float[Array, "items factors"],
     clients: ClientData,
     weighting: Weighting,
-    regularization: float,
-    unobserved_weight: float = 1.0,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
 ) -> Uploads:
     """Let these clients solve and send."""
     uploads, _ = client_uploads(

@@ -35,7 +35,7 @@ def _add_turn(total: Lanes, term: Lanes, turned: Lanes, by: int) -> tuple[Lanes,
 
 
 def chacha20_block(
-    key: UInt32[Array, "8 *lanes"], counter: UInt32[Array, "*lanes"], nonce: UInt32[Array, "3 *lanes"]
+    key: UInt32[Array, "8 *#lanes"], counter: UInt32[Array, "*lanes"], nonce: UInt32[Array, "3 *#lanes"]
 ) -> UInt32[Array, "16 *lanes"]:
     """Compute the sixteen words of each block.
 

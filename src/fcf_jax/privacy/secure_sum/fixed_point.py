@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from fcf_jax.core.types import SentNorms
@@ -103,7 +104,7 @@ def encode(
     return jax.lax.bitcast_convert_type(scaled, jnp.uint32), jnp.sum(clipped != values, dtype=jnp.int32)
 
 
-def decode(words: UInt32[Array, "*shape"], number: FixedPoint, dtype: jnp.dtype) -> Float[Array, "*shape"]:
+def decode(words: UInt32[Array, "*shape"], number: FixedPoint, dtype: DTypeLike) -> Float[Array, "*shape"]:
     """Read a sum of words as numbers."""
     whole = jax.lax.bitcast_convert_type(words, jnp.int32)
     return whole.astype(dtype) * 2.0**-number.fraction_bits
