@@ -1,4 +1,4 @@
-"""How leakage falls with the size of the cohort, or with the noise."""
+"""How leakage falls with the size of the cohort, or with epsilon."""
 
 from typing import Any
 
@@ -6,12 +6,14 @@ import numpy as np
 
 from fcf_jax.experiments import audit_attacks as attacks
 from fcf_jax.experiments.audit_scene import Scene, cohorts, send, signal_sizes, sum_of
+from fcf_jax.experiments.protection import delta_of, participation_of
 from fcf_jax.privacy.audit import figures, linking
 from fcf_jax.privacy.audit.taking_part import taking_part
+from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 _SIZES = (5, 10, 20, 50, 100, 200, 500)
-_NOISE = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_EPSILONS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _MAX_USERS = 60  # of a point of the curve under noise
 _NUM_COHORTS = 2
 
@@ -42,16 +44,37 @@ def _at_size(scene: Scene, size: int) -> dict[str, Any]:
 
 def _against_noise(scene: Scene) -> list[dict[str, Any]]:
     sent = send(scene, scene.user_ids[:_MAX_USERS])
-    return [_at_noise(scene, sent, sigma) for sigma in _NOISE]
+    return [
+        {"epsilon": epsilon, **_at_noise(scene, sent, _noise_multiplier(scene, epsilon))}
+        for epsilon in _EPSILONS
+    ]
+
+
+def _noise_multiplier(scene: Scene, epsilon: float) -> float:
+    """Calibrate the noise of a whole run; of cohorts by RDP, which is quick, and says no less than holds."""
+    config, num_users = scene.config, scene.train.num_users
+    participation = participation_of(config, num_users=num_users)
+    return calibrated_noise_multiplier(
+        participation,
+        epsilon=epsilon,
+        delta=delta_of(config, num_users=num_users),
+        num_rounds=scene.num_rounds,
+        accountant="pld" if participation.sampling == "everybody" else "rdp",
+    )
 
 
 def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
     """Tell taking part at this noise; under local noise also which items a client holds."""
+    sizes = signal_sizes(scene, sent)
     point = {
         "noise_multiplier": sigma,
-        "in_out": taking_part(signal_sizes(scene, sent), noise_multiplier=sigma)[0]._asdict(),
+        "in_out": taking_part(sizes, noise_multiplier=sigma)[0]._asdict(),
         "in_out_ceiling": in_out_auc_ceiling(sigma),
     }
+    if scene.cohort_size == scene.train.num_users:
+        rounds = {"noise_multiplier": sigma, "num_rounds": scene.num_rounds}
+        point["all_rounds"] = taking_part(sizes, **rounds)[0]._asdict()
+        point["all_rounds_ceiling"] = in_out_auc_ceiling(sigma, scene.num_rounds)
     if scene.config.privacy.mode != "local_noise":
         return point
     scores = attacks.noisy_scores(scene, sent, noise_scale=sigma * scene.config.privacy.clip_norm)

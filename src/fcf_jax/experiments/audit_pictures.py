@@ -1,4 +1,4 @@
-"""The picture of an audit: leakage against the size of the cohort, or against the noise."""
+"""The picture of an audit: leakage against the size of the cohort, or against epsilon."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from fcf_jax.experiments.run_directory import write_atomically
 
-_BLUE, _VERMILLION = "#0072B2", "#D55E00"  # Okabe & Ito's
+_BLUE, _VERMILLION, _GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito's
 
 
 def write_picture(folder: Path, document: dict[str, Any]) -> None:
@@ -29,7 +29,7 @@ def leakage(document: dict[str, Any]) -> Figure:
     if "cohort_size" in points[0]:
         _draw_sizes(axis, points, document["facts"]["cohort_size"])
     else:
-        _draw_noise(axis, points, document["facts"]["noise_multiplier"])
+        _draw_noise(axis, points, document["facts"]["epsilon"])
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize="small")
     return figure
@@ -48,23 +48,24 @@ def _draw_sizes(axis: Axes, points: list[dict[str, Any]], cohort_size: int) -> N
         axis.axvline(cohort_size, color="gray", linewidth=0.8, label="as configured")
 
 
-def _draw_noise(axis: Axes, points: list[dict[str, Any]], noise_multiplier: float) -> None:
-    sigmas = [point["noise_multiplier"] for point in points]
-    axis.set(xscale="log", xticks=sigmas, xticklabels=sigmas, xlabel="noise multiplier, in clip norms")
+def _draw_noise(axis: Axes, points: list[dict[str, Any]], epsilon: float | None) -> None:
+    epsilons = [point["epsilon"] for point in points]
+    axis.set(xscale="log", xticks=epsilons, xticklabels=[f"{one:g}" for one in epsilons])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set(ylabel="AUC of the attacker, one round", ylim=(0.48, 1.02))
+    axis.set(xlabel="epsilon of the whole run", ylabel="AUC of the attacker", ylim=(0.48, 1.02))
     shown = (
-        ("in_out", (_BLUE, "o", "-"), "takes part or not"),
-        ("items", (_VERMILLION, "s", "-"), "holds an item or not"),
+        ("in_out", (_BLUE, "o", "-"), "takes part or not, one round"),
+        ("all_rounds", (_GREEN, "^", "-"), "takes part or not, all rounds"),
+        ("items", (_VERMILLION, "s", "-"), "holds an item or not, one upload"),
     )
     for name, style, label in shown:
         if name not in points[0]:
             continue
-        _draw(axis, sigmas, points, name, style, label)
+        _draw(axis, epsilons, points, name, style, label)
         ceiling = [point[f"{name}_ceiling"] for point in points]
-        axis.plot(sigmas, ceiling, color=style[0], linestyle=":", label=f"{label}: ceiling")
-    if sigmas[0] <= noise_multiplier <= sigmas[-1]:
-        axis.axvline(noise_multiplier, color="gray", linewidth=0.8, label="as configured")
+        axis.plot(epsilons, ceiling, color=style[0], linestyle=":", label="its ceiling")
+    if epsilon is not None and epsilons[0] <= epsilon <= epsilons[-1]:
+        axis.axvline(epsilon, color="gray", linewidth=0.8, label="as configured")
 
 
 def _draw(

@@ -16,7 +16,7 @@ from fcf_jax.experiments.audit_tables import write_tables
 from fcf_jax.experiments.config import ConfigError
 from fcf_jax.experiments.dataset import Dataset
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.protection import has_noise
+from fcf_jax.experiments.protection import epsilon_of, has_noise
 from fcf_jax.experiments.run_directory import write_environment
 from fcf_jax.experiments.sections import ExperimentConfig
 
@@ -163,6 +163,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "attacked_cohort_size": min(size, LARGEST_SUM),
         "min_cohort": config.privacy.min_cohort,
         "noise_multiplier": scene.noise_multiplier,
+        "epsilon": epsilon_of(config, num_users=scene.train.num_users),
         "num_rounds": scene.num_rounds,
         "rounds_trained_before": ROUNDS_BEFORE,
         "trained_with": "guarded_gram, everybody, in the clear",

@@ -127,6 +127,20 @@ def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
     )
 
 
+def epsilon_of(config: ExperimentConfig, *, num_users: int) -> float | None:
+    """Compute what all rounds as configured cost; None where nothing is spent, or without end."""
+    if not has_noise(config):
+        return None
+    spent = accountant.epsilon(
+        participation_of(config, num_users=num_users),
+        noise_multiplier=noise_multiplier_of(config, num_users=num_users),
+        num_rounds=config.federation.num_rounds,
+        delta=delta_of(config, num_users=num_users),
+        accountant=config.privacy.accountant,
+    )
+    return spent if math.isfinite(spent) else None
+
+
 def clip_norms_of(config: ExperimentConfig) -> SentNorms:
     """Return the clip norm of each piece that the server step asks for, None for the others."""
     privacy, pieces = config.privacy, sent_pieces(config)
