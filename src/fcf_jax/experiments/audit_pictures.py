@@ -63,7 +63,8 @@ def _draw_noise(axis: Axes, points: list[dict[str, Any]], epsilon: float | None)
             continue
         _draw(axis, epsilons, points, name, style, label)
         ceiling = [point[f"{name}_ceiling"] for point in points]
-        axis.plot(epsilons, ceiling, color=style[0], linestyle=":", label="its ceiling")
+        label = "ceilings, each of its color" if name == shown[0][0] else None
+        axis.plot(epsilons, ceiling, color=style[0], linestyle=":", label=label)
     if epsilon is not None and epsilons[0] <= epsilon <= epsilons[-1]:
         axis.axvline(epsilon, color="gray", linewidth=0.8, label="as configured")
 
