@@ -19,6 +19,7 @@ from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run_directory import claimed, read_json_lines
 from fcf_jax.experiments.tuning import refuse_unfit
+from fcf_jax.privacy.secure_sum import SumRules
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
@@ -185,6 +186,10 @@ def test_comparison_trains_on_secure_sums(tmp_path):
     assert cli.main(["compare", *sets, "--out", str(tmp_path / "both"), "--quiet"]) == 0
     metrics = json.loads((tmp_path / "both" / "comparison.json").read_text())["metrics"]
     assert abs(metrics["loss"]["difference_percent"]) < 1.0
+
+
+def test_smallest_cohort_is_that_of_the_protocol():
+    assert load_config(None, []).privacy.min_cohort == SumRules().min_cohort
 
 
 def test_tuning_is_refused():

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.client import describe, sent_norms
 from fcf_jax.core.objective import gram, sparse_residuals
-from fcf_jax.core.solve import Unseen, owned_by, solve_rows, unseen_part
+from fcf_jax.core.solve import RowSums, Unseen, owned_by, solve_rows, unseen_part
 from fcf_jax.core.types import (
     Accumulation,
     ClientData,
@@ -240,7 +240,12 @@ def _solve_chunk(
     if clip is None:
         return solved
     norms = measure(solution, observations=observations, row_sums=row_sums, loss=info.loss, **of_unseen)
-    share = jnp.where(solved.is_client, clip(norms), 0.0)
+    return _clipped(solved, row_sums, clip(norms))
+
+
+def _clipped(solved: Solved, row_sums: RowSums, share: Float[Array, "clients"]) -> Solved:
+    """Scale all that each client sends by its factor a_u, nobody's by 0."""
+    share = jnp.where(solved.is_client, share, 0.0)
     return solved._replace(
         extra=solved.extra * row_sums.spread(share)[:, None],
         clipped_factors=share[:, None] * solved.user_factors,
