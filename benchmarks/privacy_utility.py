@@ -41,6 +41,7 @@ from fcf_jax.experiments.dataset import load_dataset
 from fcf_jax.privacy.accountant import Participation, single_noise_multiplier
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+from fcf_jax.privacy.limits import noise_to_signal
 from fcf_jax.privacy.mechanism import gaussian_mechanism
 
 EPSILONS = (math.inf, 20.0, 10.0, 5.0, 2.0, 1.0)
@@ -240,8 +241,12 @@ def measure(
     ]
     silent = private_quality(problem, levers, math.inf, **options, seed=100)
     noise, count_noise = noises(levers, epsilon, delta=delta)
+    num_items = max(1, round(levers.head_items * problem.train.num_items))
+    sizes = {"num_items": num_items, "num_factors": problem.num_factors}
+    sizes |= {"cohort_size": problem.train.num_users, "num_rounds": levers.num_rounds}
     return {
         "epsilon": epsilon,
+        "noise_to_signal": noise_to_signal(noise_multiplier=noise, **sizes),
         "levers": levers._asdict(),
         "noise_multiplier": noise,
         "count_noise_multiplier": count_noise,
@@ -268,6 +273,7 @@ def row(result: dict[str, Any], plain: dict[str, float]) -> dict[str, Any]:
         "clip norm": levers["clip_norm"],
         "items": levers["head_items"],
         "sigma": result["noise_multiplier"],
+        "noise / signal": result["noise_to_signal"],
     }
 
 
