@@ -118,6 +118,9 @@ def test_capped_histories_are_parts_of_the_whole_ones(histories):
     assert (capped.to_scipy() - histories.to_scipy()).max() == 0  # nothing new, and strengths stay
     assert capped.fingerprint() == cap_histories(histories, max_user_items=6, seed=1).fingerprint()
     assert capped.fingerprint() != cap_histories(histories, max_user_items=6, seed=2).fingerprint()
+    others = histories.select(histories.user_ids != 7)
+    kept = cap_histories(others, max_user_items=6, seed=1)
+    assert kept.fingerprint() == capped.select(capped.user_ids != 7).fingerprint()
     with pytest.raises(ValueError, match="max_user_items"):
         cap_histories(histories, max_user_items=0, seed=1)
 

@@ -1,12 +1,16 @@
 """A cap on what one user contributes: some of its interactions, drawn at random."""
 
 import numpy as np
+import pandas as pd
 
 from fcf_jax.data.interactions import Interactions
 
 
 def cap_histories(interactions: Interactions, *, max_user_items: int, seed: int) -> Interactions:
     """Keep `max_user_items` interactions of every user that has more, drawn without replacement.
+
+    What a user keeps depends on its number, its items and the seed alone: whoever else comes or goes changes
+    nothing, or the cap would carry one user's presence into what the others send.
 
     Args:
         interactions: of any users.
@@ -18,7 +22,8 @@ def cap_histories(interactions: Interactions, *, max_user_items: int, seed: int)
     """
     if max_user_items < 1:
         raise ValueError(f"expected max_user_items of at least 1, got {max_user_items}")
-    draws = np.random.default_rng(seed).random(interactions.num_interactions)
+    users = pd.util.hash_array(interactions.user_ids.astype(np.uint64) + (np.uint64(seed) << np.uint64(32)))
+    draws = pd.util.hash_array(users + interactions.item_ids.astype(np.uint64))
     order = np.lexsort((draws, interactions.user_ids))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order)) - interactions.indptr[interactions.user_ids[order]]
