@@ -149,20 +149,20 @@ def test_plan_of_a_cohort_of_fixed_size_says_so(plan_of):
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "ratio", "outlook"),
+    ("epsilon", "head", "ratio", "outlook"),
     [
-        (20, 0.012, "usable"),
-        (10, 0.020, "usable"),
-        (5, 0.036, "in part"),
-        (2, 0.080, "hopeless"),
-        (1, 0.15, "hopeless"),
+        (20, 0.4, 0.0074, "usable"),
+        (10, 0.4, 0.0127, "usable"),
+        (5, 0.4, 0.0226, "usable"),
+        (2, 0.15, 0.0307, "in part"),
+        (1, 0.15, 0.0573, "in part"),
+        (0.5, 0.15, 0.108, "hopeless"),
     ],
 )
-def test_known_answer_ratios_of_movielens(plan_of, epsilon, ratio, outlook):
+def test_known_answer_ratios_of_movielens(plan_of, epsilon, head, ratio, outlook):
     """The quality that goes with them was measured; see the module."""
-    plan = plan_of(f"privacy.epsilon={epsilon}", "privacy.delta=1e-5")
-    assert plan.best.num_rounds == 4
-    assert plan.best.averaged_noise_to_signal == pytest.approx(ratio, rel=0.05)  # two digits
+    plan = plan_of(f"privacy.epsilon={epsilon}", f"privacy.head_items={head}")
+    assert plan.best.averaged_noise_to_signal == pytest.approx(ratio, rel=0.01)  # three digits
     assert outlook in verdict(plan)
     assert plan.is_hopeless == (ratio > HOPELESS)
     assert (ratio <= USABLE) == (outlook == "usable")
