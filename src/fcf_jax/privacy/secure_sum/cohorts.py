@@ -6,14 +6,16 @@ rounds are looked at; what three or more say together is not.
 """
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_array
 
 _ROUNDS_AT_A_TIME = 256
 
 
-def tells_too_much(num_different: np.ndarray, *, min_cohort: int) -> np.ndarray:
+def tells_too_much(num_different: npt.ArrayLike, *, min_cohort: int) -> npt.NDArray[np.bool_]:
     """Say whether sums of cohorts that differ in so many clients are too near to each other."""
-    return (num_different > 0) & (num_different < min_cohort)
+    num_different = np.asarray(num_different)
+    return np.asarray((num_different > 0) & (num_different < min_cohort))
 
 
 def check_cohorts(cohorts: np.ndarray, *, num_users: int, min_cohort: int) -> None:

@@ -15,8 +15,8 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
-from fcf_jax.core.aggregate import add_unseen, solve_chunks
-from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
+from fcf_jax.core.aggregate import add_unseen
+from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Weighting
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.privacy.secure_sum import protocol
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats
@@ -29,7 +29,6 @@ from fcf_jax.privacy.secure_sum.uploads import (
     client_uploads,
     read_sum,
     upload_words,
-    uploads_of_chunk,
 )
 from fcf_jax.privacy.secure_sum.view import ServerView
 
@@ -151,14 +150,16 @@ def plain_integer_sum(
     stds = _check(formats, noise, num_clients=ids.size, is_sparse=is_sparse)
     cohort = ids[~np.isin(ids, dropped)]
     _check_survivors(noise, cohort.size)
-    sends = np.isin(np.arange(clients.row_counts.shape[0]), cohort)
-    total, error = _integer_sum(
-        item_factors, clients, as_pytree(weighting), as_pytree(clip), weights, sends, _key(noise),
-        formats=formats, noise_stds=stds, is_sparse=is_sparse,
-    )  # fmt: skip
-    sums = _read(total.words, formats, item_factors, cohort.size, weights, is_sparse=is_sparse)
-    counts = int(total.num_clipped), int(total.num_clipped_entries)
-    return sums, np.asarray(total.words), SecureSumInfo(cohort, *counts, float(error))
+    work = item_factors, clients, as_pytree(weighting), as_pytree(clip), weights
+    num_items, num_factors = item_factors.shape
+    words = np.zeros(count_words(formats, num_items=num_items, num_factors=num_factors), np.uint32)
+    clipped, entries, worst = 0, 0, 0.0
+    for uploads, error in _uploads_by_chunk(*work, cohort, is_sparse=is_sparse):
+        of_chunk, cut = _integer_sum(uploads, _key(noise), formats=formats, noise_stds=stds)
+        words, entries, worst = words + np.asarray(of_chunk), entries + int(cut), max(worst, float(error))
+        clipped += int(jnp.sum(uploads.is_clipped))
+    sums = _read(jnp.asarray(words), formats, item_factors, cohort.size, weights, is_sparse=is_sparse)
+    return sums, words, SecureSumInfo(cohort, clipped, entries, worst)
 
 
 def mask_uploads(
@@ -207,45 +208,21 @@ class _Words(NamedTuple):
         return upload_words(upload[0], self.formats, self.noise_stds, upload[1])
 
 
-class _Total(NamedTuple):
-    words: UInt32[Array, "words"]
-    num_clipped: Int[Array, ""]
-    num_clipped_entries: Int[Array, ""]
-
-
-@partial(jax.jit, static_argnames=("formats", "noise_stds", "is_sparse"))
+@partial(jax.jit, static_argnames=("formats", "noise_stds"))
 def _integer_sum(
-    item_factors: Array,
-    clients: PackedClients,
-    weighting: Weighting,
-    clip: Clip | None,
-    weights: dict,
-    sends: Array,
-    key: Key | None,
-    *,
-    formats: SentNorms,
-    noise_stds: SentNorms | None,
-    is_sparse: bool,
-) -> tuple[_Total, Array]:
-    """Sum the words of the users that send, one client at a time."""
+    uploads: ClientUploads, key: Key | None, *, formats: SentNorms, noise_stds: SentNorms | None
+) -> tuple[UInt32[Array, "words"], Int[Array, ""]]:
+    """Sum the clients' words, and count clipped entries, one client at a time."""
 
-    def add_client(total: _Total, upload: ClientUploads) -> tuple[_Total, None]:
-        is_in = sends.at[upload.client_ids].get(mode="fill", fill_value=False)
-        words, entries = upload_words(upload, formats, noise_stds, key)
-        new = _Total(words, upload.is_clipped.astype(jnp.int32), entries)
-        return jax.tree.map(lambda old, one: old + jnp.where(is_in, one, 0), total, new), None
+    def words_of(upload: ClientUploads) -> tuple[Array, Array]:
+        return upload_words(upload, formats, noise_stds, key)
 
-    def add(total: _Total, solved: Solved) -> tuple[_Total, None]:
-        w0 = weights["unobserved_weight"]
-        uploads = uploads_of_chunk(item_factors, solved, unobserved_weight=w0, is_sparse=is_sparse)
-        return jax.lax.scan(add_client, total, uploads)[0], None
+    def add(total: tuple[Array, Array], upload: ClientUploads) -> tuple[tuple[Array, Array], None]:
+        return jax.tree.map(jnp.add, total, words_of(upload)), None
 
-    num_items, num_factors = item_factors.shape
-    num_words = count_words(formats, num_items=num_items, num_factors=num_factors)
-    nothing = jnp.zeros((), jnp.int32)
-    start = _Total(jnp.zeros(num_words, jnp.uint32), nothing, nothing)
-    total, _, worst = solve_chunks(item_factors, clients, weighting, add, start, clip=clip, **weights)
-    return total, worst
+    one = jax.tree.map(lambda leaf: leaf[0], uploads)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(words_of, one))
+    return jax.lax.scan(add, nothing, uploads)[0]
 
 
 @partial(jax.jit, static_argnames="is_sparse")
