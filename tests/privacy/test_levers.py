@@ -168,6 +168,7 @@ def test_run_releases_counts_once_and_charges_them_first(tmp_path, monkeypatch):
     (charged,) = budgets  # on disk before the counts were
     assert charged["rounds_charged"] == 0 and 0 < charged["epsilon"] < 1.5
     assert summary["privacy"]["epsilon"] == pytest.approx(10, rel=1e-2)
+    assert summary["payload_bytes_up"] == 4 * (15 * 4 + 4 * 4)  # half of 30 items, and x x^T
     assert summary["privacy"]["item_counts_noise_multiplier"] > summary["privacy"]["noise_multiplier"]
     with np.load(folder / "item_factors.npz") as model, np.load(folder / item_release.COUNTS) as released:
         head = np.argsort(-released["counts"])[:15]

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fcf_jax.experiments.config import ConfigError
-from fcf_jax.experiments.protection import delta_of, has_noise, with_item_counts
+from fcf_jax.experiments.protection import delta_of, has_noise, num_learned_items, with_item_counts
 from fcf_jax.experiments.sections import ExperimentConfig
 from fcf_jax.privacy.accountant import (
     Accountant,
@@ -173,11 +173,6 @@ class _Task(NamedTuple):
     delta: float
 
     @property
-    def num_sent_items(self) -> int:
-        """How many items are learned."""
-        return max(1, round(self.config.privacy.head_items * self.num_items))
-
-    @property
     def is_shuffled(self) -> bool:
         """Whether the configured cohorts are drawn in a way that has no accountant."""
         federation = self.config.federation
@@ -216,7 +211,8 @@ def _choice(
     noise = own_noise
     if noise is None:
         noise = calibrated_noise_multiplier(who, epsilon=privacy.epsilon, **run)
-    sizes: Any = {"num_items": task.num_sent_items, "num_factors": task.config.model.num_factors}
+    learned = num_learned_items(task.config, num_items=task.num_items)
+    sizes: Any = {"num_items": learned, "num_factors": task.config.model.num_factors}
     ratio = noise_to_signal(noise_multiplier=noise, cohort_size=who.cohort_size, **sizes)
     return Choice(
         participation=who,

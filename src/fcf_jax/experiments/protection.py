@@ -81,6 +81,12 @@ def needs_item_counts(config: ExperimentConfig) -> bool:
     return has_noise(config) and (config.privacy.head_items < 1 or config.privacy.item_weight_power != 0)
 
 
+def num_learned_items(config: ExperimentConfig, *, num_items: int) -> int:
+    """Count the items that are sent: all, or under noise the configured share."""
+    share = config.privacy.head_items if has_noise(config) else 1.0
+    return max(1, round(share * num_items))
+
+
 def is_sampled(config: ExperimentConfig, *, num_users: int) -> bool:
     """Say whether a round takes fewer than everybody."""
     cohort_size = config.federation.cohort_size
@@ -165,9 +171,9 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
 
     Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
     curvature also x x^T [factors, factors], where they weigh it the confidences [items], and
-    without noise the loss.
+    without noise the loss. Of the items those that are learned; their counts, once, are left out.
     """
-    shapes = piece_shapes(num_items, config.model.num_factors)
+    shapes = piece_shapes(num_learned_items(config, num_items=num_items), config.model.num_factors)
     up = sum(math.prod(shapes[name]) for name in sent_pieces(config))
     return _NUMBER_BYTES * up, _NUMBER_BYTES * math.prod(shapes["upload"])
 
