@@ -158,6 +158,20 @@ def test_tables_show_the_numbers_of_the_summary(finished):
             assert number(row[3]) == pytest.approx(summary["difference_percent"][name], abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("privacy", "words"),
+    [
+        ({"mode": "secure_sum", "min_cohort": 50}, "at least 50 clients"),
+        ({"mode": "central_noise", "seed": 1}, "NOT PRIVATE"),
+        ({"mode": "central_noise"}, "privacy_budget.json"),
+        ({"mode": "plain"}, "uploads are not private"),
+    ],
+)
+def test_note_of_what_has_no_summary_is_that_of_its_mode(comparison, privacy, words):
+    (outcome,) = read_outcomes([comparison])
+    assert words in render([outcome._replace(config=outcome.config | {"privacy": privacy})])
+
+
 def test_page_tells_payload_padding_environment_and_privacy(finished):
     summary = json.loads((finished / "summary.json").read_text())
     text = read(finished / "report.html").text.replace("\N{NO-BREAK SPACE}", " ")

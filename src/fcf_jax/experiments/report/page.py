@@ -21,6 +21,7 @@ SECURE_SUM_NOTE = (
     "simulated in training, because they cancel exactly; fcf_jax.privacy.secure_sum.secure_cohort_sum has "
     "them, and fcf audit tells what such a sum still gives away."
 )
+UNFINISHED_NOTE = "Trained with noise; what was spent so far is in privacy_budget.json."
 NOT_PRIVATE_NOTE = "NOT PRIVATE: trained with noise from a fixed seed, to measure what noise costs."
 REPORT_NAME = "report.html"
 _PICTURE_NAME = "convergence.png"
@@ -40,6 +41,18 @@ def privacy_note(summary: dict[str, Any] | None) -> str:
         f"The item factors are differentially private: epsilon {statement['epsilon']:.3g} at delta "
         f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); measures are not."
     )
+
+
+def _note_of(outcome: Outcome) -> str:
+    """Say it of a finished run by what it did, of everything else by what it was to do."""
+    summary = getattr(outcome, "summary", None)
+    privacy = outcome.config.get("privacy", {})
+    mode = privacy.get("mode", "plain")
+    if summary is not None or mode == "plain":
+        return privacy_note(summary)
+    if mode == "secure_sum":
+        return SECURE_SUM_NOTE.format(privacy["min_cohort"])
+    return UNFINISHED_NOTE if privacy.get("seed") is None else NOT_PRIVATE_NOTE
 
 
 def write_report(folder: Path) -> None:
@@ -97,5 +110,5 @@ def render(outcomes: Sequence[Outcome]) -> str:
         "duration": wording.seconds_text,
     }
     page = environment.get_template(REPORT_NAME)
-    notes = {privacy_note(getattr(outcome, "summary", None)) for outcome in outcomes}
+    notes = {_note_of(outcome) for outcome in outcomes}
     return page.render(content_of(outcomes), colors=COLORS, privacy_note=" ".join(sorted(notes)))
