@@ -60,8 +60,10 @@ def test_norms_match_dense_reference_and_never_fall_below_it(small, observed, us
         "confidence_sum": np.linalg.norm(importance * np.where(p > 0, c - w0, 0.0)),
         "loss": 3.0,
     }
+    terms = importance * c * (np.abs(p) + np.abs(np.asarray(y32) @ x)) * (p > 0)
+    lost = {"upload": 2e-6 * np.linalg.norm(x) * np.linalg.norm(terms)}  # where c (p - s) nearly cancels
     for name, norm in norms._asdict().items():
-        assert dense[name] <= float(norm) <= (1 + 2e-5) * dense[name], name
+        assert dense[name] <= float(norm) <= (1 + 2e-5) * dense[name] + lost.get(name, 0.0), name
 
 
 def test_empty_history_sends_exactly_nothing(small, observed):
@@ -70,3 +72,19 @@ def test_empty_history_sends_exactly_nothing(small, observed):
     update, info = client_update(y, gram(y), observations, regularization=REGULARIZATION)
     assert not np.asarray(update.user_factor).any() and float(info.loss) == 0.0
     assert not np.asarray(dense_upload(y, update, observations)).any()
+
+
+@pytest.mark.parametrize("share", [0.9, 1.0])
+@pytest.mark.parametrize("regularization", [1e-5, 0.1])
+def test_norm_of_what_almost_cancels_never_falls_below_the_dense_one(observed, share, regularization):
+    """A history of most of the catalogue, whose every preference the factors can meet."""
+    y = np.random.default_rng(0).normal(1.0, 1e-3, (400, 4)).astype(np.float32)
+    ids, item_gram = np.arange(round(share * 400)), gram(jnp.asarray(y))
+    history = observed(ids, np.full(ids.size, 5.0), np.ones(ids.size), slots=400)
+    rows = jax.tree.map(lambda leaf: leaf[None], history)
+    solution = solve_history(jnp.asarray(y), item_gram, history, regularization=regularization)
+    norm = sent_norms(solution, item_gram, rows, one_client(), jnp.float32(0.0)).upload
+    held = np.arange(400) < ids.size
+    x = np.asarray(solution.user_factors, np.float64)
+    dense = np.linalg.norm(upload(y.astype(np.float64), x, np.where(held, 5.0, 1.0), held.astype(float)))
+    assert dense <= float(norm)

@@ -17,6 +17,7 @@ from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.data.capping import cap_histories
 from fcf_jax.experiments import item_release
 from fcf_jax.experiments.budget import BUDGET, budget_of
+from fcf_jax.experiments.checkpoint import CheckpointError
 from fcf_jax.experiments.comparison import refuse_unfit
 from fcf_jax.experiments.config import ConfigError, load_config
 from fcf_jax.experiments.dataset import load_dataset
@@ -183,6 +184,37 @@ def test_resumed_run_reads_the_counts_it_released(tmp_path, monkeypatch):
     first = item_release.item_weights_on_record(config, train, folder, budget)
     monkeypatch.setattr(item_release, "release_item_counts", None)  # it must not be asked again
     np.testing.assert_array_equal(item_release.item_weights_on_record(config, train, folder, budget), first)
+
+
+def test_lost_counts_or_budgets_are_not_paid_for_anew(tmp_path):
+    folder = tmp_path / "run"
+    run(folder)
+    for name in (item_release.COUNTS, BUDGET):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(CheckpointError, match=name):
+            run(folder, resume=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("data.feedback=explicit", "data.feedback"),
+        ("data.min_item_interactions=2", "data.min_item_interactions"),
+    ],
+)
+def test_statistics_without_noise_are_refused(override, key):
+    weight = ["model.unobserved_weight=0.0"] * ("explicit" in override)
+    with pytest.raises(ConfigError, match=key):
+        load_dataset(load_config(None, [*HEAD, override, *weight]))
+
+
+def test_counts_beyond_the_target_by_rdp_are_refused():
+    with pytest.raises(ValueError, match="item counts"):
+        calibrated_noise_multiplier(
+            Participation("fixed_size", 1000, 200, 0.2), epsilon=1.0, delta=1e-4, num_rounds=2
+        )
 
 
 def test_what_has_no_counts_is_refused():

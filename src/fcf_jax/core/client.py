@@ -14,6 +14,7 @@ from fcf_jax.core.solve import RowSums, Solution, one_client, solve_history
 from fcf_jax.core.types import ClientInfo, ClientUpdate, Observations, Scalar, SentNorms
 
 _ROUNDED_UP = 1 + 1e-5  # so that float32 never understates a norm, for up to a million interactions
+_CANCELS, _ROUNDS = 4e-6, 1e-6  # relative errors, likewise, where a difference is much less than its terms
 
 
 class RankOneUpload(NamedTuple):
@@ -88,7 +89,8 @@ def sent_norms(
 
         |W e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} w_i^2 s_i^2) + \sum_{i in I_u} w_i^2 e_i^2 }
 
-    since the items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2.
+    since the items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2. What float32 may have
+    lost to cancellation is added.
 
     Args:
         item_gram: G = Y^T W^2 Y.
@@ -102,13 +104,15 @@ def sent_norms(
     def of_history(values: Array) -> Array:
         return row_sums.total(jnp.sum(jnp.where(observations.mask, importance * values, 0.0), axis=-1))
 
-    unseen = squared_scores - of_history(solution.scores**2)
+    unseen = jnp.maximum(squared_scores - of_history(solution.scores**2), 0.0) + _CANCELS * squared_scores
     seen = of_history(residuals(solution.scores, observations) ** 2)
+    minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(solution.scores))
+    rounding = _ROUNDS * jnp.sqrt(of_history(minuends**2))  # of c (p - s), however small it is
+    residual_norm = jnp.sqrt(unobserved_weight**2 * unseen + seen) + rounding
     squared_length = jnp.sum(factors**2, axis=-1)
-    squared_residuals = jnp.maximum(unobserved_weight**2 * unseen + seen, 0.0)
     confidence = of_history((observations.confidence - unobserved_weight) ** 2)
     return SentNorms(
-        upload=_ROUNDED_UP * jnp.sqrt(squared_length * squared_residuals),
+        upload=_ROUNDED_UP * jnp.sqrt(squared_length) * residual_norm,
         user_gram=_ROUNDED_UP * squared_length,
         confidence_sum=_ROUNDED_UP * jnp.sqrt(confidence),
         loss=_ROUNDED_UP * jnp.abs(loss),

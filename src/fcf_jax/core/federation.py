@@ -142,6 +142,8 @@ def federated_cf(
             key_noise = noise_key(key, state.round_index)
             sums, mechanism_state = mechanism.release(key_noise, state.mechanism_state, sums)
             state = state._replace(mechanism_state=mechanism_state)
+            if num_padded:  # rows that fill up the last device are no items, and get no noise
+                sums = sums._replace(upload=sums.upload.at[num_items:].set(0.0))
         return server_update(state, sums, optimizer, num_users=num_users, regularization=regularization)
 
     num_shares = 1 if mesh is None else mesh.shape["clients"]

@@ -14,8 +14,8 @@ _mix: Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.uint64]] = hash_array  #
 def cap_histories(interactions: Interactions, *, max_user_items: int, seed: int) -> Interactions:
     """Keep `max_user_items` interactions of every user that has more, drawn without replacement.
 
-    What a user keeps depends on its number, its items and the seed alone: whoever else comes or goes changes
-    nothing, or the cap would carry one user's presence into what the others send.
+    What a user keeps depends on its number, its items and the seed alone: as long as users keep their
+    numbers, nobody's presence shows in what the others send.
 
     Args:
         interactions: of any users.

@@ -19,6 +19,9 @@ BUDGET = "privacy_budget.json"
 FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
 CAVEATS = [
     "noise is drawn in floating point, whose low bits can tell more than real numbers would",
+    "users are those of the training set: how it was split off the whole, its number of users and its "
+    "catalogue of items are taken as known to everybody",
+    "clients are solved many at a time in float32, so that one may change the last bits of another's numbers",
     "noise and sampling come from JAX's Threefry generator, begun with 64 bits of the system's entropy",
     "metrics.jsonl, summary.json and the report hold measures without noise, for the experimenter alone",
 ]

@@ -11,6 +11,7 @@ from fcf_jax.core.types import Key
 from fcf_jax.data import Interactions
 from fcf_jax.data.capping import cap_histories
 from fcf_jax.experiments.budget import Budget
+from fcf_jax.experiments.checkpoint import CheckpointError
 from fcf_jax.experiments.processes import share_files
 from fcf_jax.experiments.protection import has_noise, needs_item_counts, participation_of, rounds_key
 from fcf_jax.experiments.run_directory import write_atomically
@@ -66,6 +67,7 @@ def item_weights_on_record(
     They are charged, and written, before anything is made of them; a resumed run reads them.
 
     Raises:
+        CheckpointError: when a run that has begun lost them.
         OSError: when they cannot be written.
     """
     if budget is None or not needs_item_counts(config):
@@ -73,6 +75,8 @@ def item_weights_on_record(
     share_files(folder, [COUNTS])
     path = folder / COUNTS
     if not path.exists():
+        if budget.rounds_spent() > 0:
+            raise CheckpointError(f"{path}: expected the counts that were released; choose another --out")
         counts = release_item_counts(config, train, rounds_key(config, jax.random.key(0)))
         budget.charge(0)
         buffer = io.BytesIO()

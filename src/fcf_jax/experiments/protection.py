@@ -38,6 +38,16 @@ def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
     """
     if not has_noise(config):
         return
+    if config.data.feedback == "explicit":
+        raise ConfigError(
+            "data.feedback: explicit ratings are centred on their mean, which has no noise; "
+            'set data.feedback = "implicit" under noise'
+        )
+    if config.data.min_item_interactions > 1:
+        raise ConfigError(
+            "data.min_item_interactions: which items are rare is told without noise; leave it out, and set "
+            "privacy.head_items, whose counts are noised"
+        )
     if config.server.step == "guarded_gram":
         raise ConfigError(
             f"server.step: guarded_gram steers by the clients' loss, which {config.privacy.mode} drowns; "

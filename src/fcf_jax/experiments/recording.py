@@ -8,6 +8,7 @@ import jax
 
 from fcf_jax.experiments import run_directory
 from fcf_jax.experiments.budget import Budget, budget_of
+from fcf_jax.experiments.checkpoint import CheckpointError
 from fcf_jax.experiments.item_release import item_weights_on_record
 from fcf_jax.experiments.placement import runner_of
 from fcf_jax.experiments.processes import any_process
@@ -33,7 +34,7 @@ def train_on_record(
 
     Raises:
         StoppedError: when a stop was asked for.
-        CheckpointError: when the latest checkpoint is one of another run.
+        CheckpointError: when the latest checkpoint is one of another run, or what it cost is not on record.
         OSError: when something cannot be written; the last checkpoint is intact.
     """
     config, train_set = setup.config, setup.dataset.split.train
@@ -43,6 +44,8 @@ def train_on_record(
     checkpoints = open_checkpoints(folder, config, setup.dataset.split, on_damaged=progress.say)
     like = jax.eval_shape(lambda: Snapshot(federation.init(setup.key), setup.key))
     begun = read_begun(folder, checkpoints, like)
+    if begun is not None and budget is not None and begun.done > budget.rounds_spent():
+        raise CheckpointError(f"{budget.path}: expected {begun.done} rounds charged; choose another --out")
     if begun is not None:
         progress.say(f"going on after {begun.done} of {num_rounds} rounds")
     elif resume:

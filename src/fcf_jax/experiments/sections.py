@@ -175,7 +175,7 @@ class PrivacyConfig(BaseModel):
         default=0.0, ge=-1, le=1, description="above 0: less noise on rare items, by noisy counts (charged)"
     )
     count_share: float = Field(
-        default=0.03, gt=0, lt=1, description="of the budget (of 1 / sigma^2), for those counts"
+        default=0.03, gt=0, le=0.5, description="of the budget (of 1 / sigma^2), for those counts"
     )
     count_clip_norm: float = Field(
         default=8.0, gt=0, description="in those counts, histories beyond its square weigh less"

@@ -26,6 +26,7 @@ from fcf_jax.privacy.accountant import epsilon as epsilon_of
 
 _SEARCHED_LOSSES = 4e4  # while calibrating, which asks a dozen times
 _STEP = 0.6
+_MOST_NOISE = 1e9  # beyond, rounds cost nothing
 _TOLERANCE = 4e-4  # of calibration, which may stop two of them above the least sufficient noise
 
 
@@ -112,6 +113,8 @@ def _bracket(exceeds: Callable[[float], bool], *, start: float) -> tuple[float, 
     upper = start
     while exceeds(upper):
         upper /= _STEP
+        if upper > _MOST_NOISE:
+            raise ValueError("expected item counts that cost less than the target; raise their noise")
     while _STEP * upper >= LEAST_NOISE and not exceeds(_STEP * upper):
         upper *= _STEP
     return _STEP * upper, upper
