@@ -7,7 +7,7 @@ the root of their number; smaller cohorts come off worse. What the ratio means w
 
     epsilon                               20      10      5      2      1      .5     .25
     ratio, of the averaged gradient    .0074   .0127   .023   .031   .057    .11     .33
-    gain over popularity that is left    92 %    86 %   83 %   74 %   48 %   15 %    none
+    gain over popularity that is left    92 %    87 %   83 %   74 %   48 %   15 %    none
 
 in NDCG@10, where all of it is what plain FCF at its best has more than a ranking by popularity.
 """
