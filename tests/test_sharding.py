@@ -18,7 +18,9 @@ ON_EIGHT_DEVICES = """
     import json, sys
     import jax, numpy as np, optax
     import fcf_jax as fcf
+    from fcf_jax.core.types import SentNorms
     from fcf_jax.data import simulate_taste
+    from fcf_jax.privacy.mechanism import gaussian_mechanism
     from fcf_jax.sharding import fetch
 
     fcf.use_cpu_devices(8)
@@ -53,6 +55,17 @@ ON_EIGHT_DEVICES = """
             assert np.array_equal(one[2], other[2])  # the same cohorts
             errors[str(placement)] = max(
                 float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(one[:2], other[:2]))
+
+    # the row that fills up the last device is no item, under noise either
+    mesh, noisy = fcf.client_mesh(2, item_shards=2), gaussian_mechanism(
+        clip_norms=SentNorms(2.0, None, None, None), noise_multiplier=1.0, expected_cohort_size=150)
+    federation = fcf.federated_cf(
+        optax.sgd(0.01), fcf.implicit_feedback(alpha=1.0), num_items=37, num_factors=5, regularization=1.0,
+        mechanism=noisy, mesh=mesh)
+    state = fcf.place_state(federation.init(key), mesh)
+    state, _ = fcf.run_rounds(federation, key, state, fcf.place_clients(host, mesh), num_rounds=2)
+    filled = fetch(state.item_factors)
+    assert filled.shape == (38, 5) and filled[:37].all() and not filled[37:].any()
     print(json.dumps(errors))
 """
 
