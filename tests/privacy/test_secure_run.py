@@ -40,7 +40,8 @@ ON_TWO_DEVICES = """
     fcf.use_cpu_devices(2)
     interactions = simulate_taste(num_users=70, num_items=23, mean_history=7, seed=0)
     host = fcf.batch_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=9, num_shares=2)
-    sums = fixed_point_sums(choose_formats(SentNorms(90.0, 20.0, 90.0, 900.0), max_clients=70))
+    formats = choose_formats(SentNorms(90.0, 20.0, 90.0, 900.0), max_clients=70)
+    sums = fixed_point_sums(formats, max_clients=70)
     key = jax.random.key(0)
 
     def last(mesh, streamed=False):

@@ -26,7 +26,7 @@ from fcf_jax.privacy.secure_sum import (
     SumRules,
     check_cohorts,
     choose_formats,
-    deterministic_cohort_sum,
+    fixed_point_sums,
     plain_integer_sum,
     protocol,
     rounds,
@@ -41,6 +41,7 @@ BOUNDS = SentNorms(upload=60.0, user_gram=20.0, confidence_sum=100.0, loss=500.0
 FORMATS = choose_formats(BOUNDS, max_clients=13)
 RULES = SumRules(min_cohort=4)
 SUMS = {"regularization": REGULARIZATION, "formats": FORMATS}
+IN_WORDS = {"regularization": REGULARIZATION, "accumulation": fixed_point_sums(FORMATS, max_clients=13)}
 CLIP = partial(clip_factor, clip_norms=SentNorms(5.0, 5.0, 50.0, 50.0))
 COHORT = np.arange(100, 130)
 BINDING = Binding(bytes(32), 0)
@@ -52,6 +53,7 @@ ON_TWO_DEVICES = """
     import fcf_jax as fcf
     from fcf_jax.core.types import SentNorms
     from fcf_jax.data import simulate_taste
+    from fcf_jax.core.aggregate import cohort_sum
     from fcf_jax.privacy import secure_sum
 
     fcf.use_cpu_devices(2)
@@ -62,9 +64,9 @@ ON_TWO_DEVICES = """
 
     def deterministic(mesh):
         clients = host if mesh is None else fcf.place_clients(host, mesh)
-        options = {"regularization": 1.0, "formats": formats, "mesh": mesh}
-        sums = jax.jit(lambda y: secure_sum.deterministic_cohort_sum(y, clients, weighting, **options)[0])
-        return sums(y)
+        words = secure_sum.fixed_point_sums(formats, max_clients=70)
+        options = {"regularization": 1.0, "accumulation": words, "mesh": mesh}
+        return jax.jit(lambda y: cohort_sum(y, clients, weighting, **options)[0])(y)
 
     def secure(mesh):
         return secure_sum.secure_cohort_sum(
@@ -302,7 +304,7 @@ def test_overflow_is_refused(small):
 
 @partial(jax.jit, static_argnames="mesh")
 def deterministic(y, clients, mesh=None):
-    return deterministic_cohort_sum(y, clients, WEIGHTING, mesh=mesh, **SUMS)
+    return cohort_sum(y, clients, WEIGHTING, mesh=mesh, **IN_WORDS)
 
 
 def test_deterministic_sum_agrees_with_cohort_sum(small):
@@ -323,7 +325,7 @@ def test_deterministic_sum_agrees_with_the_masked_one_to_the_last_unit(small, cl
     Two programs may round what a client computes differently, and then a word.
     """
     y = jnp.asarray(small.item_factors, jnp.float32)
-    summed = jax.jit(lambda y, clients: deterministic_cohort_sum(y, clients, WEIGHTING, clip=clip, **SUMS)[0])
+    summed = jax.jit(lambda y, clients: cohort_sum(y, clients, WEIGHTING, clip=clip, **IN_WORDS)[0])
     found = summed(y, small.clients)
     masked, view, info = secure(small, is_sparse=True, clip=clip)
     unmasked, words, _ = plain(small, is_sparse=True, clip=clip)
@@ -384,3 +386,8 @@ def test_sums_invariant_to_device_count():
     as_by_default = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # rounds alike in all
     code = textwrap.dedent(ON_TWO_DEVICES)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200, env=as_by_default)
+
+
+def test_sums_in_words_that_could_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"below 2\^31"):
+        fixed_point_sums(FORMATS, max_clients=1300)

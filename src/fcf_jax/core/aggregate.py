@@ -48,6 +48,7 @@ def cohort_sum(
     unobserved_weight: Scalar = 1.0,
     clip: Clip | None = None,
     item_weights: Float[Array, "items"] | None = None,
+    accumulation: Accumulation | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
     """Let all packed clients solve, and sum what they send.
@@ -60,6 +61,7 @@ def cohort_sum(
         unobserved_weight: w0, the confidence of items outside a history.
         clip: from the norms of what a client sends to the factor that scales all of it.
         item_weights: by which items count in those norms; None: all alike.
+        accumulation: how it is added up (`fcf_jax.privacy.secure_sum.fixed_point_sums`); None: in floats.
         mesh: devices over which the chunks are split, along an axis "clients"; None: one device.
 
     Returns:
@@ -68,10 +70,11 @@ def cohort_sum(
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
+    accumulation = FLOAT_SUMS if accumulation is None else accumulation
     weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    clipping: dict[str, Any] = {"clip": clip, "item_weights": item_weights}
-    total, worst = accumulate(item_factors, clients, weighting, FLOAT_SUMS, mesh=mesh, **clipping, **weights)
-    return FLOAT_SUMS.read(item_factors, total, unobserved_weight), worst
+    options: dict[str, Any] = {"clip": clip, "item_weights": item_weights, "mesh": mesh, **weights}
+    total, worst = accumulate(item_factors, clients, weighting, accumulation, **options)
+    return accumulation.read(item_factors, total, unobserved_weight), worst
 
 
 def accumulate(

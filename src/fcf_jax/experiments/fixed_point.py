@@ -41,7 +41,8 @@ def accumulation_of(config: ExperimentConfig, *datasets: Dataset) -> Accumulatio
     """
     if not is_in_fixed_point(config):
         return FLOAT_SUMS
-    return fixed_point_sums(formats_of(config, *datasets))
+    max_clients = _most_clients(config, num_users=datasets[0].split.train.num_users)
+    return fixed_point_sums(formats_of(config, *datasets), max_clients=max_clients)
 
 
 def formats_of(config: ExperimentConfig, *datasets: Dataset) -> SentNorms:

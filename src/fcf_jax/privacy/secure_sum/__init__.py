@@ -7,7 +7,6 @@
 knows beyond. `plain_integer_sum` gives the same sums, bit for bit, without any mask.
 """
 
-from fcf_jax.privacy.secure_sum.accumulate import deterministic_cohort_sum as deterministic_cohort_sum
 from fcf_jax.privacy.secure_sum.accumulate import fixed_point_sums as fixed_point_sums
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts as check_cohorts
 from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint as FixedPoint

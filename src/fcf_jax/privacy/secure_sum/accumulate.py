@@ -8,66 +8,26 @@ solved in floating point, many clients at a time: packed into chunks of another 
 may differ (matrix products then run in other blocks), and now and then a rounding with them.
 """
 
-from typing import Any
-
 from jax import numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fcf_jax.core.aggregate import accumulate, add_unseen
-from fcf_jax.core.types import (
-    Accumulation,
-    Clip,
-    CohortSum,
-    PackedClients,
-    Scalar,
-    SentNorms,
-    Solved,
-    Weighting,
-)
+from fcf_jax.core.aggregate import add_unseen
+from fcf_jax.core.types import Accumulation, CohortSum, Scalar, SentNorms, Solved
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats, encode
 from fcf_jax.privacy.secure_sum.pieces import piece_shapes, read_pieces
 
 
-def deterministic_cohort_sum(
-    item_factors: Float[Array, "items factors"],
-    clients: PackedClients,
-    weighting: Weighting,
-    *,
-    regularization: Scalar,
-    formats: SentNorms,
-    unobserved_weight: Scalar = 1.0,
-    clip: Clip | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[CohortSum, Float[Array, ""]]:
-    """Sum as `cohort_sum` does, in integers; other arguments as there.
+def fixed_point_sums(formats: SentNorms, *, max_clients: int) -> Accumulation:
+    """Add clients up in integers, whatever their order; for `cohort_sum` and `federated_cf`.
 
     Args:
-        formats: from `choose_formats` for all users; of the upload for its sparse part alone.
-
-    Returns:
-        The sums, which tell of how many entries were clipped to the formats' bounds, and the worst
-        solve error.
+        formats: from `choose_formats`; of the upload for its sparse part alone.
+        max_clients: n, the most clients of a sum.
 
     Raises:
         ValueError: for a piece without format, or sums that could overflow.
     """
-    check_formats(formats, max_clients=clients.row_counts.shape[0])
-    sums = fixed_point_sums(formats)
-    weights: dict[str, Any] = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    total, worst = accumulate(item_factors, clients, weighting, sums, clip=clip, mesh=mesh, **weights)
-    return sums.read(item_factors, total, unobserved_weight), worst
-
-
-def fixed_point_sums(formats: SentNorms) -> Accumulation:
-    """Add clients up in integers, whatever their order.
-
-    Args:
-        formats: checked against overflow; of the upload for its sparse part alone.
-
-    Raises:
-        ValueError: for a piece without format.
-    """
+    check_formats(formats, max_clients=max_clients)
     if any(number is None for number in formats):
         raise ValueError("expected a format for every piece of a plain round, got None; give it a bound")
 
