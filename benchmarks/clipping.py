@@ -14,7 +14,7 @@ from typing import Any
 import optax
 
 import fcf_jax as fcf
-from fcf_jax.core.types import SentNorms
+from fcf_jax.core.records import SentNorms
 from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.privacy.mechanism import gaussian_mechanism
 

@@ -51,8 +51,8 @@ from fcf_jax.core.federation import Federation
 from fcf_jax.core.server import ServerState
 from fcf_jax.data import simulate_taste
 from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.side_by_side import run_side_by_side
-from fcf_jax.streaming import run_rounds_streamed
+from fcf_jax.parallel.batch import run_side_by_side
+from fcf_jax.parallel.stream import run_rounds_streamed
 
 ALPHA, REGULARIZATION, STEPS = 4.0, 1.0, 10
 TRAINING_ROUNDS, BLOCK = 5, 3
@@ -288,7 +288,7 @@ def billion(sizes: Sizes, repeats: int, earlier: dict) -> dict:
 
 
 def streamed_rounds(shape: Shape, num_factors: int, *, chunk_clients: int, repeats: int) -> dict:
-    """Time full rounds whose clients come from host memory, block by block (`fcf_jax.streaming`)."""
+    """Time full rounds whose clients come from host memory, block by block (`fcf_jax.parallel.stream`)."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         clients = jax.block_until_ready(drawn_clients(shape, chunk_clients=chunk_clients))
     federation, key = federation_of(shape, num_factors), jax.random.key(KEY_SEED)

@@ -33,7 +33,7 @@ import fcf_jax as fcf
 from fcf_jax.core.federation import cohort_rows
 from fcf_jax.data import simulate_taste
 from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.sharding import place_state
+from fcf_jax.parallel.mesh import place_state
 
 ALPHA, REGULARIZATION = 4.0, 1.0
 TRAINING_ROUNDS = 5

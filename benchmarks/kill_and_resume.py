@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     arguments = parser.parse_args()
-    FAMILY.set_forkserver_preload(["fcf_jax.cli", "fcf_jax.experiments.experiment"])
+    FAMILY.set_forkserver_preload(["fcf_jax.cli", "fcf_jax.experiments.run"])
     rng = np.random.default_rng(arguments.seed)
     parts = rng.permutation(arguments.num_kills) + rng.random(arguments.num_kills)
     results = []

@@ -18,8 +18,8 @@ import numpy as np
 import fcf_jax as fcf
 from fcf_jax.data import simulate_taste
 from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.privacy.audit import cohort_sum, figures, linking, single_upload, views
-from fcf_jax.privacy.audit.knowledge import Public
+from fcf_jax.privacy.attacks import cohort_sum, figures, linking, single_upload, views
+from fcf_jax.privacy.attacks.knowledge import Public
 
 ALPHA, REGULARIZATION, CHUNK = 4.0, 1.0, 50
 

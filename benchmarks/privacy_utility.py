@@ -33,13 +33,13 @@ from jax import numpy as jnp
 from matplotlib.figure import Figure
 
 import fcf_jax as fcf
-from fcf_jax.core.optimizers import guarded_gram, running_sums
-from fcf_jax.core.types import Key, PackedClients, SentNorms
+from fcf_jax.core.records import Key, PackedClients, SentNorms
 from fcf_jax.evaluation import evaluate_data, evaluation_data
 from fcf_jax.experiments import timing
-from fcf_jax.experiments.config import load_config
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.privacy.accountant import Participation, single_noise_multiplier
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.optimizers import guarded_gram, running_sums
+from fcf_jax.privacy.accounting import Participation, single_noise_multiplier
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import noise_to_signal

@@ -30,15 +30,15 @@ from jax import numpy as jnp
 import fcf_jax as fcf
 from fcf_jax.core.federation import cohort_rows
 from fcf_jax.experiments import timing
-from fcf_jax.experiments.baseline import converge_als
-from fcf_jax.experiments.config import load_config, with_values
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.experiments.models import configured_als, configured_federation
-from fcf_jax.experiments.placement import pack_on, start_devices
-from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.experiments.setup import Setup, set_up
-from fcf_jax.experiments.steps import build_optimizer, payload_bytes
-from fcf_jax.sharding import fetch, place_state
+from fcf_jax.experiments.build.baseline import converge_als
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.devices import pack_on, start_devices
+from fcf_jax.experiments.build.models import configured_als, configured_federation
+from fcf_jax.experiments.build.problem import Setup, set_up
+from fcf_jax.experiments.config.load import load_config, with_values
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import build_optimizer, payload_bytes
+from fcf_jax.parallel.mesh import fetch, place_state
 
 LOSS_GOALS = (1.05, 1.02, 1.01, 1.005, 1.002)  # of converged ALS's loss
 MAP_GOAL = 0.995  # of its MAP

@@ -21,7 +21,7 @@ import numpy as np
 from jax import numpy as jnp
 
 import fcf_jax as fcf
-from fcf_jax.core.types import SentNorms
+from fcf_jax.core.records import SentNorms
 from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.privacy.secure_sum import SumRules, choose_formats, protocol
 from fcf_jax.privacy.secure_sum.graph import degree_needed, recovery_failure

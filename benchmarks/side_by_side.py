@@ -17,7 +17,7 @@ import optax
 
 import fcf_jax as fcf
 from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.side_by_side import run_mesh
+from fcf_jax.parallel.batch import run_mesh
 
 ROUNDS = 20
 

@@ -25,8 +25,8 @@ import numpy as np
 
 import fcf_jax as fcf
 from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.experiments.baseline import converge_als
-from fcf_jax.sharding import place_state
+from fcf_jax.experiments.build.baseline import converge_als
+from fcf_jax.parallel.mesh import place_state
 
 ALPHA, REGULARIZATION, WITHIN = 4.0, 1.0, 1.005
 MOST_STEPS = 200

@@ -21,11 +21,11 @@ _LONG_FILES = {"test_sharding", "test_resume", "test_faults", "test_docs", "test
 _MANY_MAPS = 20_000  # of 65,530 by default
 _OF_ARRAYS = [
     "fcf_jax.core",
-    "fcf_jax.batching",
+    "fcf_jax.core.packing",
     "fcf_jax.evaluation",
     "fcf_jax.privacy",
-    "fcf_jax.sharding",
-    "fcf_jax.streaming",
+    "fcf_jax.parallel.mesh",
+    "fcf_jax.parallel.stream",
 ]
 jaxtyping.install_import_hook(_OF_ARRAYS, "annotations.executed")
 

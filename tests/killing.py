@@ -9,10 +9,10 @@ import time
 import jax
 
 from fcf_jax import cli
-from fcf_jax.sharding import use_cpu_devices
+from fcf_jax.parallel.mesh import use_cpu_devices
 
 _FAMILY = multiprocessing.get_context("forkserver")
-_FAMILY.set_forkserver_preload(["fcf_jax.cli", "fcf_jax.experiments.experiment"])
+_FAMILY.set_forkserver_preload(["fcf_jax.cli", "fcf_jax.experiments.run"])
 
 
 def start_run(*arguments, at=0, signals=(), num_devices=1, said=os.devnull):

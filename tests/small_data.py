@@ -9,8 +9,8 @@ import references
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS
 
-from fcf_jax.batching import batch_clients, batch_items
-from fcf_jax.core.types import Observations
+from fcf_jax.core.packing import batch_clients, batch_items
+from fcf_jax.core.records import Observations
 from fcf_jax.data import Interactions
 
 

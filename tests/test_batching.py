@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcf_jax.batching import batch_clients, batch_items, padding_factor
+from fcf_jax.core.packing import batch_clients, batch_items, padding_factor
 from fcf_jax.data import Interactions, read_interactions
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.experiments import run_directory
+from fcf_jax.experiments.store import run_directory
 
 TINY = [
     "--set", "data.num_users=60", "--set", "data.num_items=30", "--set", "data.mean_history=8",
@@ -41,8 +41,8 @@ def test_run_goes_to_runs_in_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_recommend_by_user_and_by_the_same_history_agree(finished, tmp_path, capsys):
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.dataset import load_interactions
+    from fcf_jax.experiments.build.dataset import load_interactions
+    from fcf_jax.experiments.config.load import load_config
 
     interactions, _ = load_interactions(load_config(str(finished / "config.toml")).data)
     mine = slice(interactions.indptr[3], interactions.indptr[4])

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.packing import batch_clients
 from fcf_jax.core.server import server_init
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions

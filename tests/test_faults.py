@@ -183,7 +183,7 @@ def test_unusual_but_sound_input_runs(tmp_path, capsys, content, overrides):
 
 
 def test_shuffled_rows_give_the_same_model(tmp_path):
-    from fcf_jax.experiments.run_directory import read_run
+    from fcf_jax.experiments.store.run_directory import read_run
 
     lines = GOOD.removeprefix(HEADER).splitlines(keepends=True)
     for name, content in (("a", lines), ("b", lines[::-1])):

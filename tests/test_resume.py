@@ -15,7 +15,8 @@ import pytest
 from killing import finish, start_run
 
 from fcf_jax import cli
-from fcf_jax.experiments import checkpoint, dataset, run_directory
+from fcf_jax.experiments.build import dataset
+from fcf_jax.experiments.store import checkpoint, run_directory
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",

@@ -12,16 +12,16 @@ import pytest
 
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.weighting import implicit_feedback
-from fcf_jax.sharding import client_mesh, place_clients, place_state, use_cpu_devices
+from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, use_cpu_devices
 
 ON_EIGHT_DEVICES = """
     import json, sys
     import jax, numpy as np, optax
     import fcf_jax as fcf
-    from fcf_jax.core.types import SentNorms
+    from fcf_jax.core.records import SentNorms
     from fcf_jax.data import simulate_taste
     from fcf_jax.privacy.mechanism import gaussian_mechanism
-    from fcf_jax.sharding import fetch
+    from fcf_jax.parallel.mesh import fetch
 
     fcf.use_cpu_devices(8)
     interactions = simulate_taste(num_users=150, num_items=37, mean_history=9, seed=0)

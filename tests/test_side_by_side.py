@@ -12,11 +12,11 @@ import pytest
 from jax import numpy as jnp
 from small_data import make_small
 
-from fcf_jax.batching import batch_clients
-from fcf_jax.core.als import centralized_als, run_sweeps
+from fcf_jax.als import centralized_als, run_sweeps
 from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.packing import batch_clients
 from fcf_jax.core.weighting import implicit_feedback
-from fcf_jax.side_by_side import (
+from fcf_jax.parallel.batch import (
     _run_all,
     run_mesh,
     run_side_by_side,
@@ -123,8 +123,8 @@ def test_other_hyperparameters_compile_nothing(small):
 
 ON_TWO_DEVICES = """
     import jax
-    from fcf_jax.sharding import use_cpu_devices
-    from fcf_jax.side_by_side import map_runs, place_runs, run_mesh
+    from fcf_jax.parallel.mesh import use_cpu_devices
+    from fcf_jax.parallel.batch import map_runs, place_runs, run_mesh
 
     use_cpu_devices(2)
     mesh = run_mesh()

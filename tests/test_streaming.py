@@ -7,7 +7,7 @@ import pytest
 
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.weighting import implicit_feedback
-from fcf_jax.streaming import run_rounds_streamed
+from fcf_jax.parallel.stream import run_rounds_streamed
 
 KEY = jax.random.key(1)
 

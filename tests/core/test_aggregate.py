@@ -7,10 +7,10 @@ from jax import numpy as jnp
 from references import ALPHA, REGULARIZATION, dense_weights, relative_error, solve_users, user_gram, user_loss
 from references import cohort_sum as dense_cohort_sum
 
-from fcf_jax.batching import batch_clients
-from fcf_jax.core.aggregate import cohort_sum, solve_clients
 from fcf_jax.core.client import client_update, dense_upload
+from fcf_jax.core.cohort_sum import cohort_sum, solve_clients
 from fcf_jax.core.objective import gram
+from fcf_jax.core.packing import batch_clients
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions
 

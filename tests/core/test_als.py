@@ -6,7 +6,7 @@ import optax
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION, als_sweep, gradient, relative_error
 
-from fcf_jax.core.als import centralized_als, fit_als, run_sweeps
+from fcf_jax.als import centralized_als, fit_als, run_sweeps
 from fcf_jax.core.federation import federated_cf
 from fcf_jax.core.weighting import implicit_feedback
 

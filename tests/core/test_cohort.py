@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 from scipy.stats import binom
 
-from fcf_jax.core.cohort import draw_cohort, gather_cohort, permute, poisson_capacity, rows_needed
+from fcf_jax.core.sampling import draw_cohort, gather_cohort, permute, poisson_capacity, rows_needed
 
 KEY = jax.random.key(0)
 SAMPLINGS = ["shuffled", "independent"]

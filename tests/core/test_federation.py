@@ -8,12 +8,12 @@ import pytest
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION
 
-from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import _scan_rounds, cohort_rows, federated_cf, run_rounds
-from fcf_jax.core.optimizers import running_sums
+from fcf_jax.core.packing import batch_clients
 from fcf_jax.core.server import server_init
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions
+from fcf_jax.optimizers import running_sums
 
 MODEL = {"num_items": 17, "num_factors": NUM_FACTORS, "regularization": REGULARIZATION}
 KEY = jax.random.key(7)

@@ -7,10 +7,10 @@ import pytest
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION
 
-from fcf_jax.core.als import fit_als
+from fcf_jax.als import fit_als
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
 from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
 
 WEIGHTING = implicit_feedback(alpha=ALPHA)
 MODEL = {"num_factors": NUM_FACTORS, "regularization": REGULARIZATION}

@@ -8,8 +8,8 @@ from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION, objective, relative_error, sgd_round, solve_users
 
 from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.records import CohortSum
 from fcf_jax.core.server import draw_item_factors, server_init, server_update
-from fcf_jax.core.types import CohortSum
 from fcf_jax.core.weighting import implicit_feedback
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
-from fcf_jax.core.inverse import inverse_cholesky, inverse_matrix
+from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
 from fcf_jax.core.objective import gram, item_gradient, loss
 from fcf_jax.core.solve import (
     owned_by,

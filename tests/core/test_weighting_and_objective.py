@@ -6,8 +6,8 @@ import pytest
 from jax import numpy as jnp
 
 from fcf_jax.core.objective import gram, item_gradient, loss
+from fcf_jax.core.records import ClientData
 from fcf_jax.core.solve import solve_user_factor
-from fcf_jax.core.types import ClientData
 from fcf_jax.core.weighting import confidence, explicit_ratings, implicit_feedback
 
 DATA = ClientData(jnp.array([4, 1]), jnp.array([2.0, 0.5]), jnp.array([True, False]))

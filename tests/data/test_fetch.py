@@ -17,7 +17,7 @@ from fcf_jax import cli
 from fcf_jax.data import known_sets, read_interactions
 from fcf_jax.data.fetch import Checksum, FetchError, fetch
 from fcf_jax.data.known_sets import KNOWN_SETS, cache_folder
-from fcf_jax.experiments.config import load_config, shipped_configs
+from fcf_jax.experiments.config.load import load_config, shipped_configs
 
 SMALL, LASTFM, ML_100K = KNOWN_SETS["ml-latest-small"], KNOWN_SETS["lastfm-2k"], KNOWN_SETS["ml-100k"]
 RATINGS = "userId,movieId,rating,timestamp\n1,10,4.0,100\n2,20,3.5,101\n"

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcf_jax.data import Interactions, parsing, read_interactions, read_published_split
+from fcf_jax.data import Interactions, read_interactions, read_published_split
+from fcf_jax.data import parse as parsing
 from fcf_jax.data.columns import Dialect, Positions
 
 ROOT = Path(__file__).parents[2]

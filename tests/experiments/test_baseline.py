@@ -1,11 +1,11 @@
 import jax
 
-from fcf_jax.batching import batch_clients, batch_items
-from fcf_jax.core import als
+from fcf_jax import als
+from fcf_jax.core.packing import batch_clients, batch_items
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import simulate_taste
-from fcf_jax.experiments.baseline import MIN_SWEEPS, converge_als
-from fcf_jax.sharding import client_mesh, place_clients
+from fcf_jax.experiments.build.baseline import MIN_SWEEPS, converge_als
+from fcf_jax.parallel.mesh import client_mesh, place_clients
 
 
 def test_all_sweeps_are_one_program_on_a_mesh_as_well():

@@ -3,11 +3,15 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.core.als import fit_als
+from fcf_jax.als import fit_als
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.evaluation import evaluate_data, summarize
-from fcf_jax.experiments.candidates import (
+from fcf_jax.experiments.build.held_out import load_held_out
+from fcf_jax.experiments.config.load import load_config, with_values
+from fcf_jax.experiments.config.server_steps import build_optimizer
+from fcf_jax.experiments.timing import count_compilations
+from fcf_jax.experiments.tune.candidates import (
     advance,
     als_learner,
     begin,
@@ -15,11 +19,7 @@ from fcf_jax.experiments.candidates import (
     candidate_mesh,
     federated_learner,
 )
-from fcf_jax.experiments.config import load_config, with_values
-from fcf_jax.experiments.held_out import load_held_out
-from fcf_jax.experiments.search_space import server_start
-from fcf_jax.experiments.steps import build_optimizer
-from fcf_jax.experiments.timing import count_compilations
+from fcf_jax.experiments.tune.search_space import server_start
 
 SIZES = ["data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4"]
 KEY = jax.random.key(0)

@@ -6,8 +6,8 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.experiments.checkpoint import CheckpointError, Checkpoints
-from fcf_jax.side_by_side import run_mesh
+from fcf_jax.experiments.store.checkpoint import CheckpointError, Checkpoints
+from fcf_jax.parallel.batch import run_mesh
 
 STATE = {
     "optimizer": optax.adam(0.1).init(jnp.linspace(-1.0, 1.0, 6).reshape(3, 2)),

@@ -9,10 +9,11 @@ from rich.console import Console
 from scipy import stats
 
 from fcf_jax import cli
-from fcf_jax.experiments import comparison
-from fcf_jax.experiments.comparison import load_splits
-from fcf_jax.experiments.comparison_curves import Curves, read_curves
-from fcf_jax.experiments.comparison_statistics import (
+from fcf_jax.experiments.build.measuring import metric_names
+from fcf_jax.experiments.compare import comparison
+from fcf_jax.experiments.compare.comparison import load_splits
+from fcf_jax.experiments.compare.curves import Curves, read_curves
+from fcf_jax.experiments.compare.statistics import (
     compare_builds,
     compare_users,
     distinct_metrics,
@@ -20,12 +21,11 @@ from fcf_jax.experiments.comparison_statistics import (
     verdict,
     worse_metrics,
 )
-from fcf_jax.experiments.comparison_training import _refuse_divergence
-from fcf_jax.experiments.config import load_config
-from fcf_jax.experiments.experiment import DivergedError, run_experiment
-from fcf_jax.experiments.measuring import metric_names
+from fcf_jax.experiments.compare.training import _refuse_divergence
+from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run_directory import claimed
+from fcf_jax.experiments.run import DivergedError, run_experiment
+from fcf_jax.experiments.store.run_directory import claimed
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",

@@ -2,8 +2,8 @@ import tomllib
 
 import pytest
 
-from fcf_jax.experiments.config import ConfigError, explain, load_config, resolve, shipped_configs
-from fcf_jax.experiments.sections import ExperimentConfig
+from fcf_jax.experiments.config.load import ConfigError, explain, load_config, resolve, shipped_configs
+from fcf_jax.experiments.config.schema import ExperimentConfig
 
 
 def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path):

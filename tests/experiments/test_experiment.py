@@ -8,16 +8,16 @@ from rich.console import Console
 
 from fcf_jax.data import Interactions
 from fcf_jax.experiments import progress
-from fcf_jax.experiments.baseline import offsets_rmse
-from fcf_jax.experiments.config import load_config
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.experiments.experiment import DivergedError, difference_percent, run_experiment
+from fcf_jax.experiments.build.baseline import offsets_rmse
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.privacy import payload_bytes
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.config.server_steps import build_optimizer
+from fcf_jax.experiments.loop import Training, block_sizes, find_divergence, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.protection import payload_bytes
-from fcf_jax.experiments.recommending import History, recommend_items
-from fcf_jax.experiments.run_directory import claimed, read_run, write_atomically, write_json
-from fcf_jax.experiments.steps import build_optimizer
-from fcf_jax.experiments.training import Training, block_sizes, find_divergence, seconds_per_round
+from fcf_jax.experiments.recommend import History, recommend_items
+from fcf_jax.experiments.run import DivergedError, difference_percent, run_experiment
+from fcf_jax.experiments.store.run_directory import claimed, read_run, write_atomically, write_json
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",

@@ -7,13 +7,13 @@ from jax import numpy as jnp
 from rich.console import Console
 
 from fcf_jax.evaluation import RankingMetrics, UserMetrics
-from fcf_jax.experiments import tuning
-from fcf_jax.experiments.candidates import Learner
-from fcf_jax.experiments.config import load_config
-from fcf_jax.experiments.experiment import DivergedError
-from fcf_jax.experiments.held_out import load_held_out
+from fcf_jax.experiments.build.held_out import load_held_out
+from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.study import finished, journal, start_trial, values_of
+from fcf_jax.experiments.run import DivergedError
+from fcf_jax.experiments.tune import tuning
+from fcf_jax.experiments.tune.candidates import Learner
+from fcf_jax.experiments.tune.study import finished, journal, start_trial, values_of
 
 SMALL = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.experiments import tuning
-from fcf_jax.experiments.candidates import advance
-from fcf_jax.experiments.config import load_config, with_values
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.experiments.held_out import HeldOut, hold_out, load_held_out
-from fcf_jax.experiments.run_directory import claimed
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.held_out import HeldOut, hold_out, load_held_out
+from fcf_jax.experiments.config.load import load_config, with_values
+from fcf_jax.experiments.store.run_directory import claimed
+from fcf_jax.experiments.tune import tuning
+from fcf_jax.experiments.tune.candidates import advance
 
 SHORT = [
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.baseline=false",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fcf_jax.privacy import accountant
-from fcf_jax.privacy.accountant import (
+from fcf_jax.privacy import accounting as accountant
+from fcf_jax.privacy.accounting import (
     Participation,
     accountant_used,
     epsilon,

@@ -7,7 +7,15 @@ import references
 
 import fcf_jax as fcf
 from fcf_jax.data import simulate_taste
-from fcf_jax.privacy.audit import cohort_sum, figures, knowledge, linking, noisy_upload, single_upload, views
+from fcf_jax.privacy.attacks import (
+    cohort_sum,
+    figures,
+    knowledge,
+    linking,
+    noisy_upload,
+    single_upload,
+    views,
+)
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 NUM_USERS, NUM_ITEMS, NUM_FACTORS, ALPHA = 60, 300, 8, 4.0

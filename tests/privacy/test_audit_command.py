@@ -8,11 +8,12 @@ import pytest
 from jax import numpy as jnp
 
 from fcf_jax import cli
-from fcf_jax.core.types import CohortSum, SentNorms
-from fcf_jax.experiments import audit_bounds, auditing
-from fcf_jax.experiments.config import load_config
-from fcf_jax.experiments.steps import GRAM_STEPS
-from fcf_jax.privacy.audit.taking_part import taking_part
+from fcf_jax.core.records import CohortSum, SentNorms
+from fcf_jax.experiments.audit import auditing
+from fcf_jax.experiments.audit import bounds as audit_bounds
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.config.server_steps import GRAM_STEPS
+from fcf_jax.privacy.attacks.taking_part import taking_part
 from fcf_jax.privacy.limits import in_out_auc_ceiling
 from fcf_jax.privacy.mechanism import gaussian_mechanism
 

@@ -11,21 +11,21 @@ from references import ALPHA, NUM_FACTORS, REGULARIZATION
 from rich.console import Console
 
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.types import CohortSum, SentNorms
+from fcf_jax.core.records import CohortSum, SentNorms
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.data.capping import cap_histories
-from fcf_jax.experiments import item_release
-from fcf_jax.experiments.budget import BUDGET, budget_of
-from fcf_jax.experiments.checkpoint import CheckpointError
-from fcf_jax.experiments.comparison import refuse_unfit
-from fcf_jax.experiments.config import ConfigError, load_config
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.experiments.experiment import run_experiment
-from fcf_jax.experiments.privacy_plan import plan_privacy
+from fcf_jax.experiments.build import item_release
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.compare.comparison import refuse_unfit
+from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.plan import plan_privacy
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run_directory import claimed
-from fcf_jax.privacy.accountant import Participation, epsilon, single_noise_multiplier
+from fcf_jax.experiments.run import run_experiment
+from fcf_jax.experiments.store.budget import BUDGET, budget_of
+from fcf_jax.experiments.store.checkpoint import CheckpointError
+from fcf_jax.experiments.store.run_directory import claimed
+from fcf_jax.privacy.accounting import Participation, epsilon, single_noise_multiplier
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.mechanism import add_noise, gaussian_mechanism

@@ -7,11 +7,11 @@ import pytest
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION, relative_error, solve_users, upload
 
-from fcf_jax.core.aggregate import cohort_sum
+from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.optimizers import gram_preconditioned
-from fcf_jax.core.types import CohortSum, SentNorms
+from fcf_jax.core.records import CohortSum, SentNorms
 from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.optimizers import gram_preconditioned
 from fcf_jax.privacy.mechanism import (
     adaptive_gaussian_mechanism,
     add_noise,

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.experiments import privacy_plan
-from fcf_jax.experiments.config import load_config
-from fcf_jax.experiments.privacy_plan import HOPELESS, USABLE, plan_privacy, verdict
+from fcf_jax.experiments import plan as privacy_plan
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.plan import HOPELESS, USABLE, plan_privacy, verdict
 
 CHECK = [
     "--sampling-probability",

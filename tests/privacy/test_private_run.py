@@ -6,16 +6,16 @@ import jax
 import pytest
 from rich.console import Console
 
-from fcf_jax.experiments.budget import BUDGET, budget_of
-from fcf_jax.experiments.comparison import refuse_unfit
-from fcf_jax.experiments.config import ConfigError, load_config
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.experiments.experiment import run_experiment
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.privacy import noise_multiplier_of, rounds_key
+from fcf_jax.experiments.compare.comparison import refuse_unfit
+from fcf_jax.experiments.config.load import ConfigError, load_config
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.protection import noise_multiplier_of, rounds_key
 from fcf_jax.experiments.report import privacy_note
-from fcf_jax.experiments.run_directory import claimed, read_json_lines
-from fcf_jax.privacy.accountant import Participation, epsilon
+from fcf_jax.experiments.run import run_experiment
+from fcf_jax.experiments.store.budget import BUDGET, budget_of
+from fcf_jax.experiments.store.run_directory import claimed, read_json_lines
+from fcf_jax.privacy.accounting import Participation, epsilon
 
 NOISY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.core.types import SentNorms
+from fcf_jax.core.records import SentNorms
 from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint, check_formats, choose_formats, decode, encode
 from fcf_jax.privacy.secure_sum.graph import degree_needed, is_connected, neighbor_graph, recovery_failure
 from fcf_jax.privacy.secure_sum.keys import Binding, draw_key_pair, model_hash, pair_seed

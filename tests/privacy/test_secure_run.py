@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console
 
 from fcf_jax import cli
-from fcf_jax.experiments.comparison import load_splits
-from fcf_jax.experiments.config import ConfigError, load_config
-from fcf_jax.experiments.dataset import load_dataset
-from fcf_jax.experiments.experiment import run_experiment
-from fcf_jax.experiments.fixed_point import formats_of, is_in_fixed_point, refuse_unfit_sums
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.secure_sum import formats_of, is_in_fixed_point, refuse_unfit_sums
+from fcf_jax.experiments.compare.comparison import load_splits
+from fcf_jax.experiments.config.load import ConfigError, load_config
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
-from fcf_jax.experiments.run_directory import claimed, read_json_lines
-from fcf_jax.experiments.tuning import refuse_unfit
+from fcf_jax.experiments.run import run_experiment
+from fcf_jax.experiments.store.run_directory import claimed, read_json_lines
+from fcf_jax.experiments.tune.tuning import refuse_unfit
 from fcf_jax.privacy.secure_sum import SumRules
 
 TINY = [
@@ -32,10 +32,10 @@ SAMPLED = ["federation.cohort_size=20", "server.step=running_sums"]
 ON_TWO_DEVICES = """
     import jax, numpy as np, optax
     import fcf_jax as fcf
-    from fcf_jax.core.types import SentNorms
+    from fcf_jax.core.records import SentNorms
     from fcf_jax.data import simulate_taste
     from fcf_jax.privacy.secure_sum import choose_formats, fixed_point_sums
-    from fcf_jax.sharding import fetch
+    from fcf_jax.parallel.mesh import fetch
 
     fcf.use_cpu_devices(2)
     interactions = simulate_taste(num_users=70, num_items=23, mean_history=7, seed=0)

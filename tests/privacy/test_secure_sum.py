@@ -16,9 +16,9 @@ from jax.tree_util import Partial
 from references import ALPHA, REGULARIZATION
 from scipy.stats import chisquare
 
-from fcf_jax.batching import batch_clients
-from fcf_jax.core.aggregate import cohort_sum
-from fcf_jax.core.types import SentNorms
+from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.packing import batch_clients
+from fcf_jax.core.records import SentNorms
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.privacy.mechanism import clip_factor
 from fcf_jax.privacy.secure_sum import (
@@ -51,9 +51,9 @@ ON_TWO_DEVICES = """
     import random
     import jax, numpy as np
     import fcf_jax as fcf
-    from fcf_jax.core.types import SentNorms
+    from fcf_jax.core.records import SentNorms
     from fcf_jax.data import simulate_taste
-    from fcf_jax.core.aggregate import cohort_sum
+    from fcf_jax.core.cohort_sum import cohort_sum
     from fcf_jax.privacy import secure_sum
 
     fcf.use_cpu_devices(2)

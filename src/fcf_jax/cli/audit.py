@@ -11,12 +11,12 @@ from rich.table import Table
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, config_of, folder_of
-from fcf_jax.experiments.audit_bounds import UploadForm
+from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.audit_bounds import Bound
-    from fcf_jax.experiments.sections import ExperimentConfig
+    from fcf_jax.experiments.audit.bounds import Bound
+    from fcf_jax.experiments.config.schema import ExperimentConfig
 
 
 def audit(
@@ -40,8 +40,8 @@ def audit(
     quiet: QuietOption = False,
 ) -> None:
     """Attack what the server sees under privacy.mode, and tell what it learns about clients."""
-    from fcf_jax.experiments.audit_bounds import unmet
-    from fcf_jax.experiments.auditing import refuse_unfit, with_fitting_step
+    from fcf_jax.experiments.audit.auditing import refuse_unfit, with_fitting_step
+    from fcf_jax.experiments.audit.bounds import unmet
 
     with input_errors():
         folder = folder_of(out, config, suffix="-audit")
@@ -58,8 +58,8 @@ def audit(
 
 
 def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
-    from fcf_jax.experiments.audit_bounds import figure_names, parse_bounds
-    from fcf_jax.experiments.audit_scene import sends_gram
+    from fcf_jax.experiments.audit.bounds import figure_names, parse_bounds
+    from fcf_jax.experiments.audit.scene import sends_gram
 
     has_cohorts = config.federation.cohort_size is not None
     known = figure_names(config.privacy.mode, has_cohorts=has_cohorts, sends_gram=sends_gram(config))
@@ -67,10 +67,10 @@ def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
 
 
 def _audit(config: "ExperimentConfig", folder: Path, *, quiet: bool, **options: Any) -> dict[str, Any]:
-    from fcf_jax.experiments.auditing import run_audit
-    from fcf_jax.experiments.dataset import load_dataset
-    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.run_directory import claimed
+    from fcf_jax.experiments.audit.auditing import run_audit
+    from fcf_jax.experiments.build.dataset import load_dataset
+    from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.store.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
@@ -84,7 +84,7 @@ def _audit(config: "ExperimentConfig", folder: Path, *, quiet: bool, **options: 
 
 
 def _show(document: dict[str, Any], folder: Path) -> None:
-    from fcf_jax.experiments.audit_tables import HEADINGS, table_rows, title
+    from fcf_jax.experiments.report.audit_tables import HEADINGS, table_rows, title
 
     table = Table(title=title(document), box=box.SIMPLE_HEAD)
     for column, heading in enumerate(HEADINGS):

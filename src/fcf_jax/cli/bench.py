@@ -18,9 +18,9 @@ def bench(
 ) -> None:
     """Time rounds, ALS and, where it is installed, `implicit` on the data of a configuration."""
     from fcf_jax.experiments import bench as benchmark
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.dataset import load_dataset
-    from fcf_jax.experiments.placement import start_devices
+    from fcf_jax.experiments.build.dataset import load_dataset
+    from fcf_jax.experiments.build.devices import start_devices
+    from fcf_jax.experiments.config.load import load_config
     from fcf_jax.experiments.timing import publish, show
 
     with input_errors():

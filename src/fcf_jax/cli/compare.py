@@ -22,7 +22,7 @@ from fcf_jax.cli.signals import StopSignals, going_on
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.sections import ExperimentConfig
+    from fcf_jax.experiments.config.schema import ExperimentConfig
 
 
 def compare(
@@ -35,9 +35,9 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
-    from fcf_jax.experiments.comparison import refuse_unfit
-    from fcf_jax.experiments.comparison_tables import COMPARISON
-    from fcf_jax.experiments.run_directory import is_finished
+    from fcf_jax.experiments.compare.comparison import refuse_unfit
+    from fcf_jax.experiments.report.comparison_tables import COMPARISON
+    from fcf_jax.experiments.store.run_directory import is_finished
 
     with input_errors():
         folder = folder_of(out, config, suffix="-compare", resume=resume)
@@ -53,10 +53,10 @@ def compare(
 
 
 def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
-    from fcf_jax.experiments.comparison import load_splits, run_comparison
-    from fcf_jax.experiments.comparison_builds import mesh_of_builds
-    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.run_directory import claimed
+    from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.compare.builds import mesh_of_builds
+    from fcf_jax.experiments.compare.comparison import load_splits, run_comparison
+    from fcf_jax.experiments.store.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
@@ -75,7 +75,7 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
 
 def _show(document: dict[str, Any], folder: Path) -> None:
     """Print the plain metrics over the builds, and the verdict; the files have the rest."""
-    from fcf_jax.experiments.comparison_tables import HEADINGS, PER_USER, legend, table_rows, title
+    from fcf_jax.experiments.report.comparison_tables import HEADINGS, PER_USER, legend, table_rows, title
 
     console = Console()
     table = Table(title=title(document), box=box.SIMPLE_HEAD)

@@ -16,7 +16,7 @@ def show_config(
     """Print the configuration as resolved, or explain every key."""
     import tomli_w
 
-    from fcf_jax.experiments import config as configuration
+    from fcf_jax.experiments.config import load as configuration
 
     with input_errors():
         resolved = configuration.load_config(config, overrides or ())

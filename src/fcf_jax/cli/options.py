@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.sections import ExperimentConfig
+    from fcf_jax.experiments.config.schema import ExperimentConfig
 
 ConfigArgument = Annotated[
     str | None, typer.Argument(metavar="[CONFIG.toml]", help="A TOML file, or the name of a shipped config.")
@@ -54,9 +54,9 @@ def config_of(
         ValueError: in one line, for a mistake in it, or a folder that it does not fit.
         OSError: when it cannot be read.
     """
-    from fcf_jax.experiments import run_directory
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.resuming import refuse_another
+    from fcf_jax.experiments.config.load import load_config
+    from fcf_jax.experiments.store import run_directory
+    from fcf_jax.experiments.store.resume import refuse_another
 
     if resume and config is None and run_directory.is_run(folder):
         config = str(folder / run_directory.CONFIG)

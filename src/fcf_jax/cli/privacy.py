@@ -12,8 +12,8 @@ from fcf_jax.cli.errors import CommandError, input_errors
 from fcf_jax.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.privacy_plan import Choice, PrivacyPlan
-    from fcf_jax.privacy.accountant import Participation
+    from fcf_jax.experiments.plan import Choice, PrivacyPlan
+    from fcf_jax.privacy.accounting import Participation
 
 privacy = typer.Typer(help="Differential privacy: what rounds cost; plan a run.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; null for no finite epsilon.")]
@@ -32,7 +32,7 @@ def show_epsilon(
 ) -> None:
     """Compute the epsilon of a run, by two accountants, for data that differ by one user there or not."""
     _need_accounting()
-    from fcf_jax.privacy.accountant import epsilon
+    from fcf_jax.privacy.accounting import epsilon
 
     run = {"noise_multiplier": noise_multiplier, "num_rounds": num_rounds, "delta": delta}
     with input_errors():
@@ -50,9 +50,9 @@ def show_plan(
 ) -> None:
     """Compare cohorts and rounds for the data, K, epsilon and delta of a configuration."""
     _need_accounting()
-    from fcf_jax.experiments.config import load_config
-    from fcf_jax.experiments.dataset import load_dataset
-    from fcf_jax.experiments.privacy_plan import plan_privacy, refuse_unfit, to_document
+    from fcf_jax.experiments.build.dataset import load_dataset
+    from fcf_jax.experiments.config.load import load_config
+    from fcf_jax.experiments.plan import plan_privacy, refuse_unfit, to_document
 
     with input_errors():
         resolved = load_config(config, overrides or ())
@@ -66,7 +66,7 @@ def show_plan(
 
 
 def _show(plan: "PrivacyPlan") -> None:
-    from fcf_jax.experiments.privacy_plan import verdict
+    from fcf_jax.experiments.plan import verdict
     from fcf_jax.experiments.timing import show
 
     sizes = f"{plan.num_users} users, {plan.num_items} items, K = {plan.num_factors}"
@@ -81,7 +81,7 @@ def _show(plan: "PrivacyPlan") -> None:
 
 
 def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:
-    from fcf_jax.experiments.privacy_plan import describe
+    from fcf_jax.experiments.plan import describe
 
     marks = [name for name, holds in (("configured", choice.is_configured), ("best", is_best)) if holds]
     return {
@@ -98,7 +98,7 @@ def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:
 
 def _participation(sampling_probability: float) -> "Participation":
     """Return users and a cohort in this proportion, which is all that accounting asks of a Poisson sample."""
-    from fcf_jax.privacy.accountant import Participation
+    from fcf_jax.privacy.accounting import Participation
 
     if not 0 < sampling_probability <= 1:
         raise ValueError(f"--sampling-probability: expected one in (0, 1], got {sampling_probability}")

@@ -19,8 +19,8 @@ def recommend(
     """Recommend items to one user, from a finished run."""
     if (user is None) == (history is None):
         raise CommandError("expected either --user ID or --history FILE; give one of them", 2)
-    from fcf_jax.experiments.recommending import history_from_file, history_of_user, recommend_items
-    from fcf_jax.experiments.run_directory import read_run
+    from fcf_jax.experiments.recommend import history_from_file, history_of_user, recommend_items
+    from fcf_jax.experiments.store.run_directory import read_run
 
     with input_errors():
         model = read_run(folder)

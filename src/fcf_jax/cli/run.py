@@ -15,7 +15,7 @@ from fcf_jax.cli.signals import StopSignals, going_on
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.sections import ExperimentConfig
+    from fcf_jax.experiments.config.schema import ExperimentConfig
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Train a federation and centralised ALS on the same data, and compare them."""
-    from fcf_jax.experiments.run_directory import is_finished
+    from fcf_jax.experiments.store.run_directory import is_finished
 
     with input_errors():
         folder = folder_of(out, config, resume=resume)
@@ -41,11 +41,11 @@ def run(
 def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> None:
     import jax
 
-    from fcf_jax.experiments.dataset import load_dataset
-    from fcf_jax.experiments.experiment import run_experiment
-    from fcf_jax.experiments.fixed_point import refuse_unfit_sums
-    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.run_directory import claimed
+    from fcf_jax.experiments.build.dataset import load_dataset
+    from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.build.secure_sum import refuse_unfit_sums
+    from fcf_jax.experiments.run import run_experiment
+    from fcf_jax.experiments.store.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():

@@ -14,8 +14,8 @@ from fcf_jax.cli.signals import StopSignals, going_on
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.sections import ExperimentConfig
-    from fcf_jax.experiments.tuning import Tuned
+    from fcf_jax.experiments.config.schema import ExperimentConfig
+    from fcf_jax.experiments.tune.tuning import Tuned
 
 _NO_OPTUNA = "fcf tune needs optuna, which is not installed; pip install 'fcf_jax[tune]'"
 
@@ -35,7 +35,7 @@ def tune(
     """
     if importlib.util.find_spec("optuna") is None:
         raise CommandError(_NO_OPTUNA, 2)
-    from fcf_jax.experiments.tuning import MAY_CHANGE, refuse_unfit
+    from fcf_jax.experiments.tune.tuning import MAY_CHANGE, refuse_unfit
 
     with input_errors():
         folder = folder_of(out, config, suffix="-tune", resume=resume)
@@ -47,13 +47,13 @@ def tune(
 
 
 def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> "Tuned":
-    from fcf_jax.experiments.config import ConfigError
-    from fcf_jax.experiments.held_out import load_held_out
-    from fcf_jax.experiments.placement import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.run_directory import claimed, environment, write_json
-    from fcf_jax.experiments.study import journal
-    from fcf_jax.experiments.tuning import run_tuning
-    from fcf_jax.experiments.tuning_report import write_outcome
+    from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.build.held_out import load_held_out
+    from fcf_jax.experiments.config.load import ConfigError
+    from fcf_jax.experiments.report.tuning_report import write_outcome
+    from fcf_jax.experiments.store.run_directory import claimed, environment, write_json
+    from fcf_jax.experiments.tune.study import journal
+    from fcf_jax.experiments.tune.tuning import run_tuning
 
     with ExitStack() as stack:
         with input_errors():
@@ -79,9 +79,9 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
 
 
 def _print_outcome(config: "ExperimentConfig", tuned: "Tuned", folder: Path) -> None:
+    from fcf_jax.experiments.report.tuning_report import TUNED, tables
     from fcf_jax.experiments.timing import show
-    from fcf_jax.experiments.tuning import metric_of
-    from fcf_jax.experiments.tuning_report import TUNED, tables
+    from fcf_jax.experiments.tune.tuning import metric_of
 
     for title, rows in tables(config, tuned):
         show(title, rows)

@@ -10,8 +10,8 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from fcf_jax.core.objective import all_residuals, catalogue_loss, history_loss, residuals
+from fcf_jax.core.records import ClientInfo, ClientUpdate, Observations, Scalar, SentNorms
 from fcf_jax.core.solve import RowSums, Solution, one_client, solve_history
-from fcf_jax.core.types import ClientInfo, ClientUpdate, Observations, Scalar, SentNorms
 
 _ROUNDED_UP = 1 + 1e-5  # so that float32 never understates a norm, for up to a million interactions
 _CANCELS, _ROUNDS = 4e-6, 1e-6  # relative errors, likewise, where a difference is much less than its terms

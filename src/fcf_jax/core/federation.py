@@ -16,10 +16,8 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from fcf_jax.core.aggregate import FLOAT_SUMS, accumulate
-from fcf_jax.core.cohort import Sampling, draw_cohort, gather_cohort, noise_key, rows_needed
-from fcf_jax.core.server import ServerInfo, ServerState, draw_item_factors, server_init, server_update
-from fcf_jax.core.types import (
+from fcf_jax.core.cohort_sum import FLOAT_SUMS, accumulate
+from fcf_jax.core.records import (
     Accumulation,
     CohortSum,
     Key,
@@ -29,13 +27,15 @@ from fcf_jax.core.types import (
     Scalar,
     Weighting,
 )
+from fcf_jax.core.sampling import Sampling, draw_cohort, gather_cohort, noise_key, rows_needed
+from fcf_jax.core.server import ServerInfo, ServerState, draw_item_factors, server_init, server_update
 
 
 class Federation(NamedTuple):
     """A federated optimisation of shared item factors, as pure functions.
 
     A round draws a cohort, collects the total of its uploads, reads it as sums and steps; the four are
-    there apart for those who move the data themselves (`fcf_jax.streaming`).
+    there apart for those who move the data themselves (`fcf_jax.parallel.stream`).
     """
 
     init: Callable[[Key], ServerState]
@@ -81,7 +81,7 @@ def federated_cf(
             server then steps on, and the info tells of, what it releases; None: neither.
         accumulation: how a round is summed: in floating point, or in integers, which no order changes
             (`fixed_point_sums` of `fcf_jax.privacy.secure_sum`).
-        mesh: devices to share a round's work, from `fcf_jax.sharding.client_mesh`; place state and
+        mesh: devices to share a round's work, from `fcf_jax.parallel.mesh.client_mesh`; place state and
             clients there too. The outcome is that of one device, but for the order of sums. Where
             the items are split as well, rows of zeros fill up the item factors of the last device.
 

@@ -10,7 +10,7 @@ and takes the other items from the Gram matrix G = Y^T Y.
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.types import Observations, Scalar
+from fcf_jax.core.records import Observations, Scalar
 
 
 def gram(factors: Float[Array, "rows factors"]) -> Float[Array, "factors factors"]:

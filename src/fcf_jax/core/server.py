@@ -10,7 +10,7 @@ import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.types import CohortSum, Key, Scalar
+from fcf_jax.core.records import CohortSum, Key, Scalar
 
 
 class ServerState(NamedTuple):

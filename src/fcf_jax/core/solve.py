@@ -23,9 +23,9 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.inverse import inverse_cholesky, inverse_matrix
+from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
 from fcf_jax.core.objective import sparse_residuals
-from fcf_jax.core.types import Observations, Scalar
+from fcf_jax.core.records import Observations, Scalar
 
 _OWN_STEPS = 2  # the solve and one refinement
 _SHARED_STEPS = 128  # at most

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from fcf_jax.core.types import ClientData, Observations, Scalar, Weighting
+from fcf_jax.core.records import ClientData, Observations, Scalar, Weighting
 
 
 def confidence(strengths: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Array, "*batch"]:

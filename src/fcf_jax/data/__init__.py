@@ -4,8 +4,8 @@ from fcf_jax.data.assemble import DuplicatePolicy
 from fcf_jax.data.implicit import check_implicit
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.layouts import LAYOUT_NAMES
-from fcf_jax.data.parsing import BadLinePolicy
-from fcf_jax.data.readers import ReadReport, read_interactions, read_published_split
+from fcf_jax.data.parse import BadLinePolicy
+from fcf_jax.data.read import ReadReport, read_interactions, read_published_split
 from fcf_jax.data.simulate import simulate_taste, simulate_uniform
 from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fcf_jax.data.columns import Columns, resolve_columns
 from fcf_jax.data.decoding import one_line
-from fcf_jax.data.parsing import MAX_STRENGTH, BadLinePolicy, Table, labels_of, whole_seconds
+from fcf_jax.data.parse import MAX_STRENGTH, BadLinePolicy, Table, labels_of, whole_seconds
 
 SUFFIXES = (".npz", ".parquet")
 _CORRECT = 'correct or remove the row, or set data.on_bad_line = "skip"'

@@ -1,6 +1,7 @@
 """Evaluation: how well item factors rank unseen items, user by user, and how sure one can be of it."""
 
 from fcf_jax.evaluation.alignment import ModelDifference, model_difference
+from fcf_jax.evaluation.compare import PairedDifference, equivalence_test, paired_difference
 from fcf_jax.evaluation.explain import Explanation, explain_score
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 from fcf_jax.evaluation.new_users import solve_new_users
@@ -14,7 +15,6 @@ from fcf_jax.evaluation.ranking import (
     user_metrics,
 )
 from fcf_jax.evaluation.recommend import Recommendations, recommend, recommend_many
-from fcf_jax.evaluation.statistics import PairedDifference, equivalence_test, paired_difference
 
 __all__ = [
     "EvaluationData",

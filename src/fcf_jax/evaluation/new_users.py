@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Array, Float
 
-from fcf_jax.batching import batch_clients
-from fcf_jax.core.aggregate import solve_clients
-from fcf_jax.core.cohort import fill_up
-from fcf_jax.core.types import PackedClients, Scalar, Weighting
+from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.packing import batch_clients
+from fcf_jax.core.records import PackedClients, Scalar, Weighting
+from fcf_jax.core.sampling import fill_up
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.data.interactions import Interactions
 

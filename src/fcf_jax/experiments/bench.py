@@ -15,16 +15,16 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from fcf_jax.batching import batch_clients, batch_items, padding_factor
-from fcf_jax.core.als import run_sweeps
-from fcf_jax.core.types import PackedClients, Weighting
+from fcf_jax.als import run_sweeps
+from fcf_jax.core.packing import batch_clients, batch_items, padding_factor
+from fcf_jax.core.records import PackedClients, Weighting
 from fcf_jax.data import Interactions
-from fcf_jax.experiments.config import ConfigError, with_values
-from fcf_jax.experiments.dataset import Dataset, weighting_of
-from fcf_jax.experiments.models import configured_als, configured_federation, model_options
-from fcf_jax.experiments.placement import mesh_of
-from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.experiments.steps import build_optimizer
+from fcf_jax.experiments.build.dataset import Dataset, weighting_of
+from fcf_jax.experiments.build.devices import mesh_of
+from fcf_jax.experiments.build.models import configured_als, configured_federation, model_options
+from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import build_optimizer
 from fcf_jax.experiments.timed_runs import (
     ItemFactors,
     Rounds,

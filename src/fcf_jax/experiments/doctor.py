@@ -11,8 +11,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from fcf_jax.core.objective import gram
+from fcf_jax.core.records import Observations
 from fcf_jax.core.solve import solve_user_factor
-from fcf_jax.core.types import Observations
 
 _USERS, _ITEMS, _FACTORS, _SLOTS = 512, 2000, 25, 32
 _TOLERANCE = 5e-5  # float32; what the package promises for alpha r up to 1e4

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import jax
 
-from fcf_jax.experiments import run_directory
-from fcf_jax.experiments.budget import Budget, budget_of
-from fcf_jax.experiments.checkpoint import CheckpointError
-from fcf_jax.experiments.item_release import item_weights_on_record
-from fcf_jax.experiments.placement import runner_of
-from fcf_jax.experiments.processes import any_process
+from fcf_jax.experiments.build.devices import runner_of
+from fcf_jax.experiments.build.item_release import item_weights_on_record
+from fcf_jax.experiments.build.privacy import rounds_key
+from fcf_jax.experiments.build.problem import Setup
+from fcf_jax.experiments.build.processes import any_process
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.loop import Block, Training, train
 from fcf_jax.experiments.progress import ProgressLine, short
-from fcf_jax.experiments.protection import rounds_key
-from fcf_jax.experiments.resuming import Snapshot, open_checkpoints, read_begun
-from fcf_jax.experiments.sections import ExperimentConfig
-from fcf_jax.experiments.setup import Setup
-from fcf_jax.experiments.training import Block, Training, train
+from fcf_jax.experiments.store import run_directory
+from fcf_jax.experiments.store.budget import Budget, budget_of
+from fcf_jax.experiments.store.checkpoint import CheckpointError
+from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
 
 Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; tells whether to stop
 NEVER: Stop = nullcontext(lambda: False)

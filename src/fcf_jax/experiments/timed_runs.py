@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 from scipy.sparse import csr_matrix
 
 from fcf_jax.core.federation import Federation, cohort_rows, federated_cf, run_rounds
-from fcf_jax.core.optimizers import guarded_gram
+from fcf_jax.core.records import PackedClients, Weighting
 from fcf_jax.core.server import ServerState
-from fcf_jax.core.types import PackedClients, Weighting
 from fcf_jax.data import Interactions
-from fcf_jax.experiments.placement import pack_on
+from fcf_jax.experiments.build.devices import pack_on
 from fcf_jax.experiments.timing import seconds_of
-from fcf_jax.sharding import client_mesh, place_state, use_cpu_devices
+from fcf_jax.optimizers import guarded_gram
+from fcf_jax.parallel.mesh import client_mesh, place_state, use_cpu_devices
 
 ItemFactors = Float[Array, "items factors"]
 

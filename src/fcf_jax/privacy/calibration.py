@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fcf_jax.privacy.accountant import (
+from fcf_jax.privacy.accounting import (
     LARGEST_BY_PLD,
     LEAST_NOISE,
     Accountant,
@@ -22,7 +22,7 @@ from fcf_jax.privacy.accountant import (
     spent_by_pld,
     spent_by_rdp,
 )
-from fcf_jax.privacy.accountant import epsilon as epsilon_of
+from fcf_jax.privacy.accounting import epsilon as epsilon_of
 
 _SEARCHED_LOSSES = 4e4  # while calibrating, which asks a dozen times
 _STEP = 0.6

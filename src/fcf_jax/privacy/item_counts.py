@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from fcf_jax.core.types import Key
+from fcf_jax.core.records import Key
 from fcf_jax.data.interactions import Interactions
 
 

@@ -15,7 +15,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.types import CohortSum, Key, Mechanism, Scalar, SentNorms
+from fcf_jax.core.records import CohortSum, Key, Mechanism, Scalar, SentNorms
 
 _COUNT_NOISE = 0.05  # of the count of clipped clients, in expected cohorts (Andrew et al., section 3.1)
 _ADAPTATION = 0.2  # eta_C, likewise

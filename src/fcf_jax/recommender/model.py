@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy import sparse
 
-from fcf_jax.batching import batch_clients
 from fcf_jax.core.federation import cohort_rows
+from fcf_jax.core.packing import batch_clients
 from fcf_jax.core.weighting import confidence, implicit_feedback
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation import explain_score, solve_new_users

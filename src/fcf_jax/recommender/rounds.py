@@ -7,10 +7,10 @@ import jax
 import optax
 
 from fcf_jax.core.federation import Federation, federated_cf
-from fcf_jax.core.optimizers import guarded_gram, running_sums
+from fcf_jax.core.records import Key, PackedClients, RoundInfo, Scalar
 from fcf_jax.core.server import ServerState
-from fcf_jax.core.types import Key, PackedClients, RoundInfo, Scalar
 from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.optimizers import guarded_gram, running_sums
 
 
 class Sizes(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.report import curves
 from fcf_jax.experiments.report.curves import bytes_per_round, side
 from fcf_jax.experiments.report.outcomes import ComparisonOutcome, Outcome, RunOutcome, TuningOutcome
@@ -24,7 +25,6 @@ from fcf_jax.experiments.report.wording import (
     several,
     size_text,
 )
-from fcf_jax.experiments.sections import ExperimentConfig
 
 _MOST_TRIALS = 100
 _KINDS = {RunOutcome: "run", ComparisonOutcome: "comparison", TuningOutcome: "tuning"}

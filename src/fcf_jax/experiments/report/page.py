@@ -11,7 +11,7 @@ from fcf_jax.experiments.report.content import content_of
 from fcf_jax.experiments.report.curves import panels_of, panels_of_all
 from fcf_jax.experiments.report.outcomes import Outcome, RunOutcome, read_outcome
 from fcf_jax.experiments.report.pictures import COLORS, to_png
-from fcf_jax.experiments.run_directory import write_atomically
+from fcf_jax.experiments.store.run_directory import write_atomically
 
 PRIVACY_NOTE = (
     "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."

@@ -11,8 +11,8 @@ may differ (matrix products then run in other blocks), and now and then a roundi
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.aggregate import add_unseen
-from fcf_jax.core.types import Accumulation, CohortSum, Scalar, SentNorms, Solved
+from fcf_jax.core.cohort_sum import add_unseen
+from fcf_jax.core.records import Accumulation, CohortSum, Scalar, SentNorms, Solved
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats, encode
 from fcf_jax.privacy.secure_sum.pieces import piece_shapes, read_pieces
 

@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
-from fcf_jax.core.types import SentNorms
+from fcf_jax.core.records import SentNorms
 
 _LIMIT = 2.0**31
 _NOISE_TAIL = 10.0  # standard deviations of the summed noise that must fit; beyond: below 1e-22

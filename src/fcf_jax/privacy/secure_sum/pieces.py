@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jax import numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
-from fcf_jax.core.types import SentNorms
+from fcf_jax.core.records import SentNorms
 from fcf_jax.privacy.secure_sum.fixed_point import decode
 
 

@@ -15,8 +15,8 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
-from fcf_jax.core.aggregate import add_unseen
-from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Weighting
+from fcf_jax.core.cohort_sum import add_unseen
+from fcf_jax.core.records import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Weighting
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.privacy.secure_sum import protocol
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats

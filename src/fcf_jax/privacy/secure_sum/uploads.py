@@ -10,8 +10,8 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from fcf_jax.core.aggregate import solve_chunks
-from fcf_jax.core.types import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
+from fcf_jax.core.cohort_sum import solve_chunks
+from fcf_jax.core.records import Clip, CohortSum, Key, PackedClients, Scalar, SentNorms, Solved, Weighting
 from fcf_jax.privacy.secure_sum.fixed_point import encode
 from fcf_jax.privacy.secure_sum.pieces import piece_shapes, read_pieces
 

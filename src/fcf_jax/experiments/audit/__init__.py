@@ -1,0 +1,1 @@
+"""`fcf audit`: attacks on what the server sees."""

@@ -1,0 +1,199 @@
+"""`fcf audit`: the attacks that fit what the server sees under `privacy.mode`, and what they find."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fcf_jax.experiments.audit import attacks as attacks
+from fcf_jax.experiments.audit.attacks import Figures
+from fcf_jax.experiments.audit.bounds import UploadForm
+from fcf_jax.experiments.audit.curves import curve_of
+from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, sends_gram, set_scene
+from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.build.privacy import epsilon_of, has_noise
+from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.report.audit_pictures import write_picture
+from fcf_jax.experiments.report.audit_tables import write_tables
+from fcf_jax.experiments.store.run_directory import write_environment
+
+_SUM_NOISE = ("central_noise", "distributed_noise")
+_SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
+_NOISY = "each clipped upload with its noise; how popular items are; how many a client has; in_out: all else"
+_STRONGEST = "recall and union: the noised sum; auc: also all other clients and what this one would send"
+
+
+def refuse_unfit(config: ExperimentConfig, *, upload: UploadForm) -> None:
+    """Refuse what cannot be audited.
+
+    Raises:
+        ConfigError: for several processes or shards, or rank-one uploads where they are not sent.
+    """
+    parallel, mode = config.parallel, config.privacy.mode
+    if parallel.coordinator is not None or parallel.item_shards > 1:
+        raise ConfigError(
+            "parallel: fcf audit runs in one process with whole item factors; "
+            "leave out parallel.coordinator and parallel.item_shards"
+        )
+    if has_noise(config) and config.privacy.item_weight_power != 0:
+        raise ConfigError(
+            "privacy.item_weight_power: the attacks expect noise of one size on all items; set it to 0"
+        )
+    if upload == "rank_one" and mode != "plain":
+        raise ConfigError(
+            f"--upload rank_one: expected privacy.mode = plain, got {mode}: pairs (e, x) cannot be summed, "
+            "clipped to one sum or masked; use --upload dense"
+        )
+
+
+def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
+    """Replace a server step that does not go with the mode or with cohorts, and say so.
+
+    What clients send for it, and so what leaks, stays the same but for the loss.
+    """
+    step, has_cohorts = config.server.step, config.federation.cohort_size is not None
+    drowned = step == "guarded_gram" and has_noise(config)
+    needs_everybody = step in ("guarded_gram", "gram")
+    if not drowned and not (needs_everybody and has_cohorts):
+        return config, ""
+    fitting = "running_sums" if has_cohorts else "gram"
+    server = config.server.model_copy(update={"step": fitting, "learning_rate": None})
+    what = "a cohort_size" if has_cohorts else config.privacy.mode
+    note = (
+        f"server.step = {step} does not go with {what}: audited with {fitting}, which asks for the same sums."
+    )
+    return config.model_copy(update={"server": server}), note
+
+
+def run_audit(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    folder: Path,
+    progress: ProgressLine,
+    *,
+    upload: UploadForm = "dense",
+    max_users: int = 300,
+    note: str = "",
+) -> dict[str, Any]:
+    """Attack, and write `audit.json`, `audit.md`, `audit.csv` and `leakage.png`.
+
+    The audit reads histories in the clear: what it writes is for those who may.
+
+    Args:
+        config: as `load_config` resolved it, and `refuse_unfit` let it pass.
+        dataset: what `load_dataset(config)` returned.
+        folder: where to.
+        progress: told what is attacked.
+        upload: what clients send in plain mode.
+        max_users: whose own uploads are attacked, drawn at random.
+        note: what a reader should know besides.
+
+    Returns:
+        The content of `audit.json`.
+    """
+    began = time.monotonic()
+    write_environment(folder, resumed_from_rounds=[])
+    scene = set_scene(config, dataset, max_users=max_users)
+    planned = _attacks(scene, upload)
+    found: dict[str, Any] = {}
+    for done, (name, (attack, _)) in enumerate(planned.items()):
+        progress.show("attack", done, len(planned) + 1, name)
+        found[name] = {what: figure._asdict() for what, figure in attack().items()}
+    progress.show("attack", len(planned), len(planned) + 1, "leakage.png")
+    document = {
+        "mode": config.privacy.mode,
+        "upload": upload,
+        "attacks": found,
+        "facts": _facts(scene),
+        "knows": {name: knows for name, (_, knows) in planned.items()},
+        "leakage": curve_of(scene),
+        "seconds": time.monotonic() - began,
+    }
+    document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
+    write_picture(folder, document)
+    write_tables(folder, document)
+    return document
+
+
+def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], Figures], str]]:
+    """List the attacks that apply, each with what its attacker knows."""
+    mode, extra = scene.config.privacy.mode, _extra_sums(scene)
+    sums = f"the sum of a cohort's uploads{extra}"
+    planned: dict[str, tuple[Callable[[], Figures], str]] = {}
+    if mode == "plain":
+        planned["single_upload"] = partial(attacks.plain_upload, scene, form=upload), _SINGLE
+    if mode == "local_noise":
+        planned["single_upload"] = partial(attacks.noisy_uploads, scene), _NOISY
+        averaging = partial(attacks.noisy_uploads, scene, num_rounds=scene.num_rounds)
+        planned["averaging"] = averaging, f"the mean of {scene.num_rounds} uploads of one frozen model"
+    if mode == "secure_sum" or (mode == "plain" and scene.config.federation.cohort_size is not None):
+        planned["cohort_sum"] = partial(attacks.sums, scene), sums
+    if mode == "secure_sum":
+        planned["differencing"] = (
+            partial(attacks.differencing, scene),
+            ("sums of two cohorts that differ by one client, if near-identical cohorts are not refused"),
+        )
+    if mode in _SUM_NOISE:
+        planned["cohort_sum"] = partial(attacks.sums, scene), f"{_STRONGEST}{extra}"
+        if scene.config.federation.cohort_size is None:
+            averaging = partial(attacks.averaged_sums, scene)
+            planned["averaging"] = averaging, f"the same of {scene.num_rounds} sums of one frozen model"
+    planned["popularity"] = partial(attacks.popularity, scene), "how many clients hold each item, no more"
+    return planned
+
+
+def _extra_sums(scene: Scene) -> str:
+    if not sends_gram(scene.config):
+        return ""
+    return f"; A = sum x x^T and what else {scene.config.server.step} asks for; fitted_: without these"
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
+    config, size = scene.config, scene.cohort_size
+    return {
+        "num_users": scene.train.num_users,
+        "num_items": scene.train.num_items,
+        "num_attacked_users": len(scene.user_ids),
+        "num_factors": config.model.num_factors,
+        "server_step": config.server.step,
+        "cohort_size": size,
+        "attacked_cohort_size": min(size, LARGEST_SUM),
+        "min_cohort": config.privacy.min_cohort,
+        "noise_multiplier": scene.noise_multiplier,
+        "epsilon": epsilon_of(config, num_users=scene.train.num_users),
+        "num_rounds": scene.num_rounds,
+        "rounds_trained_before": ROUNDS_BEFORE,
+        "trained_with": "guarded_gram, everybody, in the clear",
+        "intervals": "95 %, percentile bootstrap over users (union_precision: over items)",
+        "fixed_point": "cohort_sum is attacked in float32, which tells more than fixed point does",
+    }
+
+
+def _small_cohort(scene: Scene) -> str:
+    least, size = scene.config.privacy.min_cohort, scene.cohort_size
+    if scene.config.privacy.mode != "secure_sum" or size >= least:
+        return ""
+    return f"A secure sum of fewer than {least} clients is refused; this has {size}."
+
+
+def _verdict(document: dict[str, Any]) -> str:
+    """Say in a sentence what the server learns."""
+    found, facts = document["attacks"], document["facts"]
+    if document["mode"] == "plain":
+        exact = found["single_upload"]["exact_set_rate"]["value"]
+        return f"From one upload the server has the exact item set of {100 * exact:.1f} % of the clients."
+    if document["mode"] == "secure_sum":
+        linked = found["cohort_sum"]["recall"]["value"]
+        return (
+            f"A sum of {facts['attacked_cohort_size']} clients links {100 * linked:.1f} % of the "
+            "interactions to one client each, under a pseudonym."
+        )
+    name = "cohort_sum" if "cohort_sum" in found else "single_upload"
+    auc = found[name]["auc" if name == "cohort_sum" else "in_out_auc"]["value"]
+    return (
+        f"Whether a client takes part in a round is told with AUC {auc:.3f} by the strongest attacker at "
+        f"noise multiplier {facts['noise_multiplier']:.3g}; 0.5 is a coin."
+    )

@@ -1,0 +1,218 @@
+"""From the configuration to the interactions of an experiment: read or simulate, transform, split."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fcf_jax.core.records import Weighting
+from fcf_jax.core.weighting import explicit_ratings, implicit_feedback
+from fcf_jax.data import (
+    Interactions,
+    Split,
+    check_implicit,
+    read_interactions,
+    read_published_split,
+    simulate_taste,
+    simulate_uniform,
+    split_leave_one_out,
+    split_per_user,
+    split_temporal,
+)
+from fcf_jax.data.known_sets import cache_folder, find_known, known_set
+from fcf_jax.experiments.build.privacy import refuse_unaccountable
+from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
+
+_LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
+
+
+class Dataset(NamedTuple):
+    """What an experiment learns from and is tested on."""
+
+    split: Split
+    mean_rating: float  # taken off explicit ratings; 0 for implicit feedback
+    counts: dict[str, int]  # what was merged, dropped and skipped on reading
+
+
+def load_dataset(config: ExperimentConfig) -> Dataset:
+    """Load, transform, check and split the interactions.
+
+    Raises:
+        ValueError: in one line, for bad data or numbers that do not fit it.
+        OSError: when the data cannot be read.
+    """
+    (dataset,) = load_datasets(config, split_seeds=[config.data.seed])
+    return dataset
+
+
+def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[Dataset]:
+    """Load the interactions once and split them with each of these seeds, or once if the split is not random.
+
+    Raises:
+        ValueError: in one line, for bad data or numbers that do not fit it.
+        OSError: when the data cannot be read.
+    """
+    data = config.data
+    if data.split == "published":
+        return [_dataset(config, _published(data), {})]
+    interactions, counts = load_interactions(data)
+    seeds = split_seeds if has_random_split(data) else split_seeds[:1]
+    splits = (_split(interactions, data.model_copy(update={"seed": seed})) for seed in seeds)
+    return [_dataset(config, split, counts) for split in splits]
+
+
+def has_random_split(data: DataConfig) -> bool:
+    """Say whether another seed splits otherwise."""
+    return data.split == "ratio"
+
+
+def _dataset(config: ExperimentConfig, split: Split, counts: dict[str, int]) -> Dataset:
+    for part in (split.train, split.validation, split.test):
+        if part is not None and config.data.feedback == "implicit":
+            check_implicit(part, alpha=config.model.alpha)
+    _check(split.train, config)
+    is_explicit = config.data.feedback == "explicit"
+    mean = float(split.train.strengths.mean(dtype="float64")) if is_explicit else 0.0
+    return Dataset(split, mean, counts)
+
+
+def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
+    """Read or simulate all interactions, with their strengths transformed."""
+    if data.source == "simulated":
+        interactions, counts = _simulated(data), {}
+    else:
+        interactions, counts = _read(data)
+    kept = interactions.filter_min_counts(
+        min_user_interactions=data.min_user_interactions, min_item_interactions=data.min_item_interactions
+    )
+    counts["filtered_out"] = interactions.num_interactions - kept.num_interactions
+    if kept.num_interactions == 0:
+        raise ValueError(
+            "expected interactions, got none after filtering; lower data.min_user_interactions "
+            "or data.min_item_interactions"
+        )
+    return transform_strengths(kept, data), counts
+
+
+def transform_strengths(interactions: Interactions, data: DataConfig) -> Interactions:
+    """Apply `data.strengths`."""
+    if data.strengths == "binary":
+        return interactions.binarized()
+    return interactions.log_scaled() if data.strengths == "log" else interactions
+
+
+def load_published(data: DataConfig) -> Interactions:
+    """Read a published split and put its parts together again."""
+    split = _published(data)
+    both = split.train.to_scipy() + split.test.to_scipy()
+    return dataclasses.replace(
+        Interactions.from_scipy(both),
+        user_labels=split.train.user_labels,
+        item_labels=split.train.item_labels,
+    )
+
+
+def weighting_of(config: ExperimentConfig, mean_rating: float) -> Weighting:
+    """Return how strengths become confidence and preference."""
+    if config.data.feedback == "explicit":
+        return explicit_ratings(mean=mean_rating)
+    return implicit_feedback(alpha=config.model.alpha)
+
+
+def _simulated(data: DataConfig) -> Interactions:
+    sizes = {"num_users": data.num_users, "num_items": data.num_items, "seed": data.seed}
+    if data.generator == "uniform":
+        return simulate_uniform(sparsity=data.sparsity, **sizes)
+    return simulate_taste(mean_history=data.mean_history, **sizes)
+
+
+def _read(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
+    interactions, report = read_interactions(
+        _path_of(data),
+        layout=data.layout,
+        user_column=data.user_column,
+        item_column=data.item_column,
+        strength_column=data.strength_column,
+        timestamp_column=data.timestamp_column,
+        separator=data.separator,
+        duplicates=data.duplicates,
+        on_bad_line=data.on_bad_line,
+        implicit=data.feedback == "implicit",
+    )
+    counts = {
+        "duplicates_merged": report.duplicates_merged,
+        "zeros_dropped": report.zeros_dropped,
+        "bad_lines_skipped": report.bad_lines_skipped,
+    }
+    return interactions, counts
+
+
+def _published(data: DataConfig) -> Split:
+    train, test = read_published_split(
+        _path_of(data),
+        duplicates=data.duplicates,
+        on_bad_line=data.on_bad_line,
+        implicit=data.feedback == "implicit",
+    )
+    return Split(transform_strengths(train, data), None, transform_strengths(test, data))
+
+
+def _path_of(data: DataConfig) -> str:
+    if data.path is not None:
+        return data.path
+    if data.name is None:
+        raise ConfigError(
+            "data.path: expected a data file or its folder; pass --set data.path=..., or --set data.name=... "
+            "for one of `fcf data list`"
+        )
+    known = known_set(data.name)
+    folder = find_known(known)
+    if folder is None:
+        raise ConfigError(
+            f"data.path: expected {known.title} ({' and '.join(known.files)}), got none in {cache_folder()}; "
+            f"run `fcf data fetch {known.name}`, or get it from {known.homepage} and pass --set data.path=..."
+        )
+    return str(folder)
+
+
+def _split(interactions: Interactions, data: DataConfig) -> Split:
+    if data.split == "leave_one_out":
+        return split_leave_one_out(interactions, validation=data.validation_fraction > 0)
+    fractions = {"test_fraction": data.test_fraction, "validation_fraction": data.validation_fraction}
+    if data.split == "temporal":
+        return split_temporal(interactions, **fractions)
+    return split_per_user(interactions, **fractions, seed=data.seed)
+
+
+def _check(train: Interactions, config: ExperimentConfig) -> None:
+    if train.num_interactions == 0:
+        raise ValueError("expected interactions to train on, got none; lower data.test_fraction")
+    _check_cohort(config, num_users=train.num_users)
+    refuse_unaccountable(config, num_users=train.num_users)
+    rank = min(train.num_users, train.num_items)
+    if config.model.regularization == 0 and config.model.num_factors > rank:
+        raise ConfigError(
+            f"model.regularization: expected above 0 for {config.model.num_factors} factors of a matrix of "
+            f"rank {rank} at most, got 0; raise it or lower model.num_factors"
+        )
+    size = train.num_items * config.model.num_factors
+    if size >= _LARGEST_ARRAY:
+        raise ConfigError(
+            f"model.num_factors: {train.num_items} items of {config.model.num_factors} factors take "
+            f"{4 * size} bytes, too many to index; lower it"
+        )
+
+
+def _check_cohort(config: ExperimentConfig, *, num_users: int) -> None:
+    cohort_size = config.federation.cohort_size
+    if cohort_size is None:
+        return
+    if cohort_size > num_users:
+        raise ConfigError(
+            f"federation.cohort_size: expected at most the {num_users} users, got {cohort_size}; lower it"
+        )
+    if cohort_size < num_users and config.server.step in ("gram", "guarded_gram"):
+        raise ConfigError(
+            f"server.step: {config.server.step} needs everybody in every round, got {cohort_size} of them; "
+            'set server.step = "running_sums" or leave out federation.cohort_size'
+        )

@@ -1,0 +1,63 @@
+"""What tuning may see: a training and a validation set. The test set ends here."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fcf_jax.data import Interactions, split_per_user
+from fcf_jax.experiments.build.dataset import Dataset, load_dataset
+from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.schema import ExperimentConfig
+
+
+class HeldOut(NamedTuple):
+    """A training set, and the interactions that were held out of it to choose hyperparameters by."""
+
+    train: Interactions
+    validation: Interactions
+    mean_rating: float  # taken off explicit ratings; 0 for implicit feedback
+
+
+def load_held_out(config: ExperimentConfig) -> HeldOut:
+    """Load the data, hold a validation set out, and forget the test set.
+
+    Raises:
+        ValueError: in one line, for bad data, or strengths that are too large for the highest alpha.
+        OSError: when the data cannot be read.
+    """
+    tuning, data = config.tuning, config.data
+    fraction = data.validation_fraction or tuning.validation_fraction
+    if data.split != "published" and data.test_fraction + fraction >= 1:
+        raise ConfigError(
+            "tuning.validation_fraction: with data.test_fraction it leaves nothing to train on; lower it"
+        )
+    extremes = {
+        "data.validation_fraction": fraction,
+        "model.alpha": max(*tuning.alpha, config.model.alpha),
+        "model.num_factors": max(*tuning.num_factors, config.model.num_factors),
+    }
+    return hold_out(load_dataset(with_values(config, extremes)), config, fraction=fraction)
+
+
+def hold_out(dataset: Dataset, config: ExperimentConfig, *, fraction: float) -> HeldOut:
+    """Keep training and validation set; where the split has no validation set it is drawn from training.
+
+    Args:
+        dataset: of any split; its test set is not looked at.
+        config: whose seed and kind of feedback count.
+        fraction: of each history, in (0, 1).
+
+    Raises:
+        ConfigError: when nothing was held out.
+    """
+    train, validation, mean_rating = dataset.split.train, dataset.split.validation, dataset.mean_rating
+    if validation is None:  # a published split
+        again = split_per_user(train, test_fraction=fraction, seed=config.data.seed)
+        train, validation = again.train, again.test
+        if config.data.feedback == "explicit":
+            mean_rating = float(train.strengths.mean(dtype=np.float64))
+    if validation.num_interactions == 0:
+        raise ConfigError(
+            f"tuning.validation_fraction: {fraction} of the histories holds nothing out; raise it"
+        )
+    return HeldOut(train, validation, mean_rating)

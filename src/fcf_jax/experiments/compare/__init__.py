@@ -1,0 +1,1 @@
+"""`fcf compare`: replicates of FCF and of ALS, side by side."""

@@ -1,0 +1,179 @@
+"""The builds of a comparison: federation and ALS from each start on each split, as programs over all."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from fcf_jax.als import Als
+from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.federation import Federation
+from fcf_jax.core.packing import batch_clients, batch_items, choose_row_width
+from fcf_jax.core.records import PackedClients, RoundInfo, Weighting
+from fcf_jax.core.server import ServerState
+from fcf_jax.evaluation import EvaluationData, evaluation_data, user_metrics
+from fcf_jax.experiments.build.dataset import Dataset, weighting_of
+from fcf_jax.experiments.build.models import configured_als, configured_federation, weights_of
+from fcf_jax.experiments.build.secure_sum import accumulation_of
+from fcf_jax.experiments.compare.assessment import Assessment
+from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.parallel.batch import (
+    map_runs,
+    place_runs,
+    rows_side_by_side,
+    run_mesh,
+    run_side_by_side,
+    stack_clients,
+    start_side_by_side,
+    sweep_side_by_side,
+)
+
+
+class Both(NamedTuple):
+    """Where both sides of all builds stand; leaves with a leading axis of builds."""
+
+    federated: ServerState
+    centralized: Float[Array, "builds items factors"]
+
+
+class Builds(NamedTuple):
+    """What can be done with all builds at once."""
+
+    start: Callable[[], Both]
+    place: Callable[[Both], Both]  # what was brought to the host
+    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]  # (states, num_rounds)
+    sweep: Callable[[Array, int], tuple[Array, Array]]  # (item_factors, num_sweeps) -> and losses
+    assess: Callable[[Array], Assessment]
+
+
+class _Data(NamedTuple):
+    """Stacked along the builds, or the same for all."""
+
+    clients: PackedClients
+    items: PackedClients
+    evaluation: EvaluationData | None
+
+
+def mesh_of_builds(config: ExperimentConfig) -> Mesh | None:
+    """Arrange the devices that share the builds; None where there is one only.
+
+    Raises:
+        ConfigError: for more devices than there are.
+    """
+    devices = config.parallel.devices
+    try:
+        mesh = run_mesh(devices)
+    except ValueError:
+        raise ConfigError(
+            f"parallel.devices: expected 1 to {jax.local_device_count()}, got {devices}; lower it"
+        ) from None
+    used = min(mesh.size, config.comparison.num_builds)
+    return None if used == 1 else run_mesh(used)
+
+
+def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) -> Builds:
+    """Pack the data and set up the programs; each is compiled once for all builds.
+
+    Args:
+        config: with the seed of the first start; each further build takes the next.
+        datasets: one for each build, or one for all.
+        mesh: from `mesh_of_builds`.
+    """
+    num_builds = config.comparison.num_builds
+    seeds = config.federation.seed + np.arange(num_builds)
+    keys = jax.vmap(jax.random.key)(seeds)
+    weightings = _stack([weighting_of(config, one.mean_rating) for one in datasets], num_builds)
+    data = _pack(config, datasets, mesh)
+    make_federation, make_als = _models(config, datasets)
+    start = place_runs(start_side_by_side(make_federation, keys, weightings), mesh)
+    row_capacity = rows_side_by_side(
+        make_federation, keys, weightings, data.clients, states=start, num_rounds=config.federation.num_rounds
+    )
+
+    def run(states: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
+        options = {"num_rounds": num_rounds, "states": states, "row_capacity": row_capacity, "mesh": mesh}
+        return run_side_by_side(make_federation, keys, weightings, data.clients, **options)
+
+    def sweep(item_factors: Array, num_sweeps: int) -> tuple[Array, Array]:
+        options = {"num_sweeps": num_sweeps, "mesh": mesh}
+        factors, info = sweep_side_by_side(
+            make_als, item_factors, weightings, data.clients, data.items, **options
+        )
+        return factors.item_factors, info.loss
+
+    return Builds(
+        start=lambda: Both(start, start.item_factors),
+        place=lambda both: place_runs(both, mesh),
+        run=run,
+        sweep=sweep,
+        assess=_assessor(config, data, weightings, mesh, is_shared=len(datasets) == 1),
+    )
+
+
+def _models(
+    config: ExperimentConfig, datasets: list[Dataset]
+) -> tuple[Callable[[Weighting], Federation], Callable[[Weighting], Als]]:
+    train, accumulation = datasets[0].split.train, accumulation_of(config, *datasets)
+    return (
+        lambda weighting: configured_federation(
+            config, weighting, num_users=train.num_users, num_items=train.num_items, accumulation=accumulation
+        ),
+        lambda weighting: configured_als(config, weighting, num_items=train.num_items),
+    )
+
+
+def _pack(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) -> _Data:
+    trains = [one.split.train for one in datasets]
+    row_width = choose_row_width(trains[0].transpose())  # lengths of items differ from split to split
+    clients = [batch_clients(train) for train in trains]
+    items = [batch_items(train, row_width=row_width) for train in trains]
+    evaluations = None
+    if datasets[0].split.test.num_interactions > 0:
+        sample = {"max_users": config.evaluation.max_users, "seed": config.data.seed}
+        evaluations = [evaluation_data(one.split.train, one.split.test, **sample) for one in datasets]
+    if len(datasets) == 1:
+        return _Data(clients[0], items[0], None if evaluations is None else evaluations[0])
+    stacked = None if evaluations is None else _stack(evaluations, len(datasets))
+    return place_runs(_Data(stack_clients(clients), stack_clients(items), stacked), mesh)
+
+
+def _assessor(
+    config: ExperimentConfig, data: _Data, weightings: Weighting, mesh: Mesh | None, *, is_shared: bool
+) -> Callable[[Array], Assessment]:
+    weights = weights_of(config)
+
+    def assess(
+        weighting: Weighting, item_factors: Array, clients: PackedClients, data: EvaluationData | None
+    ):
+        user_factors, loss = solve_clients(item_factors, clients, weighting, **weights)
+        loss = loss + weights["regularization"] * jnp.sum(item_factors**2)
+        if data is None:
+            return user_factors, loss, None
+        return (
+            user_factors,
+            loss,
+            user_metrics(item_factors, data, weighting, **weights, k=config.evaluation.k),
+        )
+
+    @jax.jit
+    def assess_all(item_factors: Array, weightings: Weighting, *known: Any) -> tuple:
+        runs = (weightings, item_factors)
+        of_each, of_all = (runs, known) if is_shared else ((*runs, *known), ())
+        return map_runs(assess, of_each, of_all, mesh=mesh)
+
+    def assess_on_host(item_factors: Array) -> Assessment:
+        found = assess_all(item_factors, weightings, data.clients, data.evaluation)
+        return Assessment(*jax.tree.map(np.asarray, (item_factors, *found)))
+
+    return assess_on_host
+
+
+def _stack(trees: list[Any], num_builds: int) -> Any:
+    """Stack trees of equal shapes along the builds, or repeat the only one."""
+    trees = trees * num_builds if len(trees) == 1 else trees
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)

@@ -1,0 +1,1 @@
+"""Configurations: their keys, how they are read, and what is refused."""

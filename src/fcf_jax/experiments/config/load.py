@@ -1,0 +1,242 @@
+"""The configuration of an experiment: read, checked as a whole, overridden and explained."""
+
+import difflib
+import importlib.resources
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import annotated_types
+import tomli_w
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from fcf_jax.data.known_sets import known_set
+from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
+
+_REPOSITORY_CONFIGS = Path(__file__).parents[4] / "configs"
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration, told in one line that names the key."""
+
+
+def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Resolve defaults, then a TOML file, then `section.key=value` overrides.
+
+    Args:
+        source: a path, or the bare name of a shipped config such as "movielens-1m".
+        overrides: values in TOML notation; text needs no quotes.
+
+    Raises:
+        ConfigError: naming the file or key, and the remedy.
+        OSError: when the file cannot be read.
+    """
+    sections = {} if source is None else _read_toml(_find_config(source))
+    place = "" if source is None else f"{source}: "
+    _refuse_unknown(sections, place)
+    for override in overrides:
+        section, key, value = _parse_override(override)
+        _refuse_unknown({section: {key: value}}, "")
+        sections.setdefault(section, {})[key] = value
+    return resolve(sections, place=place)
+
+
+def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
+    """Check plain values and fill in what depends on other keys."""
+    try:
+        config = ExperimentConfig.model_validate(sections)
+    except ValidationError as error:
+        raise ConfigError(place + _first_problem(error)) from None
+    _refuse_contradictions(config)
+    data = config.data
+    path = None if data.path is None else str(Path(data.path).expanduser().absolute())
+    is_file = path is not None or data.name is not None
+    source = ("file" if is_file else "simulated") if data.source == "auto" else data.source
+    return config.model_copy(update={"data": data.model_copy(update={"path": path, "source": source})})
+
+
+def with_values(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
+    """Replace values by their keys, such as "model.alpha", unchecked: they may be traced."""
+    for name, value in values.items():
+        section, key = name.split(".")
+        changed = getattr(config, section).model_copy(update={key: value})
+        config = config.model_copy(update={section: changed})
+    return config
+
+
+def value_of(config: ExperimentConfig, name: str) -> Any:
+    """Look a value up by its key, such as "model.alpha"."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Find the configs that come with the package (or lie in its repository), by name."""
+    packaged = Path(str(importlib.resources.files("fcf_jax"))) / "configs"
+    folder = packaged if packaged.is_dir() else _REPOSITORY_CONFIGS
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def explain(config: ExperimentConfig | None = None) -> str:
+    """Describe every key with its value, default, bounds and meaning, as a valid TOML file."""
+    config = ExperimentConfig() if config is None else config
+    lines = []
+    for section, model in _sections():
+        values = getattr(config, section)
+        lines += [f"# {model.__doc__}", f"[{section}]"]
+        lines += [_explain_key(key, getattr(values, key), field) for key, field in model.model_fields.items()]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _explain_key(key: str, value: Any, field: FieldInfo) -> str:
+    setting = f"# {key} (unset)" if value is None else f"{key} = {_toml(value)}"
+    default = "unset" if field.default is None else _toml(field.default)
+    facts = [str(field.description), f"default {default}", *_bounds(field)]
+    return f"{setting:32}  # {'; '.join(facts)}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):  # on one line
+        return f"[{', '.join(_toml(one) for one in value)}]"
+    return tomli_w.dumps({"_": value}).partition("=")[2].strip()
+
+
+def _bounds(field: FieldInfo) -> Iterator[str]:
+    if choices := [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]:
+        yield "one of " + ", ".join(choices)
+    for bound in field.metadata:
+        if isinstance(bound, annotated_types.Ge):
+            yield f"at least {bound.ge}"
+        elif isinstance(bound, annotated_types.Gt):
+            yield f"above {bound.gt}"
+        elif isinstance(bound, annotated_types.Lt):
+            yield f"below {bound.lt}"
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in ExperimentConfig.model_fields.items():
+        assert isinstance(field.annotation, type)
+        yield name, field.annotation
+
+
+def _find_config(source: str) -> Path:
+    path = Path(source)
+    shipped = shipped_configs()
+    if not path.exists() and source in shipped:
+        return shipped[source]
+    if not path.exists():
+        names = ", ".join(shipped)
+        raise ConfigError(f"{source}: no such config; give the path of a TOML file or one of {names}")
+    return path
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, got a mistake: {error}; correct the file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, got a bad byte at {error.start}; convert it"
+        ) from None
+
+
+def _parse_override(override: str) -> tuple[str, str, Any]:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise ConfigError(
+            f"--set {override}: expected section.key=value; for example --set federation.num_rounds=50"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    return section, key, value
+
+
+def _refuse_unknown(sections: dict[str, Any], place: str) -> None:
+    known = {section: list(model.model_fields) for section, model in _sections()}
+    for section, keys in sections.items():
+        if section not in known:
+            nearest = _nearest(section, list(known))
+            raise ConfigError(f"{place}unknown section [{section}]; did you mean [{nearest}]?")
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{place}{section}: expected a section [{section}], got {keys!r}; correct it")
+        for key in keys:
+            if key not in known[section]:
+                raise ConfigError(
+                    f"{place}unknown key {section}.{key}; did you mean {_nearest_key(section, key, known)}?"
+                )
+
+
+def _nearest_key(section: str, key: str, known: dict[str, list[str]]) -> str:
+    """Prefer a close key of this section, then one of another, then whatever is least far here."""
+    if close := difflib.get_close_matches(key, known[section], n=1, cutoff=0.8):
+        return f"{section}.{close[0]}"
+    for other, keys in known.items():
+        if close := difflib.get_close_matches(key, keys, n=1, cutoff=0.8):
+            return f"{other}.{close[0]}"
+    return f"{section}.{_nearest(key, known[section])}"
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    return difflib.get_close_matches(word, words, n=1, cutoff=0.0)[0]
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"][:2])
+    message = problem["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
+    value = repr(problem["input"])
+    return f"{key}: {message}, got {value[:60]}; see `fcf config --explain`"
+
+
+def _refuse_contradictions(config: ExperimentConfig) -> None:
+    data, model, server, parallel = config.data, config.model, config.server, config.parallel
+    if parallel.coordinator is None and parallel.num_processes > 1:
+        raise ConfigError(
+            "parallel.coordinator: expected host:port of process 0 for several processes; set it in each"
+        )
+    if parallel.process_id >= parallel.num_processes and parallel.coordinator != "auto":
+        raise ConfigError(
+            f"parallel.process_id: expected 0 to {parallel.num_processes - 1}, got {parallel.process_id}; "
+            "raise parallel.num_processes"
+        )
+    if parallel.devices is not None and parallel.devices % parallel.item_shards:
+        raise ConfigError(
+            f"parallel.item_shards: expected a divisor of {parallel.devices} devices, "
+            f"got {parallel.item_shards}; change one of them"
+        )
+    if data.source == "simulated" and data.path is not None:
+        raise ConfigError('data.path: set, but data.source is "simulated"; leave out one of them')
+    _refuse_unknown_set(data)
+    if data.test_fraction + data.validation_fraction >= 1:
+        raise ConfigError(
+            "data.test_fraction: with validation_fraction it leaves nothing to train on; lower it"
+        )
+    if data.split == "published" and data.source == "simulated":
+        raise ConfigError('data.split: simulated data has no published split; set data.split = "ratio"')
+    if data.feedback == "explicit" and model.unobserved_weight != 0:
+        raise ConfigError(
+            f"model.unobserved_weight: expected 0 for explicit ratings, got {model.unobserved_weight}; "
+            "set model.unobserved_weight = 0"
+        )
+    if data.feedback == "explicit" and data.strengths != "keep":
+        raise ConfigError('data.strengths: explicit ratings stay as they are; set data.strengths = "keep"')
+    if server.decay == "cosine" and server.step in ("gram", "guarded_gram"):
+        raise ConfigError(f'server.decay: {server.step} has no schedule; set server.decay = "constant"')
+
+
+def _refuse_unknown_set(data: DataConfig) -> None:
+    if data.name is None:
+        return
+    try:
+        known_set(data.name)
+    except ValueError as error:
+        raise ConfigError(f"data.name: {error}") from None
+    if data.source == "simulated":
+        raise ConfigError('data.name: set, but data.source is "simulated"; leave out one of them')

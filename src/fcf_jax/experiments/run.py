@@ -1,0 +1,160 @@
+"""One experiment: a federation and centralised ALS on the same data from the same start, on record."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcf_jax.core.packing import batch_clients, batch_items, padding_factor
+from fcf_jax.experiments.build.baseline import converge_als, offsets_rmse
+from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.build.devices import pack_on
+from fcf_jax.experiments.build.models import configured_als
+from fcf_jax.experiments.build.privacy import payload_bytes
+from fcf_jax.experiments.build.problem import Setup, set_up
+from fcf_jax.experiments.build.secure_sum import described
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
+from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
+from fcf_jax.experiments.report import write_report
+from fcf_jax.experiments.store import run_directory
+from fcf_jax.experiments.store.budget import budget_of
+from fcf_jax.parallel.mesh import fetch
+
+
+class DivergedError(RuntimeError):
+    """Training was stopped because its loss rose beyond reason."""
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    folder: Path,
+    progress: ProgressLine,
+    *,
+    resume: bool = False,
+    stop: Stop = NEVER,
+) -> dict[str, Any]:
+    """Train, from the latest checkpoint on if there is one, compare and write the run directory.
+
+    Args:
+        config: as `load_config` resolved it.
+        dataset: what `load_dataset(config)` returned.
+        folder: the run directory, which `run_directory.claimed` made.
+        progress: where to say how far it is.
+        resume: whether a checkpoint is expected; if there is none, that is said.
+        stop: entered while rounds are under way; what it gives is asked after each block of rounds.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        DivergedError: when training diverged; the last good item factors are in the run directory.
+        StoppedError: when a stop was asked for while rounds were under way; a checkpoint is written.
+        CheckpointError: when the checkpoint is one of another run.
+        OSError: when the run directory cannot be written.
+    """
+    setup = set_up(config, dataset)
+    training = train_on_record(setup, folder, progress, resume=resume, stop=stop)
+    item_factors = setup.item_factors(training.state)
+    _write_model(setup, item_factors, folder)
+    if training.divergence is not None:
+        raise DivergedError(_describe(training.divergence, config, folder))
+    federated = latest_measures(training) or setup.measure(item_factors)
+    centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
+    run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
+    summary = _summarize(setup, training, federated, centralized)
+    summary |= described(config, dataset, training.records)
+    if (budget := budget_of(config, folder, num_users=dataset.split.train.num_users)) is not None:
+        summary["privacy"] = budget.stated()
+    run_directory.write_json(folder / run_directory.SUMMARY, summary)
+    write_report(folder)
+    return summary
+
+
+def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) -> str:
+    return (
+        f"diverged in round {divergence.round} (loss {divergence.loss:g}); the last good item factors are in "
+        f"{folder}; {divergence_remedy(config)}"
+    )
+
+
+def divergence_remedy(config: ExperimentConfig) -> str:
+    """Say what helps against divergence."""
+    if config.model.regularization == 0:
+        return "raise model.regularization"
+    if config.server.step == "guarded_gram":
+        return "raise server.initial_damping"
+    return 'lower server.learning_rate or set server.step = "guarded_gram"'
+
+
+def _centralized(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
+    num_items = setup.dataset.split.train.num_items
+    als = configured_als(setup.config, setup.weighting, num_items=num_items, mesh=setup.mesh)
+    items = pack_on(setup.mesh, partial(batch_items, setup.dataset.split.train), is_streamed=False)
+    clients = setup.clients
+    if setup.config.parallel.stream:  # the yardstick holds everything
+        clients = pack_on(setup.mesh, partial(batch_clients, setup.dataset.split.train), is_streamed=False)
+    baseline = converge_als(
+        als,
+        setup.key,
+        clients,
+        items,
+        on_block=lambda done, loss: progress.show("ALS sweep", done, None, f"loss {loss:.6g}"),
+    )
+    records += [
+        {"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(baseline.losses)
+    ]
+    return setup.measure(fetch(baseline.item_factors))
+
+
+def _summarize(
+    setup: Setup, training: Training, federated: dict[str, float], centralized: dict[str, float] | None
+) -> dict[str, Any]:
+    config, split = setup.config, setup.dataset.split
+    up, down = payload_bytes(config, num_items=split.train.num_items)
+    seconds = seconds_per_round(training, config)
+    summary = {
+        "federated": federated,
+        "centralized": centralized,
+        "difference_percent": None if centralized is None else difference_percent(federated, centralized),
+        "num_users": split.train.num_users,
+        "num_items": split.train.num_items,
+        "num_interactions": split.train.num_interactions
+        + split.test.num_interactions
+        + (0 if split.validation is None else split.validation.num_interactions),
+        "num_train_interactions": split.train.num_interactions,
+        "num_test_interactions": split.test.num_interactions,
+        "num_users_without_test": split.num_users_without_test,
+        "num_users_without_train": split.num_users_without_train,
+        "num_factors": config.model.num_factors,
+        "padding_factor": padding_factor(setup.clients),
+        "cohort_size": setup.cohort_size,
+        "num_rounds": config.federation.num_rounds,
+        "seconds_per_round": seconds,
+        "clients_per_second": setup.cohort_size / seconds if seconds else None,
+        "payload_bytes_up": up,
+        "payload_bytes_down": down,
+        "resumed_from_rounds": training.starts,
+        "data_counts": setup.dataset.counts,
+        "data_fingerprint": split.train.fingerprint(),
+    }
+    if config.data.feedback == "explicit":
+        summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
+    return summary
+
+
+def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:
+    """Compute 100 (federated - centralized) / |centralized| of every number; nan where that is 0."""
+    return {
+        name: 100 * (federated[name] - value) / abs(value) if value else float("nan")
+        for name, value in centralized.items()
+    }
+
+
+def _write_model(setup: Setup, item_factors: np.ndarray, folder: Path) -> None:
+    train = setup.dataset.split.train
+    labels = np.arange(train.num_items) if train.item_labels is None else train.item_labels
+    run_directory.write_item_factors(folder, item_factors, labels, mean_rating=setup.dataset.mean_rating)

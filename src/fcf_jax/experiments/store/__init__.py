@@ -1,0 +1,1 @@
+"""Run directories: what is written, read, resumed and charged."""

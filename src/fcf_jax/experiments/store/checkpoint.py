@@ -1,0 +1,209 @@
+"""Checkpoints of a training: whole or not there, recognised when damaged, and never pickled.
+
+checkpoints = Checkpoints(folder, keep=2, fingerprints={"config": ..., "data": ...})
+checkpoints.save(30, state, score=0.21)
+restored = checkpoints.latest(like=jax.eval_shape(start))
+
+A checkpoint is one npz file: an array for each leaf of the state, named by its path, and a JSON header.
+The comment of the archive ends with the SHA-256 of everything before it.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fcf_jax.experiments.store.run_directory import write_atomically
+from fcf_jax.parallel.mesh import fetch
+
+FORMAT = 1
+_HEADER = "header"
+_COMMENT, _DIGEST_LENGTH = b"sha256:", 64
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is intact, and not of what is to be gone on with."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint, read back."""
+
+    done: int  # rounds
+    state: Any  # the tree that was saved, on the host
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder of their own, whatever its state.
+
+    Args:
+        folder: made by the first save.
+        keep: how many of the latest stay, at least 1; the one of the best score stays besides.
+        fingerprints: what the state depends on, by name; only equal ones can be gone on with.
+        on_damaged: is told, in one line, of each checkpoint that had to be passed over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        fingerprints: Mapping[str, str],
+        on_damaged: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._fingerprints = {**fingerprints, "format": str(FORMAT)}
+        self._on_damaged = on_damaged
+
+    def save(self, done: int, state: Any, *, score: float | None = None) -> None:
+        """Save the state after `done` rounds, then delete what need not stay.
+
+        Args:
+            done: rounds.
+            state: any tree of arrays, typed keys included; of several processes all must call this.
+            score: how good it is, the higher the better; None or nan: not measured.
+
+        Raises:
+            OSError: when it cannot be written; the others are intact.
+        """
+        content = _encode(done, state, score, self._fingerprints)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / f"round-{done:08d}.npz", content)
+        paths = self._paths()
+        for path in set(paths[: -self._keep]) - {_best(paths)}:
+            path.unlink()
+
+    def latest(self, like: Any) -> Restored | None:
+        """Read the latest checkpoint that is intact; None where there is none.
+
+        Args:
+            like: a tree of arrays or `jax.ShapeDtypeStruct`s as the state is one.
+
+        Raises:
+            CheckpointError: when it belongs to other fingerprints, or holds another tree.
+            OSError: when it cannot be read.
+        """
+        for path in reversed(self._paths()):
+            try:
+                header, arrays = _decode(path.read_bytes())
+            except _DamagedError as damage:
+                self._on_damaged(f"{path}: damaged ({damage}); passed over for the checkpoint before it")
+                continue
+            _refuse_others(path, header["fingerprints"], self._fingerprints)
+            return Restored(header["done"], _rebuild(path, header["leaves"], arrays, like))
+        return None
+
+    def discard(self) -> None:
+        """Delete all of them: what they are of is finished."""
+        for path in self._paths():
+            path.unlink()
+        with contextlib.suppress(OSError):  # there is none, or something else in it
+            self._folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        """List the checkpoints by rounds done: their names sort so."""
+        return sorted(self._folder.glob("round-*.npz"))
+
+
+class _DamagedError(Exception):
+    """A file is not what was written."""
+
+
+def _encode(done: int, state: Any, score: float | None, fingerprints: Mapping[str, str]) -> bytes:
+    leaves, arrays = [], {}
+    for name, leaf in _named_leaves(state):
+        key = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
+        leaves.append({"name": name, "array": _describe(name, leaf), "key": key})
+        arrays[name] = _to_host(leaf)
+    score = None if score is None or math.isnan(score) else float(score)
+    header = {"done": done, "score": score, "fingerprints": dict(fingerprints), "leaves": leaves}
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = _COMMENT + bytes(_DIGEST_LENGTH)
+    content = buffer.getbuffer()
+    content[-_DIGEST_LENGTH:] = _digest(content)
+    return content.tobytes()
+
+
+def _decode(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if content[-_DIGEST_LENGTH:] != _digest(content):
+        raise _DamagedError("its SHA-256 is another")
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    return json.loads(arrays.pop(_HEADER).tobytes()), arrays
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.sha256(content[:-_DIGEST_LENGTH]).hexdigest().encode()
+
+
+def _best(paths: list[Path]) -> Path | None:
+    """Find the checkpoint of the best score, the latest of equals."""
+    scores = [(score, path) for path in paths if (score := _score(path)) is not None]
+    return max(scores)[1] if scores else None
+
+
+def _score(path: Path) -> float | None:
+    """Read the score alone: headers are small, and states may not be."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return json.loads(archive[_HEADER].tobytes())["score"]
+    except Exception:  # a damaged zip can raise anything; it is no candidate for the best
+        return None
+
+
+def _refuse_others(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    for name in {**ours, **theirs}:
+        if theirs.get(name) != ours.get(name):
+            raise CheckpointError(
+                f"{path}: expected a checkpoint of {name} {str(ours.get(name))[:12]}, got one of "
+                f"{str(theirs.get(name))[:12]}; go on as it was begun, or choose another --out"
+            )
+
+
+def _rebuild(path: Path, leaves: list[dict[str, Any]], arrays: dict[str, np.ndarray], like: Any) -> Any:
+    expected = [_describe(name, leaf) for name, leaf in _named_leaves(like)]
+    found = [leaf["array"] for leaf in leaves]
+    if found != expected:
+        ours, theirs = next(pair for pair in zip_longest(expected, found) if pair[0] != pair[1])
+        raise CheckpointError(f"{path}: expected {ours}, got {theirs}; choose another --out")
+    like, structure = jax.tree.flatten(like)
+    restored = [
+        _restore(arrays[leaf["name"]], leaf["key"], one) for leaf, one in zip(leaves, like, strict=True)
+    ]
+    return jax.tree.unflatten(structure, restored)
+
+
+def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(f"state/{jax.tree_util.keystr(path, simple=True, separator='/')}", leaf) for path, leaf in paths]
+
+
+def _describe(name: str, leaf: Any) -> str:
+    return f"{name} {leaf.dtype} {list(leaf.shape)}"
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    if _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _restore(array: np.ndarray, key: str | None, like: Any) -> Any:
+    if key is not None:
+        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=key)
+    return array.view(like.dtype)  # npz does not know bfloat16 by name

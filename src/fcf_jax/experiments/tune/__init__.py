@@ -1,0 +1,1 @@
+"""`fcf tune`: Bayesian search over model and server step."""

@@ -1,0 +1,221 @@
+"""Candidates side by side: models of one shape, trained and scored as one program.
+
+    mesh = candidate_mesh(2)
+    data = candidate_data(train, validation, mesh)
+    learner = als_learner(config, mean_rating, data)
+    settings = {"model.alpha": [2.0, 4.0], "model.regularization": [1.0, 8.0]}
+    batch = begin(learner, settings, mesh, num_places=2)
+    batch, report = advance(learner, batch, data, [5, 5])
+
+A setting is a key of the configuration, its values are traced: another alpha, lambda or learning rate
+compiles nothing. What decides about shapes (K, the memory of a step) is part of the learner.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from fcf_jax.als import Als
+from fcf_jax.core.federation import Federation, cohort_rows
+from fcf_jax.core.packing import batch_clients, batch_items
+from fcf_jax.core.records import PackedClients
+from fcf_jax.data import Interactions
+from fcf_jax.evaluation import EvaluationData, UserMetrics, evaluation_data, user_metrics
+from fcf_jax.experiments.build.dataset import weighting_of
+from fcf_jax.experiments.build.models import configured_als, configured_federation, weights_of
+from fcf_jax.experiments.config.load import with_values
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.parallel.batch import map_runs, run_mesh
+
+Settings = dict[str, Array]  # by key: a number for one candidate, [places] for a batch
+
+
+class CandidateData(NamedTuple):
+    """What candidates learn from and are scored on."""
+
+    clients: PackedClients
+    items: PackedClients  # the same interactions, as ALS needs them
+    validation: EvaluationData
+
+
+class Learner(NamedTuple):
+    """The training of one candidate, as pure functions of its settings."""
+
+    init: Callable[[Settings], Any]
+    step: Callable[[Settings, Any, CandidateData], tuple[Any, Array]]  # a sweep or a round, and its loss
+    item_factors: Callable[[Any], Array]
+    score: Callable[[Settings, Array, CandidateData], UserMetrics]  # of item factors
+
+
+class Report(NamedTuple):
+    """How candidates stand; zeros for those that took no step."""
+
+    metrics: UserMetrics  # on the validation set, [places, users]
+    loss: Float[Array, "*places"]  # before the last step
+    previous_loss: Float[Array, "*places"]  # before the last step but one; nan if there was none
+    is_finite: Bool[Array, "*places"]  # whether its item factors are
+
+
+class Batch(NamedTuple):
+    """Candidates and their settings, each leaf [places]; copies of the last one fill up what is left."""
+
+    states: Any
+    settings: Settings
+    mesh: Mesh  # devices over which the places are split, along "runs"
+
+
+def candidate_data(
+    train: Interactions, validation: Interactions, mesh: Mesh, *, max_users: int | None = None, seed: int = 0
+) -> CandidateData:
+    """Pack everything, and give it to every device of the mesh; options as for `evaluation_data`."""
+    scored = evaluation_data(train, validation, max_users=max_users, seed=seed)
+    data = CandidateData(batch_clients(train), batch_items(train), scored)
+    return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
+
+
+def als_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
+    """Set up centralised ALS; settings are keys of `model`."""
+    key = jax.random.key(config.federation.seed)
+
+    def als_of(settings: Settings) -> Als:
+        candidate = with_values(config, settings)
+        weighting = weighting_of(candidate, mean_rating)
+        return configured_als(candidate, weighting, num_items=_num_items(data))
+
+    def step(settings: Settings, item_factors: Array, data: CandidateData) -> tuple[Array, Array]:
+        factors, info = als_of(settings).sweep(item_factors, data.clients, data.items)
+        return factors.item_factors, info.loss
+
+    return Learner(
+        init=lambda settings: als_of(settings).init(key),
+        step=step,
+        item_factors=lambda item_factors: item_factors,
+        score=partial(_score, config, mean_rating),
+    )
+
+
+def federated_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
+    """Set up the configured federation; settings are keys of `server`, but its memory."""
+    num_users, num_items = data.clients.row_counts.shape[0], _num_items(data)
+    key = jax.random.key(config.federation.seed)
+
+    def federation_of(settings: Settings) -> Federation:
+        candidate = with_values(config, settings)
+        weighting = weighting_of(candidate, mean_rating)
+        return configured_federation(candidate, weighting, num_users=num_users, num_items=num_items)
+
+    as_configured = federation_of({})
+    state = as_configured.init(key)
+    num_rounds = config.federation.num_rounds
+    capacity = cohort_rows(as_configured, key, state, data.clients, num_rounds=num_rounds)
+
+    def step(settings: Settings, state: Any, data: CandidateData) -> tuple[Any, Array]:
+        state, info = federation_of(settings).round(key, state, data.clients, row_capacity=capacity)
+        return state, info.loss
+
+    return Learner(
+        init=lambda settings: federation_of(settings).init(key),
+        step=step,
+        item_factors=lambda state: state.item_factors,
+        score=partial(_score, config, mean_rating),
+    )
+
+
+def candidate_mesh(num_candidates: int, *, max_devices: int | None = None) -> Mesh:
+    """Arrange a device for each candidate, or as many as there are, along one axis "runs"."""
+    available = jax.local_device_count()
+    return run_mesh(min(num_candidates, available, max_devices or available))
+
+
+def begin(learner: Learner, settings: Mapping[str, Sequence[float]], mesh: Mesh, *, num_places: int) -> Batch:
+    """Start candidates; a batch with as many places as another runs the same program.
+
+    Args:
+        settings: by key, a value for each of at most `num_places` candidates.
+    """
+    num_places = -(-num_places // mesh.size) * mesh.size
+    on_device = {name: _filled(values, num_places) for name, values in settings.items()}
+    return Batch(_start(learner, mesh, num_places, on_device), on_device, mesh)
+
+
+def advance(
+    learner: Learner, batch: Batch, data: CandidateData, num_steps: Sequence[int]
+) -> tuple[Batch, Report]:
+    """Let each candidate take some steps, and score those that did.
+
+    Args:
+        num_steps: of each candidate, 0 for those that are out; another number compiles nothing.
+    """
+    num_places = jax.tree.leaves(batch.states)[0].shape[0]
+    steps = np.zeros(num_places, np.int32)
+    steps[: len(num_steps)] = num_steps
+    states, report = _advance(learner, batch.mesh, batch.states, batch.settings, jnp.asarray(steps), data)
+    return batch._replace(states=states), jax.tree.map(
+        lambda leaf: np.asarray(leaf)[: len(num_steps)], report
+    )
+
+
+def _filled(values: Sequence[float], num_places: int) -> Float[Array, "places"]:
+    array = np.asarray(values, np.float32)
+    return jnp.asarray(np.pad(array, (0, num_places - len(array)), mode="edge"))
+
+
+def _num_items(data: CandidateData) -> int:
+    return data.items.row_counts.shape[0]
+
+
+def _score(
+    config: ExperimentConfig,
+    mean_rating: float,
+    settings: Settings,
+    item_factors: Array,
+    data: CandidateData,
+) -> UserMetrics:
+    candidate = with_values(config, settings)
+    weighting, k = weighting_of(candidate, mean_rating), candidate.evaluation.k
+    return user_metrics(item_factors, data.validation, weighting, **weights_of(candidate), k=k)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(learner: Learner, mesh: Mesh, num_places: int, settings: Settings) -> Any:
+    states = jax.vmap(learner.init, axis_size=num_places)(settings)
+    return jax.lax.with_sharding_constraint(states, NamedSharding(mesh, PartitionSpec("runs")))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _advance(
+    learner: Learner,
+    mesh: Mesh,
+    states: Any,
+    settings: Settings,
+    num_steps: Int[Array, "places"],
+    data: CandidateData,
+) -> tuple[Any, Report]:
+    def train(state: Any, settings: Settings, num_steps: Array, data: CandidateData) -> tuple[Any, Report]:
+        def step(_: Array, carry: tuple) -> tuple:
+            state, loss, _ = carry
+            return *learner.step(settings, state, data), loss
+
+        nothing = jnp.full((), jnp.nan)
+        state, loss, previous = jax.lax.fori_loop(0, num_steps, step, (state, nothing, nothing))
+        item_factors = learner.item_factors(state)
+        metrics = learner.score(settings, item_factors, data)
+        return state, Report(metrics, loss, previous, jnp.isfinite(item_factors).all())
+
+    def train_or_rest(
+        state: Any, settings: Settings, num_steps: Array, data: CandidateData
+    ) -> tuple[Any, Report]:
+        _, report = jax.eval_shape(train, state, settings, num_steps, data)
+        at_rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), report)
+        return jax.lax.cond(
+            num_steps > 0, lambda: train(state, settings, num_steps, data), lambda: (state, at_rest)
+        )
+
+    at_a_time = 1 if jax.default_backend() == "cpu" else num_steps.shape[0]  # a CPU: in turn
+    return map_runs(train_or_rest, (states, settings, num_steps), (data,), at_a_time=at_a_time, mesh=mesh)

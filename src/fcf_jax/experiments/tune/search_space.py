@@ -1,0 +1,85 @@
+"""What `fcf tune` searches: a distribution for each key of the configuration that it tries, and the start."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from fcf_jax.experiments.config.load import ConfigError, value_of, with_values
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import confidence_factor, learning_rate
+
+Space = dict[str, BaseDistribution]  # by key, such as "model.alpha"
+Values = dict[str, Any]  # by key
+
+SHAPES = ("model.num_factors", "server.memory")  # these decide about shapes: one value in a batch
+_FREE_RATE = 10.0  # times the step's own learning rate, up and down
+_FREE_NUMBERS = {  # key -> low, high, whether logarithmic
+    "server.b1": (0.0, 0.95, False),
+    "server.b2": (0.9, 0.999, False),
+    "server.confidence_factor": (0.5, 5.0, False),  # 1 is bold, 3 is safe on MovieLens
+    "server.initial_damping": (0.5, 8.0, True),
+}
+_MEMORIES = [0, 2, 5, 10]
+_TUNED = {  # server step -> what it listens to
+    "guarded_gram": ("server.confidence_factor", "server.initial_damping", "server.memory"),
+    "gram": ("server.learning_rate", "server.confidence_factor"),
+    "running_sums": ("server.learning_rate", "server.confidence_factor"),
+    "adam": ("server.learning_rate", "server.b1", "server.b2"),
+    "paper_adam": ("server.learning_rate", "server.b1", "server.b2"),
+    "sgd": ("server.learning_rate",),
+}
+
+
+def model_start(config: ExperimentConfig) -> Values:
+    """Return the configured K, alpha (of implicit feedback) and lambda."""
+    names = ["model.num_factors", "model.alpha", "model.regularization"]
+    if config.data.feedback == "explicit":
+        names.remove("model.alpha")
+    return {name: value_of(config, name) for name in names}
+
+
+def server_start(config: ExperimentConfig) -> Values:
+    """Return the configured numbers that the server's step listens to, in the step's own where unset."""
+    names = list(_TUNED[config.server.step])
+    if config.server.decay == "cosine":
+        names.append("server.final_learning_rate")
+    filled = with_values(
+        config,
+        {
+            "server.learning_rate": learning_rate(config) if "server.learning_rate" in names else None,
+            "server.confidence_factor": confidence_factor(config),
+        },
+    )
+    return {name: value_of(filled, name) for name in names}
+
+
+def space_around(config: ExperimentConfig, start: Mapping[str, Any]) -> Space:
+    """Give each key of the start its distribution, as wide as the start needs.
+
+    Raises:
+        ConfigError: for a start of 0 where the scale is logarithmic.
+    """
+    return {name: _distribution(config, name, value) for name, value in start.items()}
+
+
+def _distribution(config: ExperimentConfig, name: str, start: Any) -> BaseDistribution:
+    if name in SHAPES:
+        choices = config.tuning.num_factors if name == "model.num_factors" else _MEMORIES
+        return CategoricalDistribution(sorted({*choices, start}))
+    low, high, is_logarithmic = _bounds(config, name)
+    if is_logarithmic and start == 0:
+        raise ConfigError(f"{name}: expected above 0, to start a search on a logarithmic scale; raise it")
+    return FloatDistribution(min(low, start), max(high, start), log=is_logarithmic)
+
+
+def _bounds(config: ExperimentConfig, name: str) -> tuple[float, float, bool]:
+    if name in ("model.alpha", "model.regularization"):
+        low, high = value_of(config, name.replace("model", "tuning"))
+        return low, high, True
+    own_rate = learning_rate(with_values(config, {"server.learning_rate": None})) if "rate" in name else 0.0
+    if name == "server.learning_rate":
+        return own_rate / _FREE_RATE, own_rate * _FREE_RATE, True
+    if name == "server.final_learning_rate":
+        return 0.0, own_rate / _FREE_RATE, False
+    return _FREE_NUMBERS[name]

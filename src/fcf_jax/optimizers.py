@@ -1,0 +1,337 @@
+r"""Server steps of our own, as optax transformations; any other optax optimizer serves as well.
+
+The clients solve their factors exactly, so the server minimises phi(Y) = min_X J(X, Y), whose
+Hessian for item i is close to 2 (kappa_i S + lambda I) with S = \sum_u x_u x_u^T (`user_gram`)
+and kappa_i the mean confidence in item i, raised a little for safety. Dividing the gradient by
+it makes one federated round worth about one sweep of centralised ALS.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import optax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fcf_jax.core.linalg import inverse_cholesky
+from fcf_jax.core.records import Scalar
+
+_ANDERSON_RIDGE = 1e-5
+
+
+class Curvature(NamedTuple):
+    """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S."""
+
+    basis: Float[Array, "factors factors"]
+    diagonal: Float[Array, "items factors"]
+
+
+class ServerPoint(NamedTuple):
+    """What the clients' sums told of one Y."""
+
+    item_factors: Float[Array, "items factors"]
+    gradient: Float[Array, "items factors"]
+    user_gram: Float[Array, "factors factors"]
+    mean_confidence: Float[Array, "items"]  # kappa_i before damping
+    value: Float[Array, ""]
+
+
+class Memory(NamedTuple):
+    """How point and gradient changed from round to round, latest first."""
+
+    point_changes: Float[Array, "memory items factors"]
+    gradient_changes: Float[Array, "memory items factors"]
+
+
+class GuardedState(NamedTuple):
+    """The last accepted point, what was expected of the step taken there, damping and memory."""
+
+    accepted: ServerPoint
+    predicted_decrease: Float[Array, ""]
+    damping: Float[Array, ""]
+    memory: Memory
+    is_first: Bool[Array, ""]
+    was_accelerated: Bool[Array, ""]
+
+
+class RunningSumsState(NamedTuple):
+    """Moving averages that estimate the sums over all users at the current Y."""
+
+    round_index: Int[Array, ""]
+    seen: Float[Array, "items factors"]  # of F + w0 Y S
+    user_gram: Float[Array, "factors factors"]
+    confidence_sum: Float[Array, "items"]
+    mean_confidence_sum: Float[Array, "items"]  # over all rounds alike: it does not depend on Y
+
+
+def paper_adam(
+    learning_rate: optax.ScalarOrSchedule, *, b1: Scalar = 0.9, b2: Scalar = 0.99, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam with the bias correction as the paper prints it: m / (1 - b1), v / (1 - b2) in every round.
+
+    `optax.adam` is Adam as Kingma & Ba define it, with 1 - b1^t and 1 - b2^t.
+
+    References:
+        arXiv:1901.09888, the server's update of the item factors.
+    """
+
+    def init(item_factors: Array) -> optax.ScaleByAdamState:
+        zeros = jnp.zeros_like(item_factors)
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=zeros)
+
+    def update(gradient, state, params=None, **unused):
+        del params, unused
+        first = b1 * state.mu + (1 - b1) * gradient
+        second = b2 * state.nu + (1 - b2) * gradient**2
+        step = (first / (1 - b1)) / (jnp.sqrt(second / (1 - b2)) + eps)
+        return step, optax.ScaleByAdamState(count=state.count + 1, mu=first, nu=second)
+
+    return optax.chain(_transformation(init, update), optax.scale_by_learning_rate(learning_rate))
+
+
+def gram_preconditioned(
+    learning_rate: Scalar = 1.0,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    confidence_factor: Scalar = 3.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Step by -eta dJ/dY (2 (kappa_i S + lambda I))^-1 with kappa_i = w0 + k confidence_sum_i / N.
+
+    For everybody in every round. Not safe on all data: see `guarded_gram`.
+
+    Args:
+        learning_rate: eta.
+        regularization: lambda of the model.
+        unobserved_weight: w0 of the model.
+        confidence_factor: k; 1 is too bold and can diverge slowly, 2 to 3 suits MovieLens.
+    """
+
+    def update(gradient, state, params=None, *, user_gram, confidence_sum, num_users, **unused):
+        del params, unused
+        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, confidence_sum / num_users)
+        step = _divide(gradient, _curvature(user_gram, mean_confidence, regularization))
+        return -learning_rate * step, state
+
+    return _transformation(lambda item_factors: optax.EmptyState(), update)
+
+
+def guarded_gram(
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    confidence_factor: Scalar = 1.0,
+    initial_damping: Scalar = 2.0,
+    memory: int = 5,
+) -> optax.GradientTransformationExtraArgs:
+    """The Gram-preconditioned step, damped (Levenberg-Marquardt) and Anderson-accelerated.
+
+    The clients' summed loss tells, one round later, what a step really gained. If the loss rose,
+    the server goes back to the last Y and forgets the memory. After a plain step, kappa_i =
+    mu (w0 + k confidence_sum_i / N) follows rho = gained / predicted: rho < 0 takes 4 mu,
+    rho < .3 doubles mu, rho > .7 divides it by 1.2. A rejected step has cost its round. For
+    everybody in every round: the loss of a small cohort is too noisy to guard with.
+
+    Args:
+        regularization: lambda of the model.
+        unobserved_weight: w0 of the model.
+        confidence_factor: k.
+        initial_damping: mu in the first round.
+        memory: past rounds that the acceleration combines; 0 for the damped step alone. Costs
+            the server twice as many copies of Y, and the clients nothing.
+
+    References:
+        Levenberg-Marquardt as in Nocedal & Wright 2006, chapter 10; Anderson acceleration as in
+        Walker & Ni, SIAM J. Numer. Anal. 49 (2011).
+    """
+
+    def init(item_factors: Array) -> GuardedState:
+        num_items, num_factors = item_factors.shape
+        zero, zeros = jnp.zeros((), item_factors.dtype), jnp.zeros_like(item_factors)
+        nothing = ServerPoint(
+            item_factors=item_factors,
+            gradient=zeros,
+            user_gram=jnp.eye(num_factors, dtype=item_factors.dtype),
+            mean_confidence=jnp.ones(num_items, item_factors.dtype),
+            value=zero,
+        )
+        past = jnp.zeros((memory, num_items, num_factors), item_factors.dtype)
+        return GuardedState(
+            accepted=nothing,
+            predicted_decrease=zero,
+            damping=jnp.asarray(initial_damping, item_factors.dtype),
+            memory=Memory(past, past),
+            is_first=jnp.array(True),
+            was_accelerated=jnp.array(False),
+        )
+
+    def update(gradient, state, params, *, user_gram, confidence_sum, value, num_users, **unused):
+        del unused
+        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, confidence_sum / num_users)
+        current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
+        accepted, damping, is_rejected = _judge(state, current)
+        curvature = _curvature(accepted.user_gram, damping * accepted.mean_confidence, regularization)
+        step = -_divide(accepted.gradient, curvature)
+        predicted = -0.5 * jnp.sum(accepted.gradient * step)
+        restarts = is_rejected | state.is_first
+        remembered = _remember(state.memory, state.accepted, accepted, restarts)
+        accelerated = step - _anderson_correction(remembered, step, curvature)
+        return accepted.item_factors + accelerated - params, GuardedState(
+            accepted=accepted,
+            predicted_decrease=predicted,
+            damping=damping,
+            memory=remembered,
+            is_first=jnp.array(False),
+            was_accelerated=~restarts & (memory > 0),
+        )
+
+    return _transformation(init, update)
+
+
+def running_sums(
+    learning_rate: optax.ScalarOrSchedule = 0.5,
+    *,
+    regularization: Scalar,
+    unobserved_weight: Scalar = 1.0,
+    confidence_factor: Scalar = 3.0,
+    averaging: Callable[[Array], Array] = lambda round_index: (round_index + 1.0) ** -0.8,
+) -> optax.GradientTransformationExtraArgs:
+    """The Gram-preconditioned step for small cohorts, on moving averages of the clients' sums.
+
+    The part of the gradient that comes from unseen items, -w0 Y S, is then evaluated at the
+    current Y without sampling noise, and the rest is averaged over rounds (stochastic
+    approximation ALS). What an item's own users send is averaged in proportion to their
+    confidence (a ratio estimator): how many of them happened to take part lately cancels out.
+
+    Args:
+        learning_rate: eta, a number or a schedule of the round.
+        regularization: lambda of the model.
+        unobserved_weight: w0 of the model.
+        confidence_factor: k in kappa_i = w0 + k confidence_sum_i / N.
+        averaging: the weight of round t in the averages, 1 at t = 0 and falling.
+
+    References:
+        Cappe & Moulines, J. R. Stat. Soc. B 71 (2009), online EM: the same averages of statistics.
+    """
+
+    def init(item_factors: Array) -> RunningSumsState:
+        num_items, num_factors = item_factors.shape
+        return RunningSumsState(
+            round_index=jnp.zeros((), jnp.int32),
+            seen=jnp.zeros_like(item_factors),
+            user_gram=jnp.zeros((num_factors, num_factors), item_factors.dtype),
+            confidence_sum=jnp.zeros(num_items, item_factors.dtype),
+            mean_confidence_sum=jnp.zeros(num_items, item_factors.dtype),
+        )
+
+    def update(gradient, state, params, *, user_gram, confidence_sum, num_users, **unused):
+        del unused
+        seen = regularization * params - 0.5 * gradient + unobserved_weight * _times(params, user_gram)
+        time = state.round_index.astype(params.dtype)
+
+        def average(old: Array, new: Array, weight: Array) -> Array:
+            return (1 - weight) * old + weight * new
+
+        weight = averaging(time)
+        state = RunningSumsState(
+            round_index=state.round_index + 1,
+            seen=average(state.seen, seen, weight),
+            user_gram=average(state.user_gram, user_gram, weight),
+            confidence_sum=average(state.confidence_sum, confidence_sum, weight),
+            mean_confidence_sum=average(state.mean_confidence_sum, confidence_sum, 1 / (time + 1)),
+        )
+        is_seen = state.confidence_sum > 0
+        share = state.mean_confidence_sum / jnp.where(is_seen, state.confidence_sum, 1.0)
+        all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
+        unseen = unobserved_weight * _times(params, state.user_gram)
+        averaged = -2.0 * (all_seen - unseen) + 2.0 * regularization * params
+        mean_extra = state.mean_confidence_sum / num_users
+        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, mean_extra)
+        step = _divide(averaged, _curvature(state.user_gram, mean_confidence, regularization))
+        rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
+        return -1.0 * rate * step, state
+
+    return _transformation(init, update)
+
+
+def _transformation(
+    init: Callable[[Array], Any], update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """Name our own arguments: optax's protocols ask for params and updates of any tree."""
+    return optax.GradientTransformationExtraArgs(
+        cast(optax.TransformInitFn, init), cast(optax.TransformUpdateExtraArgsFn, update)
+    )
+
+
+def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Array, Array]:
+    """Decide between the last accepted point and the current one, and adapt the damping."""
+    gained = state.accepted.value - current.value
+    rounding = 32 * jnp.finfo(current.value.dtype).eps * jnp.abs(state.accepted.value)
+    ratio = gained / jnp.maximum(state.predicted_decrease, rounding)
+    is_rejected = ~state.is_first & ~(gained >= -rounding)  # so written, NaN is rejected too
+    change = jnp.select([is_rejected, ratio < 0.3, ratio > 0.7], [4.0, 2.0, 1 / 1.2], 1.0)
+    is_telling = ~state.is_first & ~state.was_accelerated & ~(jnp.abs(gained) <= rounding)
+    damping = jnp.where(is_telling, state.damping * change, state.damping)
+    return optax.tree.where(is_rejected, state.accepted, current), damping, is_rejected
+
+
+def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts: Array) -> Memory:
+    """Note how point and gradient changed since the last round; a restart forgets everything."""
+    depth = memory.point_changes.shape[0]
+
+    def push(change: Array, past: Array) -> Array:
+        return jnp.where(restarts, 0.0, jnp.concatenate([change[None], past])[:depth])
+
+    return Memory(
+        point_changes=push(current.item_factors - last.item_factors, memory.point_changes),
+        gradient_changes=push(current.gradient - last.gradient, memory.gradient_changes),
+    )
+
+
+def _anderson_correction(
+    memory: Memory, step: Float[Array, "items factors"], curvature: Curvature
+) -> Float[Array, "items factors"]:
+    """Combine past changes so that the step, in the metric of the curvature, becomes shortest."""
+    step_changes = -jax.vmap(lambda change: _divide(change, curvature))(memory.gradient_changes)
+    normal = -jnp.einsum("aij,bij->ab", memory.gradient_changes, step_changes, precision="highest")
+    target = -jnp.einsum("aij,ij->a", memory.gradient_changes, step, precision="highest")
+    ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
+    inverse = inverse_cholesky(normal + ridge)
+    coefficients = _times(inverse.T, _times(inverse, target))
+    changes = memory.point_changes + step_changes
+    return jnp.einsum("a,aij->ij", coefficients, changes, precision="highest")
+
+
+def _mean_confidence(
+    unobserved_weight: Scalar, confidence_factor: Scalar, mean_extra: Float[Array, "items"]
+) -> Float[Array, "items"]:
+    """Compute kappa_i = w0 + k mean extra confidence; with k = 0 that need not have been sent."""
+    extra = jnp.where(jnp.asarray(confidence_factor) == 0, 0.0, confidence_factor * mean_extra)
+    return unobserved_weight + extra
+
+
+def _curvature(
+    user_gram: Float[Array, "factors factors"], kappa: Float[Array, "items"], regularization: Scalar
+) -> Curvature:
+    """Decompose S once for all items."""
+    eigenvalues, basis = _eigh(user_gram)
+    diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + regularization)
+    rounding = jnp.finfo(diagonal.dtype)
+    floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # where lambda = 0
+    return Curvature(basis, jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape)))
+
+
+def _divide(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
+    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item."""
+    return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
+
+
+@jax.custom_batching.sequential_vmap  # one at a time: a batched LAPACK call can block for ever on a CPU
+def _eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _times(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision="highest")

@@ -1,0 +1,1 @@
+"""Devices, host memory and many federations at once."""

@@ -1,0 +1,322 @@
+"""Whole federations side by side: seeds, alpha, lambda, learning rates and data as one program.
+
+def make(rate):
+    return federated_cf(optax.adam(rate), implicit_feedback(alpha=4.0), ...)
+
+keys = jax.random.split(key, 8)
+states, infos = run_side_by_side(make, keys, rates, clients, num_rounds=50)
+states, infos = run_side_by_side(make, keys, rates, clients, states=states, num_rounds=50)  # 50 more
+
+Centralised ALS goes the same way (`sweep_side_by_side`), and so does any function of one run
+(`map_runs`). The clients are the same for all runs, or stacked, one packing for each
+(`stack_clients`).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from fcf_jax.als import Als, AlsInfo, Factors, run_sweeps
+from fcf_jax.core.federation import Federation, cohort_rows
+from fcf_jax.core.records import Key, PackedClients, RoundInfo
+from fcf_jax.core.sampling import fill_up
+from fcf_jax.core.server import ServerState
+
+_SHARE_OF_MEMORY = 0.5  # of what a device has left
+_COPIES = 4  # of a state or of a chunk's factors that are alive at a time, about
+
+Tree = TypeVar("Tree")
+
+
+def run_side_by_side(
+    make_federation: Callable[[Any], Federation],
+    keys: Key,
+    hyperparameters: Any,
+    clients: PackedClients,
+    *,
+    num_rounds: int,
+    states: ServerState | None = None,
+    row_capacity: int | None = None,
+    at_a_time: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[ServerState, RoundInfo]:
+    """Run R federations, each from its own key and hyperparameters, on the same clients or its own.
+
+    Args:
+        make_federation: from the hyperparameters of one run to its federation; use the same
+            function again, or every call compiles anew. Shapes and sizes must not depend on them.
+        keys: [runs].
+        hyperparameters: any pytree whose leaves have a leading axis of runs.
+        clients: of all runs, or stacked: with a leading axis of runs. What is shared lies whole
+            on each device.
+        num_rounds: of each run, to be added to `states`.
+        states: where the runs begin, stacked; None: at the start that `start_side_by_side` draws.
+        row_capacity: rows that a chunk of any cohort may need; found from the keys when not given.
+            Blocks of rounds share a program only if they are given the same.
+        at_a_time: runs that are computed together on a device; None: as many as
+            the memory of a GPU holds, on a CPU one.
+        mesh: devices over which the runs are split, along an axis "runs" (`run_mesh`).
+
+    Returns:
+        States and infos of all runs, stacked: each as `run_rounds` gives them, to rounding.
+
+    Raises:
+        ValueError: when the leading axes differ.
+    """
+    num_runs = keys.shape[0]
+    _check_runs(num_runs, hyperparameters=hyperparameters, states=states, clients=_own(clients))
+    if states is None:
+        states = start_side_by_side(make_federation, keys, hyperparameters)
+    if row_capacity is None:
+        row_capacity = rows_side_by_side(
+            make_federation, keys, hyperparameters, clients, states=states, num_rounds=num_rounds
+        )
+    if at_a_time is None:
+        at_a_time = _runs_that_fit(states.item_factors, states, clients)
+    runs = (keys, hyperparameters, states)
+    return _run_all(make_federation, num_rounds, row_capacity, at_a_time, mesh, runs, clients)
+
+
+def start_side_by_side(
+    make_federation: Callable[[Any], Federation], keys: Key, hyperparameters: Any
+) -> ServerState:
+    """Draw the first state of every run, stacked; arguments as for `run_side_by_side`."""
+    return _start_all(make_federation, keys, hyperparameters)
+
+
+def rows_side_by_side(
+    make_federation: Callable[[Any], Federation],
+    keys: Key,
+    hyperparameters: Any,
+    clients: PackedClients,
+    *,
+    states: ServerState,
+    num_rounds: int,
+) -> int:
+    """Compute, on the host, a `row_capacity` that serves all runs."""
+    federation = make_federation(_run(hyperparameters, 0))
+    return max(
+        cohort_rows(
+            federation,
+            keys[run],
+            _run(states, run),
+            clients if _own(clients) is None else _run(clients, run),
+            num_rounds=num_rounds,
+        )
+        for run in range(keys.shape[0])
+    )
+
+
+def sweep_side_by_side(
+    make_als: Callable[[Any], Als],
+    item_factors: Float[Array, "runs items factors"],
+    hyperparameters: Any,
+    clients: PackedClients,
+    items: PackedClients,
+    *,
+    num_sweeps: int,
+    at_a_time: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Factors, AlsInfo]:
+    """Run sweeps of R centralised ALS, each from its own item factors and hyperparameters.
+
+    Args:
+        make_als: from the hyperparameters of one run to its ALS.
+        item_factors: where each begins.
+        hyperparameters: as for `run_side_by_side`, and so are the other arguments.
+        clients: of all runs, or stacked.
+        items: the same interactions seen from the items, stacked if the clients are.
+        num_sweeps: of each run.
+        at_a_time: runs that are computed together on a device.
+        mesh: devices over which the runs are split.
+
+    Returns:
+        Factors and infos of all runs, stacked: each as `run_sweeps` gives them, to rounding.
+
+    Raises:
+        ValueError: when the leading axes differ.
+    """
+    owned = {"clients": _own(clients), "items": _own(items)}
+    _check_runs(item_factors.shape[0], hyperparameters=hyperparameters, **owned)
+    if at_a_time is None:
+        at_a_time = _runs_that_fit(item_factors, item_factors, clients)
+    runs = (item_factors, hyperparameters)
+    return _sweep_all(make_als, num_sweeps, at_a_time, mesh, runs, clients, items)
+
+
+def map_runs(
+    run: Callable[..., Tree],
+    of_each: tuple,
+    of_all: tuple = (),
+    *,
+    at_a_time: int = 1,
+    mesh: Mesh | None = None,
+) -> Tree:
+    """Call `run(*of_each, *of_all)` for every run; to be traced, as within `jax.jit`.
+
+    Args:
+        run: a function of one run.
+        of_each: arguments whose leaves have a leading axis of runs.
+        of_all: arguments that all runs share.
+        at_a_time: runs that are computed together on a device.
+        mesh: devices over which the runs are split.
+
+    Returns:
+        The results, stacked.
+    """
+    num_runs = jax.tree.leaves(of_each)[0].shape[0]
+    num_shares = 1 if mesh is None else mesh.size
+    share = -(-num_runs // num_shares)
+    at_a_time = -(-share // -(-share // max(min(at_a_time, share), 1)))  # in batches of one size
+    num_missing = share * num_shares - num_runs  # of runs that are computed to no end
+
+    def runs_of_share(of_each: tuple, of_all: tuple) -> Tree:
+        batch_size = None if at_a_time == 1 else at_a_time
+        return jax.lax.map(lambda one: run(*one, *of_all), of_each, batch_size=batch_size)
+
+    if mesh is not None:
+        split, whole = PartitionSpec("runs"), PartitionSpec()
+        runs_of_share = jax.shard_map(
+            runs_of_share, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
+        )
+    if num_missing == 0:
+        return runs_of_share(of_each, of_all)
+    filled = np.minimum(np.arange(num_runs + num_missing), num_runs - 1)
+    results = runs_of_share(jax.tree.map(lambda leaf: leaf[filled], of_each), of_all)
+    kept = jax.tree.map(lambda leaf: leaf[:num_runs], results)
+    return kept if mesh is None else jax.lax.with_sharding_constraint(kept, _placement(num_runs, mesh))
+
+
+def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
+    """Stack packings of the same users along a leading axis of runs, empty rows making up for sizes.
+
+    Args:
+        packings: of one `row_width`.
+
+    Raises:
+        ValueError: when the row widths or the numbers of users differ.
+    """
+    facts = {(one.rows.mask.shape[-1], one.row_counts.shape[0]) for one in packings}
+    if len(facts) != 1:
+        raise ValueError(
+            f"expected packings of one row width and number of users, got {sorted(facts)}; "
+            "give all the same row_width"
+        )
+    num_chunks, num_rows = (max(one.owners.shape[axis] for one in packings) for axis in (0, 1))
+    sizes = {"num_clients": max(one.client_ids.shape[1] for one in packings)}
+    filled = [fill_up(one, num_chunks=num_chunks, num_rows=num_rows, **sizes) for one in packings]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled)
+
+
+def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Send each device its share of the runs beforehand; where they do not come out even, all of them.
+
+    What `map_runs` returns lies so: states that go on from block to block compile nothing anew.
+    """
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, _placement(jax.tree.leaves(tree)[0].shape[0], mesh))
+
+
+def run_mesh(num_devices: int | None = None) -> Mesh:
+    """Arrange the first devices of this process, by default all, along one axis "runs".
+
+    Raises:
+        ValueError: for more devices than there are.
+    """
+    available = jax.local_device_count()
+    num_devices = available if num_devices is None else num_devices
+    if not 1 <= num_devices <= available:
+        raise ValueError(f"expected 1 to {available} devices, got num_devices {num_devices}")
+    return jax.make_mesh(
+        (num_devices,), ("runs",), axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.local_devices()[:num_devices],
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=0)
+def _start_all(make_federation: Callable, keys: Key, hyperparameters: Any) -> ServerState:
+    return jax.vmap(lambda key, own: make_federation(own).init(key))(keys, hyperparameters)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _run_all(
+    make_federation: Callable,
+    num_rounds: int,
+    row_capacity: int,
+    at_a_time: int,
+    mesh: Mesh | None,
+    runs: tuple[Key, Any, ServerState],
+    clients: PackedClients,
+) -> tuple[ServerState, RoundInfo]:
+    def run(key: Key, hyperparameters: Any, state: ServerState, clients: PackedClients):
+        federation = make_federation(hyperparameters)
+
+        def step(state: ServerState, _: None) -> tuple[ServerState, RoundInfo]:
+            return federation.round(key, state, clients, row_capacity=row_capacity)
+
+        return jax.lax.scan(step, state, length=num_rounds)
+
+    return map_runs(run, *_told_apart(runs, clients), at_a_time=at_a_time, mesh=mesh)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sweep_all(
+    make_als: Callable,
+    num_sweeps: int,
+    at_a_time: int,
+    mesh: Mesh | None,
+    runs: tuple[Array, Any],
+    clients: PackedClients,
+    items: PackedClients,
+) -> tuple[Factors, AlsInfo]:
+    def run(item_factors: Array, hyperparameters: Any, clients: PackedClients, items: PackedClients):
+        return run_sweeps(make_als(hyperparameters), item_factors, clients, items, num_sweeps=num_sweeps)
+
+    return map_runs(run, *_told_apart(runs, clients, items), at_a_time=at_a_time, mesh=mesh)
+
+
+def _placement(num_runs: int, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec() if num_runs % mesh.size else PartitionSpec("runs"))
+
+
+def _told_apart(runs: tuple, *packings: PackedClients) -> tuple[tuple, tuple]:
+    """Arguments of each run, and those of all."""
+    return (runs, packings) if _own(packings[0]) is None else ((*runs, *packings), ())
+
+
+def _own(clients: PackedClients) -> PackedClients | None:
+    """The clients if each run has its own, stacked."""
+    return clients if clients.owners.ndim == 3 else None
+
+
+def _run(tree: Tree, run: int) -> Tree:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[run], tree)
+
+
+def _check_runs(num_runs: int, **trees: Any) -> None:
+    for name, tree in trees.items():
+        for leaf in jax.tree.leaves(tree):
+            if jnp.ndim(leaf) < 1 or jnp.shape(leaf)[0] != num_runs:
+                raise ValueError(
+                    f"expected {name} with a leading axis of {num_runs} runs, got {jnp.shape(leaf)}"
+                )
+
+
+def _runs_that_fit(item_factors: Array, states: Any, clients: PackedClients) -> int:
+    """Estimate from the sizes of a state and of a chunk's work; on a CPU one at a time is fastest."""
+    stats = jax.local_devices()[0].memory_stats()
+    if not stats:
+        return 1
+    num_runs, _, num_factors = item_factors.shape
+    state = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // num_runs
+    slots = clients.owners.shape[-1] * clients.rows.mask.shape[-1]
+    chunk = 4 * num_factors * (slots + clients.client_ids.shape[-1] * num_factors)
+    limit = stats["bytes_limit"] - stats["bytes_in_use"]
+    return max(int(_SHARE_OF_MEMORY * limit) // (_COPIES * (state + chunk)), 1)

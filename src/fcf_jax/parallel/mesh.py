@@ -1,0 +1,116 @@
+"""Meshes and placements: clients split over devices and hosts, the shared state where it belongs.
+
+    mesh = client_mesh()                                   # all devices of all processes
+    federation = federated_cf(..., mesh=mesh)
+    state = place_state(federation.init(key), mesh)
+    state, info = run_rounds(federation, key, state, place_clients(clients, mesh), num_rounds=10)
+
+Clients are split along the axis "clients" of a mesh. The item factors are the same on all its
+devices, or, for a catalogue too large for one, split along its axis "items". Several processes,
+one for each host, run the same program after `jax.distributed.initialize`.
+"""
+
+import os
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fcf_jax.core.records import PackedClients
+from fcf_jax.core.sampling import fill_up
+from fcf_jax.core.server import ServerState
+
+Tree = TypeVar("Tree")
+
+
+def use_cpu_devices(num_devices: int | None = None) -> None:
+    """Let JAX see a CPU as several devices, by default one for each core that this process may use.
+
+    XLA keeps one device's work on one core for most of a round; two devices on two cores take
+    little more than half the time. To be called before JAX does anything; harmless beside a GPU.
+
+    Raises:
+        ValueError: when JAX has started already, or for a number below 1.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_devices = available if num_devices is None else num_devices
+    if num_devices < 1:
+        raise ValueError(f"expected num_devices of at least 1, got {num_devices}")
+    try:
+        jax.config.update("jax_num_cpu_devices", num_devices)
+    except RuntimeError:
+        raise ValueError("expected JAX not to have started; call use_cpu_devices first of all") from None
+
+
+def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh:
+    """Arrange the first devices, of all processes, as ("clients", "items").
+
+    Args:
+        num_devices: how many; None: all.
+        item_shards: over how many of them the item factors are split; 1: each has them all.
+
+    Raises:
+        ValueError: for more devices than there are, or a number that item_shards does not divide.
+    """
+    devices = jax.devices()
+    num_devices = len(devices) if num_devices is None else num_devices
+    if not 1 <= num_devices <= len(devices):
+        raise ValueError(f"expected 1 to {len(devices)} devices, got num_devices {num_devices}")
+    if item_shards < 1 or num_devices % item_shards:
+        raise ValueError(f"expected item_shards to divide the {num_devices} devices, got {item_shards}")
+    shape = (num_devices // item_shards, item_shards)
+    return jax.make_mesh(
+        shape, ("clients", "items"), axis_types=(AxisType.Auto,) * 2, devices=devices[:num_devices]
+    )
+
+
+def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
+    """Split the chunks over the mesh, empty chunks filling up the last device."""
+    num_chunks = clients.client_ids.shape[0]
+    filled = fill_up(clients, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
+    chunked = NamedSharding(mesh, PartitionSpec("clients"))
+    return PackedClients(
+        rows=_put(filled.rows, chunked),
+        owners=_put(filled.owners, chunked),
+        client_ids=_put(filled.client_ids, chunked),
+        first_row=replicate(filled.first_row, mesh),
+        row_counts=replicate(filled.row_counts, mesh),
+    )
+
+
+def place_state(state: ServerState, mesh: Mesh) -> ServerState:
+    """Give the state to all devices, or each its share of what has an axis of items."""
+    num_items = state.item_factors.shape[0]
+    if mesh.shape["items"] == 1:
+        return replicate(state, mesh)
+
+    def place(leaf: jax.Array) -> jax.Array:
+        items_axes = [axis for axis, size in enumerate(leaf.shape) if size == num_items][:1]
+        spec = PartitionSpec(*("items" if axis in items_axes else None for axis in range(leaf.ndim)))
+        return _put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, state)
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Give the same values to all devices; every process must hold them."""
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """Bring an array to the host, whole, wherever its parts lie; all processes must call this."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _put(tree: Tree, sharding: NamedSharding) -> Tree:
+    def put(leaf: jax.Array | np.ndarray) -> jax.Array:
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
