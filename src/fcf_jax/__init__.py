@@ -1,44 +1,58 @@
 """Federated Collaborative Filtering in JAX (Ammad-ud-din et al., arXiv:1901.09888)."""
 
-from fcf_jax.als import centralized_als as centralized_als
-from fcf_jax.als import fit_als as fit_als
-from fcf_jax.core.client import client_update as client_update
-from fcf_jax.core.client import dense_upload as dense_upload
-from fcf_jax.core.client import rank_one_upload as rank_one_upload
-from fcf_jax.core.cohort_sum import cohort_sum as cohort_sum
-from fcf_jax.core.cohort_sum import solve_clients as solve_clients
-from fcf_jax.core.federation import federated_cf as federated_cf
-from fcf_jax.core.federation import run_rounds as run_rounds
-from fcf_jax.core.objective import item_gradient as item_gradient
-from fcf_jax.core.objective import loss as loss
-from fcf_jax.core.packing import batch_clients as batch_clients
-from fcf_jax.core.packing import batch_items as batch_items
-from fcf_jax.core.packing import padding_factor as padding_factor
-from fcf_jax.core.records import ClientData as ClientData
-from fcf_jax.core.records import ClientInfo as ClientInfo
-from fcf_jax.core.records import ClientUpdate as ClientUpdate
-from fcf_jax.core.records import CohortSum as CohortSum
-from fcf_jax.core.records import Observations as Observations
-from fcf_jax.core.records import PackedClients as PackedClients
-from fcf_jax.core.records import RoundInfo as RoundInfo
-from fcf_jax.core.server import server_init as server_init
-from fcf_jax.core.server import server_update as server_update
-from fcf_jax.core.solve import solve_user_factor as solve_user_factor
-from fcf_jax.core.weighting import confidence as confidence
-from fcf_jax.core.weighting import explicit_ratings as explicit_ratings
-from fcf_jax.core.weighting import implicit_feedback as implicit_feedback
-from fcf_jax.data.interactions import Interactions as Interactions
-from fcf_jax.data.read import read_interactions as read_interactions
-from fcf_jax.data.split import split_per_user as split_per_user
-from fcf_jax.evaluation import evaluate as evaluate
-from fcf_jax.optimizers import gram_preconditioned as gram_preconditioned
-from fcf_jax.optimizers import guarded_gram as guarded_gram
-from fcf_jax.optimizers import paper_adam as paper_adam
-from fcf_jax.optimizers import running_sums as running_sums
-from fcf_jax.parallel.batch import run_side_by_side as run_side_by_side
-from fcf_jax.parallel.mesh import client_mesh as client_mesh
-from fcf_jax.parallel.mesh import place_clients as place_clients
-from fcf_jax.parallel.mesh import place_state as place_state
-from fcf_jax.parallel.mesh import use_cpu_devices as use_cpu_devices
-from fcf_jax.parallel.stream import run_rounds_streamed as run_rounds_streamed
-from fcf_jax.recommender import FederatedCollaborativeFilter as FederatedCollaborativeFilter
+from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
+from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
+from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.federation import Federation, federated_cf, run_rounds
+from fcf_jax.core.objective import explicit_ratings, implicit_feedback, item_gradient, loss
+from fcf_jax.core.packing import pack_clients, pack_items
+from fcf_jax.core.records import (
+    ClientData,
+    CohortSum,
+    Model,
+    Observations,
+    PackedClients,
+    RoundInfo,
+    ServerState,
+)
+from fcf_jax.core.solve import solve_user_factor
+from fcf_jax.data import Interactions, read_interactions, split_per_user
+from fcf_jax.evaluation import evaluate
+from fcf_jax.recommender import FederatedCollaborativeFilter
+
+__all__ = [
+    "ClientData",
+    "ClientInfo",
+    "ClientUpdate",
+    "CohortSum",
+    "FederatedCollaborativeFilter",
+    "Federation",
+    "Interactions",
+    "Model",
+    "Observations",
+    "PackedClients",
+    "RoundInfo",
+    "ServerState",
+    "als",
+    "channel",
+    "client_update",
+    "cohort_sum",
+    "data",
+    "dense_upload",
+    "evaluate",
+    "evaluation",
+    "explicit_ratings",
+    "federated_cf",
+    "implicit_feedback",
+    "item_gradient",
+    "loss",
+    "optimizers",
+    "pack_clients",
+    "pack_items",
+    "parallel",
+    "privacy",
+    "read_interactions",
+    "run_rounds",
+    "solve_user_factor",
+    "split_per_user",
+]

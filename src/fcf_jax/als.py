@@ -1,8 +1,6 @@
-"""Centralised alternating least squares, the yardstick: it sees all data and solves both sides.
+"""Centralised alternating least squares, the baseline: it sees all data and solves both sides in turn.
 
-    als = centralized_als(implicit_feedback(alpha=4.0), num_items=..., num_factors=25, ...)
-    state = als.init(key)
-    state, info = als.sweep(state, clients, items)
+    item_factors, info = fit_als(key, model, clients, items, num_factors=25, num_sweeps=20)
 
 References:
     Hu, Koren & Volinsky, ICDM 2008.
@@ -13,128 +11,150 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import numpy as np
+import numpy.typing as npt
 from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core.cohort_sum import solve_clients
-from fcf_jax.core.records import Key, PackedClients, Scalar, Weighting
-from fcf_jax.core.server import draw_item_factors
-from fcf_jax.core.weighting import as_pytree
+from fcf_jax.core.federation import draw_item_factors
+from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
+
+MIN_SWEEPS = 40
+MAX_SWEEPS = 1000
+TOLERANCE = 1e-5  # relative fall of the loss in one sweep at which ALS has converged
+_BLOCK_SWEEPS = 10
 
 
 class AlsInfo(NamedTuple):
-    """What one would like to see of a sweep; under `fit_als` with a leading axis of sweeps."""
+    """Report of a sweep; under `run_sweeps` with a leading axis of sweeps.
 
-    loss: Float[Array, "*sweeps"]  # min_X J(X, Y) at the Y that the sweep began with
-
-
-class Factors(NamedTuple):
-    """Both sides of the model."""
-
-    user_factors: Float[Array, "users factors"]  # solved against the item factors before the last half sweep
-    item_factors: Float[Array, "items factors"]
-
-
-class Als(NamedTuple):
-    """Alternating least squares as pure functions; a sweep needs nothing but the item factors."""
-
-    init: Callable[[Key], Float[Array, "items factors"]]
-    sweep: Callable[..., tuple[Factors, AlsInfo]]  # (item_factors, clients, items)
-
-
-def centralized_als(
-    weighting: Weighting,
-    *,
-    num_items: int,
-    num_factors: int,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-    init_scale: Scalar = 0.1,
-    mesh: Mesh | None = None,
-) -> Als:
-    """Set up centralised ALS on the same model as `federated_cf`.
-
-    Args:
-        weighting: how strengths become confidence and preference.
-        num_items: M.
-        num_factors: K.
-        regularization: lambda, at least 0.
-        unobserved_weight: w0, the confidence of items outside a history.
-        init_scale: standard deviation of the first item factors.
-        mesh: devices to share a sweep's work; place clients and items there too.
+    Attributes:
+        loss: min_X J(X, Y) at the Y that the sweep began with.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight, "mesh": mesh}
 
-    def init(key: Key) -> Float[Array, "items factors"]:
-        return draw_item_factors(key, num_items=num_items, num_factors=num_factors, init_scale=init_scale)
-
-    def sweep(
-        item_factors: Float[Array, "items factors"], clients: PackedClients, items: PackedClients
-    ) -> tuple[Factors, AlsInfo]:
-        user_factors, loss = solve_clients(item_factors, clients, weighting, **weights)
-        loss = loss + regularization * jnp.sum(item_factors**2)
-        next_item_factors, _ = solve_clients(user_factors, items, weighting, **weights)
-        return Factors(user_factors, next_item_factors), AlsInfo(loss)
-
-    return Als(init, sweep)
+    loss: Float[Array, "*sweeps"]
 
 
 def fit_als(
     key: Key,
+    model: Model,
     clients: PackedClients,
     items: PackedClients,
-    weighting: Weighting,
     *,
     num_factors: int,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-    init_scale: Scalar = 0.1,
     num_sweeps: int,
-) -> tuple[Factors, AlsInfo]:
-    """Factorise the interactions with `num_sweeps` sweeps of ALS.
+    init_scale: Scalar = 0.1,
+) -> tuple[Float[Array, "items factors"], AlsInfo]:
+    """Factorize the interactions with centralised ALS, on the same model as `federated_cf`.
 
     Args:
-        clients: the histories of the users, packed.
-        items: the same interactions seen from the items (`batch_items`).
+        key: of the first item factors, those that `federation.init(key)` draws.
+        model: weighting, lambda and w0.
+        clients: the histories of the users, from `pack_clients`.
+        items: the same interactions item by item, from `pack_items`.
+        num_factors: K.
+        num_sweeps: sweeps, each of which solves all users and then all items.
+        init_scale: standard deviation of the first item factors.
 
     Returns:
-        The factors, and the loss before each sweep.
+        Y, and the loss before each sweep.
     """
-    hyperparameters = (regularization, unobserved_weight, init_scale)
-    return _fit_als(num_factors, num_sweeps, key, clients, items, as_pytree(weighting), hyperparameters)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _fit_als(num_factors: int, num_sweeps: int, key: Key, clients, items, weighting, hyperparameters):
-    regularization, unobserved_weight, init_scale = hyperparameters
-    als = centralized_als(
-        weighting,
-        num_items=items.row_counts.shape[0],
-        num_factors=num_factors,
-        regularization=regularization,
-        unobserved_weight=unobserved_weight,
-        init_scale=init_scale,
+    start = draw_item_factors(
+        key, num_items=items.row_counts.shape[0], num_factors=num_factors, init_scale=init_scale
     )
-    return run_sweeps(als, als.init(key), clients, items, num_sweeps=num_sweeps)
+    return run_sweeps(model, start, clients, items, num_sweeps=num_sweeps)
 
 
 def run_sweeps(
-    als: Als,
+    model: Model,
     item_factors: Float[Array, "items factors"],
     clients: PackedClients,
     items: PackedClients,
     *,
     num_sweeps: int,
-) -> tuple[Factors, AlsInfo]:
-    """Run sweeps in one compiled program, starting from these item factors."""
-    return _scan_sweeps(als.sweep, num_sweeps, item_factors, clients, items)
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, "items factors"], AlsInfo]:
+    """Run sweeps in one compiled program, starting from these item factors.
+
+    Args:
+        model: weighting, lambda and w0; other numbers compile nothing.
+        item_factors: Y.
+        clients: the histories of the users.
+        items: the same interactions item by item.
+        num_sweeps: how many sweeps.
+        mesh: devices to share a sweep's work; place clients and items there too.
+    """
+    return _scan_sweeps(num_sweeps, mesh, as_pytree(model), item_factors, clients, items)
+
+
+def sweep(
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    items: PackedClients,
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, "items factors"], AlsInfo]:
+    """Solve all users against Y, then all items against their factors; arguments as of `run_sweeps`."""
+    user_factors, loss = solve_clients(model, item_factors, clients, mesh=mesh)
+    loss = loss + model.regularization * jnp.sum(item_factors**2)
+    next_item_factors, _ = solve_clients(model, user_factors, items, mesh=mesh)
+    return next_item_factors, AlsInfo(loss)
+
+
+def converge_als(
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    clients: PackedClients,
+    items: PackedClients,
+    *,
+    mesh: Mesh | None = None,
+    on_block: Callable[[int, float], None] = lambda num_sweeps, loss: None,
+) -> tuple[Float[Array, "items factors"], list[float]]:
+    """Sweep until the loss falls by less than 1e-5 of itself per sweep, at least 40 times.
+
+    Args:
+        model: weighting, lambda and w0.
+        item_factors: Y to begin with.
+        clients: the histories of the users.
+        items: the same interactions item by item.
+        mesh: devices to share a sweep's work.
+        on_block: called after every ten sweeps with the sweeps done and the latest loss.
+
+    Returns:
+        Y, and the loss before each sweep.
+    """
+    item_factors = jax.device_put(item_factors, clients.row_counts.sharding)  # where sweeps leave them
+    losses: list[float] = []
+    while len(losses) < MIN_SWEEPS or not has_converged(*losses[-2:]):
+        item_factors, info = run_sweeps(
+            model, item_factors, clients, items, num_sweeps=_BLOCK_SWEEPS, mesh=mesh
+        )
+        losses += np.asarray(info.loss, np.float64).tolist()
+        on_block(len(losses), losses[-1])
+        if len(losses) >= MAX_SWEEPS or not np.isfinite(losses[-1]):
+            break
+    return item_factors, losses
+
+
+def has_converged(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Return whether losses before and after a sweep differ by less than the tolerance."""
+    return np.subtract(before, after) < TOLERANCE * np.abs(before)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _scan_sweeps(sweep: Callable, num_sweeps: int, item_factors: Array, clients, items):
-    num_users, num_factors = clients.row_counts.shape[0], item_factors.shape[1]
-    start = Factors(jnp.zeros((num_users, num_factors), item_factors.dtype), item_factors)
+def _scan_sweeps(
+    num_sweeps: int,
+    mesh: Mesh | None,
+    model: Model,
+    item_factors: Array,
+    clients: PackedClients,
+    items: PackedClients,
+):
     return jax.lax.scan(
-        lambda factors, _: sweep(factors.item_factors, clients, items), start, length=num_sweeps
+        lambda item_factors, _: sweep(model, item_factors, clients, items, mesh=mesh),
+        item_factors,
+        length=num_sweeps,
     )

@@ -1,9 +1,12 @@
-r"""Server steps of our own, as optax transformations; any other optax optimizer serves as well.
+r"""Server steps for federated collaborative filtering; any other optax transformation works too.
 
-The clients solve their factors exactly, so the server minimises phi(Y) = min_X J(X, Y), whose
-Hessian for item i is close to 2 (kappa_i S + lambda I) with S = \sum_u x_u x_u^T (`user_gram`)
-and kappa_i the mean confidence in item i, raised a little for safety. Dividing the gradient by
-it makes one federated round worth about one sweep of centralised ALS.
+The clients solve their factors exactly, so the server minimises phi(Y) = min_X J(X, Y), whose Hessian for
+item i is close to 2 (kappa_i S + lambda I) with S = \sum_u x_u x_u^T (`user_gram`) and kappa_i the mean
+confidence in item i, raised slightly for safety. Dividing the gradient by it makes one federated round worth
+about one sweep of centralised ALS.
+
+`server_update` gives every step the model (lambda, w0), the number of users and the clients' sums as extra
+arguments: no step has a lambda of its own.
 """
 
 from collections.abc import Callable
@@ -15,37 +18,59 @@ from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.linalg import inverse_cholesky
-from fcf_jax.core.records import Scalar
+from fcf_jax.core.records import Model, Scalar
 
 _ANDERSON_RIDGE = 1e-5
 
 
 class Curvature(NamedTuple):
-    """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S."""
+    """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S.
+
+    Attributes:
+        basis: eigenvectors of S.
+        diagonal: of each item's Hessian in that basis.
+    """
 
     basis: Float[Array, "factors factors"]
     diagonal: Float[Array, "items factors"]
 
 
 class ServerPoint(NamedTuple):
-    """What the clients' sums told of one Y."""
+    """One Y and the clients' sums there.
+
+    Attributes:
+        item_factors: Y.
+        gradient: dJ/dY.
+        user_gram: S.
+        mean_confidence: kappa_i before damping.
+        value: the loss.
+    """
 
     item_factors: Float[Array, "items factors"]
     gradient: Float[Array, "items factors"]
     user_gram: Float[Array, "factors factors"]
-    mean_confidence: Float[Array, "items"]  # kappa_i before damping
+    mean_confidence: Float[Array, "items"]
     value: Float[Array, ""]
 
 
 class Memory(NamedTuple):
-    """How point and gradient changed from round to round, latest first."""
+    """Changes of point and gradient from round to round, latest first."""
 
     point_changes: Float[Array, "memory items factors"]
     gradient_changes: Float[Array, "memory items factors"]
 
 
 class GuardedState(NamedTuple):
-    """The last accepted point, what was expected of the step taken there, damping and memory."""
+    """State of `guarded_gram`.
+
+    Attributes:
+        accepted: the last accepted point.
+        predicted_decrease: of the loss, by the step taken there.
+        damping: mu.
+        memory: for the acceleration.
+        is_first: before the first round.
+        was_accelerated: whether the last step used the memory.
+    """
 
     accepted: ServerPoint
     predicted_decrease: Float[Array, ""]
@@ -56,13 +81,21 @@ class GuardedState(NamedTuple):
 
 
 class RunningSumsState(NamedTuple):
-    """Moving averages that estimate the sums over all users at the current Y."""
+    """Moving averages that estimate the sums over all users at the current Y.
+
+    Attributes:
+        round_index: rounds done.
+        seen: average of F + w0 Y S, the part of the observed items.
+        user_gram: average of S.
+        confidence_sum: average of the confidence sums, with the weights of `seen`.
+        mean_confidence_sum: their plain mean over all rounds, since they do not depend on Y.
+    """
 
     round_index: Int[Array, ""]
-    seen: Float[Array, "items factors"]  # of F + w0 Y S
+    seen: Float[Array, "items factors"]
     user_gram: Float[Array, "factors factors"]
     confidence_sum: Float[Array, "items"]
-    mean_confidence_sum: Float[Array, "items"]  # over all rounds alike: it does not depend on Y
+    mean_confidence_sum: Float[Array, "items"]
 
 
 def paper_adam(
@@ -71,6 +104,12 @@ def paper_adam(
     """Adam with the bias correction as the paper prints it: m / (1 - b1), v / (1 - b2) in every round.
 
     `optax.adam` is Adam as Kingma & Ba define it, with 1 - b1^t and 1 - b2^t.
+
+    Args:
+        learning_rate: gamma, a number or a schedule of the round.
+        b1: decay of the gradient's average, in [0, 1).
+        b2: decay of the squared gradient's average, in [0, 1).
+        eps: added to the denominator, above 0.
 
     References:
         arXiv:1901.09888, the server's update of the item factors.
@@ -91,11 +130,7 @@ def paper_adam(
 
 
 def gram_preconditioned(
-    learning_rate: Scalar = 1.0,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-    confidence_factor: Scalar = 3.0,
+    learning_rate: Scalar = 1.0, *, confidence_factor: Scalar = 3.0
 ) -> optax.GradientTransformationExtraArgs:
     """Step by -eta dJ/dY (2 (kappa_i S + lambda I))^-1 with kappa_i = w0 + k confidence_sum_i / N.
 
@@ -103,39 +138,30 @@ def gram_preconditioned(
 
     Args:
         learning_rate: eta.
-        regularization: lambda of the model.
-        unobserved_weight: w0 of the model.
         confidence_factor: k; 1 is too bold and can diverge slowly, 2 to 3 suits MovieLens.
     """
 
-    def update(gradient, state, params=None, *, user_gram, confidence_sum, num_users, **unused):
+    def update(gradient, state, params=None, *, model, num_users, user_gram, confidence_sum, **unused):
         del params, unused
-        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, confidence_sum / num_users)
-        step = _divide(gradient, _curvature(user_gram, mean_confidence, regularization))
+        mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
+        step = _solve(gradient, _curvature(model, user_gram, mean_confidence))
         return -learning_rate * step, state
 
     return _transformation(lambda item_factors: optax.EmptyState(), update)
 
 
 def guarded_gram(
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-    confidence_factor: Scalar = 1.0,
-    initial_damping: Scalar = 2.0,
-    memory: int = 5,
+    *, confidence_factor: Scalar = 1.0, initial_damping: Scalar = 2.0, memory: int = 5
 ) -> optax.GradientTransformationExtraArgs:
     """The Gram-preconditioned step, damped (Levenberg-Marquardt) and Anderson-accelerated.
 
-    The clients' summed loss tells, one round later, what a step really gained. If the loss rose,
+    The clients' summed loss shows, one round later, what a step really gained. If the loss rose,
     the server goes back to the last Y and forgets the memory. After a plain step, kappa_i =
-    mu (w0 + k confidence_sum_i / N) follows rho = gained / predicted: rho < 0 takes 4 mu,
-    rho < .3 doubles mu, rho > .7 divides it by 1.2. A rejected step has cost its round. For
+    mu (w0 + k confidence_sum_i / N) follows rho = gained / predicted: rho < 0 quadruples mu,
+    rho < .3 doubles it, rho > .7 divides it by 1.2. A rejected step still costs its round. For
     everybody in every round: the loss of a small cohort is too noisy to guard with.
 
     Args:
-        regularization: lambda of the model.
-        unobserved_weight: w0 of the model.
         confidence_factor: k.
         initial_damping: mu in the first round.
         memory: past rounds that the acceleration combines; 0 for the damped step alone. Costs
@@ -166,13 +192,13 @@ def guarded_gram(
             was_accelerated=jnp.array(False),
         )
 
-    def update(gradient, state, params, *, user_gram, confidence_sum, value, num_users, **unused):
+    def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, value, **unused):
         del unused
-        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, confidence_sum / num_users)
+        mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
         current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
         accepted, damping, is_rejected = _judge(state, current)
-        curvature = _curvature(accepted.user_gram, damping * accepted.mean_confidence, regularization)
-        step = -_divide(accepted.gradient, curvature)
+        curvature = _curvature(model, accepted.user_gram, damping * accepted.mean_confidence)
+        step = -_solve(accepted.gradient, curvature)
         predicted = -0.5 * jnp.sum(accepted.gradient * step)
         restarts = is_rejected | state.is_first
         remembered = _remember(state.memory, state.accepted, accepted, restarts)
@@ -192,8 +218,6 @@ def guarded_gram(
 def running_sums(
     learning_rate: optax.ScalarOrSchedule = 0.5,
     *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
     confidence_factor: Scalar = 3.0,
     averaging: Callable[[Array], Array] = lambda round_index: (round_index + 1.0) ** -0.8,
 ) -> optax.GradientTransformationExtraArgs:
@@ -201,13 +225,11 @@ def running_sums(
 
     The part of the gradient that comes from unseen items, -w0 Y S, is then evaluated at the
     current Y without sampling noise, and the rest is averaged over rounds (stochastic
-    approximation ALS). What an item's own users send is averaged in proportion to their
-    confidence (a ratio estimator): how many of them happened to take part lately cancels out.
+    approximation ALS). The part of an item's own users is averaged in proportion to their
+    confidence (a ratio estimator), so that how many of them took part lately cancels out.
 
     Args:
         learning_rate: eta, a number or a schedule of the round.
-        regularization: lambda of the model.
-        unobserved_weight: w0 of the model.
         confidence_factor: k in kappa_i = w0 + k confidence_sum_i / N.
         averaging: the weight of round t in the averages, 1 at t = 0 and falling.
 
@@ -225,9 +247,10 @@ def running_sums(
             mean_confidence_sum=jnp.zeros(num_items, item_factors.dtype),
         )
 
-    def update(gradient, state, params, *, user_gram, confidence_sum, num_users, **unused):
+    def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, **unused):
         del unused
-        seen = regularization * params - 0.5 * gradient + unobserved_weight * _times(params, user_gram)
+        w0, shrinkage = model.unobserved_weight, model.regularization * params
+        seen = shrinkage - 0.5 * gradient + w0 * _times(params, user_gram)
         time = state.round_index.astype(params.dtype)
 
         def average(old: Array, new: Array, weight: Array) -> Array:
@@ -244,11 +267,11 @@ def running_sums(
         is_seen = state.confidence_sum > 0
         share = state.mean_confidence_sum / jnp.where(is_seen, state.confidence_sum, 1.0)
         all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
-        unseen = unobserved_weight * _times(params, state.user_gram)
-        averaged = -2.0 * (all_seen - unseen) + 2.0 * regularization * params
+        unobserved = w0 * _times(params, state.user_gram)
+        averaged = -2.0 * (all_seen - unobserved) + 2.0 * shrinkage
         mean_extra = state.mean_confidence_sum / num_users
-        mean_confidence = _mean_confidence(unobserved_weight, confidence_factor, mean_extra)
-        step = _divide(averaged, _curvature(state.user_gram, mean_confidence, regularization))
+        mean_confidence = _mean_confidence(model, confidence_factor, mean_extra)
+        step = _solve(averaged, _curvature(model, state.user_gram, mean_confidence))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
         return -1.0 * rate * step, state
 
@@ -258,7 +281,7 @@ def running_sums(
 def _transformation(
     init: Callable[[Array], Any], update: Callable[..., Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """Name our own arguments: optax's protocols ask for params and updates of any tree."""
+    """Build an optax transformation of one array; optax's own protocols are about trees of any kind."""
     return optax.GradientTransformationExtraArgs(
         cast(optax.TransformInitFn, init), cast(optax.TransformUpdateExtraArgsFn, update)
     )
@@ -277,7 +300,7 @@ def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Arra
 
 
 def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts: Array) -> Memory:
-    """Note how point and gradient changed since the last round; a restart forgets everything."""
+    """Add the changes of point and gradient since the last round; a restart forgets everything."""
     depth = memory.point_changes.shape[0]
 
     def push(change: Array, past: Array) -> Array:
@@ -293,7 +316,7 @@ def _anderson_correction(
     memory: Memory, step: Float[Array, "items factors"], curvature: Curvature
 ) -> Float[Array, "items factors"]:
     """Combine past changes so that the step, in the metric of the curvature, becomes shortest."""
-    step_changes = -jax.vmap(lambda change: _divide(change, curvature))(memory.gradient_changes)
+    step_changes = -jax.vmap(lambda change: _solve(change, curvature))(memory.gradient_changes)
     normal = -jnp.einsum("aij,bij->ab", memory.gradient_changes, step_changes, precision="highest")
     target = -jnp.einsum("aij,ij->a", memory.gradient_changes, step, precision="highest")
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
@@ -304,25 +327,25 @@ def _anderson_correction(
 
 
 def _mean_confidence(
-    unobserved_weight: Scalar, confidence_factor: Scalar, mean_extra: Float[Array, "items"]
+    model: Model, confidence_factor: Scalar, mean_extra: Float[Array, "items"]
 ) -> Float[Array, "items"]:
-    """Compute kappa_i = w0 + k mean extra confidence; with k = 0 that need not have been sent."""
+    """Compute kappa_i = w0 + k mean extra confidence; with k = 0 clients need not send theirs."""
     extra = jnp.where(jnp.asarray(confidence_factor) == 0, 0.0, confidence_factor * mean_extra)
-    return unobserved_weight + extra
+    return model.unobserved_weight + extra
 
 
 def _curvature(
-    user_gram: Float[Array, "factors factors"], kappa: Float[Array, "items"], regularization: Scalar
+    model: Model, user_gram: Float[Array, "factors factors"], kappa: Float[Array, "items"]
 ) -> Curvature:
     """Decompose S once for all items."""
     eigenvalues, basis = _eigh(user_gram)
-    diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + regularization)
+    diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + model.regularization)
     rounding = jnp.finfo(diagonal.dtype)
     floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # where lambda = 0
     return Curvature(basis, jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape)))
 
 
-def _divide(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
+def _solve(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
     """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item."""
     return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
 

@@ -1,4 +1,4 @@
-"""One client's round: receive Y, solve the own factor, tell what is sent.
+"""One client's round: receive Y, solve the user factor, send item gradients.
 
 A simulation and a real deployment run these same functions.
 """
@@ -7,146 +7,206 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.objective import all_residuals, catalogue_loss, history_loss, residuals
-from fcf_jax.core.records import ClientInfo, ClientUpdate, Observations, Scalar, SentNorms
-from fcf_jax.core.solve import RowSums, Solution, one_client, solve_history
+from fcf_jax.core.objective import (
+    all_residuals,
+    catalogue_loss,
+    extra_confidence,
+    gram,
+    history_loss,
+    residuals,
+    sparse_residuals,
+)
+from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Uploads
+from fcf_jax.core.solve import RowSums, Shared, Solution, one_client, owned_by, solve_history, solve_rows
 
 _ROUNDED_UP = 1 + 1e-5  # so that float32 never understates a norm, for up to a million interactions
 _CANCELS, _ROUNDS = 4e-6, 1e-6  # relative errors, likewise, where a difference is much less than its terms
 
 
+class ClientUpdate(NamedTuple):
+    """The outcome of one client's work, in the compact form that a simulation needs.
+
+    The user factor never leaves a real device as such; `dense_upload` is what it sends.
+
+    Attributes:
+        user_factor: x.
+        residuals: e_i = c_i (p_i - x.y_i) on the observed items.
+    """
+
+    user_factor: Float[Array, "*batch factors"]
+    residuals: Float[Array, "*batch slots"]
+
+
+class ClientInfo(NamedTuple):
+    """Report of a client's work.
+
+    Attributes:
+        loss: this client's share of J.
+        solve_error: relative error of the user factor, an upper bound.
+    """
+
+    loss: Float[Array, "*batch"]
+    solve_error: Float[Array, "*batch"]
+
+
 class RankOneUpload(NamedTuple):
-    """A dense upload in its smallest form, f(u, .) = e x^T: the same information in M + K numbers."""
+    """A dense upload in its smallest form, f(u, .) = e x^T: the same information in M + K numbers.
+
+    Attributes:
+        residuals: e of every item.
+        user_factor: x.
+    """
 
     residuals: Float[Array, "items"]
     user_factor: Float[Array, "factors"]
 
 
 def client_update(
+    model: Model,
     item_factors: Float[Array, "items factors"],
-    item_gram: Float[Array, "factors factors"],
     observations: Observations,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
+    item_gram: Float[Array, "factors factors"] | None = None,
 ) -> tuple[ClientUpdate, ClientInfo]:
-    """Solve the user's factor and the residuals of its own items: one client's work of a round.
+    """Solve the user factor and compute the residuals of the observed items.
 
     Args:
+        model: whose lambda and w0 count.
         item_factors: Y as received from the server.
-        item_gram: Y^T Y; every client could compute it, the server may send it.
         observations: the client's weighted history.
-        regularization: lambda, at least 0.
-        unobserved_weight: w0, the confidence of the items that are not in the history.
+        item_gram: Y^T Y, if the server sends it; None: the client computes it.
 
     References:
         arXiv:1901.09888, Algorithm 1, the function run by each client.
     """
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
+    item_gram = gram(item_factors) if item_gram is None else item_gram
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    solution = solve_history(item_factors, item_gram, observations, **weights)
-    info = describe(solution, item_gram, rows, one_client(), **weights)
+    solution = solve_history(model, item_factors, item_gram, observations)
+    info = ClientInfo(_loss(model, item_gram, solution, rows, one_client()), solution.error)
     return ClientUpdate(solution.user_factors, residuals(solution.scores[0], observations)), info
 
 
-def describe(
-    solution: Solution,
+def chunk_uploads(
+    broadcast: Broadcast,
+    shared: Shared,
+    observations: Observations,
+    owners: Int[Array, "rows"],
+    client_ids: Int[Array, "clients"],
+    *,
+    num_users: int,
+) -> Uploads:
+    """Compute what the clients of one chunk send: `client_update` for all of them at once.
+
+    Args:
+        broadcast: what they received.
+        shared: from `shared_part`, for all chunks of a round.
+        observations: their weighted histories, [rows, slots].
+        owners: which client owns a row.
+        client_ids: the user behind each client; `num_users` for a padding client.
+        num_users: N.
+    """
+    model, row_sums = broadcast.model, owned_by(owners, num_clients=client_ids.shape[0])
+    solution = solve_rows(model, broadcast.item_factors, shared, observations, row_sums)
+    is_client = client_ids < num_users
+    return Uploads(
+        broadcast=broadcast,
+        client_ids=client_ids,
+        is_client=is_client,
+        owners=owners,
+        observations=observations,
+        scores=solution.scores,
+        seen=sparse_residuals(model, solution.scores, observations),
+        user_factors=solution.user_factors,
+        weights=is_client.astype(solution.user_factors.dtype),
+        loss=_loss(model, broadcast.item_gram, solution, observations, row_sums),
+        solve_error=solution.error,
+    )
+
+
+def _loss(
+    model: Model,
     item_gram: Float[Array, "factors factors"],
+    solution: Solution,
     observations: Observations,
     row_sums: RowSums,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-) -> ClientInfo:
-    """Compute each client's loss, and how exactly it was solved."""
-
-    def seen(scores: Array, row: Observations) -> Array:
-        return history_loss(scores, row, unobserved_weight=unobserved_weight)
-
-    def unseen(user_factor: Array) -> Array:
-        return catalogue_loss(
-            item_gram, user_factor, regularization=regularization, unobserved_weight=unobserved_weight
-        )
-
-    loss = row_sums.total(jax.vmap(seen)(solution.scores, observations))
-    loss = loss + jnp.vectorize(unseen, signature="(k)->()")(solution.user_factors)
-    return ClientInfo(loss=loss, solve_error=solution.error)
+) -> Float[Array, "*clients"]:
+    """Compute each client's share of J."""
+    of_history = jax.vmap(lambda scores, row: history_loss(model, scores, row))
+    of_catalogue = jnp.vectorize(lambda x: catalogue_loss(model, item_gram, x), signature="(k)->()")
+    observed = row_sums.total(of_history(solution.scores, observations))
+    return observed + of_catalogue(solution.user_factors)
 
 
-def sent_norms(
-    solution: Solution,
-    item_gram: Float[Array, "factors factors"],
-    observations: Observations,
-    row_sums: RowSums,
-    loss: Float[Array, "*clients"],
-    *,
-    unobserved_weight: Scalar = 1.0,
-    item_weights: Float[Array, "items"] | None = None,
-) -> SentNorms:
-    r"""Compute the norm of everything that each client sends, without building any of it.
+def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
+    r"""Compute the Frobenius norm of every piece that each client sends, without building any of them.
 
         |W e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} w_i^2 s_i^2) + \sum_{i in I_u} w_i^2 e_i^2 }
 
-    since the items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2. What float32 may have
-    lost to cancellation is added.
-
-    Args:
-        item_gram: G = Y^T W^2 Y.
-        item_weights: w_i, by which the rows of items count; None: 1.
+    since the items outside a history have e_i = -w0 s_i; G = Y^T W^2 Y, and |x x^T| = |x|^2. A bound on what
+    float32 may have lost to cancellation is added.
     """
-    factors = solution.user_factors
-    squared_scores = jnp.sum(jnp.matmul(factors, item_gram, precision="highest") * factors, axis=-1)
-
+    broadcast, observations, factors = uploads.broadcast, uploads.observations, uploads.user_factors
+    w0, item_weights = broadcast.model.unobserved_weight, broadcast.item_weights
+    row_sums = owned_by(uploads.owners, num_clients=factors.shape[0])
     importance = 1.0 if item_weights is None else item_weights[observations.item_ids] ** 2
 
     def of_history(values: Array) -> Array:
         return row_sums.total(jnp.sum(jnp.where(observations.mask, importance * values, 0.0), axis=-1))
 
-    unseen = jnp.maximum(squared_scores - of_history(solution.scores**2), 0.0) + _CANCELS * squared_scores
-    seen = of_history(residuals(solution.scores, observations) ** 2)
-    minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(solution.scores))
+    squared_scores = jnp.sum(jnp.matmul(factors, broadcast.norm_gram, precision="highest") * factors, axis=-1)
+    unobserved = jnp.maximum(squared_scores - of_history(uploads.scores**2), 0.0) + _CANCELS * squared_scores
+    observed = of_history(residuals(uploads.scores, observations) ** 2)
+    minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(uploads.scores))
     rounding = _ROUNDS * jnp.sqrt(of_history(minuends**2))  # of c (p - s), however small it is
-    residual_norm = jnp.sqrt(unobserved_weight**2 * unseen + seen) + rounding
+    residual_norm = jnp.sqrt(w0**2 * unobserved + observed) + rounding
     squared_length = jnp.sum(factors**2, axis=-1)
-    confidence = of_history((observations.confidence - unobserved_weight) ** 2)
-    return SentNorms(
+    confidence = of_history(extra_confidence(broadcast.model, observations) ** 2)
+    return Pieces(
         upload=_ROUNDED_UP * jnp.sqrt(squared_length) * residual_norm,
         user_gram=_ROUNDED_UP * squared_length,
         confidence_sum=_ROUNDED_UP * jnp.sqrt(confidence),
-        loss=_ROUNDED_UP * jnp.abs(loss),
+        loss=_ROUNDED_UP * jnp.abs(uploads.loss),
     )
 
 
 def rank_one_upload(
+    model: Model,
     item_factors: Float[Array, "items factors"],
     update: ClientUpdate,
     observations: Observations,
-    *,
-    unobserved_weight: Scalar = 1.0,
 ) -> RankOneUpload:
-    """Give what the client sends as the pair (e, x).
+    """Return what the client sends as the pair (e, x).
 
     As revealing as the dense upload, and it cannot be summed before it reaches the server.
+
+    Args:
+        model: whose w0 counts.
+        item_factors: Y.
+        update: from `client_update`.
+        observations: the client's weighted history.
     """
-    residual = all_residuals(
-        item_factors, update.user_factor, observations, unobserved_weight=unobserved_weight
+    return RankOneUpload(
+        all_residuals(model, item_factors, update.user_factor, observations), update.user_factor
     )
-    return RankOneUpload(residual, update.user_factor)
 
 
 def dense_upload(
+    model: Model,
     item_factors: Float[Array, "items factors"],
     update: ClientUpdate,
     observations: Observations,
-    *,
-    unobserved_weight: Scalar = 1.0,
 ) -> Float[Array, "items factors"]:
-    """Give what the client sends: f(u, i) = c_i (p_i - x.y_i) x for every item i.
+    """Return what the client sends: f(u, i) = c_i (p_i - x.y_i) x for every item i.
+
+    Args:
+        model: whose w0 counts.
+        item_factors: Y.
+        update: from `client_update`.
+        observations: the client's weighted history.
 
     References:
         arXiv:1901.09888, the item gradient f(i, j).
     """
-    upload = rank_one_upload(item_factors, update, observations, unobserved_weight=unobserved_weight)
+    upload = rank_one_upload(model, item_factors, update, observations)
     return upload.residuals[:, None] * upload.user_factor[None, :]

@@ -1,6 +1,6 @@
-"""Inverses of positive definite matrices without any LAPACK call: they batch, run and export with JAX.
+"""Inverses of positive definite matrices in plain JAX: they batch, differentiate and export anywhere.
 
-Batched LAPACK calls can block for ever on CPUs with few cores.
+No LAPACK: its batched calls can block forever on CPUs with few cores.
 """
 
 import jax
@@ -11,10 +11,10 @@ _BASE_SIZE = 8  # columns eliminated one by one; 4 and 16 were slower (benchmark
 
 
 def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Invert one positive definite matrix, a singular one as if its diagonal were a little larger.
+    """Invert one positive definite matrix; a singular one as if its diagonal were slightly larger.
 
-    By blocks of Gauss-Jordan elimination in a loop: slower than `inverse_cholesky`, but compiled
-    in no time, and one matrix serves all clients.
+    Blockwise Gauss-Jordan elimination in a loop: slower than `inverse_cholesky`, but quick to compile, and
+    one matrix serves all clients.
     """
     size, dtype = matrix.shape[0], matrix.dtype
     num_missing = -size % _BASE_SIZE
@@ -42,7 +42,7 @@ def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def _scale(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
-    """Give what brings the diagonal to 1, so that rounding can be told from size."""
+    """Return the scaling that makes the diagonal 1."""
     diagonal = jnp.diagonal(matrix)
     return jnp.where(diagonal > 0, jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0)), 0.0)
 
@@ -51,14 +51,14 @@ def inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Compute N with N^T N = A^-1 for a positive definite A: the inverse of its Cholesky factor.
 
     A is scaled to a unit diagonal first. A pivot at rounding level, which a singular matrix has,
-    is left out: the answer is finite.
+    is skipped: the answer is finite.
     """
     scale = _scale(matrix)
     return _inverse_cholesky(matrix * scale[:, None] * scale[None, :]) * scale[None, :]
 
 
 def _inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Work by halves.
+    """Invert block by block, halving the size.
 
     With A = [[A11, .], [A21, A22]]: L21 = A21 N11^T, N22 belongs to A22 - L21 L21^T, and
     N21 = -N22 L21 N11.

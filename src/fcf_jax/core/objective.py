@@ -1,16 +1,65 @@
-r"""The objective of one user: scores, residuals, loss and item gradient.
+r"""The objective of one user: its weighting, scores, residuals, loss and item gradient.
 
     J = \sum_u \sum_i c_ui (p_ui - x_u.y_i)^2 + lambda (\sum_u |x_u|^2 + \sum_i |y_i|^2)
 
-The inner sum runs over ALL items: an item outside the history has p = 0 and confidence w0
-(`unobserved_weight`). A user's item set is small, so every function walks the history only
-and takes the other items from the Gram matrix G = Y^T Y.
+The inner sum runs over ALL items: an item outside the history has p = 0 and confidence w0. A user's item set
+is small, so every function walks the history only and takes the other items from the Gram matrix G = Y^T Y.
 """
 
 from jax import numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from fcf_jax.core.records import Observations, Scalar
+from fcf_jax.core.records import ClientData, Model, Observations, Scalar, Weighting
+
+
+def confidence(strengths: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Array, "*batch"]:
+    """Compute c = 1 + alpha r, the confidence in an interaction of strength r.
+
+    References:
+        Hu, Koren & Volinsky, ICDM 2008, section 4.
+    """
+    return 1.0 + alpha * strengths
+
+
+def implicit_feedback(*, alpha: Scalar) -> Weighting:
+    """Weigh a history as implicit feedback: c = 1 + alpha r and p = 1.
+
+    Items outside the history have p = 0 and the confidence `Model.unobserved_weight`, 1 in the paper.
+
+    Args:
+        alpha: confidence added by one unit of strength, at least 0; may be traced.
+    """
+    return Partial(_weigh_implicit, alpha=alpha)
+
+
+def explicit_ratings(*, mean: Scalar = 0.0) -> Weighting:
+    """Weigh a history as explicit ratings: c = 1 and p = r - mean.
+
+    Goes with `Model(unobserved_weight=0.0)`: an item without a rating carries no information.
+
+    Args:
+        mean: subtracted from every rating, usually the mean training rating; may be traced.
+    """
+    return Partial(_weigh_explicit, mean=mean)
+
+
+def _weigh_implicit(data: ClientData, *, alpha: Scalar) -> Observations:
+    return Observations(
+        item_ids=data.item_ids,
+        confidence=confidence(data.strengths, alpha=alpha),
+        preference=jnp.ones_like(data.strengths),
+        mask=data.mask,
+    )
+
+
+def _weigh_explicit(data: ClientData, *, mean: Scalar) -> Observations:
+    return Observations(
+        item_ids=data.item_ids,
+        confidence=jnp.ones_like(data.strengths),
+        preference=data.strengths - mean,
+        mask=data.mask,
+    )
 
 
 def gram(factors: Float[Array, "rows factors"]) -> Float[Array, "factors factors"]:
@@ -18,105 +67,107 @@ def gram(factors: Float[Array, "rows factors"]) -> Float[Array, "factors factors
     return jnp.matmul(factors.T, factors, precision="highest")
 
 
+def extra_confidence(model: Model, observations: Observations) -> Float[Array, "*rows slots"]:
+    """Compute c_i - w0, 0 in empty slots: the Gram matrix already counts every item with w0."""
+    return jnp.where(observations.mask, observations.confidence - model.unobserved_weight, 0.0)
+
+
 def scores(
     item_factors: Float[Array, "items factors"],
     user_factor: Float[Array, "factors"],
     observations: Observations,
 ) -> Float[Array, "slots"]:
-    """Predict s_i = x.y_i for the user's own items."""
+    """Predict s_i = x.y_i for the observed items."""
     return jnp.matmul(item_factors[observations.item_ids], user_factor, precision="highest")
 
 
 def residuals(scores: Float[Array, "*rows slots"], observations: Observations) -> Float[Array, "*rows slots"]:
-    """Compute e_i = c_i (p_i - s_i) on a user's own items, 0 in empty slots."""
+    """Compute e_i = c_i (p_i - s_i) on the observed items, 0 in empty slots."""
     return jnp.where(observations.mask, observations.confidence * (observations.preference - scores), 0.0)
 
 
 def sparse_residuals(
-    scores: Float[Array, "*rows slots"], observations: Observations, *, unobserved_weight: Scalar = 1.0
+    model: Model, scores: Float[Array, "*rows slots"], observations: Observations
 ) -> Float[Array, "*rows slots"]:
     """Compute e_i + w0 s_i = c_i p_i - (c_i - w0) s_i, 0 in empty slots.
 
-    What an item's residual has beyond -w0 s_i, the residual that it would have unseen.
+    This is what an observed item's residual has beyond -w0 s_i, the residual that it would have unobserved.
     """
-    extra = observations.confidence - unobserved_weight  # the Gram counts every item with w0 already
+    extra = observations.confidence - model.unobserved_weight
     return jnp.where(
         observations.mask, observations.confidence * observations.preference - extra * scores, 0.0
     )
 
 
-def history_loss(
-    scores: Float[Array, "slots"], observations: Observations, *, unobserved_weight: Scalar = 1.0
-) -> Float[Array, ""]:
-    """Sum c_i (p_i - s_i)^2 - w0 s_i^2 over the user's own items: the loss beyond w0 x^T G x."""
+def history_loss(model: Model, scores: Float[Array, "slots"], observations: Observations) -> Float[Array, ""]:
+    """Sum c_i (p_i - s_i)^2 - w0 s_i^2 over the observed items: the loss beyond w0 x^T G x."""
     observed = observations.confidence * (observations.preference - scores) ** 2
-    return jnp.sum(jnp.where(observations.mask, observed - unobserved_weight * scores**2, 0.0))
+    return jnp.sum(jnp.where(observations.mask, observed - model.unobserved_weight * scores**2, 0.0))
 
 
 def catalogue_loss(
-    item_gram: Float[Array, "factors factors"],
-    user_factor: Float[Array, "factors"],
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
+    model: Model, item_gram: Float[Array, "factors factors"], user_factor: Float[Array, "factors"]
 ) -> Float[Array, ""]:
-    """Compute w0 x^T G x + lambda |x|^2: the loss of a user as if every item were unseen."""
-    unseen = jnp.dot(
+    """Compute w0 x^T G x + lambda |x|^2: the loss of a user as if every item were unobserved."""
+    unobserved = jnp.dot(
         user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest"
     )
-    return unobserved_weight * unseen + regularization * jnp.sum(user_factor**2)
+    return model.unobserved_weight * unobserved + model.regularization * jnp.sum(user_factor**2)
 
 
 def loss(
+    model: Model,
     item_factors: Float[Array, "items factors"],
     user_factor: Float[Array, "factors"],
     observations: Observations,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
 ) -> Float[Array, ""]:
     """Compute one user's share of J over all items, lambda |x|^2 included, lambda |Y|^2 not.
 
     Args:
-        regularization: lambda, at least 0.
-        unobserved_weight: w0, the confidence of the items that are not in the history.
+        model: whose lambda and w0 count; `observations` are weighted already.
+        item_factors: Y.
+        user_factor: x, any; not necessarily the solution.
+        observations: the user's weighted history.
 
     References:
         arXiv:1901.09888, equation of the cost function; Hu et al. 2008, equation 3.
     """
     user_scores = scores(item_factors, user_factor, observations)
-    return history_loss(user_scores, observations, unobserved_weight=unobserved_weight) + catalogue_loss(
-        gram(item_factors), user_factor, regularization=regularization, unobserved_weight=unobserved_weight
+    return history_loss(model, user_scores, observations) + catalogue_loss(
+        model, gram(item_factors), user_factor
     )
 
 
 def all_residuals(
+    model: Model,
     item_factors: Float[Array, "items factors"],
     user_factor: Float[Array, "factors"],
     observations: Observations,
-    *,
-    unobserved_weight: Scalar = 1.0,
 ) -> Float[Array, "items"]:
-    """Compute c_i (p_i - x.y_i) for every item: what a device sends about each of them."""
+    """Compute c_i (p_i - x.y_i) for every item, observed or not."""
     catalogue_scores = jnp.matmul(item_factors, user_factor, precision="highest")
-    own_scores = catalogue_scores[observations.item_ids]
-    extra = sparse_residuals(own_scores, observations, unobserved_weight=unobserved_weight)
-    return (-unobserved_weight * catalogue_scores).at[observations.item_ids].add(extra)
+    seen = sparse_residuals(model, catalogue_scores[observations.item_ids], observations)
+    return (-model.unobserved_weight * catalogue_scores).at[observations.item_ids].add(seen)
 
 
 def item_gradient(
+    model: Model,
     item_factors: Float[Array, "items factors"],
     user_factor: Float[Array, "factors"],
     observations: Observations,
-    *,
-    unobserved_weight: Scalar = 1.0,
 ) -> Float[Array, "items factors"]:
     """Compute one user's share of dJ/dY: -2 c_i (p_i - x.y_i) x for every item, without lambda.
 
     Summed over all users, with 2 lambda Y added once, this is the full gradient.
 
+    Args:
+        model: whose w0 counts; `observations` are weighted already.
+        item_factors: Y.
+        user_factor: x, any; the envelope theorem asks for the solution.
+        observations: the user's weighted history.
+
     References:
         arXiv:1901.09888, the item gradient f(i, j) of Algorithm 1, times -2.
     """
-    residual = all_residuals(item_factors, user_factor, observations, unobserved_weight=unobserved_weight)
+    residual = all_residuals(model, item_factors, user_factor, observations)
     return -2.0 * residual[:, None] * user_factor[None, :]

@@ -1,83 +1,107 @@
-"""The bridge from data to core: histories cut into rows of equal width, gathered into chunks.
+"""Packed clients: histories cut into rows of equal width, gathered into chunks of whole clients.
 
-Histories are skewed (one item to thousands), so a client takes as many rows as it needs. The
-clients are dealt to chunks so that all chunks hold about the same number of rows and clients:
-every chunk then costs the same, and padding stays small.
+Histories are skewed, from one item to thousands, so a client takes as many rows as it needs. Clients are
+dealt to chunks so that all chunks hold about the same number of rows and clients: every chunk then costs the
+same, and little is padding. This module alone knows how padding is marked: a padding row is owned by client
+number `clients`, a padding client stands for user number `users`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
 
-from fcf_jax.core.records import ClientData, PackedClients
-from fcf_jax.data.interactions import Interactions
+from fcf_jax.core.records import ClientData, Histories, PackedClients
 
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
-_ROW_PADDING = 1.15  # slots for each interaction that a row width may cost
-_CHUNK_SLOTS = 16384  # stays near the core of a CPU, and pads little (benchmarks/README.md)
+_ROW_PADDING = 1.15  # slots per interaction that a row width may cost
+_CHUNK_SLOTS = 16384  # fits the cache of a CPU core, and pads little (benchmarks/README.md)
 _CHUNK_CLIENTS = 512
 
 
-def batch_clients(
-    interactions: Interactions,
+def pack_clients(
+    interactions: Histories,
     *,
     row_width: int | None = None,
     chunk_slots: int = _CHUNK_SLOTS,
     chunk_clients: int = _CHUNK_CLIENTS,
     num_shares: int = 1,
-    device: Any = None,  # a jax.Device
+    device: Any = None,
 ) -> PackedClients:
     """Pack all histories, in an order that fills the chunks evenly.
 
     Args:
-        row_width: slots in a row; chosen from the histories when not given.
-        chunk_slots: slots that are computed at a time, about; more suits a GPU. A chunk has room
-            for the longest history in any case.
-        chunk_clients: clients in a chunk at most.
+        interactions: one row per user, such as `fcf_jax.Interactions`.
+        row_width: slots in a row; None: the widest that leaves few of them empty.
+        chunk_slots: slots computed at a time, about; larger suits a GPU. A chunk always has room for the
+            longest history.
+        chunk_clients: clients in a chunk, at most.
         num_shares: devices that will share the chunks evenly.
-        device: where to put them, such as a CPU beside a GPU (`fcf_jax.parallel.stream`); None: the default.
+        device: a `jax.Device` to put them on, such as a CPU beside a GPU (`fcf_jax.parallel.stream`); None:
+            the default.
 
     Raises:
-        ValueError: for widths below 1, or when the slots are too many to be counted in 32 bits.
+        ValueError: for a row width below 1, or 2**31 slots and more.
     """
     row_width = choose_row_width(interactions) if row_width is None else row_width
-    row_counts = -(-interactions.history_lengths // max(row_width, 1))
+    row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
     chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
     with jax.default_device(device):
         return pack(interactions, chunks, row_width=row_width)
 
 
-def batch_items(interactions: Interactions, **options: Any) -> PackedClients:
-    """Pack the same interactions item by item, as ALS needs them; options as for `batch_clients`."""
-    return batch_clients(interactions.transpose(), **options)
+def pack_items(
+    interactions: Histories,
+    *,
+    row_width: int | None = None,
+    chunk_slots: int = _CHUNK_SLOTS,
+    chunk_clients: int = _CHUNK_CLIENTS,
+    num_shares: int = 1,
+    device: Any = None,
+) -> PackedClients:
+    """Pack the same interactions item by item, as ALS needs them; arguments as of `pack_clients`."""
+    return pack_clients(
+        interactions.transpose(),
+        row_width=row_width,
+        chunk_slots=chunk_slots,
+        chunk_clients=chunk_clients,
+        num_shares=num_shares,
+        device=device,
+    )
 
 
-def choose_row_width(interactions: Interactions) -> int:
+def choose_row_width(interactions: Histories) -> int:
     """Choose the widest row that leaves few slots empty: wide rows compute faster, and pad more."""
-    lengths = interactions.history_lengths
+    lengths = np.diff(interactions.indptr)
     slots = {width: np.sum(-(-lengths // width)) * width for width in _ROW_WIDTHS}
     frugal = [width for width in _ROW_WIDTHS if slots[width] <= _ROW_PADDING * lengths.sum()]
     return max(frugal, default=min(_ROW_WIDTHS))
 
 
 def padding_factor(clients: PackedClients) -> float:
-    """Slots computed for each interaction, 1 at best."""
+    """Compute the slots per interaction, 1 at best."""
     return clients.rows.mask.size / max(int(jnp.sum(clients.rows.mask)), 1)
 
 
-def pack(interactions: Interactions, chunks: np.ndarray, *, row_width: int) -> PackedClients:
-    """Pack the histories of these users, [chunks, clients]; `num_users` stands for nobody.
+def pack(interactions: Histories, chunks: np.ndarray, *, row_width: int) -> PackedClients:
+    """Pack the histories of these users.
+
+    Args:
+        interactions: one row per user.
+        chunks: user ids, [chunks, clients]; `num_users` for a padding client.
+        row_width: slots in a row.
 
     Raises:
-        ValueError: for a row width below 1, or when the slots are too many to be counted in 32 bits.
+        ValueError: for a row width below 1, or 2**31 slots and more.
     """
     if row_width < 1:
         raise ValueError(f"expected row_width of at least 1, got {row_width}")
     num_users = interactions.num_users
-    lengths = np.append(interactions.history_lengths, 0)
-    counts = -(-lengths // row_width)
+    counts = -(-np.append(np.diff(interactions.indptr), 0) // row_width)
     chunk_counts = counts[chunks]  # [chunks, clients]
     rows_per_chunk = max(int(chunk_counts.sum(axis=1).max(initial=0)), 1)
     num_rows = chunks.shape[0] * rows_per_chunk
@@ -85,41 +109,45 @@ def pack(interactions: Interactions, chunks: np.ndarray, *, row_width: int) -> P
         raise ValueError(
             f"expected fewer than 2**31 slots, got {num_rows * row_width}; stream the clients in parts"
         )
-    ends = np.cumsum(chunk_counts, axis=1)
-    first_in_chunk = ends - chunk_counts
+    first_in_chunk = np.cumsum(chunk_counts, axis=1) - chunk_counts
     first_row = np.zeros(num_users + 1, np.int64)
     first_row[chunks] = first_in_chunk + rows_per_chunk * np.arange(chunks.shape[0])[:, None]
-    present = np.zeros(num_users + 1, bool)
-    present[chunks] = True
-
-    owners = np.full((chunks.shape[0], rows_per_chunk), chunks.shape[1], np.int32)
-    row_of_client = np.repeat(np.arange(chunks.size), chunk_counts.ravel())
-    position = np.arange(row_of_client.size) - np.repeat(
-        np.cumsum(chunk_counts.ravel()) - chunk_counts.ravel(), chunk_counts.ravel()
-    )
-    chunk, client = np.divmod(row_of_client, chunks.shape[1])
-    owners[chunk, first_in_chunk[chunk, client] + position] = client
-
-    rows = _fill_rows(interactions, first_row[:num_users], present[:num_users], num_rows, row_width)
+    is_present = np.zeros(num_users + 1, bool)
+    is_present[chunks] = True
+    owners = _owners(chunk_counts, first_in_chunk, rows_per_chunk)
+    rows = _fill_rows(interactions, first_row[:num_users], is_present[:num_users], num_rows, row_width)
     return PackedClients(
         rows=ClientData(*(jnp.asarray(leaf.reshape(*owners.shape, row_width)) for leaf in rows)),
         owners=jnp.asarray(owners),
         client_ids=jnp.asarray(chunks, jnp.int32),
         first_row=jnp.asarray(first_row[:num_users], jnp.int32),
-        row_counts=jnp.asarray(np.where(present, counts, 0)[:num_users], jnp.int32),
+        row_counts=jnp.asarray(np.where(is_present, counts, 0)[:num_users], jnp.int32),
     )
 
 
+def _owners(chunk_counts: np.ndarray, first_in_chunk: np.ndarray, rows_per_chunk: int) -> np.ndarray:
+    """List the owner of every row, [chunks, rows]."""
+    num_chunks, num_clients = chunk_counts.shape
+    owners = np.full((num_chunks, rows_per_chunk), num_clients, np.int32)
+    counts = chunk_counts.ravel()
+    row_of_client = np.repeat(np.arange(counts.size), counts)
+    position = np.arange(row_of_client.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    chunk, client = np.divmod(row_of_client, num_clients)
+    owners[chunk, first_in_chunk[chunk, client] + position] = client
+    return owners
+
+
 def _fill_rows(
-    interactions: Interactions, first_row: np.ndarray, present: np.ndarray, num_rows: int, row_width: int
+    interactions: Histories, first_row: np.ndarray, is_present: np.ndarray, num_rows: int, row_width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay each history down from its first row on; what is left over stays empty."""
+    """Lay each history down from its first row on; the remaining slots stay empty."""
     item_ids = np.zeros(num_rows * row_width, np.int32)
     strengths = np.zeros(num_rows * row_width, np.float32)
     mask = np.zeros(num_rows * row_width, bool)
+    lengths = np.diff(interactions.indptr)
     shift = first_row * row_width - interactions.indptr[:-1]  # a history is consecutive here and there
-    slots = np.arange(interactions.num_interactions) + np.repeat(shift, interactions.history_lengths)
-    kept = slice(None) if present.all() else np.repeat(present, interactions.history_lengths)
+    slots = np.arange(len(interactions.item_ids)) + np.repeat(shift, lengths)
+    kept = slice(None) if is_present.all() else np.repeat(is_present, lengths)
     item_ids[slots[kept]] = interactions.item_ids[kept]
     strengths[slots[kept]] = interactions.strengths[kept]
     mask[slots[kept]] = True
@@ -127,7 +155,7 @@ def _fill_rows(
 
 
 def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_shares: int) -> np.ndarray:
-    """Deal clients to chunks, longest first: each round one client to each, the longer to the emptier."""
+    """Deal clients to chunks, longest first: one to each chunk per turn, the longer to the emptier."""
     num_users = row_counts.size
     chunk_rows = max(chunk_rows, int(row_counts.max(initial=1)))
     num_chunks = max(-(-int(row_counts.sum()) // chunk_rows), -(-num_users // chunk_clients), 1)
@@ -144,3 +172,167 @@ def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_share
         chunks[emptiest, turn] = deal
         filled[emptiest] += counts[deal]
     return chunks
+
+
+def pack_one_by_one(histories: ClientData) -> PackedClients:
+    """Pack dense histories [clients, slots], one client per chunk: least memory at a time."""
+    ids = jnp.arange(histories.mask.shape[0])
+    rows = jax.tree.map(lambda leaf: leaf[:, None], histories)
+    owners = jnp.zeros_like(ids)[:, None]
+    return PackedClients(rows, owners, ids[:, None], first_row=ids, row_counts=jnp.ones_like(ids))
+
+
+def present_ids(clients: PackedClients) -> np.ndarray:
+    """List the users that are packed, in the order of the chunks."""
+    ids = np.asarray(clients.client_ids).ravel()
+    return ids[ids < clients.row_counts.shape[0]]
+
+
+def rows_needed(
+    clients: PackedClients, client_ids: Int[Array, "*rounds clients"], *, num_shares: int = 1
+) -> int:
+    """Compute, on the host, the rows that the fullest chunk of these cohorts needs.
+
+    Rounded up to a sixteenth of a power of two, so that few sizes are compiled: at most 7 % too large.
+    """
+    counts = np.append(np.asarray(clients.row_counts), 0)
+    chunks = np.asarray(split_into_chunks(client_ids, clients, num_shares=num_shares))
+    needed = max(int(counts[chunks].sum(axis=-1).max(initial=1)), 1)
+    unit = max(1, 2 ** (needed.bit_length() - 5))
+    return -(-needed // unit) * unit
+
+
+def split_into_chunks(
+    client_ids: Int[Array, "*rounds clients"], clients: PackedClients, *, num_shares: int = 1
+) -> Int[Array, "*rounds chunks chunk_clients"]:
+    """Deal a cohort into chunks no larger than those of `clients`, padding clients filling the last.
+
+    Longest history first, back and forth, so that chunks come out alike; equally many for each of
+    `num_shares` devices.
+    """
+    num_users, largest = clients.row_counts.shape[0], clients.client_ids.shape[1]
+    cohort_size = client_ids.shape[-1]
+    num_chunks = -(-cohort_size // (largest * num_shares)) * num_shares
+    chunk_size = -(-cohort_size // num_chunks)
+    missing = [(0, 0)] * (client_ids.ndim - 1) + [(0, num_chunks * chunk_size - cohort_size)]
+    padded = jnp.pad(client_ids, missing, constant_values=num_users)
+    if num_chunks > 1:
+        counts = clients.row_counts.at[padded].get(mode="fill", fill_value=0)
+        padded = jnp.take_along_axis(padded, jnp.argsort(-counts, axis=-1), axis=-1)
+    deals = padded.reshape(*client_ids.shape[:-1], chunk_size, num_chunks)
+    deals = deals.at[..., 1::2, :].set(deals[..., 1::2, ::-1])
+    return jnp.swapaxes(deals, -1, -2)
+
+
+def gather_cohort(
+    clients: PackedClients, client_ids: Int[Array, "clients"], *, row_capacity: int, num_shares: int = 1
+) -> PackedClients:
+    """Gather the rows of these users into chunks of `row_capacity` rows.
+
+    Args:
+        clients: all of them.
+        client_ids: the cohort; `num_users` for a padding client.
+        row_capacity: at least `rows_needed`, or the last users of a chunk lose rows.
+        num_shares: devices that share the chunks evenly.
+    """
+    chunk_ids = split_into_chunks(client_ids, clients, num_shares=num_shares)
+    all_rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), clients.rows)
+
+    def gather_chunk(ids: Int[Array, "clients"]) -> tuple:
+        counts = clients.row_counts.at[ids].get(mode="fill", fill_value=0)
+        ends = jnp.cumsum(counts)
+        positions = jnp.arange(row_capacity)
+        owners = jnp.searchsorted(ends, positions, side="right")
+        owner_ids = ids.at[owners].get(mode="clip")
+        offsets = positions - (ends - counts).at[owners].get(mode="clip")
+        source = clients.first_row.at[owner_ids].get(mode="clip") + offsets
+        rows = jax.tree.map(lambda leaf: leaf.at[source].get(mode="clip"), all_rows)
+        is_owned = owners < ids.shape[0]
+        return rows._replace(mask=rows.mask & is_owned[:, None]), owners
+
+    rows, owners = jax.vmap(gather_chunk)(chunk_ids)
+    return clients._replace(rows=rows, owners=owners, client_ids=chunk_ids)
+
+
+def fill_up(
+    clients: PackedClients, *, num_chunks: int = 0, num_rows: int = 0, num_clients: int = 0
+) -> PackedClients:
+    """Pad, on the host, to at least these numbers of chunks, and of rows and clients per chunk.
+
+    Padding costs as much time as real rows and clients.
+    """
+    num_users, old_rows = clients.row_counts.shape[0], clients.owners.shape[1]
+    chunks, rows = max(num_chunks, clients.owners.shape[0]), max(num_rows, old_rows)
+    padding, chunk_clients = clients.client_ids.shape[1], max(num_clients, clients.client_ids.shape[1])
+
+    def fill(leaf: Any, second: int, value: int = 0) -> Any:
+        missing = [(0, chunks - leaf.shape[0]), (0, second - leaf.shape[1])] + [(0, 0)] * (leaf.ndim - 2)
+        return np.pad(np.asarray(leaf), missing, constant_values=value)
+
+    owners: Any = np.asarray(clients.owners)
+    first_row: Any = np.asarray(clients.first_row)
+    return PackedClients(
+        rows=jax.tree.map(lambda leaf: fill(leaf, rows), clients.rows),
+        owners=fill(np.where(owners == padding, chunk_clients, owners), rows, chunk_clients),
+        client_ids=fill(clients.client_ids, chunk_clients, num_users),
+        first_row=first_row + first_row // old_rows * (rows - old_rows),
+        row_counts=clients.row_counts,
+    )
+
+
+def cut_chunks(clients: PackedClients, start: int, size: int) -> PackedClients:
+    """Take `size` chunks from host memory, from `start` on; padding chunks stand in for missing ones."""
+    part = jax.tree.map(
+        lambda leaf: np.asarray(leaf)[start : start + size], clients._replace(first_row=(), row_counts=())
+    )
+    part = part._replace(first_row=clients.first_row[:0], row_counts=clients.row_counts)
+    return part if len(part.owners) == size else fill_up(part, num_chunks=size)
+
+
+def one_chunk_each(clients: PackedClients) -> Iterator[PackedClients]:
+    """Yield every chunk as packed clients of its own."""
+    for chunk in range(clients.owners.shape[0]):
+        parts = clients.rows, clients.owners, clients.client_ids
+        rows, owners, client_ids = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk : chunk + 1], parts)
+        yield clients._replace(rows=rows, owners=owners, client_ids=client_ids)
+
+
+def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
+    """Stack packings of the same users along a leading axis of runs, padded to one size.
+
+    Raises:
+        ValueError: when the row widths or the numbers of users differ.
+    """
+    facts = {(one.rows.mask.shape[-1], one.row_counts.shape[0]) for one in packings}
+    if len(facts) != 1:
+        raise ValueError(
+            f"expected packings of one row width and number of users, got {sorted(facts)}; "
+            "give all the same row_width"
+        )
+    num_chunks, num_rows = (max(one.owners.shape[axis] for one in packings) for axis in (0, 1))
+    num_clients = max(one.client_ids.shape[1] for one in packings)
+    filled = [
+        fill_up(one, num_chunks=num_chunks, num_rows=num_rows, num_clients=num_clients) for one in packings
+    ]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled)
+
+
+def is_split(mesh: Mesh | None) -> bool:
+    """Return whether several devices share the chunks: the mesh's axis "clients" may be of size 1."""
+    return mesh is not None and mesh.shape["clients"] > 1
+
+
+def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
+    """Map `share(shared, clients)` over the mesh's axis "clients": each device has its share of the chunks."""
+    if not is_split(mesh):
+        return share
+    chunked, whole = PartitionSpec("clients"), PartitionSpec()
+    specs = PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
+    return jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(whole, specs),
+        out_specs=whole,
+        axis_names={"clients"},
+        check_vma=False,  # every share begins with the same zeros
+    )

@@ -1,10 +1,13 @@
-"""Evaluation: how well item factors rank unseen items, user by user, and how sure one can be of it."""
+"""Evaluation: how well item factors rank unseen items, user by user, with uncertainty."""
 
-from fcf_jax.evaluation.alignment import ModelDifference, model_difference
-from fcf_jax.evaluation.compare import PairedDifference, equivalence_test, paired_difference
-from fcf_jax.evaluation.explain import Explanation, explain_score
+from fcf_jax.evaluation.compare import (
+    ModelDifference,
+    PairedDifference,
+    equivalence_test,
+    model_difference,
+    paired_difference,
+)
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
-from fcf_jax.evaluation.new_users import solve_new_users
 from fcf_jax.evaluation.ranking import (
     EvaluationData,
     evaluate,
@@ -14,7 +17,14 @@ from fcf_jax.evaluation.ranking import (
     summarize,
     user_metrics,
 )
-from fcf_jax.evaluation.recommend import Recommendations, recommend, recommend_many
+from fcf_jax.evaluation.recommend import (
+    Explanation,
+    Recommendations,
+    explain_score,
+    recommend,
+    recommend_many,
+    solve_new_users,
+)
 
 __all__ = [
     "EvaluationData",

@@ -1,9 +1,9 @@
-"""Rank the whole catalogue for every user with test items, a chunk of users at a time on the device.
+"""Full-catalogue ranking of every user with test items, a chunk of users at a time on the device.
 
-A user's factor is folded in from its own training history, as a client would do it on its device: so
-users that the item factors were not trained with are evaluated like all others. Training items are never
-recommended. Among equal scores the item with the lower id comes first; a user with an empty training
-history has x = 0, all scores equal, and gets that order.
+A user's factor is folded in from its own training history, as a client would do on its device, so users that
+the item factors were not trained with are evaluated like all others. Training items are never recommended.
+Among equal scores the item with the lower id comes first; a user with an empty training history has x = 0,
+all scores equal, and gets that order.
 """
 
 import functools
@@ -17,9 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.objective import gram
 from fcf_jax.core.packing import choose_row_width, pack
-from fcf_jax.core.records import ClientData, PackedClients, Scalar, Weighting
-from fcf_jax.core.solve import owned_by, solve_rows, unseen_part
-from fcf_jax.core.weighting import as_pytree
+from fcf_jax.core.records import ClientData, Model, PackedClients, as_pytree
+from fcf_jax.core.solve import owned_by, shared_part, solve_rows
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 
@@ -28,11 +27,18 @@ _CHUNK_CLIENTS = 256
 
 
 class EvaluationData(NamedTuple):
-    """The histories of the users with test items, on the device, ready to be evaluated again and again."""
+    """The histories of the users with test items, on the device, ready for repeated evaluation.
+
+    Attributes:
+        train: Their training histories.
+        test: Their test items, in the same chunks.
+        user_ids: Whom these are, ascending: the order of all results.
+        num_items: M.
+    """
 
     train: PackedClients
-    test: PackedClients  # in the same chunks as `train`
-    user_ids: Int[Array, "users"]  # who is evaluated, ascending: the order of all results
+    test: PackedClients
+    user_ids: Int[Array, "users"]
     num_items: int
 
 
@@ -73,7 +79,7 @@ def evaluation_data(
         raise ValueError("expected a user with a test item, got none; raise the test fraction of the split")
     if max_users is not None and max_users < user_ids.size:
         user_ids = np.sort(np.random.default_rng(seed).choice(user_ids, max_users, replace=False))
-    chunks = _deal(user_ids, chunk_scores // max(train.num_items, 1), nobody=train.num_users)
+    chunks = _deal(user_ids, chunk_scores // max(train.num_items, 1), padding=train.num_users)
     return EvaluationData(
         train=pack(train, chunks, row_width=choose_row_width(train)),
         test=pack(test, chunks, row_width=choose_row_width(test)),
@@ -83,54 +89,32 @@ def evaluation_data(
 
 
 def user_metrics(
-    item_factors: Float[Array, "items factors"],
-    data: EvaluationData,
-    weighting: Weighting,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-    k: int = 10,
+    model: Model, item_factors: Float[Array, "items factors"], data: EvaluationData, *, k: int = 10
 ) -> UserMetrics:
     """Evaluate every user of `data`, in the order of `data.user_ids`.
 
-    Compiled once for each shape and `k`; another alpha compiles nothing.
+    Compiled once for each shape and `k`; another model compiles nothing.
 
     Args:
+        model: Folds users in from their training histories, and weighs the test items: their preference is
+            what the squared error is taken from (1 for implicit feedback, r - mean for ratings).
         item_factors: Y, trained on any users.
         data: From `evaluation_data`.
-        weighting: Of the training history for the fold-in, and of the test items: their preference is what
-            the squared error is taken from (1 for implicit feedback, r - mean for ratings).
-        regularization: lambda of the fold-in, at least 0.
-        unobserved_weight: w0 of the fold-in.
         k: Length of the ranked list, at least 1; may exceed the number of items.
     """
-    return _user_metrics(item_factors, data, as_pytree(weighting), regularization, unobserved_weight, k=k)
+    return _user_metrics(as_pytree(model), item_factors, data, k=k)
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _user_metrics(
-    item_factors: Array,
-    data: EvaluationData,
-    weighting: Weighting,
-    regularization: Scalar,
-    unobserved_weight: Scalar,
-    *,
-    k: int,
-) -> UserMetrics:
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    unseen = unseen_part(gram(item_factors), **weights)
+def _user_metrics(model: Model, item_factors: Array, data: EvaluationData, *, k: int) -> UserMetrics:
+    shared = shared_part(model, gram(item_factors))
     num_clients = data.train.client_ids.shape[1]
 
     def of_chunk(chunk: _Chunk) -> UserMetrics:
-        solution = solve_rows(
-            item_factors,
-            unseen,
-            weighting(chunk.train),
-            owned_by(chunk.train_owners, num_clients=num_clients),
-            unobserved_weight=unobserved_weight,
-        )
+        row_sums = owned_by(chunk.train_owners, num_clients=num_clients)
+        solution = solve_rows(model, item_factors, shared, model.weighting(chunk.train), row_sums)
         scores = jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
-        return _chunk_metrics(scores, chunk, weighting, k=k)
+        return _chunk_metrics(model, scores, chunk, k=k)
 
     chunks = _Chunk(data.train.rows, data.train.owners, data.test.rows, data.test.owners)
     by_chunk = jax.lax.map(of_chunk, chunks)  # [chunks, clients]
@@ -139,52 +123,40 @@ def _user_metrics(
 
 
 def evaluate(
+    model: Model,
     item_factors: Float[Array, "items factors"],
     train: Interactions,
     test: Interactions,
-    weighting: Weighting,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
     k: int = 10,
 ) -> dict[str, float]:
     """Rank the catalogue for every user with test items, and average the metrics.
 
     Args:
+        model: As for `user_metrics`.
         item_factors: Y, trained on any users.
         train: As for `evaluation_data`.
         test: As for `evaluation_data`.
-        weighting: As for `user_metrics`; reuse the same object, or every call compiles anew.
-        regularization: lambda of the fold-in, at least 0.
-        unobserved_weight: w0 of the fold-in.
         k: Length of the ranked list, at least 1.
 
     Returns:
-        What `summarize` says.
+        Name -> mean, as `summarize` defines them.
 
     Raises:
         ValueError: As `evaluation_data` and `evaluate_data`.
     """
-    return evaluate_data(
-        item_factors,
-        evaluation_data(train, test),
-        weighting,
-        regularization=regularization,
-        unobserved_weight=unobserved_weight,
-        k=k,
-    )
+    return evaluate_data(model, item_factors, evaluation_data(train, test), k=k)
 
 
 def evaluate_data(
-    item_factors: Float[Array, "items factors"],
-    data: EvaluationData,
-    weighting: Weighting,
-    *,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-    k: int = 10,
+    model: Model, item_factors: Float[Array, "items factors"], data: EvaluationData, *, k: int = 10
 ) -> dict[str, float]:
-    """Do what `evaluate` does with data that is packed already: for every few rounds of a run.
+    """Evaluate as `evaluate` does, on data that is packed already: for every few rounds of a run.
+
+    Args:
+        model: As for `user_metrics`.
+        item_factors: Y, trained on any users.
+        data: From `evaluation_data`.
+        k: Length of the ranked list, at least 1.
 
     Raises:
         ValueError: For a k below 1, or item factors for another number of items.
@@ -196,8 +168,7 @@ def evaluate_data(
             f"expected item factors of {data.num_items} items, got {item_factors.shape[0]}; "
             "evaluate with the data set that they were trained for"
         )
-    weights = {"regularization": regularization, "unobserved_weight": unobserved_weight}
-    return summarize(user_metrics(item_factors, data, weighting, **weights, k=k), k=k)
+    return summarize(user_metrics(model, item_factors, data, k=k), k=k)
 
 
 def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
@@ -229,7 +200,7 @@ def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
 
 
 def per_user(metrics: UserMetrics, *, k: int) -> dict[str, npt.NDArray[np.float64]]:
-    """Name the metrics of each user, [users] each, for statistics: the names of `summarize`.
+    """Return the metrics of each user, [users] each, by the names of `summarize`.
 
     The `rmse` of a user is the root of its own mean squared error, and `normalized_rmse` its quotient by the
     root mean square of its own preferences, nan where they are all 0.
@@ -257,21 +228,21 @@ def _check_pair(train: Interactions, test: Interactions) -> None:
         )
 
 
-def _deal(user_ids: npt.NDArray[np.integer], max_clients: int, *, nobody: int) -> npt.NDArray[np.integer]:
-    """Deal users to chunks in turn, [chunks, clients]: neighbours, often alike in activity, get apart.
+def _deal(user_ids: npt.NDArray[np.integer], max_clients: int, *, padding: int) -> npt.NDArray[np.integer]:
+    """Deal users to chunks in turn, [chunks, clients]: neighbours, often alike in activity, are separated.
 
-    Read column by column the users are in their own order again, the places of nobody at the end.
+    Read column by column the users are in their own order again, padding clients at the end.
     """
     num_clients = min(max(max_clients, 1), _CHUNK_CLIENTS, user_ids.size)
     num_chunks = -(-user_ids.size // num_clients)
     num_clients = -(-user_ids.size // num_chunks)
-    places = np.full(num_chunks * num_clients, nobody)
+    places = np.full(num_chunks * num_clients, padding)
     places[: user_ids.size] = user_ids
     return np.ascontiguousarray(places.reshape(num_clients, num_chunks).T)
 
 
 def _chunk_metrics(
-    scores: Float[Array, "clients items"], chunk: _Chunk, weighting: Weighting, *, k: int
+    model: Model, scores: Float[Array, "clients items"], chunk: _Chunk, *, k: int
 ) -> UserMetrics:
     num_clients, num_items = scores.shape
     is_train = _membership(chunk.train, chunk.train_owners, num_clients, num_items)
@@ -282,7 +253,7 @@ def _chunk_metrics(
 
     hits = _hits(scores, is_train, is_test, k=k)
     test_scores = scores.at[chunk.test_owners[:, None], chunk.test.item_ids].get(mode="clip")
-    preference = weighting(chunk.test).preference
+    preference = model.weighting(chunk.test).preference
     shares = _outranked_shares(scores, ~(is_train | is_test), test_scores, chunk)
     return UserMetrics(
         at_k=jax.vmap(ranking_metrics)(hits, num_relevant),
@@ -297,9 +268,9 @@ def _chunk_metrics(
 def _membership(
     rows: ClientData, owners: Int[Array, "rows"], num_clients: int, num_items: int
 ) -> Bool[Array, "clients items"]:
-    """Say of every item whether it is in a client's history."""
+    """Return whether each item is in each client's history."""
     empty = jnp.zeros((num_clients, num_items), bool)
-    return empty.at[owners[:, None], rows.item_ids].max(rows.mask, mode="drop")  # padding rows own nobody
+    return empty.at[owners[:, None], rows.item_ids].max(rows.mask, mode="drop")  # padding rows have no client
 
 
 def _hits(
@@ -309,7 +280,7 @@ def _hits(
     *,
     k: int,
 ) -> Bool[Array, "clients k"]:
-    """Say of the k best items outside the training history whether they are test items."""
+    """Return whether the k best items outside the training history are test items."""
     num_items = scores.shape[1]
     candidates = jnp.where(is_train, -jnp.inf, scores)
     best_scores, best_items = jax.lax.top_k(candidates, min(k, num_items))  # of equals the lower id first
@@ -326,7 +297,7 @@ def _outranked_shares(
 ) -> Float[Array, "rows slots"]:
     """Compute the share of the client's candidates that each test item outranks, ties one half.
 
-    One half, like chance, where there is no candidate: there is nothing to be told apart.
+    One half, like chance, where there is no candidate.
     """
     num_items = scores.shape[1]
     others = jnp.where(is_candidate, scores, jnp.inf)  # nothing wins over infinity or ties with it

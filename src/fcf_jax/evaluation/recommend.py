@@ -1,7 +1,11 @@
-"""Recommend items to one user, on its device or for a person to read; or to many at a time."""
+r"""Recommendations: fold a user in, rank the unseen items, explain a score.
 
+On the user's own device, or for many users at a time.
+"""
+
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,24 +13,72 @@ import numpy.typing as npt
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.packing import fill_up, pack_clients
+from fcf_jax.core.records import Model, PackedClients, as_pytree
 from fcf_jax.data.interactions import Interactions
-from fcf_jax.evaluation.new_users import power_of_two
 
 _CHUNK_SCORES = 2**21  # scores held at a time: 8 MiB, and once more for the masked ones
-_FEWEST_PLACES = 256  # of own items, so that few sizes are compiled
+_FEWEST_PLACES = 256  # of observed items, so that few sizes are compiled
+_ROW_WIDTH = 32  # of any history; sizes are rounded up, so that few programs serve many requests
+_FEWEST = 8  # users, and rows
 
 
 class Recommendations(NamedTuple):
-    """The best unseen items, best first; on the host."""
+    """The best unseen items, best first; on the host.
+
+    Attributes:
+        item_ids: Items.
+        scores: x.y, about 1 for a certain interaction under implicit feedback.
+    """
 
     item_ids: npt.NDArray[np.integer]
-    scores: npt.NDArray[np.floating]  # x.y, about 1 for a certain interaction under implicit feedback
+    scores: npt.NDArray[np.floating]
+
+
+class Explanation(NamedTuple):
+    """The share of each observed item in a score; they sum to the score.
+
+    Attributes:
+        contributions: [slots], in the order of the history.
+        factorization: Of A_u, for the next question about the same user.
+    """
+
+    contributions: npt.NDArray[np.float64]
+    factorization: Any
+
+
+def solve_new_users(
+    model: Model, item_factors: Float[Array, "items factors"], histories: Interactions
+) -> npt.NDArray[np.floating]:
+    """Solve the factor of every user from its history, [users, factors]; 0 for an empty one.
+
+    For requests of changing size. `solve_clients` does the same for clients that are packed already.
+    """
+    num_missing = power_of_two(histories.num_users, least=_FEWEST) - histories.num_users
+    indptr = np.pad(histories.indptr, (0, num_missing), mode="edge")
+    padded = dataclasses.replace(histories, indptr=indptr, user_labels=None)
+    clients = pack_clients(padded, row_width=_ROW_WIDTH)
+    clients = fill_up(clients, num_rows=power_of_two(clients.owners.shape[1], least=_FEWEST))
+    solved = _solve(as_pytree(model), item_factors, clients)
+    return np.asarray(solved)[: histories.num_users]
+
+
+@jax.jit
+def _solve(model: Model, item_factors: Array, clients: PackedClients) -> Array:
+    solved, _ = solve_clients(model, item_factors, clients)
+    return solved
+
+
+def power_of_two(number: int, *, least: int = 1) -> int:
+    """Round up to a power of two, at least this one."""
+    return 1 << (max(number, least) - 1).bit_length()
 
 
 def recommend(
     item_factors: Float[Array, "items factors"],
     user_factor: Float[Array, "factors"],
-    own_item_ids: npt.ArrayLike,
+    observed_item_ids: npt.ArrayLike,
     *,
     k: int = 10,
 ) -> Recommendations:
@@ -35,22 +87,24 @@ def recommend(
     Args:
         item_factors: Y.
         user_factor: x of the user.
-        own_item_ids: What the user has already, in [0, num_items), in any order; may be empty.
+        observed_item_ids: What the user has already, in [0, num_items), in any order; may be empty.
         k: At least 1; where fewer items are unseen, only those are returned.
 
     Raises:
-        ValueError: For a k below 1, or an own item that is out of range.
+        ValueError: For a k below 1, or an observed item that is out of range.
     """
     num_items = item_factors.shape[0]
-    own = np.asarray(own_item_ids)
+    observed = np.asarray(observed_item_ids)
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}; ask for at least one item")
-    if own.size and (own.min() < 0 or own.max() >= num_items):
-        wrong = own.min() if own.min() < 0 else own.max()
-        raise ValueError(f"expected own_item_ids in [0, {num_items}), got {wrong}; translate labels to ids")
+    if observed.size and (observed.min() < 0 or observed.max() >= num_items):
+        wrong = observed.min() if observed.min() < 0 else observed.max()
+        raise ValueError(
+            f"expected observed_item_ids in [0, {num_items}), got {wrong}; translate labels to ids"
+        )
     scores = np.array(_scores(item_factors, user_factor))
-    scores[own.astype(np.int64)] = -np.inf
-    num_unseen = num_items - np.unique(own).size
+    scores[observed.astype(np.int64)] = -np.inf
+    num_unseen = num_items - np.unique(observed).size
     best = np.argsort(-scores, kind="stable")[: min(k, num_unseen)]
     return Recommendations(best, scores[best])
 
@@ -58,18 +112,18 @@ def recommend(
 def recommend_many(
     item_factors: Float[Array, "items factors"],
     user_factors: Float[Array | np.ndarray, "users factors"],
-    own: Interactions | None = None,
+    observed: Interactions | None = None,
     *,
     is_candidate: Bool[np.ndarray, "items"] | None = None,
     k: int = 10,
 ) -> Recommendations:
-    """Do what `recommend` does for many users, a chunk of them at a time on the device.
+    """Recommend as `recommend` does, for many users, a chunk of them at a time on the device.
 
     Args:
         item_factors: Y.
         user_factors: X.
-        own: What each user has already, row by row; None: that is no reason to leave an item out.
-        is_candidate: False for items that nobody is to get; None: all may be recommended.
+        observed: What each user has already, row by row; None: no item is left out for that.
+        is_candidate: False for items to leave out for everybody; None: all may be recommended.
         k: At least 1.
 
     Returns:
@@ -88,23 +142,23 @@ def recommend_many(
     for first in range(0, num_users, chunk_users):
         chunk = slice(first, min(first + chunk_users, num_users))
         padded = np.pad(factors[chunk], ((0, chunk_users - (chunk.stop - first)), (0, 0)))
-        best = _best(item_factors, padded, *_own_places(own, chunk, chunk_users), candidates, k=k)
+        best = _best(item_factors, padded, *_observed_places(observed, chunk, chunk_users), candidates, k=k)
         chunks.append([np.asarray(part)[: chunk.stop - first] for part in best])
-    nobody = [np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)]
-    item_ids, scores = (np.concatenate(parts) for parts in zip(nobody, *chunks, strict=True))
+    empty = [np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)]
+    item_ids, scores = (np.concatenate(parts) for parts in zip(empty, *chunks, strict=True))
     return Recommendations(item_ids, scores)
 
 
-def _own_places(
-    own: Interactions | None, chunk: slice, chunk_users: int
+def _observed_places(
+    observed: Interactions | None, chunk: slice, chunk_users: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """List row and item of everything that the users of a chunk have, padded to few lengths."""
-    if own is None:
+    if observed is None:
         return np.full(1, chunk_users, np.int32), np.zeros(1, np.int32)
-    lengths = own.history_lengths[chunk]
+    lengths = observed.history_lengths[chunk]
     rows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     num_missing = power_of_two(len(rows), least=_FEWEST_PLACES) - len(rows)
-    items = own.item_ids[own.indptr[chunk.start] : own.indptr[chunk.stop]]
+    items = observed.item_ids[observed.indptr[chunk.start] : observed.indptr[chunk.stop]]
     return np.pad(rows, (0, num_missing), constant_values=chunk_users), np.pad(items, (0, num_missing))
 
 
@@ -112,15 +166,15 @@ def _own_places(
 def _best(
     item_factors: Float[Array, "items factors"],
     user_factors: Float[Array, "users factors"],
-    own_rows: Int[Array, "places"],  # `users` where there is nothing
-    own_items: Int[Array, "places"],
+    observed_rows: Int[Array, "places"],  # `users` for padding
+    observed_items: Int[Array, "places"],
     is_candidate: Bool[Array, "items"],
     *,
     k: int,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
     scores = jnp.matmul(user_factors, item_factors.T, precision="highest")
     scores = jnp.where(is_candidate[None, :], scores, -jnp.inf)
-    scores = scores.at[own_rows, own_items].set(-jnp.inf, mode="drop")
+    scores = scores.at[observed_rows, observed_items].set(-jnp.inf, mode="drop")
     best_scores, best_items = jax.lax.top_k(scores, min(k, scores.shape[1]))  # of equals the lower id first
     missing = ((0, 0), (0, max(k - scores.shape[1], 0)))
     best_items = jnp.where(best_scores > -jnp.inf, best_items, -1)
@@ -135,3 +189,49 @@ def _scores(
     item_factors: Float[Array, "items factors"], user_factor: Float[Array, "factors"]
 ) -> Float[Array, "items"]:
     return jnp.matmul(item_factors, user_factor, precision="highest")
+
+
+def explain_score(
+    item_factors: npt.NDArray[np.floating],
+    item_id: int,
+    observed_item_ids: npt.NDArray[np.integer],
+    confidence: npt.NDArray[np.floating],
+    preference: npt.ArrayLike = 1.0,
+    *,
+    model: Model,
+    factorization: Any = None,
+) -> Explanation:
+    r"""Compute what each observed item contributes to the score of an item.
+
+        x.y_i = \sum_{j in I_u} c_j p_j y_i^T A_u^-1 y_j
+
+    with A_u the matrix of the user's normal equations. In float64 on the host, for one user at a time.
+
+    Args:
+        item_factors: Y [items, factors].
+        item_id: i, in [0, num_items).
+        observed_item_ids: The user's history [slots].
+        confidence: c [slots].
+        preference: p [slots], or one number for all.
+        model: Its lambda (above 0 if Y has dependent columns) and w0 count.
+        factorization: From an earlier explanation for the same user; saves the work for A_u.
+
+    Raises:
+        ValueError: When A_u is singular.
+
+    References:
+        Hu, Koren & Volinsky, ICDM 2008, section 5.
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    factors = item_factors.astype(np.float64)
+    observed, w0 = factors[observed_item_ids], float(model.unobserved_weight)
+    if factorization is None:
+        extra = np.asarray(confidence, np.float64) - w0
+        shared = w0 * factors.T @ factors + float(model.regularization) * np.eye(factors.shape[1])
+        try:
+            factorization = cho_factor(shared + (observed.T * extra) @ observed)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"expected a definite matrix, got: {error}; raise regularization") from error
+    similarities = observed @ cho_solve(factorization, factors[item_id])
+    return Explanation(np.multiply(confidence, preference) * similarities, factorization)

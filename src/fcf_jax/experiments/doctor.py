@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from fcf_jax.core.objective import gram
-from fcf_jax.core.records import Observations
+from fcf_jax.core.objective import gram, implicit_feedback
+from fcf_jax.core.records import Model, Observations
 from fcf_jax.core.solve import solve_user_factor
 
 _USERS, _ITEMS, _FACTORS, _SLOTS = 512, 2000, 25, 32
@@ -59,10 +59,8 @@ def solver_error() -> tuple[float, float]:
 
     @jax.jit
     def solve(item_factors: jax.Array, observations: Observations) -> jax.Array:
-        item_gram = gram(item_factors)
-        return jax.vmap(lambda one: solve_user_factor(item_factors, item_gram, one, regularization=1.0))(
-            observations
-        )
+        item_gram, model = gram(item_factors), Model(implicit_feedback(alpha=4.0), regularization=1.0)
+        return jax.vmap(lambda one: solve_user_factor(model, item_factors, one, item_gram))(observations)
 
     jax.block_until_ready(solve(factors, observations))
     started = time.perf_counter()

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fcf_jax.core.records import Key, RoundInfo
-from fcf_jax.core.server import ServerState
+from fcf_jax.core.records import Key, RoundInfo, ServerState
 from fcf_jax.experiments.build.devices import Runner
 from fcf_jax.experiments.build.privacy import has_noise
 from fcf_jax.experiments.config.schema import ExperimentConfig

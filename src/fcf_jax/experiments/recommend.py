@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from fcf_jax.core.objective import gram
 from fcf_jax.core.records import ClientData
 from fcf_jax.core.solve import solve_user_factor
 from fcf_jax.data import Interactions, check_implicit
@@ -17,8 +16,8 @@ from fcf_jax.experiments.build.dataset import (
     load_interactions,
     load_published,
     transform_strengths,
-    weighting_of,
 )
+from fcf_jax.experiments.build.models import configured_model
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.store.run_directory import TrainedModel
 
@@ -46,8 +45,7 @@ def recommend_items(model: TrainedModel, history: History, *, count: int) -> lis
     Returns:
         At most `count`, best first; none for a user who has everything.
     """
-    config = model.config
-    weighting = weighting_of(config, model.mean_rating)
+    shared = configured_model(model.config, model.mean_rating)
     slots = max(8, 1 << max(len(history.item_ids) - 1, 1).bit_length())  # few sizes to compile
     padding = (0, slots - len(history.item_ids))
     client = ClientData(
@@ -56,13 +54,7 @@ def recommend_items(model: TrainedModel, history: History, *, count: int) -> lis
         mask=jnp.arange(slots) < len(history.item_ids),
     )
     item_factors = jnp.asarray(model.item_factors)
-    user_factor = jax.jit(solve_user_factor)(
-        item_factors,
-        gram(item_factors),
-        weighting(client),
-        regularization=config.model.regularization,
-        unobserved_weight=config.model.unobserved_weight,
-    )
+    user_factor = jax.jit(solve_user_factor)(shared, item_factors, shared.weighting(client))
     ids, scores = recommend(item_factors, user_factor, history.item_ids, k=count)
     labels = model.item_ids[np.asarray(ids)].tolist()
     return [Recommendation(*pair) for pair in zip(labels, np.asarray(scores).tolist(), strict=True)]

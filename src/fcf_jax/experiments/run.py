@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fcf_jax.core.packing import batch_clients, batch_items, padding_factor
-from fcf_jax.experiments.build.baseline import converge_als, offsets_rmse
+from fcf_jax.als import converge_als
+from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
+from fcf_jax.experiments.build.baseline import offsets_rmse
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import pack_on
-from fcf_jax.experiments.build.models import configured_als
+from fcf_jax.experiments.build.models import first_item_factors
 from fcf_jax.experiments.build.privacy import payload_bytes
 from fcf_jax.experiments.build.problem import Setup, set_up
 from fcf_jax.experiments.build.secure_sum import described
@@ -92,22 +93,21 @@ def divergence_remedy(config: ExperimentConfig) -> str:
 
 def _centralized(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
     num_items = setup.dataset.split.train.num_items
-    als = configured_als(setup.config, setup.weighting, num_items=num_items, mesh=setup.mesh)
-    items = pack_on(setup.mesh, partial(batch_items, setup.dataset.split.train), is_streamed=False)
+    start = first_item_factors(setup.config, setup.key, num_items=num_items)
+    items = pack_on(setup.mesh, partial(pack_items, setup.dataset.split.train), is_streamed=False)
     clients = setup.clients
-    if setup.config.parallel.stream:  # the yardstick holds everything
-        clients = pack_on(setup.mesh, partial(batch_clients, setup.dataset.split.train), is_streamed=False)
-    baseline = converge_als(
-        als,
-        setup.key,
+    if setup.config.parallel.stream:  # the baseline holds everything
+        clients = pack_on(setup.mesh, partial(pack_clients, setup.dataset.split.train), is_streamed=False)
+    item_factors, losses = converge_als(
+        setup.model,
+        start,
         clients,
         items,
+        mesh=setup.mesh,
         on_block=lambda done, loss: progress.show("ALS sweep", done, None, f"loss {loss:.6g}"),
     )
-    records += [
-        {"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(baseline.losses)
-    ]
-    return setup.measure(fetch(baseline.item_factors))
+    records += [{"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(losses)]
+    return setup.measure(fetch(item_factors))
 
 
 def _summarize(

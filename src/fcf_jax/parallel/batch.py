@@ -1,18 +1,17 @@
-"""Whole federations side by side: seeds, alpha, lambda, learning rates and data as one program.
+"""Many federations side by side, in one program: seeds, alpha, lambda, learning rates and data vary.
 
-def make(rate):
-    return federated_cf(optax.adam(rate), implicit_feedback(alpha=4.0), ...)
+    def make(rate):
+        return federated_cf(model, optax.adam(rate), num_items=..., num_factors=25)
 
-keys = jax.random.split(key, 8)
-states, infos = run_side_by_side(make, keys, rates, clients, num_rounds=50)
-states, infos = run_side_by_side(make, keys, rates, clients, states=states, num_rounds=50)  # 50 more
+    keys = jax.random.split(key, 8)
+    states, infos = run_side_by_side(make, keys, rates, clients, num_rounds=50)
+    states, infos = run_side_by_side(make, keys, rates, clients, states=states, num_rounds=50)  # 50 more
 
-Centralised ALS goes the same way (`sweep_side_by_side`), and so does any function of one run
-(`map_runs`). The clients are the same for all runs, or stacked, one packing for each
-(`stack_clients`).
+Centralised ALS works the same way (`sweep_side_by_side`), and so does any function of one run (`map_runs`).
+The clients are the same for all runs, or stacked, one packing per run (`fcf_jax.core.packing.stack_clients`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,11 +21,9 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from fcf_jax.als import Als, AlsInfo, Factors, run_sweeps
-from fcf_jax.core.federation import Federation, cohort_rows
-from fcf_jax.core.records import Key, PackedClients, RoundInfo
-from fcf_jax.core.sampling import fill_up
-from fcf_jax.core.server import ServerState
+from fcf_jax.als import AlsInfo, run_sweeps
+from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
+from fcf_jax.core.records import Key, Model, PackedClients, RoundInfo, ServerState, as_pytree
 
 _SHARE_OF_MEMORY = 0.5  # of what a device has left
 _COPIES = 4  # of a state or of a chunk's factors that are alive at a time, about
@@ -46,25 +43,24 @@ def run_side_by_side(
     at_a_time: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[ServerState, RoundInfo]:
-    """Run R federations, each from its own key and hyperparameters, on the same clients or its own.
+    """Run R federations, each with its own key and hyperparameters, on the same clients or its own.
 
     Args:
-        make_federation: from the hyperparameters of one run to its federation; use the same
+        make_federation: hyperparameters of one run -> its federation; pass the same
             function again, or every call compiles anew. Shapes and sizes must not depend on them.
         keys: [runs].
         hyperparameters: any pytree whose leaves have a leading axis of runs.
-        clients: of all runs, or stacked: with a leading axis of runs. What is shared lies whole
+        clients: shared by all runs, or stacked along a leading axis of runs. What is shared lies whole
             on each device.
-        num_rounds: of each run, to be added to `states`.
-        states: where the runs begin, stacked; None: at the start that `start_side_by_side` draws.
-        row_capacity: rows that a chunk of any cohort may need; found from the keys when not given.
+        num_rounds: of each run, added to `states`.
+        states: where the runs begin, stacked; None: the start that `start_side_by_side` draws.
+        row_capacity: rows that a chunk of any cohort may need; None: found from the keys.
             Blocks of rounds share a program only if they are given the same.
-        at_a_time: runs that are computed together on a device; None: as many as
-            the memory of a GPU holds, on a CPU one.
+        at_a_time: runs computed together on a device; None: as many as a GPU's memory holds, on a CPU one.
         mesh: devices over which the runs are split, along an axis "runs" (`run_mesh`).
 
     Returns:
-        States and infos of all runs, stacked: each as `run_rounds` gives them, to rounding.
+        States and infos of all runs, stacked: each equals that of `run_rounds`, up to rounding.
 
     Raises:
         ValueError: when the leading axes differ.
@@ -114,40 +110,36 @@ def rows_side_by_side(
 
 
 def sweep_side_by_side(
-    make_als: Callable[[Any], Als],
+    models: Model,
     item_factors: Float[Array, "runs items factors"],
-    hyperparameters: Any,
     clients: PackedClients,
     items: PackedClients,
     *,
     num_sweeps: int,
     at_a_time: int | None = None,
     mesh: Mesh | None = None,
-) -> tuple[Factors, AlsInfo]:
-    """Run sweeps of R centralised ALS, each from its own item factors and hyperparameters.
+) -> tuple[Float[Array, "runs items factors"], AlsInfo]:
+    """Run sweeps of R centralised ALS, each from its own item factors and model.
 
     Args:
-        make_als: from the hyperparameters of one run to its ALS.
-        item_factors: where each begins.
-        hyperparameters: as for `run_side_by_side`, and so are the other arguments.
-        clients: of all runs, or stacked.
-        items: the same interactions seen from the items, stacked if the clients are.
+        models: stacked: every number has a leading axis of runs.
+        item_factors: where each run begins.
+        clients: shared by all runs, or stacked.
+        items: the same interactions item by item, stacked if the clients are.
         num_sweeps: of each run.
-        at_a_time: runs that are computed together on a device.
+        at_a_time: runs computed together on a device; None: as of `run_side_by_side`.
         mesh: devices over which the runs are split.
 
     Returns:
-        Factors and infos of all runs, stacked: each as `run_sweeps` gives them, to rounding.
+        Item factors and infos of all runs, stacked: each equals that of `run_sweeps`, up to rounding.
 
     Raises:
         ValueError: when the leading axes differ.
     """
-    owned = {"clients": _own(clients), "items": _own(items)}
-    _check_runs(item_factors.shape[0], hyperparameters=hyperparameters, **owned)
+    _check_runs(item_factors.shape[0], models=models, clients=_own(clients), items=_own(items))
     if at_a_time is None:
         at_a_time = _runs_that_fit(item_factors, item_factors, clients)
-    runs = (item_factors, hyperparameters)
-    return _sweep_all(make_als, num_sweeps, at_a_time, mesh, runs, clients, items)
+    return _sweep_all(num_sweeps, at_a_time, mesh, (item_factors, as_pytree(models)), clients, items)
 
 
 def map_runs(
@@ -158,7 +150,7 @@ def map_runs(
     at_a_time: int = 1,
     mesh: Mesh | None = None,
 ) -> Tree:
-    """Call `run(*of_each, *of_all)` for every run; to be traced, as within `jax.jit`.
+    """Call `run(*of_each, *of_all)` for every run; call it under `jax.jit`.
 
     Args:
         run: a function of one run.
@@ -174,7 +166,7 @@ def map_runs(
     num_shares = 1 if mesh is None else mesh.size
     share = -(-num_runs // num_shares)
     at_a_time = -(-share // -(-share // max(min(at_a_time, share), 1)))  # in batches of one size
-    num_missing = share * num_shares - num_runs  # of runs that are computed to no end
+    num_missing = share * num_shares - num_runs  # padding runs, discarded
 
     def runs_of_share(of_each: tuple, of_all: tuple) -> Tree:
         batch_size = None if at_a_time == 1 else at_a_time
@@ -193,31 +185,10 @@ def map_runs(
     return kept if mesh is None else jax.lax.with_sharding_constraint(kept, _placement(num_runs, mesh))
 
 
-def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
-    """Stack packings of the same users along a leading axis of runs, empty rows making up for sizes.
-
-    Args:
-        packings: of one `row_width`.
-
-    Raises:
-        ValueError: when the row widths or the numbers of users differ.
-    """
-    facts = {(one.rows.mask.shape[-1], one.row_counts.shape[0]) for one in packings}
-    if len(facts) != 1:
-        raise ValueError(
-            f"expected packings of one row width and number of users, got {sorted(facts)}; "
-            "give all the same row_width"
-        )
-    num_chunks, num_rows = (max(one.owners.shape[axis] for one in packings) for axis in (0, 1))
-    sizes = {"num_clients": max(one.client_ids.shape[1] for one in packings)}
-    filled = [fill_up(one, num_chunks=num_chunks, num_rows=num_rows, **sizes) for one in packings]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled)
-
-
 def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Send each device its share of the runs beforehand; where they do not come out even, all of them.
+    """Place each device's share of the runs there; all runs on all devices if they do not divide evenly.
 
-    What `map_runs` returns lies so: states that go on from block to block compile nothing anew.
+    `map_runs` returns its results placed so: states that go on from block to block compile nothing new.
     """
     if mesh is None:
         return tree
@@ -257,42 +228,37 @@ def _run_all(
 ) -> tuple[ServerState, RoundInfo]:
     def run(key: Key, hyperparameters: Any, state: ServerState, clients: PackedClients):
         federation = make_federation(hyperparameters)
+        return run_rounds(federation, key, state, clients, num_rounds=num_rounds, row_capacity=row_capacity)
 
-        def step(state: ServerState, _: None) -> tuple[ServerState, RoundInfo]:
-            return federation.round(key, state, clients, row_capacity=row_capacity)
-
-        return jax.lax.scan(step, state, length=num_rounds)
-
-    return map_runs(run, *_told_apart(runs, clients), at_a_time=at_a_time, mesh=mesh)
+    return map_runs(run, *_split_arguments(runs, clients), at_a_time=at_a_time, mesh=mesh)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _sweep_all(
-    make_als: Callable,
     num_sweeps: int,
     at_a_time: int,
     mesh: Mesh | None,
-    runs: tuple[Array, Any],
+    runs: tuple[Array, Model],
     clients: PackedClients,
     items: PackedClients,
-) -> tuple[Factors, AlsInfo]:
-    def run(item_factors: Array, hyperparameters: Any, clients: PackedClients, items: PackedClients):
-        return run_sweeps(make_als(hyperparameters), item_factors, clients, items, num_sweeps=num_sweeps)
+) -> tuple[Array, AlsInfo]:
+    def run(item_factors: Array, model: Model, clients: PackedClients, items: PackedClients):
+        return run_sweeps(model, item_factors, clients, items, num_sweeps=num_sweeps)
 
-    return map_runs(run, *_told_apart(runs, clients, items), at_a_time=at_a_time, mesh=mesh)
+    return map_runs(run, *_split_arguments(runs, clients, items), at_a_time=at_a_time, mesh=mesh)
 
 
 def _placement(num_runs: int, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec() if num_runs % mesh.size else PartitionSpec("runs"))
 
 
-def _told_apart(runs: tuple, *packings: PackedClients) -> tuple[tuple, tuple]:
-    """Arguments of each run, and those of all."""
+def _split_arguments(runs: tuple, *packings: PackedClients) -> tuple[tuple, tuple]:
+    """Return the arguments of each run, and those of all runs."""
     return (runs, packings) if _own(packings[0]) is None else ((*runs, *packings), ())
 
 
 def _own(clients: PackedClients) -> PackedClients | None:
-    """The clients if each run has its own, stacked."""
+    """Return the clients if each run has its own, stacked."""
     return clients if clients.owners.ndim == 3 else None
 
 
@@ -310,7 +276,7 @@ def _check_runs(num_runs: int, **trees: Any) -> None:
 
 
 def _runs_that_fit(item_factors: Array, states: Any, clients: PackedClients) -> int:
-    """Estimate from the sizes of a state and of a chunk's work; on a CPU one at a time is fastest."""
+    """Estimate from the size of a state and of a chunk's work; on a CPU one at a time is fastest."""
     stats = jax.local_devices()[0].memory_stats()
     if not stats:
         return 1

@@ -1,4 +1,4 @@
-"""Meshes and placements: clients split over devices and hosts, the shared state where it belongs.
+"""Meshes and placements: clients split over devices and hosts, the shared state on all of them.
 
     mesh = client_mesh()                                   # all devices of all processes
     federation = federated_cf(..., mesh=mesh)
@@ -18,18 +18,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fcf_jax.core.records import PackedClients
-from fcf_jax.core.sampling import fill_up
-from fcf_jax.core.server import ServerState
+from fcf_jax.core.packing import fill_up
+from fcf_jax.core.records import PackedClients, ServerState
 
 Tree = TypeVar("Tree")
 
 
 def use_cpu_devices(num_devices: int | None = None) -> None:
-    """Let JAX see a CPU as several devices, by default one for each core that this process may use.
+    """Make JAX treat a CPU as several devices, by default one for each core that this process may use.
 
     XLA keeps one device's work on one core for most of a round; two devices on two cores take
-    little more than half the time. To be called before JAX does anything; harmless beside a GPU.
+    little more than half the time. Call it before JAX does anything; harmless beside a GPU.
 
     Raises:
         ValueError: when JAX has started already, or for a number below 1.
@@ -67,7 +66,7 @@ def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh
 
 
 def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
-    """Split the chunks over the mesh, empty chunks filling up the last device."""
+    """Split the chunks over the mesh; padding chunks fill up the last device."""
     num_chunks = clients.client_ids.shape[0]
     filled = fill_up(clients, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
     chunked = NamedSharding(mesh, PartitionSpec("clients"))
@@ -81,7 +80,7 @@ def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
 
 
 def place_state(state: ServerState, mesh: Mesh) -> ServerState:
-    """Give the state to all devices, or each its share of what has an axis of items."""
+    """Copy the state to all devices; where the mesh splits items, each gets its share of their axis."""
     num_items = state.item_factors.shape[0]
     if mesh.shape["items"] == 1:
         return replicate(state, mesh)
@@ -95,7 +94,7 @@ def place_state(state: ServerState, mesh: Mesh) -> ServerState:
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Give the same values to all devices; every process must hold them."""
+    """Copy the same values to all devices; every process must hold them."""
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 

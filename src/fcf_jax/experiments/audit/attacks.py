@@ -154,7 +154,7 @@ def sums(scene: Scene) -> Figures:
     if seen[0].user_gram is not None:  # what would be left if it were not sent
         fitted, _ = _link(scene, sent, seen, knows_gram=False)
         found |= {f"fitted_{name}": _link_figures(sent, fitted)[name] for name in ("precision", "recall")}
-    return found if scene.mechanism is None else found | _in_out(scene)
+    return found if scene.channel is None else found | _in_out(scene)
 
 
 def averaged_sums(scene: Scene) -> Figures:
@@ -177,7 +177,7 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[linking.Lin
         scene.public, seen.upload, fitted, noise=scene.noise_scale
     )
     links = linking.take_apart(linking.link_parallel(residuals, is_touched), residuals, is_touched)
-    if seen.confidence_sum is None or scene.mechanism is not None:
+    if seen.confidence_sum is None or scene.channel is not None:
         return links, is_touched
     return links, np.abs(seen.confidence_sum) > 0  # where it is sent, it says so outright
 

@@ -20,7 +20,7 @@ _NUM_COHORTS = 2
 
 def curve_of(scene: Scene) -> list[dict[str, Any]]:
     """Measure the curve that goes with the mode, a record for each point."""
-    if scene.mechanism is not None:
+    if scene.channel is not None:
         return _against_noise(scene)
     sizes = sorted({min(size, scene.train.num_users) for size in _SIZES})
     return [_at_size(scene, size) for size in sizes]

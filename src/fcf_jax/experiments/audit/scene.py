@@ -6,16 +6,18 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from fcf_jax.core.packing import batch_clients
-from fcf_jax.core.records import CohortSum, Mechanism, SentNorms, Weighting
+from fcf_jax import optimizers
+from fcf_jax.channel import Link, Pieces, clip_factor, joint_norm
+from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.packing import pack_clients
+from fcf_jax.core.records import CohortSum, Model
 from fcf_jax.data import Interactions
-from fcf_jax.experiments import timed_runs
-from fcf_jax.experiments.build.dataset import Dataset, weighting_of
+from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.item_release import sent_histories
-from fcf_jax.experiments.build.models import model_options
+from fcf_jax.experiments.build.models import configured_model
 from fcf_jax.experiments.build.privacy import (
     clip_norms_of,
-    configured_mechanism,
+    configured_channel,
     has_noise,
     noise_multiplier_of,
 )
@@ -23,7 +25,6 @@ from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
 from fcf_jax.privacy.attacks import views
 from fcf_jax.privacy.attacks.knowledge import Floats, Public, weigh
-from fcf_jax.privacy.mechanism import joint_norm
 
 ROUNDS_BEFORE = 10  # of the guarded Gram step with everybody: the attacked rounds are not the first
 _CHUNK = 50  # clients that send at a time
@@ -35,11 +36,11 @@ class Scene(NamedTuple):
 
     config: ExperimentConfig
     train: Interactions
-    weighting: Weighting
+    model: Model
     public: Public
     user_ids: Floats  # the users whose own uploads are attacked
     noise_multiplier: float  # sigma; 0 without noise
-    mechanism: Mechanism | None
+    channel: Link | None
 
     @property
     def cohort_size(self) -> int:
@@ -77,41 +78,50 @@ class Seen(NamedTuple):
 def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> Scene:
     """Train a little in the clear, choose whom to attack, and calibrate the noise."""
     train = sent_histories(config, dataset.split.train)
-    weighting = weighting_of(config, dataset.mean_rating)
-    options = model_options(config, num_items=train.num_items)
-    item_factors = timed_runs.trained(weighting, batch_clients(train), num_rounds=ROUNDS_BEFORE, **options)
+    model = configured_model(config, dataset.mean_rating)
     alpha = config.model.alpha if config.data.feedback == "implicit" else None
-    model = config.model
     public = Public(
-        np.asarray(item_factors, np.float64),
+        np.asarray(_trained(config, model, train), np.float64),
         model.regularization,
         model.unobserved_weight,
         alpha,
         dataset.mean_rating,
     )
     user_ids = np.random.default_rng(0).permutation(train.num_users)[:max_users]
-    sigma, mechanism = _noise(config, num_users=train.num_users)
-    return Scene(config, train, weighting, public, user_ids, sigma, mechanism)
+    sigma, channel = _noise(config, num_users=train.num_users)
+    return Scene(config, train, model, public, user_ids, sigma, channel)
 
 
-def _noise(config: ExperimentConfig, *, num_users: int) -> tuple[float, Mechanism | None]:
+def _trained(config: ExperimentConfig, model: Model, train: Interactions) -> np.ndarray:
+    """Train a little, in the clear: the attacked rounds are not the first."""
+    clients, key = pack_clients(train), jax.random.key(0)
+    federation = federated_cf(
+        model,
+        optimizers.guarded_gram(),
+        num_items=train.num_items,
+        num_factors=config.model.num_factors,
+        init_scale=config.model.init_scale,
+    )
+    state, _ = run_rounds(federation, key, federation.init(key), clients, num_rounds=ROUNDS_BEFORE)
+    return np.asarray(state.item_factors)
+
+
+def _noise(config: ExperimentConfig, *, num_users: int) -> tuple[float, Link | None]:
     if not has_noise(config):
         return 0.0, None
     sigma = noise_multiplier_of(config, num_users=num_users)
     privacy = config.privacy.model_copy(update={"noise_multiplier": sigma})  # calibrating takes seconds
-    return sigma, configured_mechanism(config.model_copy(update={"privacy": privacy}), num_users=num_users)
+    return sigma, configured_channel(config.model_copy(update={"privacy": privacy}), num_users=num_users)
 
 
 def send(scene: Scene, user_ids: Floats) -> Sent:
     """Let these clients solve and send, so many at a time, which compiles one program for all sizes."""
     item_factors = jnp.asarray(scene.public.item_factors, jnp.float32)
-    model = scene.config.model
     parts = []
     for start in range(0, len(user_ids), _CHUNK):
         some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # repeats some to fill up the last
         clients = views.histories(scene.train, some)
-        weights = model.regularization, model.unobserved_weight
-        parts.append(views.uploads_of(item_factors, clients, scene.weighting, *weights))
+        parts.append(views.uploads_of(scene.model, item_factors, clients))
     residuals, factors = (np.concatenate(column)[: len(user_ids)] for column in zip(*parts, strict=True))
     return Sent(residuals, factors, *views.held_and_strengths(scene.train, user_ids))
 
@@ -122,10 +132,10 @@ def extra_confidence(scene: Scene, sent: Sent) -> Floats:
     return np.where(sent.is_held, confidence - scene.public.unobserved_weight, 0.0)
 
 
-def norms_of(scene: Scene, sent: Sent) -> SentNorms:
+def norms_of(scene: Scene, sent: Sent) -> Pieces:
     """Measure what each client sends; its loss is never sent under noise."""
     lengths = np.linalg.norm(sent.user_factors, axis=1)
-    return SentNorms(
+    return Pieces(
         upload=jnp.asarray(np.linalg.norm(sent.residuals, axis=1) * lengths),
         user_gram=jnp.asarray(lengths**2),
         confidence_sum=jnp.asarray(np.linalg.norm(extra_confidence(scene, sent), axis=1), jnp.float32),
@@ -135,9 +145,9 @@ def norms_of(scene: Scene, sent: Sent) -> SentNorms:
 
 def clip_factors(scene: Scene, sent: Sent) -> Floats:
     """Compute a_u of each client, with clip norms as they begin; 1 where nothing is clipped."""
-    if scene.mechanism is None:
+    if scene.channel is None:
         return np.ones(len(sent.residuals), np.float32)
-    return np.asarray(scene.mechanism.clip(scene.mechanism.init(), norms_of(scene, sent)))
+    return np.asarray(clip_factor(norms_of(scene, sent), clip_norms_of(scene.config)))
 
 
 def signal_sizes(scene: Scene, sent: Sent) -> Floats:
@@ -162,9 +172,9 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
         num_clients=jnp.asarray(len(factors)),
         num_clipped=jnp.asarray(np.count_nonzero(factors < 1)),
     )
-    if scene.mechanism is not None:
+    if scene.channel is not None:
         key = jax.random.key(len(factors))
-        sums, _ = scene.mechanism.release(key, scene.mechanism.init(), sums)
+        sums, _ = scene.channel.server(key, scene.channel.init(), sums)
     has_gram, has_confidence = sends_gram(scene.config), confidence_factor(scene.config) > 0
     return Seen(
         np.asarray(sums.upload),

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fcf_jax.core.records import Weighting
-from fcf_jax.core.weighting import explicit_ratings, implicit_feedback
 from fcf_jax.data import (
     Interactions,
     Split,
@@ -110,13 +108,6 @@ def load_published(data: DataConfig) -> Interactions:
         user_labels=split.train.user_labels,
         item_labels=split.train.item_labels,
     )
-
-
-def weighting_of(config: ExperimentConfig, mean_rating: float) -> Weighting:
-    """Return how strengths become confidence and preference."""
-    if config.data.feedback == "explicit":
-        return explicit_ratings(mean=mean_rating)
-    return implicit_feedback(alpha=config.model.alpha)
 
 
 def _simulated(data: DataConfig) -> Interactions:

@@ -11,8 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
-from fcf_jax.core.records import Key, PackedClients, RoundInfo
-from fcf_jax.core.server import ServerState
+from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig, ParallelConfig
 from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, replicate, use_cpu_devices
@@ -127,7 +126,7 @@ def runner_of(
 
     if config.parallel.stream:
         block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
-        run = partial(run_rounds_streamed, block_chunks=block_chunks, mesh=mesh)
+        run = partial(run_rounds_streamed, block_chunks=block_chunks)
     else:
         capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds)
         run = partial(run_rounds, row_capacity=capacity)

@@ -1,71 +1,69 @@
-"""The two models of an experiment as configured: the federation, and centralised ALS from the same start."""
-
-from typing import Any
+"""The federation of an experiment as configured."""
 
 import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from fcf_jax.als import Als, centralized_als
-from fcf_jax.core.cohort_sum import FLOAT_SUMS
-from fcf_jax.core.federation import Federation, federated_cf
-from fcf_jax.core.records import Accumulation, Weighting
-from fcf_jax.experiments.build.privacy import configured_mechanism, is_sampled
+from fcf_jax.channel import Link, chain
+from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
+from fcf_jax.core.objective import explicit_ratings, implicit_feedback
+from fcf_jax.core.records import Key, Model
+from fcf_jax.experiments.build.privacy import configured_channel, is_sampled
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import build_optimizer
 
 
-def weights_of(config: ExperimentConfig) -> dict[str, Any]:
-    """Name lambda and w0, as every function of the model takes them."""
-    model = config.model
-    return {"regularization": model.regularization, "unobserved_weight": model.unobserved_weight}
-
-
-def model_options(config: ExperimentConfig, *, num_items: int, mesh: Mesh | None = None) -> dict[str, Any]:
-    """Name what both models are made with."""
-    model = config.model
-    sizes = {"num_items": num_items, "num_factors": model.num_factors}
-    return {**sizes, **weights_of(config), "init_scale": model.init_scale, "mesh": mesh}
+def configured_model(config: ExperimentConfig, mean_rating: float) -> Model:
+    """Build the model; numbers of the configuration may be traced (`with_values`)."""
+    is_explicit = config.data.feedback == "explicit"
+    weighting = (
+        explicit_ratings(mean=mean_rating) if is_explicit else implicit_feedback(alpha=config.model.alpha)
+    )
+    return Model(weighting, config.model.regularization, config.model.unobserved_weight)
 
 
 def configured_federation(
     config: ExperimentConfig,
-    weighting: Weighting,
+    model: Model,
     *,
     num_users: int,
     num_items: int,
     mesh: Mesh | None = None,
-    optimizer: optax.GradientTransformation | None = None,
     item_weights: Float[np.ndarray, "items"] | None = None,
-    accumulation: Accumulation = FLOAT_SUMS,
+    sums: Link | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Federation:
     """Set up the federation; a cohort of all users is everybody.
 
     Args:
         config: its numbers may be traced (`with_values`).
-        weighting: of the data.
+        model: from `configured_model`.
         num_users: that cohorts are drawn from.
         num_items: M.
         mesh: devices that share a round.
+        item_weights: made of released counts, for clipping and noise.
+        sums: the link of fixed-point sums, from `fixed_point_link`.
         optimizer: in place of the configured server step.
-        item_weights: made of released counts, for a mechanism.
-        accumulation: how rounds are summed, from `accumulation_of`.
     """
     federation = config.federation
+    noise = configured_channel(config, num_users=num_users, item_weights=item_weights)
+    links = [one for one in (noise, sums) if one is not None]
     return federated_cf(
+        model,
         build_optimizer(config) if optimizer is None else optimizer,
-        weighting,
+        num_items=num_items,
+        num_factors=config.model.num_factors,
         cohort_size=federation.cohort_size if is_sampled(config, num_users=num_users) else None,
         sampling=federation.sampling,
-        mechanism=configured_mechanism(config, num_users=num_users, item_weights=item_weights),
-        accumulation=accumulation,
-        **model_options(config, num_items=num_items, mesh=mesh),
+        init_scale=config.model.init_scale,
+        channel=chain(*links) if links else None,
+        mesh=mesh,
     )
 
 
-def configured_als(
-    config: ExperimentConfig, weighting: Weighting, *, num_items: int, mesh: Mesh | None = None
-) -> Als:
-    """Set up centralised ALS."""
-    return centralized_als(weighting, **model_options(config, num_items=num_items, mesh=mesh))
+def first_item_factors(config: ExperimentConfig, key: Key, *, num_items: int):
+    """Draw the item factors that centralised ALS begins with, those of the federation."""
+    return draw_item_factors(
+        key, num_items=num_items, num_factors=config.model.num_factors, init_scale=config.model.init_scale
+    )

@@ -10,15 +10,15 @@ from jax import numpy as jnp
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
-from fcf_jax.core.records import Key, Mechanism, SentNorms
+from fcf_jax.channel import Link, Pieces, adaptive_clip_and_noise, clip_and_noise
+from fcf_jax.channel.fixed_point import piece_shapes
+from fcf_jax.core.records import Key
 from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
 from fcf_jax.privacy import accounting as accountant
 from fcf_jax.privacy.accounting import Participation
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
-from fcf_jax.privacy.mechanism import adaptive_gaussian_mechanism, gaussian_mechanism
-from fcf_jax.privacy.secure_sum.pieces import piece_shapes
 
 _calibrated = functools.cache(calibrated_noise_multiplier)  # it takes seconds
 _NUMBER_BYTES = 4  # a float32, or a word of a secure sum
@@ -63,7 +63,7 @@ def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
             "privacy.item_weight_power out"
         )
     try:
-        configured_mechanism(config, num_users=num_users)
+        configured_channel(config, num_users=num_users)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"privacy: {error}") from error
 
@@ -157,10 +157,10 @@ def epsilon_of(config: ExperimentConfig, *, num_users: int) -> float | None:
     return spent if math.isfinite(spent) else None
 
 
-def clip_norms_of(config: ExperimentConfig) -> SentNorms:
+def clip_norms_of(config: ExperimentConfig) -> Pieces:
     """Return the clip norm of each piece that the server step asks for, None for the others."""
     privacy, pieces = config.privacy, sent_pieces(config)
-    return SentNorms(
+    return Pieces(
         upload=privacy.clip_norm,
         user_gram=privacy.gram_clip_norm if "user_gram" in pieces else None,
         confidence_sum=privacy.confidence_clip_norm if "confidence_sum" in pieces else None,
@@ -188,9 +188,9 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
     return _NUMBER_BYTES * up, _NUMBER_BYTES * math.prod(shapes["upload"])
 
 
-def configured_mechanism(
+def configured_channel(
     config: ExperimentConfig, *, num_users: int, item_weights: Float[np.ndarray, "items"] | None = None
-) -> Mechanism | None:
+) -> Link | None:
     """Build what clips the clients and adds the noise; None where the mode has neither.
 
     Noise that the clients add in shares (`distributed_noise`) has the sum's distribution of
@@ -212,13 +212,13 @@ def configured_mechanism(
         "item_weights": None if item_weights is None else jnp.asarray(item_weights),
     }
     if privacy.clipping == "static":
-        return gaussian_mechanism(is_local=privacy.mode == "local_noise", **options)
+        return clip_and_noise(is_local=privacy.mode == "local_noise", **options)
     if options["noise_multiplier"] >= 0.1 * participation.cohort_size:
         raise ConfigError(
             f"privacy.clipping: adaptive needs a cohort of more than {10 * options['noise_multiplier']:.0f} "
             f'clients, got {participation.cohort_size}; set privacy.clipping = "static"'
         )
-    return adaptive_gaussian_mechanism(quantile=privacy.clip_quantile, **options)
+    return adaptive_clip_and_noise(quantile=privacy.clip_quantile, **options)
 
 
 def rounds_key(config: ExperimentConfig, key: Key) -> Key:

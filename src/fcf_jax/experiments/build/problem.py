@@ -9,15 +9,14 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from fcf_jax.core.federation import Federation
-from fcf_jax.core.packing import batch_clients
-from fcf_jax.core.records import Key, PackedClients, Weighting
-from fcf_jax.core.server import ServerState
-from fcf_jax.experiments.build.dataset import Dataset, weighting_of
+from fcf_jax.core.packing import pack_clients
+from fcf_jax.core.records import Key, Model, PackedClients, ServerState
+from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import mesh_of, pack_on
 from fcf_jax.experiments.build.item_release import trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
-from fcf_jax.experiments.build.models import configured_federation
-from fcf_jax.experiments.build.secure_sum import accumulation_of
+from fcf_jax.experiments.build.models import configured_federation, configured_model
+from fcf_jax.experiments.build.secure_sum import fixed_point_link
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.parallel.mesh import fetch
 
@@ -27,7 +26,7 @@ class Setup(NamedTuple):
 
     config: ExperimentConfig
     dataset: Dataset
-    weighting: Weighting
+    model: Model
     clients: PackedClients
     measures: Measures
     mesh: Mesh | None
@@ -52,12 +51,12 @@ class Setup(NamedTuple):
         train = self.dataset.split.train
         return configured_federation(
             self.config,
-            self.weighting,
+            self.model,
             num_users=train.num_users,
             num_items=train.num_items,
             mesh=self.mesh,
             item_weights=item_weights,
-            accumulation=accumulation_of(self.config, self.dataset),
+            sums=fixed_point_link(self.config, self.dataset),
         )
 
     def item_factors(self, state: ServerState) -> np.ndarray:
@@ -71,8 +70,8 @@ class Setup(NamedTuple):
 
 def set_up(config: ExperimentConfig, dataset: Dataset) -> Setup:
     """Place the clients, and prepare what is measured."""
-    weighting = weighting_of(config, dataset.mean_rating)
+    model = configured_model(config, dataset.mean_rating)
     mesh, histories = mesh_of(config), trained_histories(config, dataset.split.train)
-    clients = pack_on(mesh, partial(batch_clients, histories), is_streamed=config.parallel.stream)
-    measures = measures_of(config, dataset, clients, weighting, mesh)
-    return Setup(config, dataset, weighting, clients, measures, mesh)
+    clients = pack_on(mesh, partial(pack_clients, histories), is_streamed=config.parallel.stream)
+    measures = measures_of(config, dataset, clients, model, mesh)
+    return Setup(config, dataset, model, clients, measures, mesh)

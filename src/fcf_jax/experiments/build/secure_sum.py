@@ -11,17 +11,15 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from fcf_jax.core.cohort_sum import FLOAT_SUMS
-from fcf_jax.core.records import Accumulation, Key, SentNorms
+from fcf_jax.channel import FixedPoint, Link, Pieces, check_formats, choose_formats, fixed_point
+from fcf_jax.core.records import Key
 from fcf_jax.core.sampling import draw_cohort, poisson_capacity
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.privacy import is_sampled
 from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.privacy.secure_sum.accumulate import fixed_point_sums
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
-from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint, check_formats, choose_formats
 
 _ROUNDED_UP = 1 + 1e-6  # so that what clients compute in float32 stays within
 _LEAST_BOUND = 1e-6
@@ -33,30 +31,30 @@ def is_in_fixed_point(config: ExperimentConfig) -> bool:
     return mode == "secure_sum" or (mode == "plain" and config.parallel.deterministic)
 
 
-def accumulation_of(config: ExperimentConfig, *datasets: Dataset) -> Accumulation:
-    """Return how the rounds of these data sets are summed.
+def fixed_point_link(config: ExperimentConfig, *datasets: Dataset) -> Link | None:
+    """Build the link that sums the rounds of these data sets in integers; None in floating point.
 
     Raises:
         ConfigError: for sums that could overflow.
     """
     if not is_in_fixed_point(config):
-        return FLOAT_SUMS
+        return None
     max_clients = _most_clients(config, num_users=datasets[0].split.train.num_users)
-    return fixed_point_sums(formats_of(config, *datasets), max_clients=max_clients)
+    return fixed_point(formats_of(config, *datasets), max_clients=max_clients)
 
 
-def formats_of(config: ExperimentConfig, *datasets: Dataset) -> SentNorms:
+def formats_of(config: ExperimentConfig, *datasets: Dataset) -> Pieces:
     """Choose the fixed-point format of each piece, or take the configured one.
 
     Raises:
         ConfigError: for sums that could overflow.
     """
-    bounds = SentNorms(*np.max([_bounds(config, one) for one in datasets], axis=0).tolist())
+    bounds = Pieces(*np.max([_bounds(config, one) for one in datasets], axis=0).tolist())
     max_clients = _most_clients(config, num_users=datasets[0].split.train.num_users)
     bits = config.privacy.fraction_bits
     if bits is None:
         return choose_formats(bounds, max_clients=max_clients)
-    formats = SentNorms(*(FixedPoint(bound, bits) for bound in bounds))
+    formats = Pieces(*(FixedPoint(bound, bits) for bound in bounds))
     try:
         check_formats(formats, max_clients=max_clients)
     except ValueError as error:
@@ -75,7 +73,7 @@ def refuse_unfit_sums(config: ExperimentConfig, *datasets: Dataset, num_builds: 
     Raises:
         ConfigError: naming the key and the remedy.
     """
-    accumulation_of(config, *datasets)
+    fixed_point_link(config, *datasets)
     if config.privacy.mode != "secure_sum":
         return
     num_users = datasets[0].split.train.num_users
@@ -118,10 +116,10 @@ def described(config: ExperimentConfig, dataset: Dataset, records: list[dict[str
     return {"fixed_point": fixed_point, **secure_sum}
 
 
-def _bounds(config: ExperimentConfig, dataset: Dataset) -> SentNorms:
+def _bounds(config: ExperimentConfig, dataset: Dataset) -> Pieces:
     """Return the configured bounds, and for those that are unset what no client of these data exceeds."""
     privacy, (confidence, loss) = config.privacy, _largest(config, dataset)
-    return SentNorms(
+    return Pieces(
         upload=privacy.upload_bound,
         user_gram=privacy.gram_bound,
         confidence_sum=confidence if privacy.confidence_bound is None else privacy.confidence_bound,

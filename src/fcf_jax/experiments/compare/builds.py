@@ -9,16 +9,14 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fcf_jax.als import Als
 from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.federation import Federation
-from fcf_jax.core.packing import batch_clients, batch_items, choose_row_width
-from fcf_jax.core.records import PackedClients, RoundInfo, Weighting
-from fcf_jax.core.server import ServerState
+from fcf_jax.core.packing import choose_row_width, pack_clients, pack_items, stack_clients
+from fcf_jax.core.records import Model, PackedClients, RoundInfo, ServerState
 from fcf_jax.evaluation import EvaluationData, evaluation_data, user_metrics
-from fcf_jax.experiments.build.dataset import Dataset, weighting_of
-from fcf_jax.experiments.build.models import configured_als, configured_federation, weights_of
-from fcf_jax.experiments.build.secure_sum import accumulation_of
+from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.build.models import configured_federation, configured_model
+from fcf_jax.experiments.build.secure_sum import fixed_point_link
 from fcf_jax.experiments.compare.assessment import Assessment
 from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
@@ -28,7 +26,6 @@ from fcf_jax.parallel.batch import (
     rows_side_by_side,
     run_mesh,
     run_side_by_side,
-    stack_clients,
     start_side_by_side,
     sweep_side_by_side,
 )
@@ -87,51 +84,53 @@ def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh
     num_builds = config.comparison.num_builds
     seeds = config.federation.seed + np.arange(num_builds)
     keys = jax.vmap(jax.random.key)(seeds)
-    weightings = _stack([weighting_of(config, one.mean_rating) for one in datasets], num_builds)
-    data = _pack(config, datasets, mesh)
-    make_federation, make_als = _models(config, datasets)
-    start = place_runs(start_side_by_side(make_federation, keys, weightings), mesh)
+    models = _stack([configured_model(config, one.mean_rating) for one in datasets], num_builds)
+    data, num_rounds = _pack(config, datasets, mesh), config.federation.num_rounds
+    make_federation = _federations(config, datasets)
+    start = place_runs(start_side_by_side(make_federation, keys, models), mesh)
     row_capacity = rows_side_by_side(
-        make_federation, keys, weightings, data.clients, states=start, num_rounds=config.federation.num_rounds
+        make_federation, keys, models, data.clients, states=start, num_rounds=num_rounds
     )
 
     def run(states: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
-        options = {"num_rounds": num_rounds, "states": states, "row_capacity": row_capacity, "mesh": mesh}
-        return run_side_by_side(make_federation, keys, weightings, data.clients, **options)
+        return run_side_by_side(
+            make_federation,
+            keys,
+            models,
+            data.clients,
+            num_rounds=num_rounds,
+            states=states,
+            row_capacity=row_capacity,
+            mesh=mesh,
+        )
 
     def sweep(item_factors: Array, num_sweeps: int) -> tuple[Array, Array]:
-        options = {"num_sweeps": num_sweeps, "mesh": mesh}
-        factors, info = sweep_side_by_side(
-            make_als, item_factors, weightings, data.clients, data.items, **options
+        item_factors, info = sweep_side_by_side(
+            models, item_factors, data.clients, data.items, num_sweeps=num_sweeps, mesh=mesh
         )
-        return factors.item_factors, info.loss
+        return item_factors, info.loss
 
     return Builds(
         start=lambda: Both(start, start.item_factors),
         place=lambda both: place_runs(both, mesh),
         run=run,
         sweep=sweep,
-        assess=_assessor(config, data, weightings, mesh, is_shared=len(datasets) == 1),
+        assess=_assessor(data, models, mesh, k=config.evaluation.k, is_shared=len(datasets) == 1),
     )
 
 
-def _models(
-    config: ExperimentConfig, datasets: list[Dataset]
-) -> tuple[Callable[[Weighting], Federation], Callable[[Weighting], Als]]:
-    train, accumulation = datasets[0].split.train, accumulation_of(config, *datasets)
-    return (
-        lambda weighting: configured_federation(
-            config, weighting, num_users=train.num_users, num_items=train.num_items, accumulation=accumulation
-        ),
-        lambda weighting: configured_als(config, weighting, num_items=train.num_items),
+def _federations(config: ExperimentConfig, datasets: list[Dataset]) -> Callable[[Model], Federation]:
+    train, sums = datasets[0].split.train, fixed_point_link(config, *datasets)
+    return lambda model: configured_federation(
+        config, model, num_users=train.num_users, num_items=train.num_items, sums=sums
     )
 
 
 def _pack(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) -> _Data:
     trains = [one.split.train for one in datasets]
     row_width = choose_row_width(trains[0].transpose())  # lengths of items differ from split to split
-    clients = [batch_clients(train) for train in trains]
-    items = [batch_items(train, row_width=row_width) for train in trains]
+    clients = [pack_clients(train) for train in trains]
+    items = [pack_items(train, row_width=row_width) for train in trains]
     evaluations = None
     if datasets[0].split.test.num_interactions > 0:
         sample = {"max_users": config.evaluation.max_users, "seed": config.data.seed}
@@ -143,31 +142,22 @@ def _pack(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) 
 
 
 def _assessor(
-    config: ExperimentConfig, data: _Data, weightings: Weighting, mesh: Mesh | None, *, is_shared: bool
+    data: _Data, models: Model, mesh: Mesh | None, *, k: int, is_shared: bool
 ) -> Callable[[Array], Assessment]:
-    weights = weights_of(config)
-
-    def assess(
-        weighting: Weighting, item_factors: Array, clients: PackedClients, data: EvaluationData | None
-    ):
-        user_factors, loss = solve_clients(item_factors, clients, weighting, **weights)
-        loss = loss + weights["regularization"] * jnp.sum(item_factors**2)
-        if data is None:
-            return user_factors, loss, None
-        return (
-            user_factors,
-            loss,
-            user_metrics(item_factors, data, weighting, **weights, k=config.evaluation.k),
-        )
+    def assess(model: Model, item_factors: Array, clients: PackedClients, data: EvaluationData | None):
+        user_factors, loss = solve_clients(model, item_factors, clients)
+        loss = loss + model.regularization * jnp.sum(item_factors**2)
+        metrics = None if data is None else user_metrics(model, item_factors, data, k=k)
+        return user_factors, loss, metrics
 
     @jax.jit
-    def assess_all(item_factors: Array, weightings: Weighting, *known: Any) -> tuple:
-        runs = (weightings, item_factors)
+    def assess_all(item_factors: Array, models: Model, *known: Any) -> tuple:
+        runs = (models, item_factors)
         of_each, of_all = (runs, known) if is_shared else ((*runs, *known), ())
         return map_runs(assess, of_each, of_all, mesh=mesh)
 
     def assess_on_host(item_factors: Array) -> Assessment:
-        found = assess_all(item_factors, weightings, data.clients, data.evaluation)
+        found = assess_all(item_factors, models, data.clients, data.evaluation)
         return Assessment(*jax.tree.map(np.asarray, (item_factors, *found)))
 
     return assess_on_host

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from fcf_jax.experiments.build.baseline import MAX_SWEEPS, MIN_SWEEPS, has_converged
+from fcf_jax.als import MAX_SWEEPS, MIN_SWEEPS, has_converged
 from fcf_jax.experiments.compare.assessment import Assessment, difference_between, metrics_of_builds
 from fcf_jax.experiments.compare.builds import Both, Builds
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves

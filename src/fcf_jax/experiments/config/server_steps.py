@@ -1,7 +1,5 @@
 """The server's step as configured."""
 
-from typing import TypedDict
-
 import optax
 
 from fcf_jax.experiments.config.schema import ExperimentConfig
@@ -16,18 +14,20 @@ def build_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     server = config.server
     if server.step == "guarded_gram":
         return guarded_gram(
-            initial_damping=server.initial_damping, memory=server.memory, **_gram_options(config)
+            initial_damping=server.initial_damping,
+            memory=server.memory,
+            confidence_factor=confidence_factor(config),
         )
     rate = learning_rate(config)
     if server.step == "gram":
-        return gram_preconditioned(rate, **_gram_options(config))
+        return gram_preconditioned(rate, confidence_factor=confidence_factor(config))
     schedule = _schedule(config, rate)
     if server.step == "running_sums":
         power = server.averaging
         return running_sums(
             schedule,
             averaging=lambda round_index: (round_index + 1.0) ** -power,
-            **_gram_options(config),
+            confidence_factor=confidence_factor(config),
         )
     if server.step == "sgd":
         return optax.sgd(schedule)
@@ -46,20 +46,6 @@ def confidence_factor(config: ExperimentConfig) -> float:
     factor = config.server.confidence_factor
     default = 1.0 if config.server.step == "guarded_gram" else 3.0  # as the optimizers' own
     return default if factor is None else factor
-
-
-class _GramOptions(TypedDict):
-    regularization: float
-    unobserved_weight: float
-    confidence_factor: float
-
-
-def _gram_options(config: ExperimentConfig) -> _GramOptions:
-    return {
-        "regularization": config.model.regularization,
-        "unobserved_weight": config.model.unobserved_weight,
-        "confidence_factor": confidence_factor(config),
-    }
 
 
 def _schedule(config: ExperimentConfig, rate: float) -> optax.ScalarOrSchedule:

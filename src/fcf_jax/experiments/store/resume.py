@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fcf_jax.core.records import Key
-from fcf_jax.core.server import ServerState
+from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Split
 from fcf_jax.experiments.build.processes import share_files
 from fcf_jax.experiments.config.load import ConfigError, load_config

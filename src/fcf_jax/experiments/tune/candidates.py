@@ -21,14 +21,13 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.als import Als
+from fcf_jax import als
 from fcf_jax.core.federation import Federation, cohort_rows
-from fcf_jax.core.packing import batch_clients, batch_items
+from fcf_jax.core.packing import pack_clients, pack_items
 from fcf_jax.core.records import PackedClients
 from fcf_jax.data import Interactions
 from fcf_jax.evaluation import EvaluationData, UserMetrics, evaluation_data, user_metrics
-from fcf_jax.experiments.build.dataset import weighting_of
-from fcf_jax.experiments.build.models import configured_als, configured_federation, weights_of
+from fcf_jax.experiments.build.models import configured_federation, configured_model, first_item_factors
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.parallel.batch import map_runs, run_mesh
@@ -75,25 +74,21 @@ def candidate_data(
 ) -> CandidateData:
     """Pack everything, and give it to every device of the mesh; options as for `evaluation_data`."""
     scored = evaluation_data(train, validation, max_users=max_users, seed=seed)
-    data = CandidateData(batch_clients(train), batch_items(train), scored)
+    data = CandidateData(pack_clients(train), pack_items(train), scored)
     return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
 
 
 def als_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
     """Set up centralised ALS; settings are keys of `model`."""
-    key = jax.random.key(config.federation.seed)
-
-    def als_of(settings: Settings) -> Als:
-        candidate = with_values(config, settings)
-        weighting = weighting_of(candidate, mean_rating)
-        return configured_als(candidate, weighting, num_items=_num_items(data))
+    start = first_item_factors(config, jax.random.key(config.federation.seed), num_items=_num_items(data))
 
     def step(settings: Settings, item_factors: Array, data: CandidateData) -> tuple[Array, Array]:
-        factors, info = als_of(settings).sweep(item_factors, data.clients, data.items)
-        return factors.item_factors, info.loss
+        model = configured_model(with_values(config, settings), mean_rating)
+        item_factors, info = als.sweep(model, item_factors, data.clients, data.items)
+        return item_factors, info.loss
 
     return Learner(
-        init=lambda settings: als_of(settings).init(key),
+        init=lambda settings: start,
         step=step,
         item_factors=lambda item_factors: item_factors,
         score=partial(_score, config, mean_rating),
@@ -107,8 +102,8 @@ def federated_learner(config: ExperimentConfig, mean_rating: float, data: Candid
 
     def federation_of(settings: Settings) -> Federation:
         candidate = with_values(config, settings)
-        weighting = weighting_of(candidate, mean_rating)
-        return configured_federation(candidate, weighting, num_users=num_users, num_items=num_items)
+        model = configured_model(candidate, mean_rating)
+        return configured_federation(candidate, model, num_users=num_users, num_items=num_items)
 
     as_configured = federation_of({})
     state = as_configured.init(key)
@@ -178,8 +173,8 @@ def _score(
     data: CandidateData,
 ) -> UserMetrics:
     candidate = with_values(config, settings)
-    weighting, k = weighting_of(candidate, mean_rating), candidate.evaluation.k
-    return user_metrics(item_factors, data.validation, weighting, **weights_of(candidate), k=k)
+    model = configured_model(candidate, mean_rating)
+    return user_metrics(model, item_factors, data.validation, k=candidate.evaluation.k)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

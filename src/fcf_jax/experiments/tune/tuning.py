@@ -19,8 +19,8 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
+from fcf_jax.als import has_converged
 from fcf_jax.evaluation import summarize
-from fcf_jax.experiments.build.baseline import has_converged
 from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.build.measuring import metric_names
 from fcf_jax.experiments.build.privacy import refuse_measuring

@@ -7,7 +7,8 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.records import ClientData, PackedClients, Scalar, Weighting
+from fcf_jax.core.packing import pack_one_by_one
+from fcf_jax.core.records import ClientData, Model
 from fcf_jax.data import Interactions
 from fcf_jax.privacy.attacks.knowledge import Floats
 from fcf_jax.privacy.secure_sum.uploads import client_uploads
@@ -39,30 +40,10 @@ def histories(interactions: Interactions, user_ids: Floats) -> ClientData:
 
 
 @jax.jit
-def uploads_of(
-    item_factors: Float[Array, "items factors"],
-    clients: ClientData,
-    weighting: Weighting,
-    regularization: Scalar,
-    unobserved_weight: Scalar = 1.0,
-) -> Uploads:
-    """Let these clients solve and send."""
-    uploads, _ = client_uploads(
-        item_factors,
-        _one_in_a_chunk(clients),
-        weighting,
-        regularization=regularization,
-        unobserved_weight=unobserved_weight,
-    )
+def uploads_of(model: Model, item_factors: Float[Array, "items factors"], clients: ClientData) -> Uploads:
+    """Solve these clients, and return what each sends."""
+    uploads, _ = client_uploads(model, item_factors, pack_one_by_one(clients))
     return Uploads(uploads.residuals, uploads.user_factors)
-
-
-def _one_in_a_chunk(clients: ClientData) -> PackedClients:
-    """Pack histories so that one client after the other solves, which takes least memory."""
-    ids = jnp.arange(clients.mask.shape[0])
-    rows = jax.tree.map(lambda leaf: leaf[:, None], clients)
-    owners = jnp.zeros_like(ids)[:, None]
-    return PackedClients(rows, owners, ids[:, None], first_row=ids, row_counts=jnp.ones_like(ids))
 
 
 def held_and_strengths(interactions: Interactions, user_ids: Floats) -> tuple[Floats, Floats]:

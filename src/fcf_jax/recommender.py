@@ -1,40 +1,43 @@
 """The federation as one object, with the methods that users of `implicit` know.
 
-SciPy sparse rows go in, NumPy arrays come out. Everything is done by the package's pure functions
-(`fcf_jax.federated_cf` and its neighbours); who needs more than one object finds it there.
+SciPy sparse rows go in, NumPy arrays come out. Everything is computed by the package's pure functions
+(`fcf_jax.federated_cf` and its neighbours); look there for more than one object offers.
 """
 
 import dataclasses
+import io
+import json
+import os
 import time
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
 import optax
 from jax import numpy as jnp
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from scipy import sparse
 
-from fcf_jax.core.federation import cohort_rows
-from fcf_jax.core.packing import batch_clients
-from fcf_jax.core.weighting import confidence, implicit_feedback
-from fcf_jax.data.interactions import Interactions
-from fcf_jax.evaluation import explain_score, solve_new_users
-from fcf_jax.recommender.requests import (
-    Ids,
-    IdsAndScores,
-    as_asked,
-    best,
-    check_sizes,
-    checked_ids,
-    histories_of,
-)
-from fcf_jax.recommender.rounds import Sizes, Weights, make_federation, run_round
-from fcf_jax.recommender.saving import File, read_model, write_model
+from fcf_jax.core.federation import Federation, cohort_rows, federated_cf, run_rounds
+from fcf_jax.core.objective import confidence, implicit_feedback
+from fcf_jax.core.packing import pack_clients
+from fcf_jax.core.records import Model
+from fcf_jax.data import Interactions, check_implicit
+from fcf_jax.evaluation.recommend import explain_score, recommend_many, solve_new_users
+from fcf_jax.optimizers import guarded_gram, running_sums
+
+NO_SCORE = np.finfo(np.float32).min  # of a place that nothing could fill, as in `implicit`
+_FORMAT_VERSION = 1
+_FOR_EVERYBODY, _FOR_COHORTS = (
+    guarded_gram(),
+    running_sums(),
+)  # one object each: a second fit compiles nothing
+
+Ids = int | npt.ArrayLike
+IdsAndScores = tuple[np.ndarray, np.ndarray]
+File = str | os.PathLike | IO[bytes]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -112,7 +115,7 @@ class FederatedCollaborativeFilter:
         Args:
             user_items: strengths, SciPy sparse [users, items].
             show_progress: show a progress bar, on a terminal only.
-            callback: is told (round, its seconds, the loss at its beginning) after each round, and may use
+            callback: called with (round, its seconds, the loss at its beginning) after each round; it may use
                 the model as it is then. An exception that it raises ends the fit there.
 
         Returns:
@@ -122,29 +125,26 @@ class FederatedCollaborativeFilter:
             ValueError: for a matrix that is no implicit feedback, or has fewer users than `cohort_size`.
             FloatingPointError: when training diverged; the model is then as if new.
         """
-        histories = histories_of(user_items, alpha=self.alpha)
+        histories = _histories_of(user_items, alpha=self.alpha)
         if not histories.num_interactions:
             raise ValueError("expected user_items with an interaction, got none; look at its values")
-        sizes = Sizes(histories.num_items, self.num_factors, self.cohort_size, self.server_step)
-        weights = Weights(float(self.alpha), float(self.regularization), float(self.unobserved_weight))
-        federation, key = make_federation(sizes, weights), jax.random.key(self.seed)
-        state, clients, capacity = federation.init(key), batch_clients(histories), 1
-        if not federation.takes_everybody:
-            capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
+        federation, key = self._federation(histories.num_items), jax.random.key(self.seed)
+        state, clients = federation.init(key), pack_clients(histories)
+        capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
         self._histories, self._user_factors, self._item_factors = histories, None, state.item_factors
         with _progress_bar(is_wanted=show_progress) as progress:
             task = progress.add_task("", total=self.num_rounds, status="compiling")
             for round_index in range(self.num_rounds):
                 started = time.perf_counter()
-                state, info = run_round(sizes, capacity, weights, key, state, clients)
-                loss = float(info.loss)
+                state, info = run_rounds(federation, key, state, clients, num_rounds=1, row_capacity=capacity)
+                loss = float(info.loss[0])
                 self._user_factors, self._item_factors = None, state.item_factors
                 progress.update(task, advance=1, status=f"loss {loss:.6g}")
                 if callback is not None:
                     callback(round_index, time.perf_counter() - started, loss)
         if not np.isfinite(self.item_factors).all():
             self._item_factors = None
-            raise FloatingPointError("training diverged; raise regularization, or leave server_step to us")
+            raise FloatingPointError("training diverged; raise regularization, or leave server_step unset")
         return self
 
     @property
@@ -195,10 +195,10 @@ class FederatedCollaborativeFilter:
         if rows is not None and (recalculate_user or self._histories is None):
             user_factors = self._solve(self._fitted, rows)
         else:
-            user_factors = self.user_factors[checked_ids(userid, len(self.user_factors), "userid")]
-        own = rows if filter_already_liked_items else None
-        found = best(self._fitted, user_factors, N, own=own, among=items, left_out=filter_items)
-        return as_asked(userid, found)
+            user_factors = self.user_factors[_checked_ids(userid, len(self.user_factors), "userid")]
+        observed = rows if filter_already_liked_items else None
+        found = _best(self._fitted, user_factors, N, observed=observed, among=items, left_out=filter_items)
+        return _as_asked(userid, found)
 
     def recommend_new(
         self,
@@ -227,9 +227,9 @@ class FederatedCollaborativeFilter:
         """
         norms = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
         directions = self.item_factors / np.where(norms > 0, norms, 1.0)
-        queries = directions[checked_ids(itemid, len(directions), "itemid")]
-        found = best(jnp.asarray(directions), queries, N, among=items, left_out=filter_items)
-        return as_asked(itemid, found)
+        queries = directions[_checked_ids(itemid, len(directions), "itemid")]
+        found = _best(jnp.asarray(directions), queries, N, among=items, left_out=filter_items)
+        return _as_asked(itemid, found)
 
     def explain(
         self,
@@ -239,7 +239,7 @@ class FederatedCollaborativeFilter:
         user_weights: Any = None,
         N: int = 10,  # noqa: N803
     ) -> tuple[float, list[tuple[int, float]], Any]:
-        """Say which of a user's own items the score of an item comes from.
+        """Explain the score of an item by the user's own items.
 
         Args:
             userid: one user.
@@ -252,17 +252,18 @@ class FederatedCollaborativeFilter:
             The score, the N own items that contribute most as (item id, contribution), and `user_weights`.
             The contributions of all own items add up to the score; some may be negative.
         """
+        from scipy import sparse
+
         if sparse.issparse(user_items) and user_items.ndim == 2 and user_items.shape[0] != 1:
-            user_items = user_items.tocsr()[checked_ids(userid, user_items.shape[0], "userid")]
+            user_items = user_items.tocsr()[_checked_ids(userid, user_items.shape[0], "userid")]
         row = self._rows(user_items, num_users=1)
-        item = checked_ids(itemid, row.num_items, "itemid")[0]
+        item = _checked_ids(itemid, row.num_items, "itemid")[0]
         contributions, user_weights = explain_score(
             self.item_factors,
             int(item),
             row.item_ids,
             np.asarray(confidence(jnp.asarray(row.strengths), alpha=self.alpha)),
-            regularization=self.regularization,
-            unobserved_weight=self.unobserved_weight,
+            model=self._model,
             factorization=user_weights,
         )
         largest = np.argsort(-contributions, kind="stable")[:N]
@@ -275,7 +276,7 @@ class FederatedCollaborativeFilter:
         A `server_step` of your own is not in the file; only another `fit` would need it.
         """
         fields = [one.name for one in dataclasses.fields(self) if one.init and one.name != "server_step"]
-        write_model(file, {name: getattr(self, name) for name in fields}, self.item_factors)
+        _write_model(file, {name: getattr(self, name) for name in fields}, self.item_factors)
 
     @classmethod
     def load(cls, file: File) -> "FederatedCollaborativeFilter":
@@ -283,9 +284,9 @@ class FederatedCollaborativeFilter:
 
         Raises:
             OSError: when there is no such file.
-            ValueError: when it is damaged, or something else.
+            ValueError: when it is damaged, or not a saved model.
         """
-        hyperparameters, item_factors = read_model(file)
+        hyperparameters, item_factors = _read_model(file)
         model = cls(**hyperparameters)
         model._item_factors = jnp.asarray(item_factors)
         return model
@@ -297,21 +298,35 @@ class FederatedCollaborativeFilter:
         return self._item_factors
 
     def _rows(self, user_items: Any, *, num_users: int | None = None) -> Interactions:
-        rows = histories_of(user_items, alpha=self.alpha)
-        check_sizes(rows, num_items=len(self._fitted), num_users=num_users)
+        rows = _histories_of(user_items, alpha=self.alpha)
+        _check_sizes(rows, num_items=len(self._fitted), num_users=num_users)
         return rows
 
-    def _solve(self, item_factors: jax.Array, histories: Interactions) -> np.ndarray:
-        return solve_new_users(
-            item_factors,
-            histories,
-            implicit_feedback(alpha=self.alpha),
-            regularization=self.regularization,
-            unobserved_weight=self.unobserved_weight,
+    @property
+    def _model(self) -> Model:
+        weighting = implicit_feedback(alpha=float(self.alpha))
+        return Model(weighting, float(self.regularization), float(self.unobserved_weight))
+
+    def _federation(self, num_items: int) -> Federation:
+        step = self.server_step
+        if step is None:
+            step = _FOR_EVERYBODY if self.cohort_size is None else _FOR_COHORTS
+        return federated_cf(
+            self._model,
+            step,
+            num_items=num_items,
+            num_factors=self.num_factors,
+            cohort_size=self.cohort_size,
         )
 
+    def _solve(self, item_factors: jax.Array, histories: Interactions) -> np.ndarray:
+        return solve_new_users(self._model, item_factors, histories)
 
-def _progress_bar(*, is_wanted: bool) -> Progress:
+
+def _progress_bar(*, is_wanted: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     return Progress(
         TextColumn("round"),
@@ -322,3 +337,110 @@ def _progress_bar(*, is_wanted: bool) -> Progress:
         console=console,
         disable=not (is_wanted and console.is_terminal),
     )
+
+
+def _histories_of(user_items: Any, *, alpha: float) -> Interactions:
+    """Read a sparse matrix, or one row of a sparse array, as implicit feedback; zeros are dropped.
+
+    Raises:
+        ValueError: when it is not sparse, or has values that cannot be strengths.
+    """
+    from scipy import sparse
+
+    if sparse.issparse(user_items) and user_items.ndim == 1:
+        user_items = user_items.reshape(1, -1)
+    histories = Interactions.from_scipy(user_items).drop_zeros()
+    check_implicit(histories, alpha=alpha)
+    return histories
+
+
+def _check_sizes(rows: Interactions, *, num_items: int, num_users: int | None) -> None:
+    """Refuse rows of other items than those of the fit, or of more or fewer users than were asked for."""
+    if rows.num_items != num_items:
+        raise ValueError(
+            f"expected user_items with {num_items} columns, one for each item of the fit, got "
+            f"{rows.num_items}; build the matrix with shape=(users, {num_items})"
+        )
+    if num_users is not None and rows.num_users != num_users:
+        raise ValueError(
+            f"expected user_items with one row for every user in userid ({num_users}), "
+            f"got {rows.num_users}; pass user_items[userid]"
+        )
+
+
+def _checked_ids(ids: Ids, count: int, name: str) -> npt.NDArray[np.int64]:
+    """Return one id or a list of them as an array, or refuse one that is not in [0, count)."""
+    array = np.atleast_1d(np.asarray(ids))
+    if array.ndim > 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"expected {name} to be a whole number or a list of them, got {ids!r}; correct it")
+    wrong = array[(array < 0) | (array >= count)]
+    if wrong.size:
+        raise ValueError(f"expected {name} in [0, {count}), got {wrong[0]}; count as in the fitted matrix")
+    return array.astype(np.int64)
+
+
+def _best(
+    factors: jax.Array,
+    queries: np.ndarray,
+    count: int,
+    *,
+    observed: Interactions | None = None,
+    among: npt.ArrayLike | None = None,
+    left_out: npt.ArrayLike | None = None,
+) -> IdsAndScores:
+    """Rank the rows of `factors` for each query: all, only `among` these, or with these `left_out`."""
+    if left_out is not None and among is not None:
+        raise ValueError("expected items or filter_items, got both; take the filtered ones off items")
+    is_candidate = np.full(len(factors), among is None)
+    if among is not None:
+        is_candidate[_checked_ids(among, len(factors), "items")] = True
+        count = min(count, int(is_candidate.sum()))
+    if left_out is not None:
+        is_candidate[_checked_ids(left_out, len(factors), "filter_items")] = False
+    if count < 1:
+        raise ValueError(f"expected N >= 1 and an item to choose among, got {count}; ask for at least one")
+    ids, scores = recommend_many(factors, queries, observed, is_candidate=is_candidate, k=count)
+    return ids, np.maximum(scores, NO_SCORE)
+
+
+def _as_asked(ids: Ids, results: IdsAndScores) -> IdsAndScores:
+    """Return one row for one id, all rows for a list."""
+    first, second = results
+    return (first[0], second[0]) if np.ndim(ids) == 0 else (first, second)
+
+
+def _write_model(file: File, hyperparameters: dict[str, Any], item_factors: npt.NDArray[np.float32]) -> None:
+    """Write hyperparameters and item factors, adding `.npz` to a name without it."""
+    np.savez(
+        file,
+        format_version=np.array(_FORMAT_VERSION),
+        hyperparameters=np.array(json.dumps(hyperparameters, default=np.generic.item)),
+        item_factors=item_factors,
+    )
+
+
+def _read_model(file: File) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """Read what `_write_model` wrote, and check it.
+
+    Raises:
+        OSError: when there is no such file.
+        ValueError: when it is damaged, or not a saved model.
+    """
+    if isinstance(file, str | os.PathLike):
+        path = Path(file) if os.fspath(file).endswith(".npz") else Path(f"{os.fspath(file)}.npz")
+        name, content = str(path), io.BytesIO(path.read_bytes())
+    else:
+        name, content = "file", file
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            version, item_factors = int(arrays["format_version"]), arrays["item_factors"]
+            hyperparameters = json.loads(str(arrays["hyperparameters"]))
+        if version != _FORMAT_VERSION:
+            raise ValueError(f"format version {version} instead of {_FORMAT_VERSION}")
+        if item_factors.dtype != np.float32 or not np.isfinite(item_factors).all():
+            raise ValueError("item factors that are not finite float32")
+        if item_factors.shape[1:] != (hyperparameters["num_factors"],):
+            raise ValueError(f"item factors of shape {item_factors.shape}")
+    except Exception as error:  # a damaged zip can raise anything: BadZipFile, zlib.error, EOFError, OSError
+        raise ValueError(f"{name}: expected a saved model, got {error}; save it again") from error
+    return hyperparameters, item_factors

@@ -1,0 +1,31 @@
+"""The channel: what lies between clients and server, as a chain of links that anyone can extend."""
+
+from fcf_jax.channel.clip_and_noise import (
+    ClippingState,
+    adaptive_clip_and_noise,
+    clip_and_noise,
+    clip_factor,
+    joint_norm,
+)
+from fcf_jax.channel.fixed_point import FixedPoint, check_formats, choose_formats, fixed_point
+from fcf_jax.channel.link import chain, link
+from fcf_jax.core.records import Accumulation, Link, Payload, Pieces, Uploads
+
+__all__ = [
+    "Accumulation",
+    "ClippingState",
+    "FixedPoint",
+    "Link",
+    "Payload",
+    "Pieces",
+    "Uploads",
+    "adaptive_clip_and_noise",
+    "chain",
+    "check_formats",
+    "choose_formats",
+    "clip_and_noise",
+    "clip_factor",
+    "fixed_point",
+    "joint_norm",
+    "link",
+]

@@ -1,0 +1,226 @@
+r"""Clipping at the client and Gaussian noise on the sum: the two ends of differential privacy in a round.
+
+Each piece of what a client sends is measured in a clip norm C_f of its own, all of them together:
+
+    a_u = min(1, 1 / n_u),   n_u = \sqrt{ \sum_f (|piece_f| / C_f)^2 }
+
+so that one client moves the vector of all sums, each divided by its C_f, by at most 1. Noise of standard
+deviation sigma C_f on every number of piece f is then one Gaussian mechanism with noise multiplier sigma.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from fcf_jax.channel.link import link
+from fcf_jax.core.client import upload_norms
+from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar, Uploads
+
+_COUNT_NOISE = 0.05  # of the count of clipped clients, in expected cohorts (Andrew et al., section 3.1)
+_ADAPTATION = 0.2  # eta_C, likewise
+
+ClipNorms = Pieces[Scalar | None]
+
+
+class ClippingState(NamedTuple):
+    """State of clip norms that adapt.
+
+    Attributes:
+        scale: factor on all clip norms.
+    """
+
+    scale: Float[Array, ""]
+
+
+def joint_norm(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]:
+    """Compute n_u, the norm of all that a client sends, each piece in units of its clip norm.
+
+    Args:
+        norms: of each client's pieces.
+        clip_norms: C_f of each piece, above 0; None for a piece that is not sent.
+    """
+    pairs = zip(norms, clip_norms, strict=True)
+    squares = [(norm / clip_norm) ** 2 for norm, clip_norm in pairs if clip_norm is not None]
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
+
+
+def clip_factor(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]:
+    """Compute a_u in [0, 1], by which everything that a client sends is multiplied."""
+    return 1.0 / jnp.maximum(joint_norm(norms, clip_norms), 1.0)
+
+
+def clip_and_noise(
+    *,
+    clip_norms: ClipNorms,
+    noise_multiplier: Scalar,
+    expected_cohort_size: Scalar,
+    item_weights: Float[Array, "items"] | None = None,
+    is_local: bool = False,
+) -> Link:
+    """Clip to fixed norms and add Gaussian noise to the sum.
+
+    Args:
+        clip_norms: C_f of each piece, known before any data is seen; None for a piece that is not sent, of
+            which the server then gets nan. The server step decides which it needs.
+        noise_multiplier: sigma, at least 0.
+        expected_cohort_size: q N, which the server divides by instead of the realized cohort.
+        item_weights: w_i, by which items count in a client's norms: their noise is sigma C_f / w_i; an
+            item of weight 0 is not sent. None for 1 each.
+        is_local: every client adds the noise itself, so the sum has it as often as clients take part.
+
+    References:
+        Dwork & Roth 2014, appendix A; McMahan et al., ICLR 2018, on clipped sums of users.
+    """
+    release = _release_local if is_local else _release
+    return link(
+        client=Partial(_clip, clip_norms),
+        server=Partial(release, clip_norms, noise_multiplier, expected_cohort_size, item_weights),
+        item_weights=item_weights,
+    )
+
+
+def adaptive_clip_and_noise(
+    *,
+    clip_norms: ClipNorms,
+    noise_multiplier: Scalar,
+    expected_cohort_size: Scalar,
+    quantile: Scalar = 0.5,
+    item_weights: Float[Array, "items"] | None = None,
+) -> Link:
+    """Clip to norms that follow a quantile of the clients' own norms, and add Gaussian noise to the sum.
+
+    Each client also reports whether it was clipped. That count gets noise of .05 expected cohorts, and the
+    sums slightly more than `noise_multiplier`, so that both together cost as much as a Gaussian mechanism of
+    `noise_multiplier`, which must be below a tenth of the expected cohort.
+
+    Args:
+        clip_norms: the first clip norms; all move in proportion.
+        noise_multiplier: of sums and count together.
+        expected_cohort_size: q N.
+        quantile: gamma, the share of clients left unclipped, in (0, 1).
+        item_weights: as of `clip_and_noise`.
+
+    References:
+        Andrew et al., NeurIPS 2021, algorithm 1 and theorem 1.
+    """
+    count_noise = _COUNT_NOISE * jnp.asarray(expected_cohort_size, float)
+    of_sums = (jnp.asarray(noise_multiplier, float) ** -2 - (2 * count_noise) ** -2) ** -0.5
+    return link(
+        init=_first_scale,
+        client=Partial(_clip_scaled, clip_norms),
+        server=Partial(
+            _release_adaptive, clip_norms, of_sums, count_noise, expected_cohort_size, quantile, item_weights
+        ),
+        item_weights=item_weights,
+    )
+
+
+def _clip(clip_norms: ClipNorms, key: Key | None, state: tuple, uploads: Uploads) -> Uploads:
+    factor = clip_factor(upload_norms(uploads), clip_norms)
+    return uploads._replace(weights=jnp.where(uploads.is_client, factor * uploads.weights, 0.0))
+
+
+def _first_scale() -> ClippingState:
+    return ClippingState(jnp.ones(()))
+
+
+def _scaled(clip_norms: ClipNorms, state: ClippingState) -> ClipNorms:
+    return jax.tree.map(lambda norm: state.scale * norm, clip_norms)
+
+
+def _clip_scaled(clip_norms: ClipNorms, key: Key | None, state: ClippingState, uploads: Uploads) -> Uploads:
+    return _clip(_scaled(clip_norms, state), key, (), uploads)
+
+
+def _release(
+    clip_norms: ClipNorms,
+    noise_multiplier: Scalar,
+    expected_cohort_size: Scalar,
+    item_weights: Array | None,
+    key: Key,
+    state: tuple,
+    sums: CohortSum,
+) -> tuple[CohortSum, tuple]:
+    noised = add_noise(key, sums, clip_norms, noise_multiplier=noise_multiplier, item_weights=item_weights)
+    num_clients = jnp.asarray(expected_cohort_size, sums.upload.dtype)
+    return noised._replace(num_clients=num_clients, num_clipped=jnp.asarray(jnp.nan)), state
+
+
+def _release_local(
+    clip_norms: ClipNorms,
+    noise_multiplier: Scalar,
+    expected_cohort_size: Scalar,
+    item_weights: Array | None,
+    key: Key,
+    state: tuple,
+    sums: CohortSum,
+) -> tuple[CohortSum, tuple]:
+    of_sum = noise_multiplier * jnp.sqrt(sums.num_clients)
+    return _release(clip_norms, of_sum, expected_cohort_size, item_weights, key, state, sums)
+
+
+def _release_adaptive(
+    clip_norms: ClipNorms,
+    noise_multiplier: Array,
+    count_noise: Array,
+    expected_cohort_size: Scalar,
+    quantile: Scalar,
+    item_weights: Array | None,
+    key: Key,
+    state: ClippingState,
+    sums: CohortSum,
+) -> tuple[CohortSum, ClippingState]:
+    key_sums, key_count = jax.random.split(key)
+    norms = _scaled(clip_norms, state)
+    noised, _ = _release(norms, noise_multiplier, expected_cohort_size, item_weights, key_sums, (), sums)
+    centred = sums.num_clipped - 0.5 * sums.num_clients  # a client moves this by 1/2 at most
+    clipped = centred + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
+    is_unclipped = 1.0 - clipped / expected_cohort_size
+    scale = state.scale * jnp.exp(-_ADAPTATION * (is_unclipped - quantile))
+    return noised._replace(num_clipped=clipped), ClippingState(scale)
+
+
+def add_noise(
+    key: Key,
+    sums: CohortSum,
+    clip_norms: ClipNorms,
+    *,
+    noise_multiplier: Scalar,
+    item_weights: Float[Array, "items"] | None = None,
+) -> CohortSum:
+    """Add N(0, (sigma C_f)^2) to every number of each piece.
+
+    The noise of user_gram is made symmetric afterwards, like user_gram itself.
+
+    Args:
+        key: of the noise.
+        sums: of a cohort.
+        clip_norms: C_f of each piece; a piece whose C_f is None becomes nan.
+        noise_multiplier: sigma, at least 0.
+        item_weights: w_i: rows of items get noise of sigma C_f / w_i, and become 0 where w_i = 0.
+    """
+    pieces = {name: getattr(sums, name) for name in Pieces._fields}
+    keys = dict(zip(pieces, jax.random.split(key, len(pieces)), strict=True))
+
+    def noised(name: str, piece: Array) -> Array:
+        clip_norm = getattr(clip_norms, name)
+        if clip_norm is None:
+            return jnp.full_like(piece, jnp.nan)
+        noise = noise_multiplier * clip_norm * jax.random.normal(keys[name], piece.shape, piece.dtype)
+        if name == "user_gram":
+            return piece + 0.5 * (noise + noise.T)
+        if name == "loss" or item_weights is None:
+            return piece + noise
+        weights = _of_rows(item_weights, piece)
+        return jnp.where(weights > 0, piece + noise / jnp.where(weights > 0, weights, 1.0), 0.0)
+
+    return sums._replace(**{name: noised(name, piece) for name, piece in pieces.items()})
+
+
+def _of_rows(item_weights: Float[Array, "items"], piece: Float[Array, "items ..."]) -> Array:
+    """Return the weight of each row; 0 for rows that fill up the last device."""
+    weights = jnp.pad(jnp.asarray(item_weights, piece.dtype), (0, len(piece) - len(item_weights)))
+    return weights.reshape(-1, *[1] * (piece.ndim - 1))

@@ -1,0 +1,219 @@
+r"""Fixed-point sums: numbers as words of the ring of integers mod 2^32, where sums are exact in any order.
+
+    q = round(clip(x, -C, C) 2^f)   as int32, its bits taken as uint32
+
+A sum of n clients comes back as in unlimited integers if it fits 32 bits with sign, which is checked before
+anything is sent. f may be negative.
+
+The link `fixed_point` sums plain rounds so, sparse + Gram as in `core.cohort_sum`:
+
+    F = decode( scatter_{i in I_u} encode[ (e_ui + w0 s_ui) x_u ] ) - w0 Y decode( \sum_u encode[x_u x_u^T] )
+
+The order of addition and the number of devices change no bit of the sum. Each client's numbers are still
+solved in floating point, many clients at a time: in chunks of another size its last bits may differ (matrix
+products then run in other blocks), and now and then a rounding with them.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, UInt32
+
+from fcf_jax.channel.link import link
+from fcf_jax.core.cohort_sum import add_unobserved, num_clipped, sent_confidence, sent_factors
+from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Pieces, Uploads
+
+_LIMIT = 2.0**31
+_NOISE_TAIL = 10.0  # standard deviations of the summed noise that must fit; beyond: below 1e-22
+_MOST_BITS = 30
+
+
+class FixedPoint(NamedTuple):
+    """How the numbers of one piece are written as integers.
+
+    Attributes:
+        bound: C; entries beyond are clipped.
+        fraction_bits: f.
+    """
+
+    bound: float
+    fraction_bits: int
+
+
+Formats = Pieces[FixedPoint | None]
+Stds = Pieces[float | None]
+
+
+def headroom(number: FixedPoint, *, max_clients: int, noise_std: float = 0.0) -> float:
+    """Compute the largest possible sum, n (C 2^f + 1) + 10 sigma 2^f, as a share of 2^31.
+
+    Args:
+        max_clients: n, the most clients of a sum.
+        noise_std: sigma, of all clients' noise together, in units of the numbers.
+    """
+    scale = 2.0**number.fraction_bits
+    return (max_clients * (number.bound * scale + 1) + _NOISE_TAIL * noise_std * scale) / _LIMIT
+
+
+def check_formats(formats: Formats, *, max_clients: int, noise_stds: Stds | None = None) -> None:
+    """Refuse formats in which a sum could wrap around.
+
+    Args:
+        formats: a `FixedPoint` for each piece, None for what is not sent.
+        noise_stds: of all clients' noise together, in each piece.
+
+    Raises:
+        ValueError: for a piece whose sum may reach 2^31.
+    """
+    for name, number in formats._asdict().items():
+        if number is None:
+            continue
+        used = headroom(number, max_clients=max_clients, noise_std=_std(noise_stds, name))
+        if not used < 1:
+            raise ValueError(
+                f"expected sums of {name} below 2^31, got up to {used:.3g} x 2^31 with {max_clients} clients,"
+                f" bound {number.bound} and {number.fraction_bits} fraction bits; take fewer bits"
+            )
+
+
+def choose_formats(
+    bounds: Pieces[float | None], *, max_clients: int, noise_stds: Stds | None = None
+) -> Formats:
+    """Choose as many fraction bits for each piece as the rule against overflow allows, at most 30.
+
+    Args:
+        bounds: C of each piece, above 0; a clip norm is one, for no entry exceeds the norm. None for
+            what is not sent.
+        max_clients: n, the most clients of a sum.
+        noise_stds: of all clients' noise together, in each piece.
+
+    Returns:
+        A `FixedPoint` for each piece, or None.
+
+    Raises:
+        ValueError: for a bound that is not above 0.
+    """
+
+    def choose(name: str, bound: float | None) -> FixedPoint | None:
+        if bound is None:
+            return None
+        if not 0 < bound < math.inf:
+            raise ValueError(f"expected a finite bound above 0 for {name}, got {bound}; give a clip norm")
+        largest = max_clients * bound + _NOISE_TAIL * _std(noise_stds, name)
+        bits = math.ceil(math.log2((_LIMIT - max_clients) / largest)) - 1  # strictly below
+        return FixedPoint(float(bound), min(bits, _MOST_BITS))
+
+    formats = Pieces(**{name: choose(name, bound) for name, bound in bounds._asdict().items()})
+    check_formats(formats, max_clients=max_clients, noise_stds=noise_stds)
+    return formats
+
+
+def encode(
+    values: Float[Array, "*shape"], number: FixedPoint, noise: Float[Array, "*shape"] | float = 0.0
+) -> tuple[UInt32[Array, "*shape"], Int[Array, ""]]:
+    """Encode values as words of the ring, after clipping and then adding noise.
+
+    Returns:
+        The words, and how many values were clipped, which no server learns.
+    """
+    clipped = jnp.clip(values, -number.bound, number.bound)
+    scaled = jnp.round((clipped + noise) * 2.0**number.fraction_bits).astype(jnp.int32)
+    # the bits themselves: a cast of a negative float to uint32 would give 0
+    return jax.lax.bitcast_convert_type(scaled, jnp.uint32), jnp.sum(clipped != values, dtype=jnp.int32)
+
+
+def decode(words: UInt32[Array, "*shape"], number: FixedPoint, dtype: DTypeLike) -> Float[Array, "*shape"]:
+    """Decode a sum of words."""
+    whole = jax.lax.bitcast_convert_type(words, jnp.int32)
+    return whole.astype(dtype) * 2.0**-number.fraction_bits
+
+
+def _std(noise_stds: Stds | None, name: str) -> float:
+    return float((noise_stds and getattr(noise_stds, name)) or 0.0)
+
+
+def fixed_point(formats: Formats, *, max_clients: int) -> Link:
+    """Build the link that sums plain rounds in integers, whatever the order of the clients.
+
+    Args:
+        formats: from `choose_formats`; that of the upload is for its sparse part alone.
+        max_clients: n, the most clients of a sum.
+
+    Raises:
+        ValueError: for a piece without format, or sums that could overflow.
+    """
+    check_formats(formats, max_clients=max_clients)
+    if any(number is None for number in formats):
+        raise ValueError("expected a format for every piece of a plain round, got None; give it a bound")
+    return link(accumulation=_accumulation(formats))
+
+
+@functools.cache
+def _accumulation(formats: Formats) -> Accumulation:
+    """Return the same functions for the same formats: a link that is built again compiles nothing."""
+
+    def start(item_factors: Float[Array, "items factors"]) -> CohortSum:
+        shapes, count = piece_shapes(*item_factors.shape), jnp.zeros((), jnp.int32)
+        zeros = {name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}
+        return CohortSum(**zeros, num_clients=count, num_clipped=count, num_clipped_entries=count)
+
+    def read(model: Model, item_factors: Float[Array, "items factors"], total: CohortSum) -> CohortSum:
+        pieces = read_pieces(total._asdict(), formats, item_factors=item_factors)
+        return add_unobserved(model, item_factors, total._replace(**pieces))
+
+    return Accumulation(start=start, add=lambda total, uploads: _add(total, uploads, formats), read=read)
+
+
+def _add(total: CohortSum, uploads: Uploads, formats: Formats) -> CohortSum:
+    """Round every number of every client by itself, and add the words."""
+    factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
+    of_rows = factors.at[uploads.owners].get(mode="clip")
+    pieces = Pieces(
+        upload=uploads.seen[:, :, None] * of_rows[:, None, :],
+        user_gram=factors[:, :, None] * uploads.user_factors[:, None, :],
+        confidence_sum=sent_confidence(uploads),
+        loss=uploads.weights * uploads.loss,
+    )
+    encoded = [encode(piece, number) for piece, number in zip(pieces, formats, strict=True)]
+    words, num_clipped_entries = Pieces(*(one[0] for one in encoded)), sum(one[1] for one in encoded)
+    return CohortSum(
+        upload=total.upload.at[item_ids].add(words.upload),
+        user_gram=total.user_gram + jnp.sum(words.user_gram, axis=0, dtype=jnp.uint32),
+        confidence_sum=total.confidence_sum.at[item_ids].add(words.confidence_sum),
+        loss=total.loss + jnp.sum(words.loss, dtype=jnp.uint32),
+        num_clients=total.num_clients + jnp.sum(uploads.is_client, dtype=jnp.int32),
+        num_clipped=total.num_clipped + num_clipped(uploads),
+        num_clipped_entries=total.num_clipped_entries + num_clipped_entries,
+    )
+
+
+def piece_shapes(num_items: int, num_factors: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each piece, of one client's and of a sum alike, in the order of the words."""
+    return {
+        "upload": (num_items, num_factors),
+        "user_gram": (num_factors, num_factors),
+        "confidence_sum": (num_items,),
+        "loss": (),
+    }
+
+
+def read_pieces(
+    words: Mapping[str, UInt32[Array, "..."]],
+    formats: Formats,
+    *,
+    item_factors: Float[Array, "items factors"],
+) -> dict[str, Float[Array, "..."]]:
+    """Decode each piece of a sum; nan where a piece was not sent."""
+    pieces = {}
+    for name, shape in piece_shapes(*item_factors.shape).items():
+        number, dtype = getattr(formats, name), item_factors.dtype
+        sent = number is not None
+        pieces[name] = decode(words[name], number, dtype) if sent else jnp.full(shape, jnp.nan, dtype)
+    gram = pieces["user_gram"]
+    pieces["user_gram"] = 0.5 * (gram + gram.T)  # symmetric, as before noise and rounding
+    return pieces
