@@ -16,8 +16,7 @@ import pytest
 from fcf_jax import cli
 from fcf_jax.data import known_sets, read_interactions
 from fcf_jax.data.fetch import Checksum, FetchError, fetch
-from fcf_jax.data.known_sets import KNOWN_SETS, cache_folder
-from fcf_jax.experiments.config.load import load_config, shipped_configs
+from fcf_jax.data.known_sets import KNOWN_SETS
 
 SMALL, LASTFM, ML_100K = KNOWN_SETS["ml-latest-small"], KNOWN_SETS["lastfm-2k"], KNOWN_SETS["ml-100k"]
 RATINGS = "userId,movieId,rating,timestamp\n1,10,4.0,100\n2,20,3.5,101\n"
@@ -222,26 +221,7 @@ def test_a_folder_put_there_by_hand_is_listed_and_not_called_checked(cache, caps
     assert listed.count("not here") == len(KNOWN_SETS) - 1
 
 
-def test_an_unknown_name_is_told_the_nearest(capsys):
-    assert cli.main(["data", "fetch", "ml-10k"]) == 2
-    assert "did you mean ml-100k?" in capsys.readouterr().err
-
-
 def test_a_cache_that_is_a_file_is_told_in_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["data", "fetch", "ml-1m", "--to", str(tmp_path / "file")]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
-
-
-def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv(known_sets.CACHE_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder().name == "data" and "fcf_jax" in cache_folder().parts
-    monkeypatch.setenv(known_sets.CACHE_VARIABLE, str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
-
-
-def test_every_known_set_has_a_shipped_config_of_its_layout():
-    configs = [load_config(name).data for name in shipped_configs()]
-    named = {data.name: data.layout for data in configs if data.name is not None}
-    assert named == {name: known.layout for name, known in KNOWN_SETS.items()}

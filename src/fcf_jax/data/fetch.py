@@ -27,8 +27,8 @@ from typing import Any, Literal
 import pooch
 import requests
 
-from fcf_jax.data.decoding import one_line
 from fcf_jax.data.known_sets import KnownSet, cache_folder
+from fcf_jax.data.parse import one_line
 
 SERVER = "https://files.grouplens.org/datasets"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pooch
 
-from fcf_jax.data.layouts import LAYOUTS
+from fcf_jax.data.columns import LAYOUTS
 
 CACHE_VARIABLE = "FCF_JAX_DATA"
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fcf_jax.data.checks import check_num_interactions
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.rows import check_num_interactions
 
 _BLOCK_INTERACTIONS = (
     2_000_000  # users are simulated in blocks of about this many interactions: bounds the memory

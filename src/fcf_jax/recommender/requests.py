@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fcf_jax.data.implicit import check_implicit
-from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.interactions import Interactions, check_implicit
 from fcf_jax.evaluation.recommend import recommend_many
 
 NO_SCORE = np.finfo(np.float32).min  # of a place that nothing could fill, as in `implicit`

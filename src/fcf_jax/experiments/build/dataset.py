@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fcf_jax.core.records import Weighting
 from fcf_jax.core.weighting import explicit_ratings, implicit_feedback
 from fcf_jax.data import (
+    Columns,
     Interactions,
     Split,
     check_implicit,
@@ -130,10 +131,7 @@ def _read(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
     interactions, report = read_interactions(
         _path_of(data),
         layout=data.layout,
-        user_column=data.user_column,
-        item_column=data.item_column,
-        strength_column=data.strength_column,
-        timestamp_column=data.timestamp_column,
+        columns=Columns(data.user_column, data.item_column, data.strength_column, data.timestamp_column),
         separator=data.separator,
         duplicates=data.duplicates,
         on_bad_line=data.on_bad_line,
