@@ -1,4 +1,4 @@
-"""Against a server of our own, which serves tiny sets in the published layouts."""
+"""Download, checks and unpacking, from a local server with tiny data sets in the published layouts."""
 
 import dataclasses
 import hashlib
@@ -122,7 +122,7 @@ def test_without_a_published_checksum_the_first_download_is_pinned(served, cache
 
 
 @pytest.mark.parametrize(
-    ("content", "md5", "told"),
+    ("content", "md5", "expected"),
     [
         (zipped_small(), "0" * 32, f"got {md5_of(zipped_small())}; nothing was kept"),
         (b"<html>Please sign in</html>", None, "not a zip file"),
@@ -130,11 +130,11 @@ def test_without_a_published_checksum_the_first_download_is_pinned(served, cache
     ],
     ids=["other checksum", "a page", "other files"],
 )
-def test_what_is_not_the_data_set_leaves_nothing(served, cache, content, md5, told):
+def test_wrong_archive_leaves_nothing(served, cache, content, md5, expected):
     served.put(SMALL, content, md5=md5)
     with pytest.raises(FetchError) as raised:
         fetch(SMALL, server=served.address)
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
     assert names_in(cache) == []
 
 
@@ -160,7 +160,7 @@ def test_unpacking_that_is_interrupted_leaves_no_folder(served, cache, monkeypat
     assert (fetch(SMALL, server=served.address).folder / "ratings.csv").read_text() == RATINGS
 
 
-def test_offline_the_line_says_where_to_put_the_archive_and_there_it_is_found(
+def test_offline_error_names_the_place_for_the_archive_which_is_then_found(
     served, cache, monkeypatch, capsys
 ):
     content = zipped(**{"ml-100k/u.data": "1\t10\t4\t100\n2\t20\t3\t101\n"})
@@ -198,7 +198,7 @@ def test_after_fetching_a_config_finds_its_data(served, cache, monkeypatch, tmp_
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["num_users"] == 12
 
 
-def test_fetching_elsewhere_says_how_to_use_it(served, cache, tmp_path, capsys):
+def test_fetching_to_another_folder_prints_its_data_path(served, cache, tmp_path, capsys):
     served.put(LASTFM, zipped(**{"user_artists.dat": PLAYS}))
     there = tmp_path / "there"
     assert cli.main(["data", "fetch", "lastfm-2k", "--from", served.address, "--to", str(there)]) == 0
@@ -220,7 +220,7 @@ def test_a_folder_put_there_by_hand_is_listed_and_not_called_checked(cache, caps
     assert listed.count("not here") == len(KNOWN_SETS) - 1
 
 
-def test_a_cache_that_is_a_file_is_told_in_one_line(tmp_path, capsys):
+def test_a_cache_that_is_a_file_is_refused_by_name(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["data", "fetch", "ml-1m", "--to", str(tmp_path / "file")]) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Interactions: what is kept, what is refused, and that the order of the rows does not matter."""
+"""Interactions: construction, views, transforms and fingerprint, invariant to the order of rows."""
 
 import numpy as np
 import pytest

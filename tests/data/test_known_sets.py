@@ -20,6 +20,6 @@ def test_every_known_set_has_a_shipped_config_of_its_layout():
     assert named == {name: known.layout for name, known in KNOWN_SETS.items()}
 
 
-def test_an_unknown_name_is_told_the_nearest(capsys):
+def test_unknown_name_suggests_the_nearest(capsys):
     assert cli.main(["data", "fetch", "ml-10k"]) == 2
     assert "did you mean ml-100k?" in capsys.readouterr().err

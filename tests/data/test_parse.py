@@ -97,7 +97,7 @@ def test_bad_content_is_refused_with_the_line(file, content, expected):
     assert failure(file(content)).startswith(expected)
 
 
-def test_bad_lines_are_skipped_and_counted_when_asked(file):
+def test_on_bad_line_skip_counts_bad_lines(file):
     path = file(PLAIN + "1,2,nan\n1,2,good\n1,2,3,4\n,1,1\n1,2")
     interactions, report = read_interactions(path, on_bad_line="skip")
     assert dense(interactions) == [[1, 0], [3, 2]] and report.bad_lines_skipped == 5

@@ -98,8 +98,8 @@ def read_interactions(
         ValueError: In one line, with the file, the line number where there is one, the fault and the remedy.
 
     Example:
-        >>> columns = Columns(user="listener", item="song", strength="plays")  # doctest: +SKIP
-        >>> interactions, report = read_interactions("plays.csv", columns=columns)  # doctest: +SKIP
+        >>> columns = Columns(user="listener", item="song", strength="plays")
+        >>> interactions, report = read_interactions("plays.csv", columns=columns)
     """
     _check_policies(duplicates, on_bad_line)
     if layout in LAYOUTS and columns != Columns():
