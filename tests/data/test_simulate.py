@@ -1,4 +1,4 @@
-"""Simulated data: as many views as asked for, nobody without one, and a taste that can be learned."""
+"""Simulated data: number of views, at least one per user and item, and tastes that can be learned."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def assert_covered(interactions):
 
 
 @given(num_users=st.integers(1, 30), num_items=st.integers(1, 30), seed=st.integers(0, 9))
-def test_uniform_has_the_wanted_sparsity_and_covers_all(num_users, num_items, seed):
+def test_uniform_has_the_requested_sparsity_and_covers_all(num_users, num_items, seed):
     sparsity = 0.8 if min(num_users, num_items) >= 6 else 0.0
     interactions = simulate_uniform(num_users=num_users, num_items=num_items, sparsity=sparsity, seed=seed)
     assert interactions.num_interactions == round((1 - sparsity) * num_users * num_items)
@@ -46,7 +46,7 @@ def test_same_seed_gives_the_identical_result(simulated):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_taste_has_long_tails_and_the_wanted_mean():
+def test_taste_has_long_tails_and_the_requested_mean():
     interactions = simulate_taste(num_users=5000, num_items=2000, mean_history=20, seed=0)
     lengths, counts = interactions.history_lengths, np.sort(interactions.item_counts)[::-1]
     assert abs(lengths.mean() - 20) < 1.9  # log-normal, sigma 1: five standard errors, 5 * 26 / sqrt(5000)

@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete, nobody left without training data who had some."""
+"""Splits: disjoint and complete; per user, every history keeps a training interaction."""
 
 import itertools
 
@@ -91,7 +91,7 @@ def test_split_per_user_is_repeatable_and_random():
     assert splits[0] == splits[1] != splits[2]
 
 
-def test_split_per_user_chooses_every_item_alike():
+def test_split_per_user_prefers_no_item():
     dense = Interactions.from_arrays(*np.divmod(np.arange(20_000), 10))
     counts = split_per_user(dense, test_fraction=0.3, seed=0).test.item_counts
     # 2000 users x 0.3 = 600 for each item, standard deviation 20.5: five of them.

@@ -14,7 +14,7 @@ from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.records import CohortSum, SentNorms
 from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions, simulate_taste
-from fcf_jax.data.capping import cap_histories
+from fcf_jax.data.split import cap_histories
 from fcf_jax.experiments.build import item_release
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.compare.comparison import refuse_unfit

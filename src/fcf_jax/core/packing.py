@@ -323,7 +323,7 @@ def is_split(mesh: Mesh | None) -> bool:
 
 
 def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
-    """Map `share(shared, clients)` over the mesh's axis "clients": each device has its share of the chunks."""
+    """Map `share(shared, clients)` over the mesh's axis "clients": a share of the chunks for each device."""
     if not is_split(mesh):
         return share
     chunked, whole = PartitionSpec("clients"), PartitionSpec()

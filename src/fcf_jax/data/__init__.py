@@ -1,17 +1,17 @@
-"""Interactions on the host: read them, simulate them, split them. NumPy and pandas only, no JAX."""
+"""Interactions on the host: reading, simulation and splits. NumPy only; pandas and SciPy load when used."""
 
-from fcf_jax.data.assemble import DuplicatePolicy
-from fcf_jax.data.implicit import check_implicit
-from fcf_jax.data.interactions import Interactions
-from fcf_jax.data.layouts import LAYOUT_NAMES
+from fcf_jax.data.columns import LAYOUT_NAMES, Columns
+from fcf_jax.data.interactions import Interactions, check_implicit
 from fcf_jax.data.parse import BadLinePolicy
 from fcf_jax.data.read import ReadReport, read_interactions, read_published_split
+from fcf_jax.data.rows import DuplicatePolicy
 from fcf_jax.data.simulate import simulate_taste, simulate_uniform
 from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal
 
 __all__ = [
     "LAYOUT_NAMES",
     "BadLinePolicy",
+    "Columns",
     "DuplicatePolicy",
     "Interactions",
     "ReadReport",

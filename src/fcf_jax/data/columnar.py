@@ -1,45 +1,54 @@
-"""NPZ archives and Parquet files: tables whose columns come with names and types."""
+"""Tables whose columns have names and types: NPZ archives and Parquet files."""
 
 import zipfile
 import zlib
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import pandas as pd
 
-from fcf_jax.data.columns import Columns, resolve_columns
-from fcf_jax.data.decoding import one_line
-from fcf_jax.data.parse import MAX_STRENGTH, BadLinePolicy, Table, labels_of, whole_seconds
+from fcf_jax.data.columns import Columns, named_positions
+from fcf_jax.data.parse import MAX_STRENGTH, BadLinePolicy, Table, labels_of, one_line, whole_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = (".npz", ".parquet")
-_CORRECT = 'correct or remove the row, or set data.on_bad_line = "skip"'
-_EXPLICIT = "remove the row or treat the data as explicit ratings"
 
 
 def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, implicit: bool) -> Table:
-    """Read an NPZ archive (arrays of equal length, such as users, items, values, timestamps) or a Parquet
-    file.
+    """Read a Parquet file, or an NPZ archive of arrays of equal length (users, items, values, timestamps).
 
     Args:
-        path: Ends in .npz or .parquet.
+        path: With one of `SUFFIXES`.
         columns: Names or 0-based numbers of arrays or columns.
-        on_bad_line: What to do with a row without an id or a finite strength: "error", or "skip" and count.
+        on_bad_line: What to do with a row without an id or without a finite strength: "error", or "skip" to
+            omit and count it.
         implicit: Whether a negative strength is an error.
 
     Raises:
-        ValueError: "FILE: row N" (0-based), what is wrong there, and the remedy.
+        ValueError: With "FILE: row N" (0-based), the fault and the remedy.
     """
     table = _read_npz(path, columns) if path.suffix == ".npz" else _read_parquet(path, columns)
     strengths = _numbers(table["strength"]) if "strength" in table else None
     bad = np.logical_or.reduce([table[kind].isna() for kind in table if kind != "strength"])
     if strengths is not None:
-        bad = bad | ~(np.abs(strengths) < MAX_STRENGTH)  # NaN included
+        bad = bad | ~(np.abs(strengths) < MAX_STRENGTH)  # also NaN
         _refuse(
-            path, (strengths < 0) & implicit, strengths, "a strength >= 0 for implicit feedback", _EXPLICIT
+            path,
+            (strengths < 0) & implicit,
+            strengths,
+            expected="a strength >= 0 for implicit feedback",
+            remedy="remove the row or treat the data as explicit ratings",
         )
     if on_bad_line == "error":
-        _refuse(path, bad, strengths, "two ids and finite numbers", _CORRECT)
+        _refuse(
+            path,
+            bad,
+            strengths,
+            expected="two ids and finite numbers",
+            remedy='correct or remove the row, or set data.on_bad_line = "skip"',
+        )
     return Table(
         users=_labels(table["user"][~bad]),
         items=_labels(table["item"][~bad]),
@@ -49,16 +58,18 @@ def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, i
     )
 
 
-def _refuse(path: Path, bad: np.ndarray, strengths: np.ndarray | None, expected: str, remedy: str) -> None:
+def _refuse(path: Path, bad: np.ndarray, strengths: np.ndarray | None, *, expected: str, remedy: str) -> None:
     if bad.any():
         row = int(bad.argmax())
         got = "a row without an id or timestamp" if strengths is None else f"strength {strengths[row]:g}"
         raise ValueError(f"{path}: row {row} (0-based): expected {expected}, got {got}; {remedy}")
 
 
-def _read_npz(path: Path, columns: Columns) -> dict[str, pd.Series]:
+def _read_npz(path: Path, columns: Columns) -> dict[str, "pd.Series"]:
+    import pandas as pd
+
     try:
-        # Opened here, because np.load leaves a damaged file open.
+        # np.load would leave a damaged file open if it opened it itself.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -74,7 +85,9 @@ def _read_npz(path: Path, columns: Columns) -> dict[str, pd.Series]:
     return {kind: pd.Series(arrays[name]) for kind, name in chosen.items()}
 
 
-def _read_parquet(path: Path, columns: Columns) -> dict[str, pd.Series]:
+def _read_parquet(path: Path, columns: Columns) -> dict[str, "pd.Series"]:
+    import pandas as pd
+
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:
@@ -88,25 +101,26 @@ def _read_parquet(path: Path, columns: Columns) -> dict[str, pd.Series]:
 
 
 def _chosen(path: Path, names: list[str], columns: Columns) -> dict[str, str]:
-    positions = resolve_columns(str(path), names, columns)
-    return {kind: names[p] for kind, p in zip(Columns._fields, positions, strict=True) if p is not None}
+    positions = named_positions(str(path), names, columns)
+    return {kind: names[p] for kind, p in positions._asdict().items() if p is not None}
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
-    numbers = cast(pd.Series, pd.to_numeric(column, errors="coerce"))
+def _numbers(column: "pd.Series") -> np.ndarray:
+    import pandas as pd
+
+    numbers = cast("pd.Series", pd.to_numeric(column, errors="coerce"))
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _labels(column: pd.Series) -> np.ndarray:
-    if pd.api.types.is_integer_dtype(column.dtype):
-        unsigned = pd.api.types.is_unsigned_integer_dtype(column.dtype)
-        return column.to_numpy(dtype=np.uint64 if unsigned else np.int64)
+def _labels(column: "pd.Series") -> np.ndarray:
+    if column.dtype.kind in "iu":
+        return column.to_numpy(dtype=np.uint64 if column.dtype.kind == "u" else np.int64)
     return labels_of([str(label).strip() for label in column])
 
 
-def _seconds(column: pd.Series) -> np.ndarray:
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+def _seconds(column: "pd.Series") -> np.ndarray:
+    if column.dtype.kind == "M":  # datetimes, with or without a time zone
         return column.dt.as_unit("s").astype(np.int64).to_numpy()
-    if pd.api.types.is_integer_dtype(column.dtype):
+    if column.dtype.kind in "iu":
         return column.to_numpy(dtype=np.int64)
     return whole_seconds(_numbers(column))

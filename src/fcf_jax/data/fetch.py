@@ -1,18 +1,18 @@
-"""Download a known data set, check it and unpack it into the cache.
+"""Download of a known data set: its archive is checked and unpacked into the cache.
 
-What an archive is checked against, the first of these that there is:
+The archive is checked against the first checksum that exists:
 
-1. the published sum in `KNOWN_SETS`, for the benchmark sets that never change;
-2. the sum that an earlier download left in ARCHIVE.json beside the archive;
-3. the published sum in ARCHIVE.md5 beside the archive on the server, read at the first download;
-4. nothing, at a first download without a published sum.
+1. the published one in `KNOWN_SETS`, for the benchmark sets that never change;
+2. the one in ARCHIVE.json, which an earlier download left beside the archive in the cache;
+3. the published one in ARCHIVE.md5 beside the archive on the server;
+4. none, for a first download without a published checksum.
 
-In the last two cases ARCHIVE.json is written, so that every later download is held to what the first one was;
-its `origin` says whether the sum was published or merely found: no sum is ever invented.
+In the last two cases ARCHIVE.json is written, so that later downloads must have the same checksum. Its
+`origin` tells a published checksum from one computed on the first download.
 
-The archive appears in the cache once it is complete and checked, the folder once it is unpacked completely:
-both are made under another name and renamed. An archive put into the cache by hand is checked and unpacked
-likewise; a folder without an archive is taken as it is, and nothing is said about its sum.
+The archive appears in the cache once it is complete and checked, the folder once it is completely unpacked:
+both are written under another name and renamed. An archive that was put into the cache by hand is checked and
+unpacked in the same way; a folder without an archive is used unchecked.
 """
 
 import dataclasses
@@ -24,30 +24,28 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal
 
-import pooch
-import requests
-
-from fcf_jax.data.decoding import one_line
 from fcf_jax.data.known_sets import KnownSet, cache_folder
+from fcf_jax.data.parse import one_line
 
 SERVER = "https://files.grouplens.org/datasets"
 
-_SECONDS_TO_ANSWER = 30
+_TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 2**16
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: a password
 
 
 class FetchError(Exception):
-    """A data set could not be had, told in one line with the remedy."""
+    """Download or archive that failed, in one line with the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checksum:
-    """A sum of an archive.
+    """Checksum of an archive.
 
     Attributes:
         value: "md5:..." or "sha256:...".
-        origin: Who says so: its publisher, the server that sent the archive, or nobody but that archive.
+        origin: "published" in `KNOWN_SETS`, "published beside it" on the server, or "pinned at the first
+            download" and published nowhere.
     """
 
     value: str
@@ -56,12 +54,12 @@ class Checksum:
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """A data set that is here.
+    """Data set in the cache.
 
     Attributes:
-        folder: Where its files lie.
-        checksum: What its archive agrees with; None for a folder without an archive.
-        is_first: Whether the sum was pinned only now, so that nothing could be checked.
+        folder: Folder of its files.
+        checksum: Checksum of its archive; None for a folder without an archive.
+        is_first: Whether the checksum was computed on this download, so that nothing was checked.
     """
 
     folder: Path
@@ -72,30 +70,32 @@ class Fetched:
 def fetch(
     known: KnownSet, *, cache: Path | None = None, server: str = SERVER, progress: Any = None
 ) -> Fetched:
-    """Bring a data set into the cache, unless it is there already.
+    """Download, check and unpack a data set, unless it is in the cache.
 
     Args:
         known: One of `KNOWN_SETS`.
-        cache: The folder to hold it; None for `cache_folder()`.
-        server: The address below which the archives lie.
-        progress: A progress bar as pooch takes it: `total`, `update(num_bytes)`, `reset()` and `close()`.
+        cache: Folder for archives and data sets; None means `cache_folder()`.
+        server: URL of the folder that holds the archives.
+        progress: Progress bar for pooch, with `total`, `update(num_bytes)`, `reset()` and `close()`.
 
     Raises:
-        FetchError: when the server does not answer, or what it sends is not the data set; nothing is kept.
-        OSError: when the cache cannot be written.
+        FetchError: If the server does not answer, or sends something else; nothing is kept.
+        OSError: If the cache cannot be written.
     """
+    import pooch
+
     cache = cache_folder() if cache is None else cache
     archive, pin = cache / known.file_name, cache / f"{known.file_name}.json"
     if known.is_in(known.folder(cache)) and not archive.exists():
         return Fetched(known.folder(cache), None)
     cache.mkdir(parents=True, exist_ok=True)
-    address = f"{server.rstrip('/')}/{known.archive}"
-    checksum = _known_checksum(known, pin) or _published_checksum(f"{address}.md5")
-    _download(known, address, archive, checksum, progress)
+    url = f"{server.rstrip('/')}/{known.archive}"
+    checksum = _known_checksum(known, pin) or _published_checksum(f"{url}.md5")
+    _download(known, url, archive, checksum, progress)
     _unpack(known, archive)
     found = checksum or Checksum(f"sha256:{pooch.file_hash(str(archive))}", "pinned at the first download")
     if known.md5 is None and not pin.exists():
-        _write_pin(pin, found, address)
+        _write_pin(pin, found, url)
     return Fetched(known.folder(cache), found, is_first=checksum is None)
 
 
@@ -111,48 +111,52 @@ def _known_checksum(known: KnownSet, pin: Path) -> Checksum | None:
         raise FetchError(f"{pin}: expected the checksum of {known.file_name}; remove the file") from None
 
 
-def _published_checksum(address: str) -> Checksum | None:
+def _published_checksum(url: str) -> Checksum | None:
+    import requests
+
     try:
-        answer = requests.get(address, timeout=_SECONDS_TO_ANSWER)
+        answer = requests.get(url, timeout=_TIMEOUT_SECONDS)
     except requests.RequestException:
         return None
     sums = re.findall(r"\b[0-9a-f]{32}\b", answer.text.lower()) if answer.ok else []
     return Checksum(f"md5:{sums[0]}", "published beside it") if len(sums) == 1 else None
 
 
-def _write_pin(pin: Path, checksum: Checksum, address: str) -> None:
-    content = {"address": address, "checksum": checksum.value, "origin": checksum.origin}
+def _write_pin(pin: Path, checksum: Checksum, url: str) -> None:
+    content = {"address": url, "checksum": checksum.value, "origin": checksum.origin}
     partial = pin.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     partial.replace(pin)
 
 
-def _download(known: KnownSet, address: str, archive: Path, checksum: Checksum | None, progress: Any) -> None:
-    """Have the archive, complete and with this checksum: the one that is there, or a new one."""
-    pooch.get_logger().setLevel("WARNING")  # the command tells what matters
-    download: Any = pooch.HTTPDownloader(progress or False, _CHUNK_BYTES, timeout=_SECONDS_TO_ANSWER)
+def _download(known: KnownSet, url: str, archive: Path, checksum: Checksum | None, progress: Any) -> None:
+    """Download the archive, unless the one in the cache has this checksum."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")  # the command prints what matters
+    download: Any = pooch.HTTPDownloader(progress or False, _CHUNK_BYTES, timeout=_TIMEOUT_SECONDS)
     expected = None if checksum is None else checksum.value
     try:
-        pooch.retrieve(address, expected, archive.name, archive.parent, downloader=download)
+        pooch.retrieve(url, expected, archive.name, archive.parent, downloader=download)
     except requests.RequestException as error:
         status = getattr(error.response, "status_code", None)
         reason = f"the server answers {status}" if status else f"no answer ({type(error).__name__})"
         place = f"{archive} (the file there has another checksum)" if archive.exists() else archive
         raise FetchError(
-            f"{address}: {reason}; get {archive.name} from {known.homepage}, put it at {place} "
-            "and run this again"
+            f"{url}: {reason}; get {archive.name} from {known.homepage}, put it at {place} and run this again"
         ) from None
     except ValueError as error:  # another checksum
         found = str(error).partition(" but got ")[2].partition(".")[0] or "another"
         pin = Path(f"{archive}.json")
-        remedy = f", or remove {pin} to take what is served now" if pin.exists() else ""
+        remedy = f", or remove {pin} to accept what the server has now" if pin.exists() else ""
         raise FetchError(
-            f"{address}: expected the checksum {expected}, got {found}; nothing was kept, try again{remedy}"
+            f"{url}: expected the checksum {expected}, got {found}; nothing was kept, try again{remedy}"
         ) from None
 
 
 def _unpack(known: KnownSet, archive: Path) -> None:
-    """Make the folder beside the archive, whole or not at all."""
+    """Unpack the archive into the folder beside it, completely or not at all."""
     folder, wanted = known.folder(archive.parent), " and ".join(known.files)
     if known.is_in(folder):
         return
@@ -160,8 +164,10 @@ def _unpack(known: KnownSet, archive: Path) -> None:
         raise FetchError(f"{folder}: expected {wanted} in it; move the folder away")
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix="unpacking-") as staging:
         content = Path(staging) / "content"
+        content.mkdir()
         try:
-            pooch.Unzip(extract_dir=str(content))(str(archive), "download", None)
+            with zipfile.ZipFile(archive) as members:
+                members.extractall(content)
             _folder_of_data(known, content).replace(folder)
         except _DAMAGED as error:
             archive.unlink()
@@ -173,7 +179,7 @@ def _unpack(known: KnownSet, archive: Path) -> None:
 
 def _folder_of_data(known: KnownSet, content: Path) -> Path:
     inside = sorted(content.iterdir())
-    for candidate in (content, *inside):  # some archives have a folder of their own
+    for candidate in (content, *inside):  # some archives contain a single folder
         if known.is_in(candidate):
             return candidate
     raise zipfile.BadZipFile(f"with {', '.join(path.name for path in inside[:5]) or 'nothing'}")

@@ -1,31 +1,35 @@
-"""Interactions: who chose what, how strongly and when, as sparse rows, one per user."""
+"""Interactions of users with items, as sparse rows: which items, how strongly and when."""
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
-from fcf_jax.data import assemble, checks
-from fcf_jax.data.assemble import DuplicatePolicy
+from fcf_jax.data import rows
+from fcf_jax.data.rows import DuplicatePolicy
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+_MAX_CONFIDENCE_GAIN = 1e8  # alpha * r; above it float32 loses the rest of the history
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
     """The histories of all users in compressed sparse rows (CSR), user by user.
 
-    The arrays are read-only, and the instance is valid once it exists. Build one with `from_arrays`,
-    `from_labels` or `from_scipy`; the constructor itself wants the exact layout. Compare two of them by
-    `fingerprint()`.
+    Arrays are read-only. Build with `from_arrays`, `from_labels` or `from_scipy`: the constructor accepts
+    only the exact layout below. Compare two by their `fingerprint()`.
 
     Attributes:
-        indptr: int64 [num_users + 1]; user u owns the entries indptr[u] to indptr[u + 1] of the arrays below.
+        indptr: int64 [num_users + 1]; the interactions of user u are at positions indptr[u] to
+            indptr[u + 1] - 1 of the arrays below.
         item_ids: int32 [num_interactions], ascending within a user, each item once.
-        strengths: float32 [num_interactions], finite: the paper's r. Zeros and negative numbers may be meant
+        strengths: float32 [num_interactions], finite: the paper's r. Zeros and negative numbers are allowed
             (centred ratings).
-        num_items: Number of items, those nobody chose included.
+        num_items: Number of items, including those without interactions.
         timestamps: int64 [num_interactions] in seconds, or None.
         user_labels: The original user ids [num_users], integers or strings; None means 0..num_users - 1.
         item_labels: The original item ids [num_items], likewise.
@@ -40,15 +44,14 @@ class Interactions:
     item_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        checks.check_csr(
-            self.indptr, self.item_ids, self.strengths, self.timestamps, num_items=self.num_items
-        )
-        user_labels = checks.checked_labels(self.user_labels, self.num_users, kind="user")
-        item_labels = checks.checked_labels(self.item_labels, self.num_items, kind="item")
-        arrays = (self.indptr, self.item_ids, self.strengths, self.timestamps, user_labels, item_labels)
-        names = ("indptr", "item_ids", "strengths", "timestamps", "user_labels", "item_labels")
-        for name, array in zip(names, arrays, strict=True):
-            object.__setattr__(self, name, _read_only(array))
+        rows.check_csr(self.indptr, self.item_ids, self.strengths, self.timestamps, num_items=self.num_items)
+        labels = {
+            "user_labels": rows.checked_labels(self.user_labels, self.num_users, kind="user"),
+            "item_labels": rows.checked_labels(self.item_labels, self.num_items, kind="item"),
+        }
+        for name, value in (vars(self) | labels).items():
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, _read_only(value))
 
     @classmethod
     def from_arrays(
@@ -66,9 +69,6 @@ class Interactions:
     ) -> "Interactions":
         """Build from one row per observation, in any order.
 
-        The result does not depend on the order of the rows, except for `duplicates="last"` without
-        timestamps.
-
         Args:
             user_ids: Whole numbers in [0, num_users).
             item_ids: Whole numbers in [0, num_items).
@@ -76,37 +76,39 @@ class Interactions:
             num_users: Defaults to the number of labels, else to the largest id + 1.
             num_items: Likewise.
             timestamps: Integers, seconds.
-            user_labels: What the user ids stand for.
-            item_labels: What the item ids stand for.
-            duplicates: What to do with a pair that occurs more than once: "sum", "max", "last" (latest
-                timestamp, of equal ones the largest strength; without timestamps, the last row) or "error".
-                The latest timestamp is kept.
+            user_labels: The original id of each user [num_users], integers or strings.
+            item_labels: The original id of each item [num_items], likewise.
+            duplicates: How to merge the rows of one (user, item) pair: "sum" or "max" of the strengths;
+                "last", the strength with the latest timestamp (the largest if several share it; without
+                timestamps, the last row); "error" refuses them. A merged row has the latest timestamp.
 
         Raises:
-            ValueError: Naming the first id out of range or not whole, the first strength not finite, or a
-                duplicate pair; or when there are 2**31 rows or more.
+            ValueError: For an id out of range or not whole, a strength that is not finite, or a duplicate
+                pair under "error", with the first position; for 2**31 rows or more.
 
         Example:
             >>> views = Interactions.from_arrays([0, 0, 1], [2, 0, 2], [3.0, 1.0, 5.0])
             >>> views.history_lengths.tolist()
             [2, 1]
         """
-        num_users = _number_of(user_labels) if num_users is None else num_users
-        num_items = _number_of(item_labels) if num_items is None else num_items
-        rows = assemble.checked_rows(
+        if num_users is None and user_labels is not None:
+            num_users = np.size(user_labels)
+        if num_items is None and item_labels is not None:
+            num_items = np.size(item_labels)
+        checked = rows.checked_rows(
             user_ids, item_ids, strengths, timestamps, num_users=num_users, num_items=num_items
         )
-        num_users = int(rows.user_ids.max(initial=-1)) + 1 if num_users is None else num_users
-        num_items = int(rows.item_ids.max(initial=-1)) + 1 if num_items is None else num_items
-        rows = assemble.sorted_and_merged(rows, num_items=num_items, duplicates=duplicates)
+        num_users = int(checked.user_ids.max(initial=-1)) + 1 if num_users is None else num_users
+        num_items = int(checked.item_ids.max(initial=-1)) + 1 if num_items is None else num_items
+        merged = rows.sorted_and_merged(checked, num_items=num_items, duplicates=duplicates)
         return cls(
-            indptr=_indptr(np.bincount(rows.user_ids, minlength=num_users)),
-            item_ids=rows.item_ids.astype(np.int32),
-            strengths=rows.strengths,
+            indptr=_indptr(np.bincount(merged.user_ids, minlength=num_users)),
+            item_ids=merged.item_ids.astype(np.int32),
+            strengths=merged.strengths,
             num_items=num_items,
-            timestamps=rows.timestamps,
-            user_labels=checks.checked_labels(user_labels, num_users, kind="user"),
-            item_labels=checks.checked_labels(item_labels, num_items, kind="item"),
+            timestamps=merged.timestamps,
+            user_labels=rows.checked_labels(user_labels, num_users, kind="user"),
+            item_labels=rows.checked_labels(item_labels, num_items, kind="item"),
         )
 
     @classmethod
@@ -119,23 +121,20 @@ class Interactions:
         timestamps: npt.ArrayLike | None = None,
         duplicates: DuplicatePolicy = "sum",
     ) -> "Interactions":
-        """Build from one row per observation whose users and items have any integer or string for a name.
+        """Build from one row per observation, with integers or strings that name users and items.
 
-        Distinct labels are numbered in sorted order (integers by value, strings by code point), whatever the
-        order of the rows.
+        Distinct labels are numbered in sorted order: integers by value, strings by code point.
 
         Args:
             user_labels: One per row.
             item_labels: One per row.
-            strengths: As in `from_arrays`.
-            timestamps: As in `from_arrays`.
-            duplicates: As in `from_arrays`.
+            strengths, timestamps, duplicates: As in `from_arrays`.
 
         Raises:
-            ValueError: As `from_arrays`; and for a label that is neither an integer nor a string.
+            ValueError: As `from_arrays`, and for a label that is neither an integer nor a string.
         """
-        users, distinct_users = assemble.encode_labels(user_labels, kind="user")
-        items, distinct_items = assemble.encode_labels(item_labels, kind="item")
+        users, distinct_users = rows.encode_labels(user_labels, kind="user")
+        items, distinct_items = rows.encode_labels(item_labels, kind="item")
         return cls.from_arrays(
             users,
             items,
@@ -148,7 +147,12 @@ class Interactions:
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> "Interactions":
-        """Build from a SciPy sparse matrix or array [users, items]; stored zeros stay, repeats are summed."""
+        """Build from a 2-D SciPy sparse matrix or array [users, items].
+
+        Explicitly stored zeros are kept; duplicate entries are summed.
+        """
+        from scipy import sparse
+
         if not sparse.issparse(matrix) or matrix.ndim != 2:
             raise ValueError(
                 f"expected a 2-D SciPy sparse matrix, got {type(matrix).__name__}; use from_arrays"
@@ -159,15 +163,17 @@ class Interactions:
             entries.row, entries.col, entries.data, num_users=num_users, num_items=num_items
         )
 
-    def to_scipy(self) -> sparse.csr_array:
-        """Return a float32 copy [users, items] as `scipy.sparse.csr_array`; stored zeros stay."""
+    def to_scipy(self) -> "sparse.csr_array":
+        """Return a float32 copy as CSR array [users, items]; zeros stay stored."""
+        from scipy import sparse
+
         return sparse.csr_array(
             (self.strengths, self.item_ids, self.indptr), shape=(self.num_users, self.num_items), copy=True
         )
 
     @property
     def num_users(self) -> int:
-        """Number of users, those without interactions included."""
+        """Number of users, including those without interactions."""
         return len(self.indptr) - 1
 
     @property
@@ -191,7 +197,7 @@ class Interactions:
         return np.repeat(np.arange(self.num_users, dtype=np.int32), self.history_lengths)
 
     def transpose(self) -> "Interactions":
-        """Swap users and items: the histories of the items."""
+        """Return the transpose: items as users, and users as items."""
         order = np.argsort(self.item_ids, kind="stable")  # stable: users stay ascending within an item
         return Interactions(
             indptr=_indptr(self.item_counts),
@@ -204,7 +210,7 @@ class Interactions:
         )
 
     def select(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
-        """Keep the interactions where mask [num_interactions] is True; all users, items and labels stay."""
+        """Return the interactions where mask [num_interactions] is True, over the same users and items."""
         if mask.dtype != np.bool_ or mask.shape != self.item_ids.shape:
             raise ValueError(
                 f"expected a bool mask of shape {self.item_ids.shape}, got {mask.dtype} {mask.shape}; "
@@ -220,25 +226,22 @@ class Interactions:
         )
 
     def drop_zeros(self) -> "Interactions":
-        """Remove interactions of strength zero: for implicit data, a view that never happened.
-
-        The number removed is the difference in `num_interactions`.
-        """
+        """Remove interactions of strength zero, which implicit feedback treats as unobserved."""
         return self.select(self.strengths != 0)
 
     def with_strengths(self, strengths: npt.ArrayLike) -> "Interactions":
-        """Replace the strengths; one for each interaction, finite."""
-        return dataclasses.replace(self, strengths=checks.checked_strengths(strengths, self.num_interactions))
+        """Replace the strengths by these finite numbers [num_interactions]."""
+        return dataclasses.replace(self, strengths=rows.checked_strengths(strengths, self.num_interactions))
 
     def binarized(self) -> "Interactions":
         """Set every strength to 1."""
         return self.with_strengths(np.ones(self.num_interactions, np.float32))
 
     def log_scaled(self, *, epsilon: float = 1.0) -> "Interactions":
-        """Replace each strength r by log(1 + r / epsilon), which tames play counts.
+        """Replace each strength r by log(1 + r / epsilon), for counts with a long tail.
 
         Args:
-            epsilon: > 0, in units of r: strengths well below it stay linear.
+            epsilon: > 0, in the units of r; strengths well below it stay nearly linear.
 
         Raises:
             ValueError: For epsilon <= 0 or a negative strength.
@@ -248,21 +251,18 @@ class Interactions:
         """
         if not epsilon > 0:
             raise ValueError(f"expected epsilon > 0, got {epsilon}; 1.0 suits counts")
-        self.refuse_negative("log scaling")
+        self._refuse_negative("log scaling")
         return self.with_strengths(np.log1p(self.strengths / np.float64(epsilon)))
 
-    def refuse_negative(self, purpose: str) -> None:
-        """Raise ValueError for the first strength below 0, naming user and item; purpose: for what."""
-        negative = self.strengths < 0
-        if negative.any():
-            position = int(negative.argmax())
+    def _refuse_negative(self, purpose: str) -> None:
+        if (self.strengths < 0).any():
+            position = int((self.strengths < 0).argmax())
             raise ValueError(
                 f"expected strengths >= 0 for {purpose}, got {self.strengths[position]:g} "
-                f"for {self.name_of(position)}; remove it or treat the data as explicit ratings"
+                f"for {self._name_of(position)}; remove it or treat the data as explicit ratings"
             )
 
-    def name_of(self, position: int) -> str:
-        """Name the user and the item of an interaction by their labels, as messages do."""
+    def _name_of(self, position: int) -> str:
         user = int(np.searchsorted(self.indptr, position, side="right")) - 1
         item = self.item_ids[position]
         user_label = user if self.user_labels is None else self.user_labels[user]
@@ -272,17 +272,10 @@ class Interactions:
     def filter_min_counts(
         self, *, min_user_interactions: int = 1, min_item_interactions: int = 1
     ) -> "Interactions":
-        """Drop users and items with too few interactions, again and again until all that stay have enough.
+        """Drop users and items with too few interactions, repeatedly, until all that remain have enough.
 
-        What stays is renumbered without gaps and keeps its original labels. The defaults drop just the empty
-        users and items.
-
-        Args:
-            min_user_interactions: >= 1.
-            min_item_interactions: >= 1.
-
-        Raises:
-            ValueError: For a minimum below 1.
+        The remaining users and items are renumbered without gaps and keep their original labels. The defaults
+        drop only users and items without interactions. Minima are >= 1.
         """
         if min(min_user_interactions, min_item_interactions) < 1:
             raise ValueError(
@@ -292,13 +285,13 @@ class Interactions:
         while True:
             users = kept.history_lengths >= min_user_interactions
             items = kept.item_counts >= min_item_interactions
-            stays = users[kept.user_ids] & items[kept.item_ids]
-            if stays.all():
+            remains = users[kept.user_ids] & items[kept.item_ids]
+            if remains.all():
                 return _renumbered(kept, users, items)
-            kept = kept.select(stays)
+            kept = kept.select(remains)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the content, labels included; the same on every platform."""
+        """Return the SHA-256 (hex) of arrays and labels, equal on all platforms."""
         digest = hashlib.sha256()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -308,6 +301,28 @@ class Interactions:
                 digest.update(f"{field.name} {array.dtype.str} {array.shape}\n".encode())
                 digest.update(array.data if array.dtype.kind != "U" else array.tobytes())
         return digest.hexdigest()
+
+
+def check_implicit(interactions: Interactions, *, alpha: float) -> None:
+    """Check that the confidences c = 1 + alpha * r of implicit feedback fit float32 computation.
+
+    Args:
+        interactions: Implicit feedback, r >= 0.
+        alpha: >= 0.
+
+    Raises:
+        ValueError: For a negative alpha or strength, or alpha * r > 1e8, with the labels of user and item.
+    """
+    if not alpha >= 0:
+        raise ValueError(f"expected alpha >= 0, got {alpha}; set model.alpha")
+    interactions._refuse_negative("implicit feedback")
+    gains = interactions.strengths * np.float64(alpha)
+    position = int(gains.argmax()) if len(gains) else 0
+    if len(gains) and gains[position] > _MAX_CONFIDENCE_GAIN:
+        raise ValueError(
+            f"expected alpha * strength <= {_MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
+            f"for {interactions._name_of(position)}; lower model.alpha or scale the strengths (log_scaled)"
+        )
 
 
 def _renumbered(
@@ -325,17 +340,11 @@ def _renumbered(
     )
 
 
-def _number_of(labels: npt.ArrayLike | None) -> int | None:
-    return None if labels is None else np.asarray(labels).size
-
-
 def _indptr(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
 
-def _read_only(array: np.ndarray | None) -> np.ndarray | None:
-    if array is None:
-        return None
+def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()  # the caller's own array stays writable
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""The public data sets that `fcf data fetch` knows, and where their files lie once they are here."""
+"""Public data sets for `fcf data fetch`, and the cache that holds them."""
 
 import dataclasses
 import difflib
@@ -6,28 +6,26 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import pooch
-
-from fcf_jax.data.layouts import LAYOUTS
+from fcf_jax.data.columns import LAYOUTS
 
 CACHE_VARIABLE = "FCF_JAX_DATA"
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownSet:
-    """One published data set.
+    """Published data set.
 
     Attributes:
-        name: What users call it: `fcf data fetch NAME`, `data.name = NAME`.
-        title: What its authors call it.
+        name: Name in `fcf data fetch NAME` and `data.name = NAME`.
+        title: Name that its authors use.
         layout: A name in `LAYOUTS`.
-        archive: The zip file, below the address of all data sets.
-        megabytes: Its size, about.
-        counts: What is in it.
-        homepage: Where people get it.
-        terms: Under which it may be used, in short; the archive holds them in full.
-        citation: What its authors ask to be cited.
-        md5: Of the archive, as published; None where it may change or nothing is published.
+        archive: Path of the zip file on the server.
+        megabytes: Approximate size of the archive.
+        counts: Numbers of users, items and interactions, in words.
+        homepage: URL of its description.
+        terms: Terms of use, in short; the archive holds the full text.
+        citation: Work that its authors ask to cite.
+        md5: Published checksum of the archive; None if none is published or the archive may change.
     """
 
     name: str
@@ -43,20 +41,20 @@ class KnownSet:
 
     @property
     def file_name(self) -> str:
-        """The name of the archive."""
+        """File name of the archive."""
         return self.archive.rpartition("/")[2]
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that are read."""
+        """Names of the files that are read."""
         return LAYOUTS[self.layout].files
 
     def folder(self, cache: Path) -> Path:
-        """Say where its files belong: in a folder named as the archive."""
+        """Return the folder for its files in this cache, named like the archive."""
         return cache / self.file_name.removesuffix(".zip")
 
     def is_in(self, folder: Path) -> bool:
-        """Whether a folder holds the files that are read."""
+        """Return True if this folder holds all files that are read."""
         return all((folder / file).is_file() for file in self.files)
 
 
@@ -65,8 +63,8 @@ _KEPT = f"{_RESEARCH}, not to be redistributed"
 _SHARED = f"{_RESEARCH}, redistribution under the same terms"
 _HARPER = "Harper and Konstan 2015, doi:10.1145/2827872"
 
-# The sums are those of https://files.grouplens.org/datasets/movielens/NAME.zip.md5. The benchmark sets never
-# change; latest-small may, so that its sum is read where it is downloaded; HetRec has none (see fetch.py).
+# Checksums from https://files.grouplens.org/datasets/movielens/NAME.zip.md5. The benchmark sets never change.
+# ml-latest-small may, so its checksum is read at each first download; HetRec publishes none (see fetch.py).
 KNOWN_SETS: Mapping[str, KnownSet] = {
     known.name: known
     for known in (
@@ -145,10 +143,10 @@ KNOWN_SETS: Mapping[str, KnownSet] = {
 
 
 def known_set(name: str) -> KnownSet:
-    """Find a data set by its name.
+    """Return the data set with this name.
 
     Raises:
-        ValueError: naming the nearest one.
+        ValueError: For an unknown name; suggests the nearest one.
     """
     if name in KNOWN_SETS:
         return KNOWN_SETS[name]
@@ -157,12 +155,14 @@ def known_set(name: str) -> KnownSet:
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched data: $FCF_JAX_DATA, or below the user's cache of this system."""
+    """Return the folder of fetched data: $FCF_JAX_DATA, otherwise in the user's cache folder."""
+    import pooch
+
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser().absolute() if chosen else Path(pooch.os_cache("fcf_jax")) / "data"
 
 
 def find_known(known: KnownSet) -> Path | None:
-    """Find the files of a data set in the cache, fetched or put there by hand."""
+    """Return the folder of a data set in the cache, fetched or put there by hand; None if it is absent."""
     folder = known.folder(cache_folder())
     return folder if known.is_in(folder) else None

@@ -1,34 +1,63 @@
-"""From the bytes of one text file to columns, exactly or with the number of the line at fault.
+"""Parsing of one text file into columns, exact or with the number of the line at fault.
 
-Two ways to the same columns: `_parse_fast` hands well-formed files to the C parser of pandas and returns None
-at the first oddity; `_parse_lines` is the reference, a plain loop that knows the number of every line and
-explains what is wrong with it.
+`_parse_fast` uses pandas on well-formed files and returns None for anything irregular. `_parse_lines` is the
+reference: a loop over the lines that finds the first bad line and what is wrong with it. Both return the same
+columns.
 """
 
+import bz2
+import codecs
 import csv
+import gzip
 import io
 import math
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 
-from fcf_jax.data.columns import WHITESPACE, Dialect
-from fcf_jax.data.decoding import one_line
+from fcf_jax.data.columns import WHITESPACE, Dialect, layout_of_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BadLinePolicy = Literal["error", "skip"]
-BAD_LINE_POLICIES: tuple[BadLinePolicy, ...] = ("error", "skip")
 
 MAX_STRENGTH = float(np.finfo(np.float32).max)
+
 _MAX_SECONDS = 2.0**63  # int64
-_QUOTED = ("\t", ";", "|", ",")  # separators in whose files double quotes enclose a field
-_CORRECT = 'correct or remove the line, or set data.on_bad_line = "skip"'
+_QUOTING_SEPARATORS = ("\t", ";", "|", ",")  # with these, double quotes may enclose a field
+# RuntimeError: a zip archive with a password; ValueError: a truncated bzip2 stream.
+_DAMAGED = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+
+
+class Text(NamedTuple):
+    """Content of a text file, decompressed.
+
+    Attributes:
+        content: UTF-8 without a byte order mark.
+        encoding: Encoding of the file: "utf-8", "utf-16" or "latin-1".
+        file_name: Name of the file, or of the member of a zip archive.
+    """
+
+    content: bytes
+    encoding: str
+    file_name: str
 
 
 class Table(NamedTuple):
-    """One file's rows: labels (integers or strings), strengths (float64), timestamps (int64, seconds)."""
+    """Rows of one file.
+
+    Attributes:
+        users: Labels, integers or strings.
+        items: Labels, integers or strings.
+        strengths: float64; None if there are none.
+        timestamps: int64, seconds; None if there are none.
+        num_skipped: Malformed lines that were skipped.
+    """
 
     users: np.ndarray
     items: np.ndarray
@@ -37,46 +66,107 @@ class Table(NamedTuple):
     num_skipped: int = 0
 
 
-def parse_text(
-    data: bytes, dialect: Dialect, path: Path, *, on_bad_line: BadLinePolicy, implicit: bool
-) -> Table:
-    """Parse a whole text file.
+def read_text(path: Path) -> Text:
+    """Read a text file, decompressed and as UTF-8.
 
-    Args:
-        data: UTF-8.
-        dialect: How to take it apart.
-        path: For messages.
-        on_bad_line: "error", or "skip" to leave out and count lines that cannot be read.
-        implicit: Whether a negative strength is an error (it is never skipped: it is well-formed, but not
-            implicit feedback).
+    Compression and UTF-16 are recognized by the first bytes, not by the file name. Text that is not valid
+    UTF-8 is read as latin-1, which has a character for every byte.
 
     Raises:
-        ValueError: FILE:LINE, what is wrong there, and the remedy.
+        ValueError: For a truncated or damaged archive, or a zip archive with several files of which not
+            exactly one has a known name.
     """
-    table = _parse_fast(data, dialect)
+    content, file_name = _decompressed(path)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return Text(content.decode("utf-16", errors="replace").encode(), "utf-16", file_name)
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        if not content.isascii():  # saves decoding, and its memory, for most files
+            content.decode()
+    except UnicodeDecodeError:
+        return Text(content.decode("latin-1").encode(), "latin-1", file_name)
+    return Text(content, "utf-8", file_name)
+
+
+def _decompressed(path: Path) -> tuple[bytes, str]:
+    data = path.read_bytes()
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            return gzip.decompress(data), path.name
+        if data.startswith(b"BZh"):
+            return bz2.decompress(data), path.name
+        if data.startswith(b"PK\x03\x04"):
+            return _unzipped(data)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{path}: truncated or damaged archive ({one_line(error)}); fetch it again"
+        ) from error
+    except LookupError as error:
+        raise ValueError(f"{path}: {error}; unpack it and set data.path") from error
+    return data, path.name
+
+
+def _unzipped(data: bytes) -> tuple[bytes, str]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [name for name in archive.namelist() if not name.endswith("/")]
+        known = [name for name in members if layout_of_name(Path(name).name) != "generic"]
+        chosen = members if len(members) == 1 else known
+        if len(chosen) != 1:
+            raise LookupError(
+                f"expected one data file in the archive, found {', '.join(members[:10]) or 'nothing'}"
+            )
+        return archive.read(chosen[0]), Path(chosen[0]).name
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an exception without line breaks, or its type if it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parse_text(
+    content: bytes, dialect: Dialect, path: Path, *, on_bad_line: BadLinePolicy, implicit: bool
+) -> Table:
+    """Parse the content of a text file.
+
+    Args:
+        content: UTF-8.
+        dialect: Syntax of the file.
+        path: For messages.
+        on_bad_line: "error", or "skip" to omit and count malformed lines.
+        implicit: Whether a negative strength is an error. It is never skipped: the line is well-formed, but
+            not implicit feedback.
+
+    Raises:
+        ValueError: With FILE:LINE, the fault and the remedy.
+    """
+    table = _parse_fast(content, dialect)
     if table is None or (implicit and table.strengths is not None and bool((table.strengths < 0).any())):
-        return _parse_lines(data, dialect, path, on_bad_line=on_bad_line, implicit=implicit)
+        return _parse_lines(content, dialect, path, on_bad_line=on_bad_line, implicit=implicit)
     return table
 
 
-def _parse_fast(data: bytes, dialect: Dialect) -> Table | None:
-    """Parse with pandas; None if anything is out of the ordinary."""
+def _parse_fast(content: bytes, dialect: Dialect) -> Table | None:
+    """Parse with pandas; return None for anything irregular."""
+    import pandas as pd
+
     columns = dialect.columns
     try:
-        frame = _read_csv(data, dialect)
-        as_text = [p for p in columns[:2] if not _is_integer_or_text(frame[p])]
-        if as_text:  # such as 1.0, True or 2**64: the exact text is the label
-            frame = _read_csv(data, dialect, as_text)
+        frame = _read_csv(content, dialect)
+        # Labels such as 1.0, True or 2**64 are read again as text: the exact text is the label.
+        dtypes = {p: frame[p].dtype for p in (columns.user, columns.item)}
+        as_text = [p for p, d in dtypes.items() if d.kind not in "iu" and not isinstance(d, pd.StringDtype)]
+        if as_text:
+            frame = _read_csv(content, dialect, as_text)
     except (ValueError, OverflowError, pd.errors.ParserWarning):
         return None
     users, items = _labels(frame[columns.user]), _labels(frame[columns.item])
     strengths = None if columns.strength is None else _finite(frame[columns.strength], MAX_STRENGTH)
     timestamps = None if columns.timestamp is None else _finite(frame[columns.timestamp], _MAX_SECONDS)
-    odd_strengths = strengths is None and columns.strength is not None
-    odd_timestamps = timestamps is None and columns.timestamp is not None
-    if users is None or items is None or odd_strengths or odd_timestamps:
+    has_bad_strength = strengths is None and columns.strength is not None
+    has_bad_timestamp = timestamps is None and columns.timestamp is not None
+    if users is None or items is None or has_bad_strength or has_bad_timestamp:
         return None
-    if not _is_rectangular(data, dialect, len(users)):
+    if not _is_rectangular(content, dialect, len(users)):
         return None
     return Table(
         users,
@@ -86,73 +176,72 @@ def _parse_fast(data: bytes, dialect: Dialect) -> Table | None:
     )
 
 
-def _read_csv(data: bytes, dialect: Dialect, as_text: Sequence[int] = ()) -> dict[int, pd.Series]:
-    # "::" is read as ":" with an empty field between; _is_rectangular notices a lone ":".
+def _read_csv(content: bytes, dialect: Dialect, as_text: Sequence[int] = ()) -> dict[int, "pd.Series"]:
+    import pandas as pd
+
+    # "::" is read as ":" with an empty field between; _is_rectangular finds a single ":".
     stride = max(len(dialect.separator), 1)
     wanted = {p: stride * p for p in dialect.columns if p is not None}
     frame = pd.read_csv(
-        io.BytesIO(data),
+        io.BytesIO(content),
         sep=dialect.separator[:1] or r"\s+",
         header=0 if dialect.has_header else None,
         names=range(stride * (dialect.num_fields - 1) + 1),
-        # With usecols pandas ignores surplus fields, and _is_rectangular must count them.
-        usecols=sorted(wanted.values()) if _is_countable(data, dialect) else None,
+        # With usecols pandas ignores surplus fields, so _is_rectangular must be able to count them.
+        usecols=sorted(wanted.values()) if _is_countable(content, dialect) else None,
         dtype={wanted[p]: str for p in as_text},
         engine="c",
         index_col=False,
         na_filter=False,
         low_memory=False,
         skipinitialspace=True,
-        quoting=csv.QUOTE_MINIMAL if dialect.separator in _QUOTED else csv.QUOTE_NONE,
+        quoting=csv.QUOTE_MINIMAL if dialect.separator in _QUOTING_SEPARATORS else csv.QUOTE_NONE,
     )
-    return {p: cast(pd.Series, frame[name]) for p, name in wanted.items()}
+    return {p: cast("pd.Series", frame[name]) for p, name in wanted.items()}
 
 
-def _is_countable(data: bytes, dialect: Dialect) -> bool:
-    """Whether counting separators says how many fields there are: not if quotes may hide some."""
-    return dialect.separator != WHITESPACE and b'"' not in data
+def _is_countable(content: bytes, dialect: Dialect) -> bool:
+    """Return True if separators can be counted: none is part of a quoted field or of a run of blanks."""
+    return dialect.separator != WHITESPACE and b'"' not in content
 
 
-def _is_rectangular(data: bytes, dialect: Dialect, num_rows: int) -> bool:
-    """Whether there are as many separators as rows of `num_fields` fields have."""
-    if not _is_countable(data, dialect):
+def _is_rectangular(content: bytes, dialect: Dialect, num_rows: int) -> bool:
+    """Return False if the number of separators shows that a line has too many or too few fields."""
+    if not _is_countable(content, dialect):
         return True
     num_lines = num_rows + dialect.has_header
     per_line = len(dialect.separator) * (dialect.num_fields - 1)
-    return data.count(dialect.separator[:1].encode()) == per_line * num_lines
+    return content.count(dialect.separator[:1].encode()) == per_line * num_lines
 
 
-def _is_integer_or_text(column: pd.Series) -> bool:
-    return column.dtype.kind in "iu" or isinstance(column.dtype, pd.StringDtype)
-
-
-def _labels(column: pd.Series) -> np.ndarray | None:
-    """Return the labels, None if one is empty."""
+def _labels(column: "pd.Series") -> np.ndarray | None:
+    """Return the labels; None if one is empty."""
     if column.dtype.kind in "iu":
         return column.to_numpy()
     stripped = column.str.strip()
     return None if (stripped == "").any() else stripped.to_numpy(dtype=object)
 
 
-def _finite(column: pd.Series, limit: float) -> np.ndarray | None:
-    """Return the numbers, None if one is not a number or not within the limit."""
+def _finite(column: "pd.Series", limit: float) -> np.ndarray | None:
+    """Return the numbers; None if one is not a number or its magnitude is not below the limit."""
     if column.dtype.kind not in "iuf":
         return None
     numbers = column.to_numpy()
-    within = bool((np.abs(numbers.astype(np.float64)) < limit).all())
-    return numbers if within else None
+    return numbers if bool((np.abs(numbers.astype(np.float64)) < limit).all()) else None
 
 
 def _parse_lines(
-    data: bytes, dialect: Dialect, path: Path, *, on_bad_line: BadLinePolicy, implicit: bool
+    content: bytes, dialect: Dialect, path: Path, *, on_bad_line: BadLinePolicy, implicit: bool
 ) -> Table:
-    """Parse line by line; slow, exact, and able to say where."""
+    """Parse line by line: slow and exact, with line numbers for messages."""
     rows: list[list[str]] = []
     num_skipped = 0
-    for line, fields in _numbered_records(data, dialect, path):
+    for line, fields in _numbered_records(content, dialect, path):
         problem = _problem(fields, dialect)
         if problem and on_bad_line == "error":
-            raise ValueError(f"{path}:{line}: {problem}; {_CORRECT}")
+            raise ValueError(
+                f'{path}:{line}: {problem}; correct or remove the line, or set data.on_bad_line = "skip"'
+            )
         if problem:
             num_skipped += 1
             continue
@@ -171,22 +260,23 @@ def _refuse_negative(fields: list[str], dialect: Dialect, where: str) -> None:
         )
 
 
-def _numbered_records(data: bytes, dialect: Dialect, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, bare fields) of every record that is not blank, the header left out."""
-    text = io.StringIO(data.decode(), newline=None)
-    if dialect.separator in _QUOTED:
-        records = _quoted_records(csv.reader(text, delimiter=dialect.separator, skipinitialspace=True), path)
+def _numbered_records(content: bytes, dialect: Dialect, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, stripped fields) of every record, without blank lines and the header."""
+    text = io.StringIO(content.decode(), newline=None)
+    if dialect.separator in _QUOTING_SEPARATORS:
+        records = _quoted_records(text, dialect.separator, path)
     else:
-        split = None if dialect.separator == WHITESPACE else dialect.separator
-        records = ((number, line.split(split)) for number, line in enumerate(text, start=1))
-    filled = ((number, [field.strip() for field in fields]) for number, fields in records)
-    filled = ((number, fields) for number, fields in filled if fields not in ([], [""]))
+        separator = None if dialect.separator == WHITESPACE else dialect.separator
+        records = ((number, line.split(separator)) for number, line in enumerate(text, start=1))
+    stripped = ((number, [field.strip() for field in fields]) for number, fields in records)
+    filled = ((number, fields) for number, fields in stripped if fields not in ([], [""]))
     if dialect.has_header:
         next(filled, None)
     return filled
 
 
-def _quoted_records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _quoted_records(text: Iterable[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(text, delimiter=separator, skipinitialspace=True)
     first_line = 1
     try:
         for fields in reader:
@@ -199,17 +289,18 @@ def _quoted_records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _problem(fields: list[str], dialect: Dialect) -> str | None:
-    """Say what is wrong with one record, if anything."""
-    user, item, strength, timestamp = dialect.columns
+    """Return what is wrong with a record, or None."""
+    columns = dialect.columns
     if len(fields) != dialect.num_fields:
         separator = repr(dialect.separator) if dialect.separator else "blanks"
         return f"expected {dialect.num_fields} fields separated by {separator}, got {len(fields)}"
-    if not fields[user] or not fields[item]:
-        return f"expected a user and an item id, got {fields[user][:40]!r} and {fields[item][:40]!r}"
-    if strength is not None and not _is_within(fields[strength], MAX_STRENGTH):
-        return f"expected a finite number as strength, got {fields[strength][:40]!r}"
-    if timestamp is not None and not _is_within(fields[timestamp], _MAX_SECONDS):
-        return f"expected a timestamp in seconds, got {fields[timestamp][:40]!r}"
+    user, item = fields[columns.user], fields[columns.item]
+    if not user or not item:
+        return f"expected a user and an item id, got {user[:40]!r} and {item[:40]!r}"
+    if columns.strength is not None and not _is_within(fields[columns.strength], MAX_STRENGTH):
+        return f"expected a finite number as strength, got {fields[columns.strength][:40]!r}"
+    if columns.timestamp is not None and not _is_within(fields[columns.timestamp], _MAX_SECONDS):
+        return f"expected a timestamp in seconds, got {fields[columns.timestamp][:40]!r}"
     return None
 
 
@@ -221,14 +312,15 @@ def _is_within(text: str, limit: float) -> bool:
 
 
 def _table_of(rows: list[list[str]], dialect: Dialect, num_skipped: int) -> Table:
-    user, item, strength, timestamp = dialect.columns
+    columns = dialect.columns
     strengths = timestamps = None
-    if strength is not None:
-        strengths = np.array([float(fields[strength]) for fields in rows], np.float64)
-    if timestamp is not None:
-        timestamps = np.array([_seconds_of(fields[timestamp]) for fields in rows], np.int64)
-    users, items = ([fields[p] for fields in rows] for p in (user, item))
-    return Table(labels_of(users), labels_of(items), strengths, timestamps, num_skipped)
+    if columns.strength is not None:
+        strengths = np.array([float(fields[columns.strength]) for fields in rows], np.float64)
+    if columns.timestamp is not None:
+        timestamps = np.array([_seconds_of(fields[columns.timestamp]) for fields in rows], np.int64)
+    users = labels_of([fields[columns.user] for fields in rows])
+    items = labels_of([fields[columns.item] for fields in rows])
+    return Table(users, items, strengths, timestamps, num_skipped)
 
 
 def _seconds_of(text: str) -> int:
@@ -236,7 +328,7 @@ def _seconds_of(text: str) -> int:
 
 
 def labels_of(texts: list[str]) -> np.ndarray:
-    """Return 64-bit integers if every text is one (007 is 7), else the texts themselves."""
+    """Return 64-bit integers if every text is an integer (007 is 7), otherwise the texts."""
     if all(
         len(text) <= 20 and text.isascii() and text.removeprefix("-").removeprefix("+").isdigit()
         for text in texts
@@ -250,5 +342,5 @@ def labels_of(texts: list[str]) -> np.ndarray:
 
 
 def whole_seconds(timestamps: np.ndarray) -> np.ndarray:
-    """Return timestamps as int64, fractions of a second cut off."""
+    """Return timestamps as int64, rounded down."""
     return (np.floor(timestamps) if timestamps.dtype.kind == "f" else timestamps).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Read interactions from the official files of known data sets, or from any table of users and items."""
+"""Readers of interactions: the files of published data sets, or any table of users and items."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,28 +8,36 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fcf_jax.data.assemble import DUPLICATE_POLICIES, DuplicatePolicy, encode_labels
 from fcf_jax.data.columnar import SUFFIXES, read_columnar
-from fcf_jax.data.columns import Columns, Dialect, first_records, sniff_dialect
-from fcf_jax.data.decoding import read_bytes, to_utf8
+from fcf_jax.data.columns import (
+    LAYOUTS,
+    Columns,
+    Dialect,
+    find_files,
+    first_lines,
+    infer_dialect,
+    layout_of_name,
+)
 from fcf_jax.data.interactions import Interactions
-from fcf_jax.data.layouts import LAYOUTS, dialect_of, find_files, layout_of_name, matches
-from fcf_jax.data.parse import BAD_LINE_POLICIES, BadLinePolicy, Table, parse_text
+from fcf_jax.data.parse import BadLinePolicy, Table, parse_text, read_text
+from fcf_jax.data.rows import DuplicatePolicy, check_duplicate_policy, encode_labels
+
+_COMMON_NAMES = Columns()
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadReport:
-    """What became of the rows: num_rows = interactions + duplicates_merged + zeros_dropped.
+    """Counts of what was read: num_rows = interactions + duplicates_merged + zeros_dropped.
 
     Attributes:
-        files: What was read.
-        layout: The layout found, "generic" for an unknown table.
-        encoding: "utf-8"; "latin-1" when the text was not valid UTF-8; "utf-16"; "binary" for NPZ and
+        files: Files that were read.
+        layout: The layout found; "generic" for other text tables, "npz" or "parquet".
+        encoding: "utf-8", "utf-16", "latin-1" for text that is not valid UTF-8, "binary" for NPZ and
             Parquet.
         num_rows: Well-formed rows.
         duplicates_merged: Rows merged into another row of the same user and item.
-        zeros_dropped: Pairs of strength zero, which are no interactions in implicit data.
-        bad_lines_skipped: Lines that could not be read (only with on_bad_line="skip").
+        zeros_dropped: Pairs of strength zero, which implicit feedback treats as unobserved.
+        bad_lines_skipped: Malformed lines, only with on_bad_line="skip".
     """
 
     files: tuple[str, ...]
@@ -59,49 +67,47 @@ def read_interactions(
     path: str | PathLike[str],
     *,
     layout: str = "auto",
-    user_column: str | int | None = None,
-    item_column: str | int | None = None,
-    strength_column: str | int | None = None,
-    timestamp_column: str | int | None = None,
+    columns: Columns = _COMMON_NAMES,
     separator: str | None = None,
     duplicates: DuplicatePolicy = "sum",
     on_bad_line: BadLinePolicy = "error",
     implicit: bool = True,
 ) -> tuple[Interactions, ReadReport]:
-    """Read a file or the folder of a known data set.
+    """Read interactions from a file or from the folder of a published data set.
 
-    Text (CSV, TSV, `::`, blanks; also gzip, bzip2 or zip), Parquet and NPZ are read. Users and items are
-    numbered by their sorted labels, so that the result does not depend on the order of the lines.
+    Reads text (CSV, TSV, `::`, blanks; plain, gzip, bzip2 or zip), Parquet and NPZ. Users and items are
+    numbered by their sorted labels, so the result does not depend on the order of the lines.
 
     Args:
         path: A file, or a folder such as ml-1m/.
-        layout: A name in `LAYOUTS`; "auto" tells by file name and first line; "generic" looks at the content
-            only.
-        user_column: Name or 0-based number; None looks for a common name, or takes the order user, item,
-            strength, timestamp.
-        item_column: Likewise.
-        strength_column: Likewise; "" = none, every strength is 1.
-        timestamp_column: Likewise, in seconds; "" = none.
-        separator: One character, "::" or "whitespace"; None finds out.
-        duplicates: What to do with repeated pairs, see `Interactions.from_arrays`.
-        on_bad_line: "error", or "skip" to leave out and count lines with missing fields or non-numeric or
-            non-finite numbers.
-        implicit: Strengths are counts: zeros are dropped and counted, a negative one is an error. False keeps
-            both.
+        layout: A name in `LAYOUTS`; "auto" recognizes one by file name and first line; "generic" infers the
+            format from the content only.
+        columns: Which columns to read; see `Columns`.
+        separator: One character, "::" or "whitespace"; None infers it.
+        duplicates: How to merge repeated pairs, see `Interactions.from_arrays`.
+        on_bad_line: What to do with a line with missing fields or a number that is not finite: "error", or
+            "skip" to omit and count it.
+        implicit: Whether strengths are counts: zeros are dropped and counted, and a negative strength is an
+            error. False keeps both.
 
     Returns:
         The interactions with their original labels, and what was merged, dropped and skipped.
 
     Raises:
-        FileNotFoundError: When there is nothing at the path.
-        ValueError: In one line: FILE:LINE where a line is at fault, what is wrong, and the remedy.
+        FileNotFoundError: If the path does not exist.
+        ValueError: In one line, with the file, the line number where there is one, the fault and the remedy.
+
+    Example:
+        >>> columns = Columns(user="listener", item="song", strength="plays")
+        >>> interactions, report = read_interactions("plays.csv", columns=columns)
     """
-    columns = Columns(user_column, item_column, strength_column, timestamp_column)
-    request = _checked(_Request(layout, columns, separator, on_bad_line, implicit), duplicates)
-    _, files = find_files(Path(path), layout)
+    _check_policies(duplicates, on_bad_line)
+    if layout in LAYOUTS and columns != Columns():
+        raise ValueError(f'layout {layout} has fixed columns; set data.layout = "generic" to choose others')
+    request = _Request(layout, columns, separator, on_bad_line, implicit)
+    files = find_files(Path(path), layout)
     loaded = [_load(file, request) for file in files]
-    table = _concatenated([one.table for one in loaded])
-    _refuse_empty(Path(path), table)
+    table = _concatenated(path, [part.table for part in loaded])
     try:
         merged = Interactions.from_labels(
             table.users, table.items, table.strengths, timestamps=table.timestamps, duplicates=duplicates
@@ -112,7 +118,7 @@ def read_interactions(
     return kept, ReadReport(
         files=tuple(str(file) for file in files),
         layout=loaded[0].layout,
-        encoding=", ".join(sorted({one.encoding for one in loaded})),
+        encoding=", ".join(sorted({part.encoding for part in loaded})),
         num_rows=len(table.users),
         duplicates_merged=len(table.users) - merged.num_interactions,
         zeros_dropped=merged.num_interactions - kept.num_interactions,
@@ -127,7 +133,7 @@ def read_published_split(
     on_bad_line: BadLinePolicy = "error",
     implicit: bool = True,
 ) -> tuple[Interactions, Interactions]:
-    """Read a data set that was published as training and test file (LightGCN's Last.fm).
+    """Read a data set published as a training and a test file (LightGCN's Last.fm).
 
     Args:
         path: The folder.
@@ -136,21 +142,21 @@ def read_published_split(
         implicit: As in `read_interactions`.
 
     Returns:
-        (train, test) over the users and items of both, with the same ids.
+        (train, test), both over the users and items of both files, with the same ids.
 
     Raises:
-        FileNotFoundError: When there is nothing at the path.
-        ValueError: As `read_interactions`; or when the folder holds no published split.
+        FileNotFoundError: If the path does not exist.
+        ValueError: As `read_interactions`, and for a folder without a published split.
     """
-    request = _checked(_Request("auto", Columns(), None, on_bad_line, implicit), duplicates)
-    layout, files = find_files(Path(path), "auto")
+    _check_policies(duplicates, on_bad_line)
+    files = find_files(Path(path), "auto")
     if len(files) != 2:
         raise ValueError(
-            f"{path}: expected the folder of a published split, got layout {layout}; split it yourself"
+            f"{path}: expected the folder of a published split, got {files[0].name}; split it yourself"
         )
+    request = _Request("auto", Columns(), None, on_bad_line, implicit)
     tables = [_load(file, request).table for file in files]
-    both = _concatenated(tables)
-    _refuse_empty(Path(path), both)
+    both = _concatenated(path, tables)
     user_ids, user_labels = encode_labels(both.users, kind="user")
     item_ids, item_labels = encode_labels(both.items, kind="item")
     num_train = len(tables[0].users)
@@ -169,19 +175,10 @@ def read_published_split(
     return parts[0], parts[1]
 
 
-def _checked(request: _Request, duplicates: DuplicatePolicy) -> _Request:
-    if request.on_bad_line not in BAD_LINE_POLICIES:
-        raise ValueError(
-            f'expected data.on_bad_line "error" or "skip", got {request.on_bad_line!r}; choose one'
-        )
-    if duplicates not in DUPLICATE_POLICIES:
-        choices = ", ".join(DUPLICATE_POLICIES)
-        raise ValueError(f"expected data.duplicates to be one of {choices}, got {duplicates!r}; choose one")
-    if request.layout in LAYOUTS and request.columns != Columns():
-        raise ValueError(
-            f'layout {request.layout} has fixed columns; set data.layout = "generic" to choose others'
-        )
-    return request
+def _check_policies(duplicates: str, on_bad_line: str) -> None:
+    check_duplicate_policy(duplicates)
+    if on_bad_line not in ("error", "skip"):
+        raise ValueError(f'expected data.on_bad_line "error" or "skip", got {on_bad_line!r}; choose one')
 
 
 def _load(path: Path, request: _Request) -> _Loaded:
@@ -190,39 +187,36 @@ def _load(path: Path, request: _Request) -> _Loaded:
             path, request.columns, on_bad_line=request.on_bad_line, implicit=request.implicit
         )
         return _Loaded(table, path.suffix.removeprefix("."), "binary")
-    data, name = read_bytes(path)
-    data, encoding = to_utf8(data)
-    layout, dialect = _dialect(path, name, data, request)
-    table = parse_text(data, dialect, path, on_bad_line=request.on_bad_line, implicit=request.implicit)
-    return _Loaded(table, layout, encoding)
+    text = read_text(path)
+    layout, dialect = _layout_and_dialect(path, text.file_name, text.content, request)
+    table = parse_text(
+        text.content, dialect, path, on_bad_line=request.on_bad_line, implicit=request.implicit
+    )
+    return _Loaded(table, layout, text.encoding)
 
 
-def _dialect(path: Path, name: str, data: bytes, request: _Request) -> tuple[str, Dialect]:
-    line_number, lines = first_records(data)
+def _layout_and_dialect(path: Path, file_name: str, content: bytes, request: _Request) -> tuple[str, Dialect]:
+    line_number, lines = first_lines(content)
     if not lines:
         raise ValueError(f"{path}: expected interactions, found an empty file; choose another data.path")
-    candidate = request.layout if request.layout in LAYOUTS else layout_of_name(name)
-    told_otherwise = (
-        request.layout == "generic" or request.columns != Columns() or request.separator is not None
-    )
-    if candidate in LAYOUTS and not told_otherwise:
-        if matches(LAYOUTS[candidate], lines[0]):
-            return candidate, dialect_of(LAYOUTS[candidate])
+    candidate = request.layout if request.layout in LAYOUTS else layout_of_name(file_name)
+    is_chosen = request.layout == "generic" or request.columns != Columns() or request.separator is not None
+    if candidate in LAYOUTS and not is_chosen:
+        if LAYOUTS[candidate].matches(lines[0]):
+            return candidate, LAYOUTS[candidate].dialect
         if request.layout != "auto":
             raise ValueError(
                 f"{path}:{line_number}: expected a line of layout {candidate}, got {lines[0][:60]!r}; "
                 'set data.layout = "generic" or correct the line'
             )
-    return "generic", sniff_dialect(f"{path}:{line_number}", lines, request.columns, request.separator)
+    return "generic", infer_dialect(f"{path}:{line_number}", lines, request.columns, request.separator)
 
 
-def _refuse_empty(path: Path, table: Table) -> None:
-    if len(table.users) == 0:
-        skipped = f" ({table.num_skipped} bad lines skipped)" if table.num_skipped else ""
+def _concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:
+    num_skipped = sum(table.num_skipped for table in tables)
+    if not any(len(table.users) for table in tables):
+        skipped = f" ({num_skipped} bad lines skipped)" if num_skipped else ""
         raise ValueError(f"{path}: expected interactions, found none{skipped}; choose another data.path")
-
-
-def _concatenated(tables: Sequence[Table]) -> Table:
     if len(tables) == 1:
         return tables[0]
     return Table(
@@ -230,7 +224,7 @@ def _concatenated(tables: Sequence[Table]) -> Table:
         items=_joined_labels([table.items for table in tables]),
         strengths=_joined([table.strengths for table in tables]),
         timestamps=_joined([table.timestamps for table in tables]),
-        num_skipped=sum(table.num_skipped for table in tables),
+        num_skipped=num_skipped,
     )
 
 
@@ -240,8 +234,6 @@ def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def _joined_labels(parts: Sequence[np.ndarray]) -> np.ndarray:
-    if len({part.dtype for part in parts}) == 1:
-        return np.concatenate(parts)
-    return np.concatenate(
-        [part.astype(str).astype(object) for part in parts]
-    )  # int64 with uint64 would become float64
+    if len({part.dtype for part in parts}) > 1:  # int64 with uint64 would become float64
+        parts = [part.astype(str).astype(object) for part in parts]
+    return np.concatenate(parts)

@@ -1,6 +1,6 @@
-"""Simulated interactions: the paper's random views, and users with tastes, at any size.
+"""Simulated interactions: the paper's random views, and views by users with tastes, at any size.
 
-Neither stands for real people: `simulate_uniform` has nothing to learn, `simulate_taste` has what its
+Neither resembles real users: `simulate_uniform` has no structure to learn, `simulate_taste` only what its
 parameters put in.
 """
 
@@ -10,25 +10,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fcf_jax.data.checks import check_num_interactions
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.rows import check_num_interactions
 
-_BLOCK_INTERACTIONS = (
-    2_000_000  # users are simulated in blocks of about this many interactions: bounds the memory
-)
-_MAX_ROUNDS = 30  # of drawing again what was drawn twice
-_BROWSING = 0.05  # share of choices outside the user's taste, by popularity alone
+_BLOCK_INTERACTIONS = 2_000_000  # per block of users, to bound the memory
+_MAX_DRAWS = 30  # attempts to replace items that were drawn twice
+_BROWSING = 0.05  # share of choices by popularity alone
 _USER_FOCUS = 0.1  # Dirichlet concentration: most users like one or two genres
-_ITEM_FOCUS = 0.05  # likewise: most items belong to one, some to two
+_ITEM_FOCUS = 0.05  # likewise: most items belong to one genre, some to two
 _LENGTH_SPREAD = 1.0  # sigma of the log-normal history lengths
-_REPEAT = 0.5  # chance of one more view after each view
+_REPEAT = 0.5  # probability of another view after each view
 
 
 def simulate_uniform(*, num_users: int, num_items: int, sparsity: float = 0.8, seed: int) -> Interactions:
-    """Draw views purely at random, the paper's simulated data.
+    """Draw views uniformly at random, like the paper's simulated data.
 
-    round((1 - sparsity) * num_users * num_items) pairs are chosen without replacement, such that every user
-    and every item has at least one. Strengths are view counts >= 1, geometric with mean 2.
+    Chooses round((1 - sparsity) * num_users * num_items) pairs without replacement, such that every user and
+    every item has at least one. Strengths are view counts >= 1, geometric with mean 2.
 
     Args:
         num_users: >= 1.
@@ -37,8 +35,7 @@ def simulate_uniform(*, num_users: int, num_items: int, sparsity: float = 0.8, s
         seed: >= 0; the same seed gives the identical result.
 
     Raises:
-        ValueError: For numbers out of range, or a sparsity that leaves too few views for every user and item
-            to have one.
+        ValueError: For numbers out of range, or fewer views than users or items.
     """
     _check_counts(num_users, num_items)
     if not 0 <= sparsity < 1:
@@ -69,22 +66,21 @@ def simulate_taste(
     popularity_exponent: float = 0.7,
     seed: int,
 ) -> Interactions:
-    """Draw views of users with planted tastes: low rank, long-tail popularity, long-tail history lengths.
+    """Draw views of users with tastes: low rank, with long tails of popularity and history length.
 
-    Items belong to overlapping genres, users mix genres (both Dirichlet). A user picks a genre by taste, then
-    one of its items by popularity, without replacement; one choice in twenty is by popularity alone. The
-    probability of (user, item) thus has rank num_factors + 1. Every user and every item has at least one
+    Users and items belong to several genres each, with Dirichlet weights. A user chooses a genre by taste,
+    then one of its items by popularity, without replacement; one choice in twenty is by popularity alone. The
+    probability of (user, item) therefore has rank num_factors + 1. Every user and every item has at least one
     interaction. Strengths are view counts >= 1, geometric with mean 2. A million users with 50 items each
     take about 1 GB.
 
     Args:
         num_users: >= 1.
         num_items: >= 1.
-        mean_history: Mean number of items per user, in [1, num_items / 2] (1 for a single item), about: the
-            longest histories are cut at half of the items, and may fall short of that when a taste runs out
-            of items.
+        mean_history: Approximate mean number of items per user, in [1, num_items / 2], or 1 for a single
+            item. Histories are at most half of the items, and shorter if a taste has too few items.
         num_factors: Number of genres, >= 1.
-        popularity_exponent: >= 0; an item's popularity falls with its rank to this power, 0 makes all equal.
+        popularity_exponent: >= 0; popularity is rank ** -popularity_exponent, so 0 makes all items equal.
         seed: >= 0; the same seed gives the identical result.
 
     Raises:
@@ -126,7 +122,7 @@ class _Block(NamedTuple):
 
 
 class _FirstUsers(NamedTuple):
-    """One user for every item, so that none stays without; sorted by user."""
+    """A first user for every item, so that each has at least one; sorted by user."""
 
     user_ids: npt.NDArray[np.int64]
     item_ids: npt.NDArray[np.int64]
@@ -140,7 +136,7 @@ def _check_counts(num_users: int, num_items: int) -> None:
 
 
 def _cover(rng: np.random.Generator, num_users: int, num_items: int) -> npt.NDArray[np.int64]:
-    """The fewest random pairs that touch every user and every item, as user * num_items + item."""
+    """Return the fewest random pairs with every user and item, as user * num_items + item."""
     slots = np.arange(max(num_users, num_items))
     return (
         rng.permutation(num_users)[slots % num_users] * num_items
@@ -155,7 +151,7 @@ def _view_counts(rng: np.random.Generator, size: int) -> npt.NDArray[np.float32]
 def _history_lengths(
     rng: np.random.Generator, num_users: int, mean_history: float, longest: int
 ) -> npt.NDArray[np.int64]:
-    """1 + a log-normal excess, rounded at random: exact in the mean but for the cut at `longest`."""
+    """Draw 1 + a log-normal excess, rounded at random to keep the mean, and clip it at `longest`."""
     excess = rng.lognormal(-(_LENGTH_SPREAD**2) / 2, _LENGTH_SPREAD, num_users)  # mean 1
     lengths = 1 + np.floor((mean_history - 1) * excess + rng.random(num_users)).astype(np.int64)
     return np.minimum(lengths, longest)
@@ -164,7 +160,7 @@ def _history_lengths(
 def _lengthened(
     rng: np.random.Generator, lengths: npt.NDArray[np.int64], longest: int, *, total: int
 ) -> npt.NDArray[np.int64]:
-    """Make random histories longer where few happened to be so short that they cannot hold `total` items."""
+    """Lengthen random histories until their lengths sum to at least `total`."""
     num_missing = total - int(lengths.sum())
     if num_missing <= 0:
         return lengths
@@ -175,10 +171,10 @@ def _lengthened(
 def _genre_thresholds(
     rng: np.random.Generator, num_items: int, num_factors: int, popularity_exponent: float
 ) -> npt.NDArray[np.float64]:
-    """Cumulative item probabilities of each genre, [num_factors + 1, num_items]; the last genre is popularity
-    alone.
+    """Return cumulative item probabilities of each genre [num_factors + 1, num_items].
 
-    Row g is raised by g: one search in the flattened array then finds an item of the wanted genre.
+    The last genre is popularity alone. Row g is raised by g, so that one search in the flattened array finds
+    an item of a given genre.
     """
     popularity = rng.permutation(np.arange(1, num_items + 1) ** -float(popularity_exponent))
     membership = rng.dirichlet(np.full(num_factors, _ITEM_FOCUS), num_items).T + 1e-9  # no genre is empty
@@ -189,7 +185,7 @@ def _genre_thresholds(
 
 
 def _first_users(rng: np.random.Generator, lengths: npt.NDArray[np.int64], num_items: int) -> _FirstUsers:
-    """Give every item to a random place in a random history; no history gets more items than its length."""
+    """Assign every item to a random user; no user gets more items than its history length."""
     ends = np.cumsum(lengths)
     if ends[-1] < num_items:
         raise ValueError(
@@ -201,7 +197,7 @@ def _first_users(rng: np.random.Generator, lengths: npt.NDArray[np.int64], num_i
 
 
 def _blocks(lengths: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Ranges of users of about _BLOCK_INTERACTIONS interactions each."""
+    """Return ranges of users with about _BLOCK_INTERACTIONS interactions each."""
     block_of_user = np.cumsum(lengths) // _BLOCK_INTERACTIONS
     bounds = np.append(np.flatnonzero(np.diff(block_of_user, prepend=-1)), len(lengths)).tolist()
     return list(itertools.pairwise(bounds))
@@ -214,13 +210,13 @@ def _simulate_block(
     assigned: _FirstUsers,
     first_user: int,
 ) -> _Block:
-    """Draw the histories of users first_user, first_user + 1, ..., sorted by user and item."""
+    """Draw the histories of the users from first_user on, sorted by user and item."""
     num_factors, num_items = len(genres) - 1, genres.shape[1]
     tastes = rng.dirichlet(np.full(num_factors, _USER_FOCUS), len(lengths))
     tastes = np.cumsum(tastes * (1 - _BROWSING), axis=1)
     low, high = np.searchsorted(assigned.user_ids, [first_user, first_user + len(lengths)])
     pairs = np.sort((assigned.user_ids[low:high] - first_user) * num_items + assigned.item_ids[low:high])
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(_MAX_DRAWS):
         missing = lengths - np.bincount(pairs // num_items, minlength=len(lengths))
         if not missing.any():
             break
@@ -237,13 +233,13 @@ def _choose_items(
     users: npt.NDArray[np.int64],
     genres: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.int64]:
-    """Choose one item for each entry of users: a genre by taste, then an item by popularity within it."""
+    """Choose an item for each entry of users: a genre by taste, then an item by popularity within it."""
     num_items = genres.shape[1]
     genre = (rng.random(len(users))[:, np.newaxis] > tastes[users]).sum(axis=1)
     position = np.searchsorted(genres.ravel(), genre + rng.random(len(users)), side="right")
-    return np.minimum(position - genre * num_items, num_items - 1)  # rounding may reach one too far
+    return np.minimum(position - genre * num_items, num_items - 1)  # rounding may give num_items
 
 
 def _sorted_unique(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    values = np.sort(values)
+    values = np.sort(values)  # np.unique took 100 times as long (NumPy 2.4)
     return values[np.diff(values, prepend=-1) != 0]

@@ -1,8 +1,7 @@
-"""Split interactions into training, validation and test sets; users, items and labels stay the same in all of
-them.
+"""Training, validation and test sets, over the same users, items and labels as the whole.
 
-Metrics are means over users with at least one test item. `Split` counts the users who have none, and those
-whose test items come without any training interaction (they can only be ranked for by the zero vector).
+Metrics are means over the users with at least one test item. `Split` counts the users without one, and those
+with test items but no training interaction, whose user factor is zero.
 """
 
 import dataclasses
@@ -18,9 +17,9 @@ class Split:
     """Disjoint parts of one data set.
 
     Attributes:
-        train: What the model sees.
-        validation: For choosing hyperparameters, or None.
-        test: For the final number.
+        train: For training.
+        validation: For choosing hyperparameters; None if there is none.
+        test: For the final metrics.
     """
 
     train: Interactions
@@ -29,12 +28,12 @@ class Split:
 
     @property
     def num_users_without_test(self) -> int:
-        """Users who do not count in test metrics."""
+        """Number of users without test items, left out of the metrics."""
         return int((self.test.history_lengths == 0).sum())
 
     @property
     def num_users_without_train(self) -> int:
-        """Users with test items but no training interaction (only `split_temporal` makes any)."""
+        """Number of users with test items but no training interaction, only after `split_temporal`."""
         return int(((self.train.history_lengths == 0) & (self.test.history_lengths > 0)).sum())
 
 
@@ -43,14 +42,14 @@ def split_per_user(
 ) -> Split:
     """Move a random share of each user's history to the test set.
 
-    Of n interactions round(n * test_fraction) go to the test set and round(n * validation_fraction) to the
-    validation set (halves up), but at least one stays for training: users with one interaction, and with 0.2
-    those with two, have no test item.
+    Of n interactions, round(n * test_fraction) go to the test set and round(n * validation_fraction) to the
+    validation set (halves are rounded up), but at least one stays for training. Users with one interaction
+    have no test item; at a fraction of 0.2, those with two have none either.
 
     Args:
         interactions: The whole data set.
         test_fraction: In [0, 1).
-        validation_fraction: In [0, 1); 0 means no validation set. Together with test_fraction below 1.
+        validation_fraction: In [0, 1 - test_fraction); 0 means no validation set.
         seed: >= 0; the same seed gives the identical split.
 
     Raises:
@@ -58,66 +57,92 @@ def split_per_user(
     """
     _check_fractions(test_fraction, validation_fraction)
     rng = np.random.default_rng(seed)
-    # user + [0, 1): one sort shuffles within every user; stable, so that equal numbers fall alike everywhere.
+    # One sort of user + [0, 1) shuffles within each user; stable, so that ties are broken alike everywhere.
     order = np.argsort(interactions.user_ids + rng.random(interactions.num_interactions), kind="stable")
     lengths = interactions.history_lengths
     num_test = np.clip(_rounded(lengths * test_fraction), 0, np.maximum(lengths - 1, 0))
     num_validation = np.clip(
         _rounded(lengths * validation_fraction), 0, np.maximum(lengths - 1 - num_test, 0)
     )
-    return _by_rank(interactions, order, num_test, num_validation, has_validation=validation_fraction > 0)
+    return _split_by_rank(
+        interactions, order, num_test, num_validation, has_validation=validation_fraction > 0
+    )
 
 
 def split_leave_one_out(interactions: Interactions, *, validation: bool = False) -> Split:
-    """Move each user's latest interaction to the test set (of equal timestamps the one with the largest item
-    id).
+    """Move each user's latest interaction to the test set, the largest item id among equal timestamps.
 
     Users with one interaction have no test item.
 
     Args:
         interactions: The whole data set, with timestamps.
-        validation: Whether the latest but one goes to a validation set, for users with three or more.
+        validation: Whether the second latest goes to a validation set, for users with three or more.
 
     Raises:
-        ValueError: When there are no timestamps.
+        ValueError: Without timestamps.
     """
     timestamps = _timestamps(interactions)
     latest_first = np.lexsort((-interactions.item_ids, -timestamps, interactions.user_ids))
     lengths = interactions.history_lengths
     num_test = (lengths >= 2).astype(np.int64)
     num_validation = ((lengths >= 3) & validation).astype(np.int64)
-    return _by_rank(interactions, latest_first, num_test, num_validation, has_validation=validation)
+    return _split_by_rank(interactions, latest_first, num_test, num_validation, has_validation=validation)
 
 
 def split_temporal(
     interactions: Interactions, *, test_fraction: float = 0.2, validation_fraction: float = 0.0
 ) -> Split:
-    """Cut at a point in time: the latest interactions of all users are the test set, those before it the
-    validation set.
+    """Move the latest interactions of all users to the test set, those before it to the validation set.
 
-    Interactions of one timestamp stay together, on the later side of the cut; the test set may therefore be a
-    little larger than asked for. Users may have test items without any training interaction: see
+    Interactions with equal timestamps stay together, in the later part, so the test set may be slightly
+    larger than its fraction. Users may have test items but no training interaction: see
     `Split.num_users_without_train`.
 
     Args:
         interactions: The whole data set, with timestamps.
         test_fraction: In [0, 1).
-        validation_fraction: In [0, 1); 0 means no validation set. Together with test_fraction below 1.
+        validation_fraction: In [0, 1 - test_fraction); 0 means no validation set.
 
     Raises:
-        ValueError: For fractions out of range, when there are no timestamps, or when nothing would be left
-            for training.
+        ValueError: For fractions out of range, without timestamps, or if nothing is left for training.
     """
     _check_fractions(test_fraction, validation_fraction)
     timestamps = _timestamps(interactions)
-    test = timestamps >= _cut(timestamps, test_fraction)
-    later = timestamps >= _cut(timestamps, test_fraction + validation_fraction)
-    if later.all() and len(later):
+    test = timestamps >= _first_held_out(timestamps, test_fraction)
+    held_out = timestamps >= _first_held_out(timestamps, test_fraction + validation_fraction)
+    if held_out.all() and len(held_out):
         raise ValueError(
             "expected earlier interactions for training, got none before the cut; lower the fractions"
         )
-    validation = interactions.select(later & ~test) if validation_fraction > 0 else None
-    return Split(interactions.select(~(later | test)), validation, interactions.select(test))
+    return _split_by_masks(interactions, test, held_out, has_validation=validation_fraction > 0)
+
+
+def cap_histories(interactions: Interactions, *, max_user_items: int, seed: int) -> Interactions:
+    """Keep at most `max_user_items` interactions of each user, drawn without replacement.
+
+    What is kept of a user depends only on the user's number, its items and the seed. As long as users keep
+    their numbers, no user influences what is kept of another.
+
+    Args:
+        interactions: The whole data set.
+        max_user_items: >= 1.
+        seed: In [0, 2**32).
+
+    Raises:
+        ValueError: For max_user_items below 1.
+    """
+    if max_user_items < 1:
+        raise ValueError(f"expected max_user_items of at least 1, got {max_user_items}; raise it")
+    users = _hash(interactions.user_ids.astype(np.uint64) + (np.uint64(seed) << np.uint64(32)))
+    draws = _hash(users + interactions.item_ids.astype(np.uint64))
+    order = np.lexsort((draws, interactions.user_ids))
+    return interactions.select(_ranks(interactions, order) < max_user_items)
+
+
+def _hash(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    from pandas.util import hash_array
+
+    return hash_array(values)  # type: ignore[operator]
 
 
 def _check_fractions(test_fraction: float, validation_fraction: float) -> None:
@@ -138,13 +163,21 @@ def _rounded(numbers: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     return np.floor(numbers + 0.5).astype(np.int64)
 
 
-def _cut(timestamps: npt.NDArray[np.int64], fraction: float) -> float:
-    """The earliest timestamp of the latest `fraction` of all; beyond all of them when that is none."""
+def _first_held_out(timestamps: npt.NDArray[np.int64], fraction: float) -> float:
+    """Return the earliest timestamp of the latest `fraction` of all; infinity if that is none."""
     num_later = int(_rounded(np.array(len(timestamps) * fraction)))
     return np.inf if num_later == 0 else np.sort(timestamps)[-num_later]
 
 
-def _by_rank(
+def _ranks(interactions: Interactions, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the place of each interaction in its user's history, for an order that is sorted by user."""
+    users = interactions.user_ids
+    ranks = np.empty(len(users), np.int64)
+    ranks[order] = np.arange(len(users)) - interactions.indptr[users]
+    return ranks
+
+
+def _split_by_rank(
     interactions: Interactions,
     order: npt.NDArray[np.int64],
     num_test: npt.NDArray[np.int64],
@@ -152,11 +185,18 @@ def _by_rank(
     *,
     has_validation: bool,
 ) -> Split:
-    """Give each user's first interactions in `order` (user by user) to test, the next to validation."""
-    users = interactions.user_ids
-    rank = np.empty(len(users), np.int64)
-    rank[order] = np.arange(len(users)) - interactions.indptr[users]
-    test = rank < num_test[users]
-    held_out = rank < (num_test + num_validation)[users]
+    """Move each user's first interactions in `order` to the test set, the next ones to validation."""
+    users, ranks = interactions.user_ids, _ranks(interactions, order)
+    held_out = ranks < (num_test + num_validation)[users]
+    return _split_by_masks(interactions, ranks < num_test[users], held_out, has_validation=has_validation)
+
+
+def _split_by_masks(
+    interactions: Interactions,
+    test: npt.NDArray[np.bool_],
+    held_out: npt.NDArray[np.bool_],
+    *,
+    has_validation: bool,
+) -> Split:
     validation = interactions.select(held_out & ~test) if has_validation else None
     return Split(interactions.select(~held_out), validation, interactions.select(test))

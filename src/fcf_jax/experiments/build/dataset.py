@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fcf_jax.data import (
+    Columns,
     Interactions,
     Split,
     check_implicit,
@@ -121,10 +122,7 @@ def _read(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
     interactions, report = read_interactions(
         _path_of(data),
         layout=data.layout,
-        user_column=data.user_column,
-        item_column=data.item_column,
-        strength_column=data.strength_column,
-        timestamp_column=data.timestamp_column,
+        columns=Columns(data.user_column, data.item_column, data.strength_column, data.timestamp_column),
         separator=data.separator,
         duplicates=data.duplicates,
         on_bad_line=data.on_bad_line,

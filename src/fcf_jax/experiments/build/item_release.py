@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from fcf_jax.core.records import Key
 from fcf_jax.data import Interactions
-from fcf_jax.data.capping import cap_histories
+from fcf_jax.data.split import cap_histories
 from fcf_jax.experiments.build.privacy import has_noise, needs_item_counts, participation_of, rounds_key
 from fcf_jax.experiments.build.processes import share_files
 from fcf_jax.experiments.config.schema import ExperimentConfig

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fcf_jax.core.sampling import Sampling
+from fcf_jax.data.columns import LAYOUT_NAMES
 from fcf_jax.data.known_sets import KNOWN_SETS
-from fcf_jax.data.layouts import LAYOUT_NAMES
 
 _SETTINGS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
