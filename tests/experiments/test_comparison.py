@@ -23,8 +23,9 @@ from fcf_jax.experiments.compare.statistics import (
 )
 from fcf_jax.experiments.compare.training import _refuse_divergence
 from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run import DivergedError, run_experiment
+from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import claimed
 
 TINY = [

@@ -18,12 +18,12 @@ from fcf_jax.data.capping import cap_histories
 from fcf_jax.experiments.build import item_release
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.compare.comparison import refuse_unfit
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import CheckpointError, ConfigError
 from fcf_jax.experiments.plan import plan_privacy
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.budget import BUDGET, budget_of
-from fcf_jax.experiments.store.checkpoint import CheckpointError
 from fcf_jax.experiments.store.run_directory import claimed
 from fcf_jax.privacy.accounting import Participation, epsilon, single_noise_multiplier
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier

@@ -9,7 +9,8 @@ from rich.console import Console
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.privacy import noise_multiplier_of, rounds_key
 from fcf_jax.experiments.compare.comparison import refuse_unfit
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run import run_experiment

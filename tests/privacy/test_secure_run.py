@@ -14,7 +14,8 @@ from fcf_jax import cli
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.secure_sum import formats_of, is_in_fixed_point, refuse_unfit_sums
 from fcf_jax.experiments.compare.comparison import load_splits
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run import run_experiment

@@ -31,8 +31,7 @@ def run_errors() -> Iterator[None]:
     """Tell a failure in the run: exit code 1; only a checkpoint of another run is a mistake in input."""
     from jax.errors import JaxRuntimeError
 
-    from fcf_jax.experiments.run import DivergedError
-    from fcf_jax.experiments.store.checkpoint import CheckpointError
+    from fcf_jax.experiments.errors import CheckpointError, DivergedError
 
     try:
         yield

@@ -98,7 +98,7 @@ class StopSignals:
 @contextmanager
 def going_on(signals: StopSignals, command: str, folder: Path) -> Iterator[None]:
     """Tell how to go on after a signal: with `command --resume`."""
-    from fcf_jax.experiments.recording import StoppedError
+    from fcf_jax.experiments.errors import StoppedError
 
     remedy = f"go on with: {command} --resume --out {shlex.quote(str(folder))}"
     try:

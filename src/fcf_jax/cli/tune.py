@@ -49,7 +49,7 @@ def tune(
 def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> "Tuned":
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
     from fcf_jax.experiments.build.held_out import load_held_out
-    from fcf_jax.experiments.config.load import ConfigError
+    from fcf_jax.experiments.errors import ConfigError
     from fcf_jax.experiments.report.tuning_report import write_outcome
     from fcf_jax.experiments.store.run_directory import claimed, environment, write_json
     from fcf_jax.experiments.tune.study import journal

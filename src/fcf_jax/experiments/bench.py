@@ -22,9 +22,10 @@ from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset, weighting_of
 from fcf_jax.experiments.build.devices import mesh_of
 from fcf_jax.experiments.build.models import configured_als, configured_federation, model_options
-from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import build_optimizer
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.timed_runs import (
     ItemFactors,
     Rounds,

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fcf_jax.experiments.build.privacy import delta_of, has_noise, num_learned_items, with_item_counts
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.privacy.accounting import (
     Accountant,
     Participation,

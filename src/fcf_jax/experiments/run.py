@@ -15,6 +15,7 @@ from fcf_jax.experiments.build.privacy import payload_bytes
 from fcf_jax.experiments.build.problem import Setup, set_up
 from fcf_jax.experiments.build.secure_sum import described
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
@@ -22,10 +23,6 @@ from fcf_jax.experiments.report import write_report
 from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.budget import budget_of
 from fcf_jax.parallel.mesh import fetch
-
-
-class DivergedError(RuntimeError):
-    """Training was stopped because its loss rose beyond reason."""
 
 
 def run_experiment(

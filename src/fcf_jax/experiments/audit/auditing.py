@@ -13,8 +13,8 @@ from fcf_jax.experiments.audit.curves import curve_of
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, sends_gram, set_scene
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.privacy import epsilon_of, has_noise
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report.audit_pictures import write_picture
 from fcf_jax.experiments.report.audit_tables import write_tables

@@ -20,8 +20,8 @@ from fcf_jax.data import (
 )
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
 from fcf_jax.experiments.build.privacy import refuse_unaccountable
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from fcf_jax.data import Interactions, split_per_user
 from fcf_jax.experiments.build.dataset import Dataset, load_dataset
-from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 
 
 class HeldOut(NamedTuple):

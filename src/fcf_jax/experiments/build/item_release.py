@@ -13,8 +13,8 @@ from fcf_jax.data.capping import cap_histories
 from fcf_jax.experiments.build.privacy import has_noise, needs_item_counts, participation_of, rounds_key
 from fcf_jax.experiments.build.processes import share_files
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.store.budget import Budget
-from fcf_jax.experiments.store.checkpoint import CheckpointError
 from fcf_jax.experiments.store.run_directory import write_atomically
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 

@@ -11,9 +11,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from fcf_jax.core.records import Key, Mechanism, SentNorms
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.privacy import accounting as accountant
 from fcf_jax.privacy.accounting import Participation
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier

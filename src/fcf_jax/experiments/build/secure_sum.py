@@ -17,8 +17,8 @@ from fcf_jax.core.sampling import draw_cohort, poisson_capacity
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.privacy import is_sampled
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.privacy.secure_sum.accumulate import fixed_point_sums
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
 from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint, check_formats, choose_formats

@@ -20,8 +20,8 @@ from fcf_jax.experiments.build.dataset import Dataset, weighting_of
 from fcf_jax.experiments.build.models import configured_als, configured_federation, weights_of
 from fcf_jax.experiments.build.secure_sum import accumulation_of
 from fcf_jax.experiments.compare.assessment import Assessment
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.batch import (
     map_runs,
     place_runs,

@@ -26,8 +26,8 @@ from fcf_jax.experiments.compare.statistics import (
     worse_metrics,
 )
 from fcf_jax.experiments.compare.training import Outcome, train_builds
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.report.comparison_pictures import write_pictures

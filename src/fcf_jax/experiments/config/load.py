@@ -14,12 +14,9 @@ from pydantic.fields import FieldInfo
 
 from fcf_jax.data.known_sets import known_set
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 
 _REPOSITORY_CONFIGS = Path(__file__).parents[4] / "configs"
-
-
-class ConfigError(ValueError):
-    """A mistake in the configuration, told in one line that names the key."""
 
 
 def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> ExperimentConfig:

@@ -5,9 +5,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from fcf_jax.experiments.config.load import ConfigError, value_of, with_values
+from fcf_jax.experiments.config.load import value_of, with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import confidence_factor, learning_rate
+from fcf_jax.experiments.errors import ConfigError
 
 Space = dict[str, BaseDistribution]  # by key, such as "model.alpha"
 Values = dict[str, Any]  # by key

@@ -25,10 +25,10 @@ from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.build.measuring import metric_names
 from fcf_jax.experiments.build.privacy import refuse_measuring
 from fcf_jax.experiments.build.secure_sum import refuse_searching
-from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError, DivergedError
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run import DivergedError
 from fcf_jax.experiments.tune.candidates import (
     CandidateData,
     Learner,
