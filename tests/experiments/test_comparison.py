@@ -9,7 +9,7 @@ from rich.console import Console
 from scipy import stats
 
 from fcf_jax import cli
-from fcf_jax.experiments.build.measuring import metric_names
+from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.compare import comparison
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.compare.curves import Curves, read_curves

@@ -15,6 +15,7 @@ from fcf_jax.experiments.build.privacy import payload_bytes
 from fcf_jax.experiments.build.problem import Setup, set_up
 from fcf_jax.experiments.build.secure_sum import described
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import step_of
 from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
@@ -79,10 +80,10 @@ def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) ->
 
 
 def divergence_remedy(config: ExperimentConfig) -> str:
-    """Say what helps against divergence."""
+    """Return the remedy for a diverged training."""
     if config.model.regularization == 0:
         return "raise model.regularization"
-    if config.server.step == "guarded_gram":
+    if step_of(config).is_guarded:
         return "raise server.initial_damping"
     return 'lower server.learning_rate or set server.step = "guarded_gram"'
 

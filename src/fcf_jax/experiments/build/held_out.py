@@ -28,10 +28,6 @@ def load_held_out(config: ExperimentConfig) -> HeldOut:
     """
     tuning, data = config.tuning, config.data
     fraction = data.validation_fraction or tuning.validation_fraction
-    if data.split != "published" and data.test_fraction + fraction >= 1:
-        raise ConfigError(
-            "tuning.validation_fraction: with data.test_fraction it leaves nothing to train on; lower it"
-        )
     extremes = {
         "data.validation_fraction": fraction,
         "model.alpha": max(*tuning.alpha, config.model.alpha),

@@ -11,7 +11,8 @@ from fcf_jax.als import Als, centralized_als
 from fcf_jax.core.cohort_sum import FLOAT_SUMS
 from fcf_jax.core.federation import Federation, federated_cf
 from fcf_jax.core.records import Accumulation, Weighting
-from fcf_jax.experiments.build.privacy import configured_mechanism, is_sampled
+from fcf_jax.experiments.build.privacy import configured_mechanism
+from fcf_jax.experiments.config.privacy_numbers import is_sampled
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import build_optimizer
 

@@ -1,17 +1,22 @@
 """The sections of a configuration: every key with its default, bounds and meaning."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fcf_jax.core.sampling import Sampling
 from fcf_jax.data.known_sets import KNOWN_SETS
 from fcf_jax.data.layouts import LAYOUT_NAMES
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
+from fcf_jax.experiments.config.server_steps import SERVER_STEPS
 
 _SETTINGS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-ServerStep = Literal["guarded_gram", "gram", "running_sums", "adam", "paper_adam", "sgd"]
-PrivacyMode = Literal["plain", "secure_sum", "local_noise", "central_noise", "distributed_noise"]
+if TYPE_CHECKING:
+    ServerStepName = PrivacyModeName = str
+else:  # a new row of these tables is a new choice
+    ServerStepName = Literal[tuple(SERVER_STEPS)]
+    PrivacyModeName = Literal[tuple(PRIVACY_MODES)]
 Column = str | int
 Positive = Annotated[float, Field(gt=0)]
 
@@ -94,7 +99,7 @@ class ServerConfig(BaseModel):
 
     model_config = _SETTINGS
 
-    step: ServerStep = Field(default="guarded_gram", description="the server's optimizer")
+    step: ServerStepName = Field(default="guarded_gram", description="the server's optimizer")
     learning_rate: float | None = Field(
         default=None,
         gt=0,
@@ -142,7 +147,7 @@ class PrivacyConfig(BaseModel):
 
     model_config = _SETTINGS
 
-    mode: PrivacyMode = Field(
+    mode: PrivacyModeName = Field(
         default="plain",
         description="plain: each upload; secure_sum: their exact sum only, in fixed point; local_noise: "
         "uploads with noise; central_noise: the sum with noise; distributed_noise: that, and noise added by "
