@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,12 +37,8 @@ def show_epsilon(
 
     with input_errors():
         who = _participation(sampling_probability)
-        rdp, pld = (
-            epsilon(
-                who, noise_multiplier=noise_multiplier, num_rounds=num_rounds, delta=delta, accountant=name
-            )
-            for name in ("rdp", "pld")
-        )
+        spent = partial(epsilon, who, noise_multiplier=noise_multiplier, num_rounds=num_rounds, delta=delta)
+        rdp, pld = spent(accountant="rdp"), spent(accountant="pld")
     if as_json:
         print(json.dumps({"epsilon_rdp": _finite(rdp), "epsilon_pld": _finite(pld)}))
         return
@@ -78,8 +75,8 @@ def _show(plan: "PrivacyPlan") -> None:
     title = f"{sizes}; epsilon {plan.epsilon:g} at delta {plan.delta:.3g}"
     show(title, [_row(one, is_best=one is plan.best) for one in plan.choices])
     print(
-        "Noise / signal: expected noise over the largest possible sum of the uploads. Steps that do not average "
-        "over rounds (gram, guarded_gram) feel the noise of each round, and so prefer few."
+        "Noise / signal: expected noise over the largest possible sum of the uploads. Steps that do not "
+        "average over rounds (gram, guarded_gram) feel the noise of each round, and so prefer few."
     )
     for sentence in (verdict(plan), *plan.notes):
         print(sentence)
@@ -102,7 +99,7 @@ def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:
 
 
 def _participation(sampling_probability: float) -> "Participation":
-    """Return users and a cohort in this proportion, which is all that accounting needs of a Poisson sample."""
+    """Return users and a cohort in this proportion, all that accounting needs of a Poisson sample."""
     from fcf_jax.privacy.accounting import Participation
 
     if not 0 < sampling_probability <= 1:

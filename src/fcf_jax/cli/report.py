@@ -16,7 +16,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Default: report.html in the run; of several runs, in the current folder.",
+            help="Default: report.html in the run, or here for several runs.",
         ),
     ] = None,
 ) -> None:
