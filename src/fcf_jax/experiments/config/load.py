@@ -109,6 +109,8 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
             yield f"at least {bound.ge}"
         elif isinstance(bound, annotated_types.Gt):
             yield f"above {bound.gt}"
+        elif isinstance(bound, annotated_types.Le):
+            yield f"at most {bound.le}"
         elif isinstance(bound, annotated_types.Lt):
             yield f"below {bound.lt}"
 
