@@ -6,7 +6,8 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.experiments.store.checkpoint import CheckpointError, Checkpoints
+from fcf_jax.experiments.errors import CheckpointError
+from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.parallel.batch import run_mesh
 
 STATE = {

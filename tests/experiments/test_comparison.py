@@ -9,7 +9,7 @@ from rich.console import Console
 from scipy import stats
 
 from fcf_jax import cli
-from fcf_jax.experiments.build.measuring import metric_names
+from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.compare import comparison
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.compare.curves import Curves, read_curves
@@ -23,8 +23,9 @@ from fcf_jax.experiments.compare.statistics import (
 )
 from fcf_jax.experiments.compare.training import _refuse_divergence
 from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run import DivergedError, run_experiment
+from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import claimed
 
 TINY = [

@@ -13,10 +13,11 @@ from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.privacy import payload_bytes
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.server_steps import build_optimizer
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.loop import Training, block_sizes, find_divergence, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recommend import History, recommend_items
-from fcf_jax.experiments.run import DivergedError, difference_percent, run_experiment
+from fcf_jax.experiments.run import difference_percent, run_experiment
 from fcf_jax.experiments.store.run_directory import claimed, read_run, write_atomically, write_json
 
 TINY = [

@@ -9,8 +9,8 @@ from rich.console import Console
 from fcf_jax.evaluation import RankingMetrics, UserMetrics
 from fcf_jax.experiments.build.held_out import load_held_out
 from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run import DivergedError
 from fcf_jax.experiments.tune import tuning
 from fcf_jax.experiments.tune.candidates import Learner
 from fcf_jax.experiments.tune.study import finished, journal, start_trial, values_of

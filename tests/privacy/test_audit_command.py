@@ -12,7 +12,7 @@ from fcf_jax.core.records import CohortSum, SentNorms
 from fcf_jax.experiments.audit import auditing
 from fcf_jax.experiments.audit import bounds as audit_bounds
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.config.server_steps import GRAM_STEPS
+from fcf_jax.experiments.config.server_steps import step_of
 from fcf_jax.privacy.attacks.taking_part import taking_part
 from fcf_jax.privacy.limits import in_out_auc_ceiling
 from fcf_jax.privacy.mechanism import gaussian_mechanism
@@ -143,7 +143,7 @@ def test_figures_are_those_that_bounds_may_name(folders, found):
         known = audit_bounds.figure_names(
             mode,
             has_cohorts=config.federation.cohort_size is not None,
-            sends_gram=config.server.step in GRAM_STEPS,
+            sends_gram=step_of(config).asks_for_gram,
         )
         assert {name: set(figures) for name, figures in found[mode].items()} == {
             name: set(figures) for name, figures in known.items()

@@ -17,13 +17,13 @@ from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.data.split import cap_histories
 from fcf_jax.experiments.build import item_release
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.compare.comparison import refuse_unfit
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.config.checks import check
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import CheckpointError, ConfigError
 from fcf_jax.experiments.plan import plan_privacy
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.budget import BUDGET, budget_of
-from fcf_jax.experiments.store.checkpoint import CheckpointError
 from fcf_jax.experiments.store.run_directory import claimed
 from fcf_jax.privacy.accounting import Participation, epsilon, single_noise_multiplier
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
@@ -221,7 +221,7 @@ def test_what_has_no_counts_is_refused():
     with pytest.raises(ConfigError, match=r"privacy\.head_items.*local_noise"):
         load_dataset(load_config(None, [*HEAD, "privacy.mode=local_noise"]))
     with pytest.raises(ConfigError, match=r"privacy\.head_items.*fcf compare"):
-        refuse_unfit(load_config(None, [*HEAD, "privacy.seed=1"]))
+        check(load_config(None, [*HEAD, "privacy.seed=1"]), "compare")
 
 
 def test_plan_counts_the_items_that_are_learned():

@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.privacy import noise_multiplier_of, rounds_key
-from fcf_jax.experiments.compare.comparison import refuse_unfit
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.build.privacy import rounds_key
+from fcf_jax.experiments.config.checks import check
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.config.privacy_numbers import noise_multiplier_of
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run import run_experiment
@@ -133,5 +135,5 @@ def test_what_no_accountant_counts_is_refused(overrides, word):
 
 def test_trainings_that_only_measure_need_a_fixed_seed():
     with pytest.raises(ConfigError, match=r"privacy\.seed"):
-        refuse_unfit(load_config(None, NOISY))
-    refuse_unfit(load_config(None, [*NOISY, "privacy.seed=0"]))
+        check(load_config(None, NOISY), "compare")
+    check(load_config(None, [*NOISY, "privacy.seed=0"]), "compare")

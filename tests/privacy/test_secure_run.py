@@ -12,14 +12,16 @@ from rich.console import Console
 
 from fcf_jax import cli
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.secure_sum import formats_of, is_in_fixed_point, refuse_unfit_sums
+from fcf_jax.experiments.build.secure_sum import facts_of, formats_of
 from fcf_jax.experiments.compare.comparison import load_splits
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.config.checks import check
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.config.privacy_modes import is_in_fixed_point
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import claimed, read_json_lines
-from fcf_jax.experiments.tune.tuning import refuse_unfit
 from fcf_jax.privacy.secure_sum import SumRules
 
 TINY = [
@@ -67,7 +69,7 @@ ON_TWO_DEVICES = """
 def run(folder, *overrides):
     config = load_config(None, overrides)
     dataset = load_dataset(config)
-    refuse_unfit_sums(config, dataset)
+    check(config, "run", facts_of(config, dataset))
     with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=False):
         return run_experiment(config, dataset, folder, progress)
 
@@ -146,7 +148,7 @@ def test_cohorts_train(tmp_path):
 def test_sums_that_tell_too_much_or_overflow_are_refused(overrides, told):
     config = load_config(None, [*TINY, "privacy.mode=secure_sum", *overrides])
     with pytest.raises(ConfigError, match=told):
-        refuse_unfit_sums(config, load_dataset(config))
+        check(config, "run", facts_of(config, load_dataset(config)))
 
 
 def test_refusal_is_a_mistake_of_the_user_and_writes_nothing(tmp_path, capsys):
@@ -159,7 +161,7 @@ def test_refusal_is_a_mistake_of_the_user_and_writes_nothing(tmp_path, capsys):
 def test_plain_rounds_overflow_under_the_same_rule():
     config = load_config(None, [*TINY, "parallel.deterministic=true", "privacy.fraction_bits=25"])
     with pytest.raises(ConfigError, match=r"privacy\.fraction_bits"):
-        refuse_unfit_sums(config, load_dataset(config))
+        check(config, "run", facts_of(config, load_dataset(config)))
 
 
 def test_noise_is_never_summed_in_fixed_point():
@@ -198,4 +200,4 @@ def test_smallest_cohort_is_that_of_the_protocol():
 
 def test_tuning_is_refused():
     with pytest.raises(ConfigError, match=r"privacy\.mode: fcf tune"):
-        refuse_unfit(load_config(None, SECURE))
+        check(load_config(None, SECURE), "tune")

@@ -1,6 +1,6 @@
 """The command line `fcf`, a module for each command.
 
-Exit codes: 0 done; 1 failed in the run; 2 a mistake in input or configuration, told in one line on stderr
+Exit codes: 0 done; 1 the run failed; 2 a mistake in input or configuration, reported in one line on stderr
 with nothing written; 130 and 143 stopped by Ctrl-C or SIGTERM. Commands import JAX only if they need it.
 """
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, config_of, folder_of
+from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, open_run
 from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.progress import ProgressLine
 
@@ -33,23 +33,24 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="ATTACK.FIGURE<=NUMBER",
-            help="Exit 1 if it does not hold; repeatable. For <= the high end of the figure's 95 % interval "
-            "is compared, for >= the low end.",
+            help="Exit 1 if it does not hold; repeatable. <= is checked against the high end of the figure's "
+            "95 % interval, >= against the low end.",
         ),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Attack what the server sees under privacy.mode, and tell what it learns about clients."""
-    from fcf_jax.experiments.audit.auditing import refuse_unfit, with_fitting_step
+    """Attack what the server sees under privacy.mode, and report what it learns about clients."""
+    from fcf_jax.experiments.audit.auditing import with_fitting_step
     from fcf_jax.experiments.audit.bounds import unmet
+    from fcf_jax.experiments.config.checks import check
 
     with input_errors():
-        folder = folder_of(out, config, suffix="-audit")
-        resolved = config_of(folder, config, overrides, resume=False)
-        refuse_unfit(resolved, upload=upload)
+        resolved, folder = open_run("audit", config, overrides, out)
+        if upload == "rank_one":
+            check(resolved, "audit rank_one")
         resolved, note = with_fitting_step(resolved)
         bounds = _bounds(resolved, require or [])
-    document = _audit(resolved, folder, quiet=quiet, upload=upload, max_users=max_users, note=note)
+    document = _audit(resolved, folder, upload=upload, max_users=max_users, note=note, quiet=quiet)
     if not quiet:
         _show(document, folder)
     broken = unmet(bounds, document["attacks"])
@@ -66,7 +67,9 @@ def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
     return parse_bounds(require, known)
 
 
-def _audit(config: "ExperimentConfig", folder: Path, *, quiet: bool, **options: Any) -> dict[str, Any]:
+def _audit(
+    config: "ExperimentConfig", folder: Path, *, upload: UploadForm, max_users: int, note: str, quiet: bool
+) -> dict[str, Any]:
     from fcf_jax.experiments.audit.auditing import run_audit
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
@@ -80,7 +83,7 @@ def _audit(config: "ExperimentConfig", folder: Path, *, quiet: bool, **options: 
             stack.enter_context(claimed(folder, config))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         stack.enter_context(run_errors())
-        return run_audit(config, dataset, folder, progress, **options)
+        return run_audit(config, dataset, folder, progress, upload=upload, max_users=max_users, note=note)
 
 
 def _show(document: dict[str, Any], folder: Path) -> None:

@@ -10,15 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
-from fcf_jax.cli.options import (
-    ConfigArgument,
-    QuietOption,
-    ResumeOption,
-    SetOption,
-    config_of,
-    folder_of,
-)
-from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
+from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -35,14 +28,11 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
-    from fcf_jax.experiments.compare.comparison import refuse_unfit
     from fcf_jax.experiments.report.comparison_tables import COMPARISON
     from fcf_jax.experiments.store.run_directory import is_finished
 
     with input_errors():
-        folder = folder_of(out, config, suffix="-compare", resume=resume)
-        resolved = config_of(folder, config, overrides, resume=resume)
-        refuse_unfit(resolved)
+        resolved, folder = open_run("compare", config, overrides, out, resume=resume)
     if resume and is_finished(folder, COMPARISON):
         if not quiet:
             print(f"{folder} is finished: nothing left to do")
@@ -68,13 +58,13 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         signals = StopSignals(progress)
         stack.enter_context(run_errors())
-        stack.enter_context(going_on(signals, "fcf compare", folder))
-        options = {"mesh": mesh, "resume": resume, "stop": signals.held_back()}
-        return run_comparison(config, datasets, folder, progress, **options)
+        stack.enter_context(with_remedy(signals, "fcf compare", folder))
+        stop = signals.held_back()
+        return run_comparison(config, datasets, folder, progress, mesh=mesh, resume=resume, stop=stop)
 
 
 def _show(document: dict[str, Any], folder: Path) -> None:
-    """Print the plain metrics over the builds, and the verdict; the files have the rest."""
+    """Print the metrics averaged over the builds, and the verdict; the files have the rest."""
     from fcf_jax.experiments.report.comparison_tables import HEADINGS, PER_USER, legend, table_rows, title
 
     console = Console()

@@ -1,4 +1,4 @@
-"""`fcf data`: public data sets, fetched once and found by the configs from then on."""
+"""`fcf data`: public data sets, downloaded once into a cache where configs find them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
     from fcf_jax.data.fetch import Fetched
     from fcf_jax.data.known_sets import KnownSet
 
-data = typer.Typer(help="Fetch public data sets; see which there are.", no_args_is_help=True)
+data = typer.Typer(help="Download public data sets; list those known.", no_args_is_help=True)
 
 
 @data.command("fetch")
 def fetch_set(
     name: Annotated[str, typer.Argument(metavar="NAME", help="One of `fcf data list`.")],
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead of the cache that configs look in.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead of the cache that configs look in."),
     ] = None,
     server: Annotated[
         str | None, typer.Option("--from", metavar="URL", help="A mirror of files.grouplens.org/datasets.")
     ] = None,
 ) -> None:
-    """Download a data set, check it and unpack it into the cache."""
+    """Download a data set, verify its checksum and unpack it into the cache."""
     from fcf_jax.data.fetch import SERVER, FetchError, fetch
     from fcf_jax.data.known_sets import cache_folder, known_set
 
@@ -50,7 +51,7 @@ def fetch_set(
 
 @data.command("list")
 def list_sets() -> None:
-    """Print what can be fetched, under which terms, and what is here."""
+    """List the known data sets, their terms, and which are in the cache."""
     from fcf_jax.data.known_sets import KNOWN_SETS, cache_folder, find_known
 
     for known in KNOWN_SETS.values():
@@ -59,13 +60,13 @@ def list_sets() -> None:
         print(f"{known.name:16} {known.title}: {known.counts}; {known.megabytes} MB to fetch")
         print(f"{'':16} {_terms(known)}")
         print(f"{'':16} {here}")
-    print(f"The cache is {cache_folder()}; the variable FCF_JAX_DATA names another.")
+    print(f"The cache is {cache_folder()}; set FCF_JAX_DATA to use another.")
 
 
 def _verdict(fetched: "Fetched") -> str:
     checksum = fetched.checksum
     if checksum is None:
-        return "the folder was there without an archive, so that nothing was checked"
+        return "the folder was there without an archive, so nothing was verified"
     if fetched.is_first:
         return f"no published checksum was found: pinned {checksum.value} at this first download"
     return f"its archive has the checksum {checksum.value} ({checksum.origin})"
@@ -76,7 +77,7 @@ def _terms(known: "KnownSet") -> str:
 
 
 class _Bar:
-    """How much of a file has arrived, on a terminal; pooch takes it."""
+    """Progress bar of a download, on a terminal; the interface is that of pooch."""
 
     def __init__(self, console: Console) -> None:
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -92,7 +93,7 @@ class _Bar:
 
     @property
     def total(self) -> int:
-        """Of the file, in bytes."""
+        """Size of the file, in bytes."""
         return int(self._live.tasks[0].total or 0)
 
     @total.setter
@@ -100,12 +101,12 @@ class _Bar:
         self._live.update(self._task, total=num_bytes or None, visible=True)
 
     def update(self, num_bytes: int) -> None:
-        """Some more has arrived."""
+        """Count bytes that have arrived."""
         self._live.advance(self._task, num_bytes)
 
     def reset(self) -> None:
-        """Begin again."""
+        """Start from zero."""
         self._live.update(self._task, completed=0)
 
     def close(self) -> None:
-        """All has arrived."""
+        """Do nothing: the bar closes with the context."""

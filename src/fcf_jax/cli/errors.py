@@ -1,4 +1,4 @@
-"""Mistakes and failures, told in one line each with their exit code."""
+"""Errors of commands: each is printed as one line and sets the exit code."""
 
 import errno
 from collections.abc import Iterator
@@ -6,7 +6,12 @@ from contextlib import contextmanager
 
 
 class CommandError(Exception):
-    """A failure with its exit code, told in one line."""
+    """An error that ends the command.
+
+    Args:
+        message: one line.
+        code: exit code.
+    """
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -15,12 +20,12 @@ class CommandError(Exception):
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Tell a mistake in input or configuration: exit code 2."""
+    """Turn mistakes in input or configuration into exit code 2, exhausted memory or disk into 1."""
     try:
         yield
     except MemoryError as error:
         raise CommandError(f"out of memory while reading: {error}; use less data", 1) from error
-    except OSError as error:  # a full disk is nobody's mistake
+    except OSError as error:  # a full disk is no mistake in the input
         raise CommandError(describe(error), 1 if error.errno == errno.ENOSPC else 2) from error
     except ValueError as error:
         raise CommandError(str(error), 2) from error
@@ -28,11 +33,10 @@ def input_errors() -> Iterator[None]:
 
 @contextmanager
 def run_errors() -> Iterator[None]:
-    """Tell a failure in the run: exit code 1; only a checkpoint of another run is a mistake in input."""
+    """Turn failures of a run into exit code 1; a checkpoint of another run is a mistake in the input: 2."""
     from jax.errors import JaxRuntimeError
 
-    from fcf_jax.experiments.run import DivergedError
-    from fcf_jax.experiments.store.checkpoint import CheckpointError
+    from fcf_jax.experiments.errors import CheckpointError, DivergedError
 
     try:
         yield
@@ -51,9 +55,9 @@ def run_errors() -> Iterator[None]:
 
 
 def describe(error: OSError) -> str:
-    """Name the file, the trouble and, where there is one, the remedy."""
+    """Return the file, what went wrong, and the remedy if one is known."""
     if error.errno is None:
         return str(error)
-    elsewhere = "; choose a place that you may use"
+    elsewhere = "; choose a place that you may write to"
     remedies = {errno.ENOSPC: "; free some space", errno.EACCES: elsewhere, errno.EROFS: elsewhere}
     return f"{error.filename or 'disk'}: {error.strerror}{remedies.get(error.errno, '')}"

@@ -1,4 +1,4 @@
-"""`fcf config` and `fcf doctor`: what would be run, and on what."""
+"""`fcf config` and `fcf doctor`: the resolved configuration, and the installation."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ def show_config(
 
 
 def doctor() -> None:
-    """Say what is installed, which devices there are, and whether the solver is exact on them."""
+    """Show what is installed, which devices there are, and whether the solver is exact on them."""
     from fcf_jax.experiments.doctor import diagnose
 
     diagnosis = diagnose()

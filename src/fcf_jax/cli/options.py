@@ -1,8 +1,8 @@
-"""Arguments and options that commands share."""
+"""Arguments and options that commands share, and how a command opens its configuration and folder."""
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,47 +17,41 @@ SetOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with what was begun in --out; CONFIG may be left out.")
+    bool, typer.Option("--resume", help="Continue what was begun in --out; CONFIG may be left out.")
 ]
 
 
-def folder_of(out: Path | None, config: str | None, *, suffix: str = "", resume: bool = False) -> Path:
-    """Return the run directory: as asked for, or runs/NAME-TIMESTAMP, with a suffix to the name.
-
-    Raises:
-        ValueError: when there is nothing to resume.
-    """
-    if resume and out is None:
-        raise ValueError("--resume: expected --out DIR, the run directory to go on with; add it")
-    name = "simulated" if config is None else Path(config).stem
-    return out or Path("runs") / f"{name}{suffix}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-
-
-def config_of(
-    folder: Path,
+def open_run(
+    command: Literal["run", "compare", "tune", "audit"],
     config: str | None,
     overrides: list[str] | None,
+    out: Path | None,
     *,
-    resume: bool,
+    resume: bool = False,
     may_change: tuple[str, ...] = (),
-) -> "ExperimentConfig":
-    """Resolve the configuration of a run: a new one in an empty folder, or the one that was begun there.
+) -> tuple["ExperimentConfig", Path]:
+    """Resolve and check the configuration of a command, and choose its folder; nothing is written.
 
     Args:
-        folder: of the run.
-        config: a file or a name; None: that of the folder, or the defaults.
-        overrides: of its keys.
-        resume: whether a run may have begun there.
-        may_change: beginnings of keys that may differ from when it was begun.
+        command: decides which rules hold, and the default name of the folder.
+        config: a file or a name; None: that of the resumed folder, or the defaults.
+        overrides: `section.key=value` texts.
+        out: the folder; None: runs/NAME[-COMMAND]-TIMESTAMP.
+        resume: whether a run may have begun in the folder; it must have the same configuration.
+        may_change: prefixes of keys that may differ from those of the resumed run.
 
     Raises:
-        ValueError: in one line, for a mistake in it, or a folder that it does not fit.
-        OSError: when it cannot be read.
+        ValueError: in one line, for a mistake in the configuration, or a folder that does not fit it.
+        OSError: when the configuration cannot be read.
     """
+    from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.config.load import load_config
     from fcf_jax.experiments.store import run_directory
     from fcf_jax.experiments.store.resume import refuse_another
 
+    if resume and out is None:
+        raise ValueError("--resume: expected --out DIR, the run directory to continue; add it")
+    folder = _default_folder(command, config) if out is None else out
     if resume and config is None and run_directory.is_run(folder):
         config = str(folder / run_directory.CONFIG)
     resolved = load_config(config, overrides or ())
@@ -65,4 +59,11 @@ def config_of(
         refuse_another(folder, resolved, may_change=may_change)
     else:
         run_directory.refuse_used(folder)
-    return resolved
+    check(resolved, command)
+    return resolved, folder
+
+
+def _default_folder(command: str, config: str | None) -> Path:
+    name = "simulated" if config is None else Path(config).stem
+    suffix = "" if command == "run" else f"-{command}"
+    return Path("runs") / f"{name}{suffix}-{datetime.now():%Y%m%d-%H%M%S-%f}"

@@ -1,9 +1,10 @@
-"""`fcf privacy`: what rounds with noise cost, and what a target asks for."""
+"""`fcf privacy`: the epsilon of rounds with noise, and plans for a target epsilon."""
 
 import importlib.util
 import json
 import math
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fcf_jax.experiments.plan import Choice, PrivacyPlan
     from fcf_jax.privacy.accounting import Participation
 
-privacy = typer.Typer(help="Differential privacy: what rounds cost; plan a run.", no_args_is_help=True)
+privacy = typer.Typer(help="Differential privacy: the cost of rounds; plan a run.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; null for no finite epsilon.")]
 _NO_ACCOUNTING = "fcf privacy needs dp-accounting, which is not installed; pip install 'fcf_jax[dp]'"
 
@@ -26,18 +27,18 @@ def show_epsilon(
     num_rounds: Annotated[int, typer.Option(help="Rounds of the run.")],
     delta: Annotated[float, typer.Option(help="Well below 1 / users.")],
     sampling_probability: Annotated[
-        float, typer.Option(help="With which each user takes part in a round, by itself; 1 = everybody.")
+        float, typer.Option(help="Of each user in each round, independently; 1 = everybody.")
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute the epsilon of a run, by two accountants, for data that differ by one user there or not."""
+    """Compute the epsilon of a run by two accountants; adding or removing one user."""
     _need_accounting()
     from fcf_jax.privacy.accounting import epsilon
 
-    run = {"noise_multiplier": noise_multiplier, "num_rounds": num_rounds, "delta": delta}
     with input_errors():
         who = _participation(sampling_probability)
-        rdp, pld = (epsilon(who, **run, accountant=name) for name in ("rdp", "pld"))
+        spent = partial(epsilon, who, noise_multiplier=noise_multiplier, num_rounds=num_rounds, delta=delta)
+        rdp, pld = spent(accountant="rdp"), spent(accountant="pld")
     if as_json:
         print(json.dumps({"epsilon_rdp": _finite(rdp), "epsilon_pld": _finite(pld)}))
         return
@@ -51,12 +52,13 @@ def show_plan(
     """Compare cohorts and rounds for the data, K, epsilon and delta of a configuration."""
     _need_accounting()
     from fcf_jax.experiments.build.dataset import load_dataset
+    from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.config.load import load_config
-    from fcf_jax.experiments.plan import plan_privacy, refuse_unfit, to_document
+    from fcf_jax.experiments.plan import plan_privacy, to_document
 
     with input_errors():
         resolved = load_config(config, overrides or ())
-        refuse_unfit(resolved)
+        check(resolved, "plan")
         train = load_dataset(resolved).split.train
         plan = plan_privacy(resolved, num_users=train.num_users, num_items=train.num_items)
     if as_json:
@@ -73,8 +75,8 @@ def _show(plan: "PrivacyPlan") -> None:
     title = f"{sizes}; epsilon {plan.epsilon:g} at delta {plan.delta:.3g}"
     show(title, [_row(one, is_best=one is plan.best) for one in plan.choices])
     print(
-        "Noise / signal: expected noise over the most that the uploads can add up to. Steps that take each "
-        "round whole (gram, guarded_gram) feel the noise of a round, and so prefer few."
+        "Noise / signal: expected noise over the largest possible sum of the uploads. Steps that do not "
+        "average over rounds (gram, guarded_gram) feel the noise of each round, and so prefer few."
     )
     for sentence in (verdict(plan), *plan.notes):
         print(sentence)
@@ -97,11 +99,11 @@ def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:
 
 
 def _participation(sampling_probability: float) -> "Participation":
-    """Return users and a cohort in this proportion, which is all that accounting asks of a Poisson sample."""
+    """Return users and a cohort in this proportion, all that accounting needs of a Poisson sample."""
     from fcf_jax.privacy.accounting import Participation
 
     if not 0 < sampling_probability <= 1:
-        raise ValueError(f"--sampling-probability: expected one in (0, 1], got {sampling_probability}")
+        raise ValueError(f"--sampling-probability: expected a number in (0, 1], got {sampling_probability}")
     share = Fraction(repr(sampling_probability))
     return Participation("everybody" if share == 1 else "poisson", share.denominator, share.numerator)
 

@@ -35,6 +35,6 @@ def recommend(
     if known.num_unknown:
         print(f"{known.num_unknown} items of the history are unknown to the model")
     if not items:
-        print("nothing left to recommend: the user has every item")
+        print("nothing to recommend: the user has every item")
     for one in items:
         print(f"{one.item}\t{one.score:.4f}")

@@ -14,16 +14,19 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Default: report.html in the run, of several in this folder."),
+        typer.Option(
+            metavar="FILE.html",
+            help="Default: report.html in the run, or here for several runs.",
+        ),
     ] = None,
 ) -> None:
-    """Write one self-contained page about a run, or about several together, with its curves as a PNG."""
+    """Write one self-contained page about one or several runs, and a PNG of the curves."""
     from fcf_jax.experiments import report as reporting
 
     with input_errors():
         outcomes = reporting.read_outcomes(folders)
         if out is not None and (out.is_dir() or out.suffix not in (".html", ".htm")):
-            raise ValueError(f"{out}: expected a file for --out that ends in .html; name one")
+            raise ValueError(f"{out}: expected a file name for --out that ends in .html; give one")
     with run_errors():
         if out is None and len(folders) == 1:
             out = folders[0] / reporting.REPORT_NAME

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, config_of, folder_of
-from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
+from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def run(
     from fcf_jax.experiments.store.run_directory import is_finished
 
     with input_errors():
-        folder = folder_of(out, config, resume=resume)
-        resolved = config_of(folder, config, overrides, resume=resume)
+        resolved, folder = open_run("run", config, overrides, out, resume=resume)
     if resume and is_finished(folder):
         if not quiet:
             print(f"{folder} is finished: nothing left to do")
@@ -43,7 +42,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.build.secure_sum import refuse_unfit_sums
+    from fcf_jax.experiments.build.secure_sum import facts_of
+    from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.run import run_experiment
     from fcf_jax.experiments.store.run_directory import claimed
 
@@ -52,15 +52,15 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
             start_devices(config.parallel)
             keep_compiled_programs()
             dataset = load_dataset(config)
-            refuse_unfit_sums(config, dataset)
+            check(config, "run", facts_of(config, dataset))
             place = folder
-            if jax.process_index() > 0:  # works along; process 0 tells and writes
+            if jax.process_index() > 0:  # process 0 alone prints, and writes the run directory
                 place, quiet = Path(stack.enter_context(TemporaryDirectory(prefix="fcf-"))), True
             stack.enter_context(claimed(place, config, resume=resume))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         signals = StopSignals(progress)
         stack.enter_context(run_errors())
-        stack.enter_context(going_on(signals, "fcf run", folder))
+        stack.enter_context(with_remedy(signals, "fcf run", folder))
         train = dataset.split.train
         progress.say(
             f"{train.num_users} users, {train.num_items} items, "
@@ -91,12 +91,12 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
     if "explicit_baseline_rmse" in summary:
         print(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
     print(
-        f"{summary['seconds_per_round']:.4g} s per round; each client and round sends "
+        f"{summary['seconds_per_round']:.4g} s per round; a client in a round sends "
         f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
     )
     if clipped := summary.get("fixed_point", {}).get("num_clipped_entries"):
         print(
-            f"{clipped} numbers that clients sent were beyond the bounds of fixed point and cut off; raise "
+            f"{clipped} numbers that clients sent exceeded the bounds of fixed point and were clipped; raise "
             "privacy.upload_bound or privacy.gram_bound."
         )
     print(f"{privacy_note(summary)}\nWritten to {folder}")

@@ -1,4 +1,4 @@
-"""Signals that stop the program: at once, or, while rounds are under way, after their block."""
+"""Signals that stop the program: at once or, while rounds run, after the current block of rounds."""
 
 import os
 import shlex
@@ -27,7 +27,7 @@ def terminate(*unused: object) -> None:
 
 @contextmanager
 def handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    """Handle these signals so for a while; outside of the main thread they are not ours to handle."""
+    """Set signal handlers inside the `with`; does nothing outside of the main thread, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -40,7 +40,7 @@ def handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
 
 
 class StopSignals:
-    """Holds SIGINT and SIGTERM back: the first asks for a stop, a second ends the process at once."""
+    """SIGINT and SIGTERM held back: the first requests a stop, a second ends the process at once."""
 
     def __init__(self, progress: ProgressLine) -> None:
         self._progress = progress
@@ -48,10 +48,10 @@ class StopSignals:
 
     @contextmanager
     def held_back(self) -> Iterator[Callable[[], bool]]:
-        """Yield a function that tells whether a stop was asked for.
+        """Yield a function that returns True once a stop was requested.
 
-        The main thread may be deep in a compiled program, where Python's handlers have to wait:
-        another thread reads the signals from a pipe into which they are written as they arrive.
+        While the main thread runs a compiled program, Python's handlers have to wait. So the signals
+        are written to a pipe as they arrive, and another thread reads them.
         """
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
@@ -66,8 +66,8 @@ class StopSignals:
             os.close(read_end)
 
     def describe(self) -> tuple[str, int]:
-        """Return what people call the signal that arrived, and the exit code that a shell expects."""
-        if self._arrived is None:  # where several run together
+        """Return the name of the signal that arrived, and the exit code that a shell expects."""
+        if self._arrived is None:  # among several processes of one run
             return "another process", 128 + signal.SIGINT
         return _NAMES[self._arrived], 128 + self._arrived
 
@@ -96,9 +96,9 @@ class StopSignals:
 
 
 @contextmanager
-def going_on(signals: StopSignals, command: str, folder: Path) -> Iterator[None]:
-    """Tell how to go on after a signal: with `command --resume`."""
-    from fcf_jax.experiments.recording import StoppedError
+def with_remedy(signals: StopSignals, command: str, folder: Path) -> Iterator[None]:
+    """Report how to continue after a signal: with `command --resume`."""
+    from fcf_jax.experiments.errors import StoppedError
 
     remedy = f"go on with: {command} --resume --out {shlex.quote(str(folder))}"
     try:
@@ -114,7 +114,7 @@ def going_on(signals: StopSignals, command: str, folder: Path) -> Iterator[None]
 
 @contextmanager
 def _written_to(descriptor: int) -> Iterator[None]:
-    """Let Python write the number of each signal there as it arrives."""
+    """Have Python write the number of each signal to this descriptor as it arrives."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

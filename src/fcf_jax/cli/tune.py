@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, config_of, folder_of
-from fcf_jax.cli.signals import StopSignals, going_on
+from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
+from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -29,18 +29,16 @@ def tune(
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Find K, alpha, lambda and the numbers of the server's step, and write a config that has them.
+    """Find K, alpha, lambda and the numbers of the server step, and write a config that has them.
 
     The test set is never looked at.
     """
     if importlib.util.find_spec("optuna") is None:
         raise CommandError(_NO_OPTUNA, 2)
-    from fcf_jax.experiments.tune.tuning import MAY_CHANGE, refuse_unfit
+    from fcf_jax.experiments.tune.tuning import MAY_CHANGE
 
     with input_errors():
-        folder = folder_of(out, config, suffix="-tune", resume=resume)
-        resolved = config_of(folder, config, overrides, resume=resume, may_change=MAY_CHANGE)
-        refuse_unfit(resolved)
+        resolved, folder = open_run("tune", config, overrides, out, resume=resume, may_change=MAY_CHANGE)
     tuned = _tune(resolved, folder, resume=resume, quiet=quiet)
     if not quiet:
         _print_outcome(resolved, tuned, folder)
@@ -49,7 +47,7 @@ def tune(
 def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> "Tuned":
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
     from fcf_jax.experiments.build.held_out import load_held_out
-    from fcf_jax.experiments.config.load import ConfigError
+    from fcf_jax.experiments.errors import ConfigError
     from fcf_jax.experiments.report.tuning_report import write_outcome
     from fcf_jax.experiments.store.run_directory import claimed, environment, write_json
     from fcf_jax.experiments.tune.study import journal
@@ -64,7 +62,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
             storage = journal(folder)
         stack.enter_context(run_errors())
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
-        stack.enter_context(going_on(StopSignals(progress), "fcf tune", folder))
+        stack.enter_context(with_remedy(StopSignals(progress), "fcf tune", folder))
         progress.say(
             f"{held_out.train.num_interactions} interactions to train on, "
             f"{held_out.validation.num_interactions} to validate on"
@@ -72,7 +70,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
         write_json(folder / "environment.json", environment())
         try:
             tuned = run_tuning(config, held_out, storage, progress)
-        except ConfigError as error:  # a resumed study of other data
+        except ConfigError as error:  # the resumed study is of other data
             raise CommandError(str(error), 2) from None
         write_outcome(folder, config, held_out, tuned)
         return tuned
@@ -91,5 +89,5 @@ def _print_outcome(config: "ExperimentConfig", tuned: "Tuned", folder: Path) -> 
             f"configured, {tuned.best_value:.4f} tuned"
         )
     if tuned.config == config:
-        print(f"Nothing better was found: {TUNED} is the configuration as it was.")
+        print(f"Nothing better was found: {TUNED} is the configuration as given.")
     print(f"Written to {folder}; run it with: fcf run {folder / TUNED}")

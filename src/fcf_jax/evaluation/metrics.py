@@ -22,6 +22,12 @@ class RankingMetrics(NamedTuple):
     hit_rate: Float[Array, "*users"]
 
 
+def metric_names(k: int) -> list[str]:
+    """Name the metrics that `evaluate` returns."""
+    plain = [*(f"{name}_at_{k}" for name in RankingMetrics._fields), "rmse", "auc"]
+    return plain + [f"normalized_{name}" for name in plain]
+
+
 class UserMetrics(NamedTuple):
     """All that evaluation knows of a user; sums where the division happens over all users at once."""
 

@@ -22,9 +22,10 @@ from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset, weighting_of
 from fcf_jax.experiments.build.devices import mesh_of
 from fcf_jax.experiments.build.models import configured_als, configured_federation, model_options
-from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import build_optimizer
+from fcf_jax.experiments.config.server_steps import build_optimizer, step_of
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.timed_runs import (
     ItemFactors,
     Rounds,
@@ -42,7 +43,6 @@ _OTHER_MODEL = "implicit knows implicit feedback with unobserved_weight 1 only; 
 _DEFAULT_COHORT = 100  # clients, where the configuration takes everybody
 _BLOCK = 5  # full rounds, sweeps or iterations in a call
 _COHORT_BLOCK = 50  # rounds of a cohort in a call
-_NEED_EVERYBODY = ("gram", "guarded_gram")
 
 
 class _Task(NamedTuple):
@@ -149,7 +149,7 @@ def _task(config: ExperimentConfig, dataset: Dataset) -> _Task:
 def _federated(task: _Task, item_factors: ItemFactors, *, num_calls: int) -> dict[str, Rounds]:
     """Prepare full rounds and rounds of a cohort; with Adam, too, if the step needs everybody."""
     configured = build_optimizer(task.config)
-    needs_everybody = task.config.server.step in _NEED_EVERYBODY
+    needs_everybody = step_of(task.config).needs_everybody
     step = optax.adam(0.01) if needs_everybody else configured
     wanted: dict[str, tuple[optax.GradientTransformation, int | None, int]] = {
         "full_round": (configured, None, _BLOCK)

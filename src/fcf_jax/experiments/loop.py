@@ -9,8 +9,9 @@ import numpy as np
 
 from fcf_jax.core.records import Key, RoundInfo, ServerState
 from fcf_jax.experiments.build.devices import Runner
-from fcf_jax.experiments.build.privacy import has_noise
+from fcf_jax.experiments.config.privacy_modes import has_noise
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import step_of
 
 _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
 _LARGEST_BLOCK = 10
@@ -92,7 +93,7 @@ def train(
         records += _records(info, done, seconds)
         losses = [one["loss"] for one in records if one["kind"] == "round"]
         watched = losses if not has_noise(config) else _gradient_norms(records)
-        divergence = find_divergence(watched, is_guarded=config.server.step == "guarded_gram")
+        divergence = find_divergence(watched, is_guarded=step_of(config).is_guarded)
         if divergence is not None:
             last_good = start if divergence.round > done else good
             return Training(done, last_good, records, starts, divergence)

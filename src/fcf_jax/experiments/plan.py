@@ -16,8 +16,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fcf_jax.experiments.build.privacy import delta_of, has_noise, num_learned_items, with_item_counts
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.privacy_modes import has_noise
+from fcf_jax.experiments.config.privacy_numbers import delta_of, num_learned_items, with_item_counts
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.privacy.accounting import (
     Accountant,
@@ -75,7 +75,7 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
     """Work out what `privacy.epsilon` and `privacy.delta` ask for, for cohorts and rounds to choose from.
 
     Args:
-        config: its model.num_factors, federation and privacy sections count.
+        config: its model.num_factors, federation and privacy sections count; checked for "plan".
         num_users: trained on.
         num_items: trained on.
 
@@ -83,7 +83,6 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
         ValueError: in one line, for figures that do not go together.
         ImportError: without dp-accounting.
     """
-    refuse_unfit(config)
     if not has_noise(config):  # the plan of a configuration that is not private yet
         config = config.model_copy(update={"privacy": config.privacy.model_copy(update=_NOISE)})
     task = _Task(config, num_users, num_items, delta_of(config, num_users=num_users))
@@ -149,21 +148,6 @@ def to_document(plan: PrivacyPlan) -> dict[str, Any]:
         "verdict": verdict(plan),
         "notes": list(plan.notes),
     }
-
-
-def refuse_unfit(config: ExperimentConfig) -> None:
-    """Refuse, before data is read, what there is nothing to plan for.
-
-    Raises:
-        ConfigError: when no rounds are configured, or clients add all the noise by themselves.
-    """
-    if config.federation.num_rounds == 0:
-        raise ConfigError("federation.num_rounds: expected at least 1 round to plan, got 0; raise it")
-    if config.privacy.mode == "local_noise":
-        raise ConfigError(
-            "privacy.mode: expected noise on the sum to plan for, got local_noise, where every upload is "
-            'released by itself; set privacy.mode = "central_noise" or "distributed_noise"'
-        )
 
 
 class _Task(NamedTuple):

@@ -12,19 +12,15 @@ from fcf_jax.experiments.build.privacy import rounds_key
 from fcf_jax.experiments.build.problem import Setup
 from fcf_jax.experiments.build.processes import any_process
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import CheckpointError, StoppedError
 from fcf_jax.experiments.loop import Block, Training, train
 from fcf_jax.experiments.progress import ProgressLine, short
 from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.budget import Budget, budget_of
-from fcf_jax.experiments.store.checkpoint import CheckpointError
 from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
 
 Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; tells whether to stop
 NEVER: Stop = nullcontext(lambda: False)
-
-
-class StoppedError(RuntimeError):
-    """Training was stopped as asked; a checkpoint is there to go on from."""
 
 
 def train_on_record(

@@ -16,6 +16,8 @@ from fcf_jax.experiments.build.privacy import payload_bytes
 from fcf_jax.experiments.build.problem import Setup, set_up
 from fcf_jax.experiments.build.secure_sum import described
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import step_of
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
@@ -23,10 +25,6 @@ from fcf_jax.experiments.report import write_report
 from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.budget import budget_of
 from fcf_jax.parallel.mesh import fetch
-
-
-class DivergedError(RuntimeError):
-    """Training was stopped because its loss rose beyond reason."""
 
 
 def run_experiment(
@@ -83,10 +81,10 @@ def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) ->
 
 
 def divergence_remedy(config: ExperimentConfig) -> str:
-    """Say what helps against divergence."""
+    """Return the remedy for a diverged training."""
     if config.model.regularization == 0:
         return "raise model.regularization"
-    if config.server.step == "guarded_gram":
+    if step_of(config).is_guarded:
         return "raise server.initial_damping"
     return 'lower server.learning_rate or set server.step = "guarded_gram"'
 

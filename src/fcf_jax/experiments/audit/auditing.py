@@ -12,58 +12,38 @@ from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.audit.curves import curve_of
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, sends_gram, set_scene
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.privacy import epsilon_of, has_noise
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View, has_noise, mode_of
+from fcf_jax.experiments.config.privacy_numbers import epsilon_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import SERVER_STEPS, step_of
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report.audit_pictures import write_picture
 from fcf_jax.experiments.report.audit_tables import write_tables
 from fcf_jax.experiments.store.run_directory import write_environment
 
-_SUM_NOISE = ("central_noise", "distributed_noise")
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
 _NOISY = "each clipped upload with its noise; how popular items are; how many a client has; in_out: all else"
 _STRONGEST = "recall and union: the noised sum; auc: also all other clients and what this one would send"
 
 
-def refuse_unfit(config: ExperimentConfig, *, upload: UploadForm) -> None:
-    """Refuse what cannot be audited.
-
-    Raises:
-        ConfigError: for several processes or shards, or rank-one uploads where they are not sent.
-    """
-    parallel, mode = config.parallel, config.privacy.mode
-    if parallel.coordinator is not None or parallel.item_shards > 1:
-        raise ConfigError(
-            "parallel: fcf audit runs in one process with whole item factors; "
-            "leave out parallel.coordinator and parallel.item_shards"
-        )
-    if has_noise(config) and config.privacy.item_weight_power != 0:
-        raise ConfigError(
-            "privacy.item_weight_power: the attacks expect noise of one size on all items; set it to 0"
-        )
-    if upload == "rank_one" and mode != "plain":
-        raise ConfigError(
-            f"--upload rank_one: expected privacy.mode = plain, got {mode}: pairs (e, x) cannot be summed, "
-            "clipped to one sum or masked; use --upload dense"
-        )
-
-
 def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
-    """Replace a server step that does not go with the mode or with cohorts, and say so.
+    """Replace a server step that does not go with the mode or with cohorts, and return a note about it.
 
-    What clients send for it, and so what leaks, stays the same but for the loss.
+    The other step asks the clients for the same pieces, so that what leaks stays the same but for the loss.
     """
-    step, has_cohorts = config.server.step, config.federation.cohort_size is not None
-    drowned = step == "guarded_gram" and has_noise(config)
-    needs_everybody = step in ("guarded_gram", "gram")
-    if not drowned and not (needs_everybody and has_cohorts):
+    step, has_cohorts = step_of(config), config.federation.cohort_size is not None
+    if not (step.is_guarded and has_noise(config)) and not (step.needs_everybody and has_cohorts):
         return config, ""
-    fitting = "running_sums" if has_cohorts else "gram"
+    fitting = next(
+        other.name
+        for other in SERVER_STEPS.values()
+        if other.pieces == step.pieces and not other.is_guarded and other.needs_everybody != has_cohorts
+    )
     server = config.server.model_copy(update={"step": fitting, "learning_rate": None})
     what = "a cohort_size" if has_cohorts else config.privacy.mode
     note = (
-        f"server.step = {step} does not go with {what}: audited with {fitting}, which asks for the same sums."
+        f"server.step = {step.name} does not go with {what}: audited with {fitting}, which asks for the same "
+        "sums."
     )
     return config.model_copy(update={"server": server}), note
 
@@ -83,7 +63,7 @@ def run_audit(
     The audit reads histories in the clear: what it writes is for those who may.
 
     Args:
-        config: as `load_config` resolved it, and `refuse_unfit` let it pass.
+        config: as `load_config` resolved it, checked for "audit".
         dataset: what `load_dataset(config)` returned.
         folder: where to.
         progress: told what is attacked.
@@ -120,29 +100,29 @@ def run_audit(
 
 def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], Figures], str]]:
     """List the attacks that apply, each with what its attacker knows."""
-    mode, extra = scene.config.privacy.mode, _extra_sums(scene)
-    sums = f"the sum of a cohort's uploads{extra}"
-    planned: dict[str, tuple[Callable[[], Figures], str]] = {}
-    if mode == "plain":
-        planned["single_upload"] = partial(attacks.plain_upload, scene, form=upload), _SINGLE
-    if mode == "local_noise":
-        planned["single_upload"] = partial(attacks.noisy_uploads, scene), _NOISY
-        averaging = partial(attacks.noisy_uploads, scene, num_rounds=scene.num_rounds)
-        planned["averaging"] = averaging, f"the mean of {scene.num_rounds} uploads of one frozen model"
-    if mode == "secure_sum" or (mode == "plain" and scene.config.federation.cohort_size is not None):
-        planned["cohort_sum"] = partial(attacks.sums, scene), sums
-    if mode == "secure_sum":
-        planned["differencing"] = (
+    rounds, extra = scene.num_rounds, _extra_sums(scene)
+    planned: dict[View, tuple[Callable[[], Figures], str]] = {
+        "upload": (partial(attacks.plain_upload, scene, form=upload), _SINGLE),
+        "noisy_upload": (partial(attacks.noisy_uploads, scene), _NOISY),
+        "noisy_uploads": (
+            partial(attacks.noisy_uploads, scene, num_rounds=rounds),
+            f"the mean of {rounds} uploads of one frozen model",
+        ),
+        "sum": (partial(attacks.sums, scene), f"the sum of a cohort's uploads{extra}"),
+        "difference": (
             partial(attacks.differencing, scene),
-            ("sums of two cohorts that differ by one client, if near-identical cohorts are not refused"),
-        )
-    if mode in _SUM_NOISE:
-        planned["cohort_sum"] = partial(attacks.sums, scene), f"{_STRONGEST}{extra}"
-        if scene.config.federation.cohort_size is None:
-            averaging = partial(attacks.averaged_sums, scene)
-            planned["averaging"] = averaging, f"the same of {scene.num_rounds} sums of one frozen model"
-    planned["popularity"] = partial(attacks.popularity, scene), "how many clients hold each item, no more"
-    return planned
+            "sums of two cohorts that differ by one client, if near-identical cohorts are not refused",
+        ),
+        "noisy_sum": (partial(attacks.sums, scene), f"{_STRONGEST}{extra}"),
+        "noisy_sums": (
+            partial(attacks.averaged_sums, scene),
+            f"the same of {rounds} sums of one frozen model",
+        ),
+        "popularity": (partial(attacks.popularity, scene), "how many clients hold each item, no more"),
+    }
+    has_cohorts = scene.config.federation.cohort_size is not None
+    applying = mode_of(scene.config).attacks_on(has_cohorts=has_cohorts)
+    return {name: planned[view] for name, view in applying.items()}
 
 
 def _extra_sums(scene: Scene) -> str:
@@ -174,18 +154,18 @@ def _facts(scene: Scene) -> dict[str, Any]:
 
 def _small_cohort(scene: Scene) -> str:
     least, size = scene.config.privacy.min_cohort, scene.cohort_size
-    if scene.config.privacy.mode != "secure_sum" or size >= least:
+    if not mode_of(scene.config).sums_securely or size >= least:
         return ""
     return f"A secure sum of fewer than {least} clients is refused; this has {size}."
 
 
 def _verdict(document: dict[str, Any]) -> str:
     """Say in a sentence what the server learns."""
-    found, facts = document["attacks"], document["facts"]
-    if document["mode"] == "plain":
+    found, facts, mode = document["attacks"], document["facts"], PRIVACY_MODES[document["mode"]]
+    if not mode.has_noise and not mode.sums_securely:
         exact = found["single_upload"]["exact_set_rate"]["value"]
         return f"From one upload the server has the exact item set of {100 * exact:.1f} % of the clients."
-    if document["mode"] == "secure_sum":
+    if not mode.has_noise:
         linked = found["cohort_sum"]["recall"]["value"]
         return (
             f"A sum of {facts['attacked_cohort_size']} clients links {100 * linked:.1f} % of the "

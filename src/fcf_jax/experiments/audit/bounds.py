@@ -5,19 +5,27 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
+
 UploadForm = Literal["dense", "rank_one"]  # of a plain round
 
 _BOUND = re.compile(r"\s*(\w+)\.([\w.]+?)\s*(<=|>=)\s*(\S+)\s*")
-_ATTACK_FIGURES = {
-    "recovered": ("exact_set_rate", "precision", "recall", "f1", "auc", "auc_ceiling", "tpr_at_fpr_0.001",
-                  "strength_rate", "strength_error", "cosine", "consistent_rate"),
-    "noisy": ("exact_set_rate", "precision", "recall", "f1", "auc", "auc_ceiling", "tpr_at_fpr_0.001",
-              "in_out_auc", "in_out_auc_ceiling", "in_out_tpr_at_fpr_0.001"),
-    "sum": ("union_recall", "union_precision", "precision", "recall", "f1", "cosine", "auc", "auc_ceiling"),
-    "sum_with_gram": ("fitted_precision", "fitted_recall"),
-    "in_out": ("auc", "auc_ceiling", "tpr_at_fpr_0.001"),
-    "popularity": ("exact_set_rate", "precision", "recall", "f1", "auc"),
-}  # fmt: skip
+_TPR = "tpr_at_fpr_0.001"
+_SETS = ("exact_set_rate", "precision", "recall", "f1")
+_SCORES = ("auc", "auc_ceiling", _TPR)
+_RECOVERED = (*_SETS, *_SCORES, "strength_rate", "strength_error", "cosine", "consistent_rate")
+_NOISY = (*_SETS, *_SCORES, *(f"in_out_{name}" for name in _SCORES))
+_SUM = ("union_recall", "union_precision", "precision", "recall", "f1", "cosine", "auc", "auc_ceiling")
+_FIGURES: dict[View, tuple[str, ...]] = {
+    "upload": _RECOVERED,
+    "noisy_upload": _NOISY,
+    "noisy_uploads": _NOISY,
+    "sum": _SUM,
+    "difference": _RECOVERED,
+    "noisy_sum": (*_SUM, _TPR),
+    "noisy_sums": _SCORES,
+    "popularity": (*_SETS, "auc"),
+}
 
 
 class Bound(NamedTuple):
@@ -41,17 +49,12 @@ def figure_names(mode: str, *, has_cohorts: bool, sends_gram: bool) -> dict[str,
         has_cohorts: whether rounds take fewer than everybody, or are configured to.
         sends_gram: whether the server step asks for A.
     """
-    of = _ATTACK_FIGURES
-    sums = of["sum"] + (of["sum_with_gram"] if sends_gram else ())
-    found = {
-        "plain": {"single_upload": of["recovered"]} | ({"cohort_sum": sums} if has_cohorts else {}),
-        "secure_sum": {"cohort_sum": sums, "differencing": of["recovered"]},
-        "local_noise": {"single_upload": of["noisy"], "averaging": of["noisy"]},
-    }.get(mode)
-    if found is None:
-        found = {"cohort_sum": sums + ("tpr_at_fpr_0.001",)}
-        found |= {} if has_cohorts else {"averaging": of["in_out"]}
-    return found | {"popularity": of["popularity"]}
+    attacks = PRIVACY_MODES[mode].attacks_on(has_cohorts=has_cohorts)
+    fitted = ("fitted_precision", "fitted_recall") if sends_gram else ()
+    return {
+        name: _FIGURES[view] + (fitted if view in ("sum", "noisy_sum") else ())
+        for name, view in attacks.items()
+    }
 
 
 def parse_bounds(texts: Iterable[str], known: Mapping[str, tuple[str, ...]]) -> list[Bound]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from fcf_jax.experiments.audit import attacks as attacks
 from fcf_jax.experiments.audit.scene import Scene, cohorts, send, signal_sizes, sum_of
-from fcf_jax.experiments.build.privacy import delta_of, participation_of
+from fcf_jax.experiments.config.privacy_modes import mode_of
+from fcf_jax.experiments.config.privacy_numbers import delta_of, participation_of
 from fcf_jax.privacy.attacks import figures, linking
 from fcf_jax.privacy.attacks.taking_part import taking_part
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
@@ -75,7 +76,7 @@ def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
         rounds = {"noise_multiplier": sigma, "num_rounds": scene.num_rounds}
         point["all_rounds"] = taking_part(sizes, **rounds)[0]._asdict()
         point["all_rounds_ceiling"] = in_out_auc_ceiling(sigma, scene.num_rounds)
-    if scene.config.privacy.mode != "local_noise":
+    if mode_of(scene.config).noise_on != "upload":
         return point
     scores = attacks.noisy_scores(scene, sent, noise_scale=sigma * scene.config.privacy.clip_norm)
     items = figures.auc_across_users(scores, sent.is_held)._asdict()

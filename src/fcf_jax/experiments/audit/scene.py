@@ -15,14 +15,11 @@ from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.item_release import sent_histories
 from fcf_jax.experiments.build.models import configured_model
-from fcf_jax.experiments.build.privacy import (
-    clip_norms_of,
-    configured_channel,
-    has_noise,
-    noise_multiplier_of,
-)
+from fcf_jax.experiments.build.privacy import clip_norms_of, configured_channel
+from fcf_jax.experiments.config.privacy_modes import has_noise
+from fcf_jax.experiments.config.privacy_numbers import noise_multiplier_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
+from fcf_jax.experiments.config.server_steps import confidence_factor, step_of
 from fcf_jax.privacy.attacks import views
 from fcf_jax.privacy.attacks.knowledge import Floats, Public, weigh
 
@@ -156,8 +153,8 @@ def signal_sizes(scene: Scene, sent: Sent) -> Floats:
 
 
 def sends_gram(config: ExperimentConfig) -> bool:
-    """Say whether the server step asks for A = sum x x^T."""
-    return config.server.step in GRAM_STEPS
+    """Return True if the server step asks for A = sum x x^T."""
+    return step_of(config).asks_for_gram
 
 
 def sum_of(scene: Scene, sent: Sent) -> Seen:

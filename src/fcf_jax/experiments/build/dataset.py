@@ -18,11 +18,10 @@ from fcf_jax.data import (
     split_temporal,
 )
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
-from fcf_jax.experiments.build.privacy import refuse_unaccountable
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.checks import check
+from fcf_jax.experiments.config.problems import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
-
-_LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
+from fcf_jax.experiments.errors import ConfigError
 
 
 class Dataset(NamedTuple):
@@ -69,9 +68,10 @@ def _dataset(config: ExperimentConfig, split: Split, counts: dict[str, int]) -> 
     for part in (split.train, split.validation, split.test):
         if part is not None and config.data.feedback == "implicit":
             check_implicit(part, alpha=config.model.alpha)
-    _check(split.train, config)
+    train = split.train
+    check(config, facts=Facts(train.num_users, train.num_items, train.num_interactions))
     is_explicit = config.data.feedback == "explicit"
-    mean = float(split.train.strengths.mean(dtype="float64")) if is_explicit else 0.0
+    mean = float(train.strengths.mean(dtype="float64")) if is_explicit else 0.0
     return Dataset(split, mean, counts)
 
 
@@ -171,37 +171,3 @@ def _split(interactions: Interactions, data: DataConfig) -> Split:
     if data.split == "temporal":
         return split_temporal(interactions, **fractions)
     return split_per_user(interactions, **fractions, seed=data.seed)
-
-
-def _check(train: Interactions, config: ExperimentConfig) -> None:
-    if train.num_interactions == 0:
-        raise ValueError("expected interactions to train on, got none; lower data.test_fraction")
-    _check_cohort(config, num_users=train.num_users)
-    refuse_unaccountable(config, num_users=train.num_users)
-    rank = min(train.num_users, train.num_items)
-    if config.model.regularization == 0 and config.model.num_factors > rank:
-        raise ConfigError(
-            f"model.regularization: expected above 0 for {config.model.num_factors} factors of a matrix of "
-            f"rank {rank} at most, got 0; raise it or lower model.num_factors"
-        )
-    size = train.num_items * config.model.num_factors
-    if size >= _LARGEST_ARRAY:
-        raise ConfigError(
-            f"model.num_factors: {train.num_items} items of {config.model.num_factors} factors take "
-            f"{4 * size} bytes, too many to index; lower it"
-        )
-
-
-def _check_cohort(config: ExperimentConfig, *, num_users: int) -> None:
-    cohort_size = config.federation.cohort_size
-    if cohort_size is None:
-        return
-    if cohort_size > num_users:
-        raise ConfigError(
-            f"federation.cohort_size: expected at most the {num_users} users, got {cohort_size}; lower it"
-        )
-    if cohort_size < num_users and config.server.step in ("gram", "guarded_gram"):
-        raise ConfigError(
-            f"server.step: {config.server.step} needs everybody in every round, got {cohort_size} of them; "
-            'set server.step = "running_sums" or leave out federation.cohort_size'
-        )

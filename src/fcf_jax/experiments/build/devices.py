@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
 from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig, ParallelConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, replicate, use_cpu_devices
 from fcf_jax.parallel.stream import run_rounds_streamed
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from fcf_jax.data import Interactions, split_per_user
 from fcf_jax.experiments.build.dataset import Dataset, load_dataset
-from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 
 
 class HeldOut(NamedTuple):
@@ -27,10 +28,6 @@ def load_held_out(config: ExperimentConfig) -> HeldOut:
     """
     tuning, data = config.tuning, config.data
     fraction = data.validation_fraction or tuning.validation_fraction
-    if data.split != "published" and data.test_fraction + fraction >= 1:
-        raise ConfigError(
-            "tuning.validation_fraction: with data.test_fraction it leaves nothing to train on; lower it"
-        )
     extremes = {
         "data.validation_fraction": fraction,
         "model.alpha": max(*tuning.alpha, config.model.alpha),

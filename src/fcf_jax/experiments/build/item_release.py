@@ -10,11 +10,13 @@ from jaxtyping import Float
 from fcf_jax.core.records import Key
 from fcf_jax.data import Interactions
 from fcf_jax.data.split import cap_histories
-from fcf_jax.experiments.build.privacy import has_noise, needs_item_counts, participation_of, rounds_key
+from fcf_jax.experiments.build.privacy import rounds_key
 from fcf_jax.experiments.build.processes import share_files
+from fcf_jax.experiments.config.privacy_modes import has_noise, needs_item_counts
+from fcf_jax.experiments.config.privacy_numbers import participation_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.store.budget import Budget
-from fcf_jax.experiments.store.checkpoint import CheckpointError
 from fcf_jax.experiments.store.run_directory import write_atomically
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 

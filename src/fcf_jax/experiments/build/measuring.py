@@ -11,7 +11,8 @@ from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.records import CohortSum, Model, PackedClients
-from fcf_jax.evaluation import RankingMetrics, evaluate_data, evaluation_data
+from fcf_jax.evaluation import evaluate_data, evaluation_data
+from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block
 from fcf_jax.experiments.config.schema import ExperimentConfig
@@ -53,12 +54,6 @@ def measures_of(
         return float(sums.loss) + config.model.regularization * float(np.sum(on_host**2))
 
     return Measures(loss=profiled_loss, metrics=_metrics(config, dataset, model))
-
-
-def metric_names(k: int) -> list[str]:
-    """Name what evaluation returns."""
-    plain = [*(f"{name}_at_{k}" for name in RankingMetrics._fields), "rmse", "auc"]
-    return plain + [f"normalized_{name}" for name in plain]
 
 
 def _metrics(

@@ -9,7 +9,8 @@ from fcf_jax.channel import Link, chain
 from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback
 from fcf_jax.core.records import Key, Model
-from fcf_jax.experiments.build.privacy import configured_channel, is_sampled
+from fcf_jax.experiments.build.privacy import configured_channel
+from fcf_jax.experiments.config.privacy_numbers import is_sampled
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import build_optimizer
 

@@ -1,8 +1,8 @@
-"""What `privacy.mode` puts between the clients and the server, and what the noise is calibrated to."""
+"""What `privacy.mode` puts between the clients and the server: clipping, noise, and what is sent at all."""
 
-import functools
 import math
 import os
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,148 +13,12 @@ from jaxtyping import Float
 from fcf_jax.channel import Link, Pieces, adaptive_clip_and_noise, clip_and_noise
 from fcf_jax.channel.fixed_point import piece_shapes
 from fcf_jax.core.records import Key
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.privacy_modes import has_noise, mode_of
+from fcf_jax.experiments.config.privacy_numbers import noise_multiplier_of, num_learned_items
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
-from fcf_jax.privacy import accounting as accountant
-from fcf_jax.privacy.accounting import Participation
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.experiments.config.server_steps import confidence_factor, step_of
 
-_calibrated = functools.cache(calibrated_noise_multiplier)  # it takes seconds
 _NUMBER_BYTES = 4  # a float32, or a word of a secure sum
-NOISE_MODES = ("local_noise", "central_noise", "distributed_noise")
-
-
-def has_noise(config: ExperimentConfig) -> bool:
-    """Say whether the configuration asks for differential privacy."""
-    return config.privacy.mode in NOISE_MODES
-
-
-def refuse_unaccountable(config: ExperimentConfig, *, num_users: int) -> None:
-    """Refuse what no accountant counts, or what noise would drown.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
-    if not has_noise(config):
-        return
-    if config.data.feedback == "explicit":
-        raise ConfigError(
-            "data.feedback: explicit ratings are centred on their mean, which has no noise; "
-            'set data.feedback = "implicit" under noise'
-        )
-    if config.data.min_item_interactions > 1:
-        raise ConfigError(
-            "data.min_item_interactions: which items are rare is told without noise; leave it out, and set "
-            "privacy.head_items, whose counts are noised"
-        )
-    if config.server.step == "guarded_gram":
-        raise ConfigError(
-            f"server.step: guarded_gram steers by the clients' loss, which {config.privacy.mode} drowns; "
-            'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
-        )
-    if config.privacy.clipping == "adaptive" and config.privacy.mode == "local_noise":
-        raise ConfigError(
-            'privacy.clipping: under local_noise nobody counts the clipped; set privacy.clipping = "static"'
-        )
-    if needs_item_counts(config) and config.privacy.mode == "local_noise":
-        raise ConfigError(
-            "privacy.head_items: under local_noise nobody sums item counts up; leave it and "
-            "privacy.item_weight_power out"
-        )
-    try:
-        configured_channel(config, num_users=num_users)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"privacy: {error}") from error
-
-
-def refuse_measuring(config: ExperimentConfig, command: str) -> None:
-    """Refuse to spend a budget on trainings that only measure.
-
-    Raises:
-        ConfigError: unless the seed of the noise is fixed; and where item counts come first.
-    """
-    if needs_item_counts(config):
-        raise ConfigError(
-            f"privacy.head_items: {command} releases no item counts, as `fcf run` does before its rounds; "
-            f"set privacy.head_items = 1 and privacy.item_weight_power = 0 for {command}"
-        )
-    if has_noise(config) and config.privacy.seed is None:
-        raise ConfigError(
-            f"privacy.seed: {command} trains many times and charges no budget; set privacy.seed to measure "
-            "what is NOT PRIVATE, and train what is released with `fcf run`"
-        )
-
-
-def needs_item_counts(config: ExperimentConfig) -> bool:
-    """Say whether item counts are released before the first round, to leave items out or weigh them."""
-    return has_noise(config) and (config.privacy.head_items < 1 or config.privacy.item_weight_power != 0)
-
-
-def num_learned_items(config: ExperimentConfig, *, num_items: int) -> int:
-    """Count the items that are sent: all, or under noise the configured share."""
-    share = config.privacy.head_items if has_noise(config) else 1.0
-    return max(1, round(share * num_items))
-
-
-def is_sampled(config: ExperimentConfig, *, num_users: int) -> bool:
-    """Say whether a round takes fewer than everybody."""
-    cohort_size = config.federation.cohort_size
-    return cohort_size is not None and cohort_size < num_users
-
-
-def delta_of(config: ExperimentConfig, *, num_users: int) -> float:
-    """Return delta as configured, or a tenth of one user's share."""
-    return 1 / (10 * num_users) if config.privacy.delta is None else config.privacy.delta
-
-
-def participation_of(config: ExperimentConfig, *, num_users: int) -> Participation:
-    """Describe who takes part in a round, as an accountant wants it.
-
-    Under local noise every client's upload is protected by its own noise, and nothing by sampling.
-    """
-    cohort_size = config.federation.cohort_size
-    if config.privacy.mode == "local_noise":
-        cohort_size = None
-    sampled = {"num_users": num_users, "cohort_size": cohort_size}
-    return with_item_counts(config, accountant.participation_of(config.federation.sampling, **sampled))
-
-
-def with_item_counts(config: ExperimentConfig, participation: Participation) -> Participation:
-    """Add the noise of item counts, if they are released: their share of what the target allows."""
-    if not needs_item_counts(config):
-        return participation
-    privacy, delta = config.privacy, delta_of(config, num_users=participation.num_users)
-    alone = participation.sensitivity * accountant.single_noise_multiplier(privacy.epsilon, delta=delta)
-    noise = 0.0 if privacy.noise_multiplier == 0 else alone / math.sqrt(privacy.count_share)
-    return participation._replace(count_noise_multiplier=noise)
-
-
-def noise_multiplier_of(config: ExperimentConfig, *, num_users: int) -> float:
-    """Return sigma as configured, or as epsilon, delta and the rounds allow."""
-    if config.privacy.noise_multiplier is not None:
-        return config.privacy.noise_multiplier
-    return _calibrated(
-        participation_of(config, num_users=num_users),
-        epsilon=config.privacy.epsilon,
-        delta=delta_of(config, num_users=num_users),
-        num_rounds=max(config.federation.num_rounds, 1),
-        accountant=config.privacy.accountant,
-    )
-
-
-def epsilon_of(config: ExperimentConfig, *, num_users: int) -> float | None:
-    """Compute what all rounds as configured cost; None where nothing is spent, or without end."""
-    if not has_noise(config):
-        return None
-    spent = accountant.epsilon(
-        participation_of(config, num_users=num_users),
-        noise_multiplier=noise_multiplier_of(config, num_users=num_users),
-        num_rounds=config.federation.num_rounds,
-        delta=delta_of(config, num_users=num_users),
-        accountant=config.privacy.accountant,
-    )
-    return spent if math.isfinite(spent) else None
 
 
 def clip_norms_of(config: ExperimentConfig) -> Pieces:
@@ -169,19 +33,18 @@ def clip_norms_of(config: ExperimentConfig) -> Pieces:
 
 
 def sent_pieces(config: ExperimentConfig) -> tuple[str, ...]:
-    """Name the pieces that a client sends: those that the step asks for, and under noise never its loss."""
-    if config.server.step not in GRAM_STEPS:
-        return ("upload",)
-    confidence = ("confidence_sum",) if confidence_factor(config) > 0 else ()
-    return ("upload", "user_gram", *confidence, *(() if has_noise(config) else ("loss",)))
+    """Name the pieces that a client sends: what the step uses, and under noise never its loss."""
+    left_out = set() if confidence_factor(config) > 0 else {"confidence_sum"}
+    left_out |= {"loss"} if has_noise(config) else set()
+    return tuple(piece for piece in step_of(config).pieces if piece not in left_out)
 
 
 def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
     """Count the bytes (up, down) of one client in one round, in dense float32 form.
 
     Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
-    curvature also x x^T [factors, factors], where they weigh it the confidences [items], and
-    without noise the loss. Of the items those that are learned; their counts, once, are left out.
+    curvature also x x^T [factors, factors], the confidences [items] where they are weighed, and
+    the loss where there is no noise. Only learned items count; their noisy counts, sent once, do not.
     """
     shapes = piece_shapes(num_learned_items(config, num_items=num_items), config.model.num_factors)
     up = sum(math.prod(shapes[name]) for name in sent_pieces(config))
@@ -191,10 +54,10 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
 def configured_channel(
     config: ExperimentConfig, *, num_users: int, item_weights: Float[np.ndarray, "items"] | None = None
 ) -> Link | None:
-    """Build what clips the clients and adds the noise; None where the mode has neither.
+    """Build the link that clips the clients and adds the noise; None for a mode without noise.
 
-    Noise that the clients add in shares (`distributed_noise`) has the sum's distribution of
-    central noise, and is simulated as such.
+    Noise that the clients add in shares (`distributed_noise`) has the same distribution as central
+    noise on the sum, and is simulated as such.
 
     Args:
         config: as resolved.
@@ -203,28 +66,24 @@ def configured_channel(
     """
     if not has_noise(config):
         return None
-    privacy, participation = config.privacy, participation_of(config, num_users=num_users)
-    cohort_size = config.federation.cohort_size if is_sampled(config, num_users=num_users) else num_users
-    options = {
-        "clip_norms": clip_norms_of(config),
-        "noise_multiplier": noise_multiplier_of(config, num_users=num_users),
-        "expected_cohort_size": cohort_size,
-        "item_weights": None if item_weights is None else jnp.asarray(item_weights),
-    }
-    if privacy.clipping == "static":
-        return clip_and_noise(is_local=privacy.mode == "local_noise", **options)
-    if options["noise_multiplier"] >= 0.1 * participation.cohort_size:
-        raise ConfigError(
-            f"privacy.clipping: adaptive needs a cohort of more than {10 * options['noise_multiplier']:.0f} "
-            f'clients, got {participation.cohort_size}; set privacy.clipping = "static"'
-        )
-    return adaptive_clip_and_noise(quantile=privacy.clip_quantile, **options)
+    privacy = config.privacy
+    make = (
+        partial(adaptive_clip_and_noise, quantile=privacy.clip_quantile)
+        if privacy.clipping == "adaptive"
+        else partial(clip_and_noise, is_local=mode_of(config).noise_on == "upload")
+    )
+    return make(
+        clip_norms=clip_norms_of(config),
+        noise_multiplier=noise_multiplier_of(config, num_users=num_users),
+        expected_cohort_size=min(config.federation.cohort_size or num_users, num_users),
+        item_weights=None if item_weights is None else jnp.asarray(item_weights),
+    )
 
 
 def rounds_key(config: ExperimentConfig, key: Key) -> Key:
     """Return the key of cohorts and noise: under noise from the system's entropy, never stored.
 
-    With `privacy.seed` it is fixed, and the run is not private.
+    With `privacy.seed` the key is fixed, and the run is not private.
     """
     if not has_noise(config):
         return key

@@ -1,108 +1,61 @@
-"""Rounds summed in fixed point, as secure sums are: in which formats, and over whom.
+"""Rounds summed in fixed point, as secure sums are: the formats of their pieces.
 
-Masks are not simulated in training. They cancel exactly, so that the server steps on the same integers with
-them and without (`fcf_jax.privacy.secure_sum`).
+Masks are not simulated in training. They cancel exactly, so the server steps on the same integers with or
+without them (`fcf_jax.privacy.secure_sum`).
 """
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jax import numpy as jnp
 
-from fcf_jax.channel import FixedPoint, Link, Pieces, check_formats, choose_formats, fixed_point
-from fcf_jax.core.records import Key
-from fcf_jax.core.sampling import draw_cohort, poisson_capacity
+from fcf_jax.channel import Link, Pieces, fixed_point
+from fcf_jax.channel.fixed_point import Formats
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.privacy import is_sampled
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.privacy_modes import is_in_fixed_point, mode_of
+from fcf_jax.experiments.config.privacy_numbers import fixed_point_formats, largest_cohort
+from fcf_jax.experiments.config.problems import Facts
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
 
-_ROUNDED_UP = 1 + 1e-6  # so that what clients compute in float32 stays within
+_ROUNDED_UP = 1 + 1e-6  # keeps what clients compute in float32 within the bound
 _LEAST_BOUND = 1e-6
 
 
-def is_in_fixed_point(config: ExperimentConfig) -> bool:
-    """Say whether rounds are summed in integers; under noise they are not, whose clip norms want reals."""
-    mode = config.privacy.mode
-    return mode == "secure_sum" or (mode == "plain" and config.parallel.deterministic)
-
-
 def fixed_point_link(config: ExperimentConfig, *datasets: Dataset) -> Link | None:
-    """Build the link that sums the rounds of these data sets in integers; None in floating point.
-
-    Raises:
-        ConfigError: for sums that could overflow.
-    """
+    """Build the link that sums the rounds of these data sets in integers; None in floating point."""
     if not is_in_fixed_point(config):
         return None
-    max_clients = _most_clients(config, num_users=datasets[0].split.train.num_users)
+    max_clients = largest_cohort(config, num_users=datasets[0].split.train.num_users)
     return fixed_point(formats_of(config, *datasets), max_clients=max_clients)
 
 
-def formats_of(config: ExperimentConfig, *datasets: Dataset) -> Pieces:
-    """Choose the fixed-point format of each piece, or take the configured one.
-
-    Raises:
-        ConfigError: for sums that could overflow.
-    """
-    bounds = Pieces(*np.max([_bounds(config, one) for one in datasets], axis=0).tolist())
-    max_clients = _most_clients(config, num_users=datasets[0].split.train.num_users)
-    bits = config.privacy.fraction_bits
-    if bits is None:
-        return choose_formats(bounds, max_clients=max_clients)
-    formats = Pieces(*(FixedPoint(bound, bits) for bound in bounds))
-    try:
-        check_formats(formats, max_clients=max_clients)
-    except ValueError as error:
-        raise ConfigError(f"privacy.fraction_bits: {error}") from None
-    return formats
+def formats_of(config: ExperimentConfig, *datasets: Dataset) -> Formats:
+    """Return the fixed-point format of each piece: with the configured bits, or as many as sums allow."""
+    num_users = datasets[0].split.train.num_users
+    return fixed_point_formats(config, _largest_bounds(config, datasets), num_users=num_users)
 
 
-def refuse_unfit_sums(config: ExperimentConfig, *datasets: Dataset, num_builds: int = 1) -> None:
-    """Refuse, before any round, sums that could overflow, and secure sums that would say too much.
+def facts_of(config: ExperimentConfig, *datasets: Dataset, num_builds: int = 1) -> Facts:
+    """Collect what checks need to know about the data.
 
     Args:
-        config: whose cohorts are drawn here as its rounds will draw them.
-        datasets: what it trains on.
-        num_builds: seeds that it trains from.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
+        config: as resolved.
+        datasets: splits of the same data that share the formats of sums.
+        num_builds: seeds that training starts from.
     """
-    fixed_point_link(config, *datasets)
-    if config.privacy.mode != "secure_sum":
-        return
-    num_users = datasets[0].split.train.num_users
-    try:
-        for seed in range(config.federation.seed, config.federation.seed + num_builds):
-            cohorts = np.asarray(_all_cohorts(config, jax.random.key(seed), num_users=num_users))
-            check_cohorts(cohorts, num_users=num_users, min_cohort=config.privacy.min_cohort)
-    except ValueError as error:
-        raise ConfigError(
-            f"privacy.min_cohort: {error}; change federation.cohort_size (unset = everybody), have fewer "
-            "rounds, or lower it, which protects less"
-        ) from None
-
-
-def refuse_searching(config: ExperimentConfig) -> None:
-    """Refuse to search by secure sums, whose formats alpha and lambda would have to move.
-
-    Raises:
-        ConfigError: for secure sums.
-    """
-    if config.privacy.mode == "secure_sum":
-        raise ConfigError(
-            "privacy.mode: fcf tune searches with plain sums, which secure sums equal but for rounding; set "
-            'privacy.mode = "plain", and run what it finds with "secure_sum"'
-        )
+    train = datasets[0].split.train
+    return Facts(
+        num_users=train.num_users,
+        num_items=train.num_items,
+        num_interactions=train.num_interactions,
+        bounds=_largest_bounds(config, datasets) if is_in_fixed_point(config) else None,
+        num_builds=num_builds,
+    )
 
 
 def described(config: ExperimentConfig, dataset: Dataset, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tell the formats of a run, and how many numbers were cut off; nothing of a run in floating point."""
+    """Describe the formats of a run and how many numbers were clipped; empty for a run in floating point."""
     if not is_in_fixed_point(config):
         return {}
     formats = formats_of(config, dataset)._asdict()
@@ -111,13 +64,18 @@ def described(config: ExperimentConfig, dataset: Dataset, records: list[dict[str
         "formats": {name: number._asdict() for name, number in formats.items()},
         "num_clipped_entries": clipped,
     }
-    is_secure = config.privacy.mode == "secure_sum"
+    is_secure = mode_of(config).sums_securely
     secure_sum = {"secure_sum": {"min_cohort": config.privacy.min_cohort}} if is_secure else {}
     return {"fixed_point": fixed_point, **secure_sum}
 
 
-def _bounds(config: ExperimentConfig, dataset: Dataset) -> Pieces:
-    """Return the configured bounds, and for those that are unset what no client of these data exceeds."""
+def _largest_bounds(config: ExperimentConfig, datasets: Sequence[Dataset]) -> Pieces[float]:
+    """Return the bound of each piece that holds for all data sets."""
+    return Pieces(*np.max([_bounds(config, dataset) for dataset in datasets], axis=0).tolist())
+
+
+def _bounds(config: ExperimentConfig, dataset: Dataset) -> Pieces[float]:
+    """Return the configured bounds; where they are unset, the largest values of the training data."""
     privacy, (confidence, loss) = config.privacy, _largest(config, dataset)
     return Pieces(
         upload=privacy.upload_bound,
@@ -128,7 +86,7 @@ def _bounds(config: ExperimentConfig, dataset: Dataset) -> Pieces:
 
 
 def _largest(config: ExperimentConfig, dataset: Dataset) -> tuple[float, float]:
-    """Compute the largest |c - w0|, and the largest loss at x = 0, which the solution can only lower."""
+    """Compute the largest |c - w0|, and the largest loss at x = 0, which the solved x can only lower."""
     model, train = config.model, dataset.split.train
     confidence, preference = _weighed(config, train, dataset.mean_rating)
     extra = np.abs(confidence - model.unobserved_weight).max()
@@ -143,22 +101,3 @@ def _weighed(
     if config.data.feedback == "explicit":
         return np.ones_like(strengths), strengths - mean_rating
     return 1 + config.model.alpha * strengths, np.ones_like(strengths)
-
-
-def _most_clients(config: ExperimentConfig, *, num_users: int) -> int:
-    cohort_size = config.federation.cohort_size
-    if cohort_size is None or not is_sampled(config, num_users=num_users):
-        return num_users
-    if config.federation.sampling == "poisson":
-        return poisson_capacity(num_users=num_users, cohort_size=cohort_size)
-    return cohort_size
-
-
-def _all_cohorts(config: ExperimentConfig, key: Key, *, num_users: int) -> Any:
-    """Draw the cohorts of all rounds, [rounds, clients], or everybody once."""
-    federation = config.federation
-    if not is_sampled(config, num_users=num_users):
-        return np.arange(num_users)[None]
-    sizes = {"num_users": num_users, "cohort_size": federation.cohort_size}
-    draw = partial(draw_cohort, key, sampling=federation.sampling, **sizes)  # type: ignore[arg-type]
-    return jax.jit(partial(jax.lax.map, draw))(jnp.arange(max(federation.num_rounds, 1)))

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fcf_jax.evaluation import ModelDifference, UserMetrics, model_difference, per_user, summarize
-from fcf_jax.experiments.build.measuring import metric_names
+from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.compare.statistics import Values
 
 

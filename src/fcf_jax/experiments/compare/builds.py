@@ -18,8 +18,8 @@ from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.models import configured_federation, configured_model
 from fcf_jax.experiments.build.secure_sum import fixed_point_link
 from fcf_jax.experiments.compare.assessment import Assessment
-from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.batch import (
     map_runs,
     place_runs,

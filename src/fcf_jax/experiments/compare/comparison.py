@@ -12,8 +12,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fcf_jax.experiments.build.dataset import Dataset, has_random_split, load_datasets
-from fcf_jax.experiments.build.privacy import payload_bytes, refuse_measuring
-from fcf_jax.experiments.build.secure_sum import refuse_unfit_sums
+from fcf_jax.experiments.build.privacy import payload_bytes
+from fcf_jax.experiments.build.secure_sum import facts_of
 from fcf_jax.experiments.compare.assessment import difference_between, metrics_of_builds, metrics_of_users
 from fcf_jax.experiments.compare.builds import prepare_builds
 from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED
@@ -26,28 +26,13 @@ from fcf_jax.experiments.compare.statistics import (
     worse_metrics,
 )
 from fcf_jax.experiments.compare.training import Outcome, train_builds
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.report.comparison_pictures import write_pictures
 from fcf_jax.experiments.report.comparison_tables import write_tables
 from fcf_jax.experiments.store.resume import open_checkpoints
-
-
-def refuse_unfit(config: ExperimentConfig) -> None:
-    """Refuse what cannot be compared side by side.
-
-    Raises:
-        ConfigError: for several processes, shards of the item factors or streamed clients.
-    """
-    parallel = config.parallel
-    if parallel.coordinator is not None or parallel.item_shards > 1 or parallel.stream:
-        raise ConfigError(
-            "parallel: fcf compare runs in one process, with whole item factors and all clients on the "
-            "device; leave out parallel.coordinator, parallel.item_shards and parallel.stream"
-        )
-    refuse_measuring(config, "fcf compare")
 
 
 def load_splits(config: ExperimentConfig) -> list[Dataset]:
@@ -59,7 +44,7 @@ def load_splits(config: ExperimentConfig) -> list[Dataset]:
     """
     num_builds = config.comparison.num_builds
     datasets = load_datasets(config, [config.data.seed + build for build in range(num_builds)])
-    refuse_unfit_sums(config, *datasets, num_builds=num_builds)
+    check(config, "compare", facts_of(config, *datasets, num_builds=num_builds))
     return datasets
 
 
@@ -76,7 +61,7 @@ def run_comparison(
     """Train all builds of both sides, from the latest checkpoint on if there is one, and compare them.
 
     Args:
-        config: as `load_config` resolved it, and `refuse_unfit` let it pass.
+        config: as `load_config` resolved it, checked for "compare".
         datasets: what `load_splits(config)` returned.
         folder: where to write, which `run_directory.claimed` made.
         progress: where to say how far it is.

@@ -14,12 +14,13 @@ from fcf_jax.experiments.compare.assessment import Assessment, difference_betwee
 from fcf_jax.experiments.compare.builds import Both, Builds
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import block_sizes, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.recording import NEVER, Stop, StoppedError
-from fcf_jax.experiments.run import DivergedError, divergence_remedy
+from fcf_jax.experiments.recording import NEVER, Stop
+from fcf_jax.experiments.run import divergence_remedy
 from fcf_jax.experiments.store import run_directory
-from fcf_jax.experiments.store.checkpoint import CheckpointError, Checkpoints
+from fcf_jax.experiments.store.checkpoint import Checkpoints
 
 CURVES = "curves.csv"
 _BLOCK_SWEEPS = 10  # where there are no rounds to keep in step with

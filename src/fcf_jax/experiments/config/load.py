@@ -12,14 +12,11 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from fcf_jax.data.known_sets import known_set
-from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
+from fcf_jax.experiments.config.checks import check
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 
 _REPOSITORY_CONFIGS = Path(__file__).parents[4] / "configs"
-
-
-class ConfigError(ValueError):
-    """A mistake in the configuration, told in one line that names the key."""
 
 
 def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -49,7 +46,7 @@ def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
         config = ExperimentConfig.model_validate(sections)
     except ValidationError as error:
         raise ConfigError(place + _first_problem(error)) from None
-    _refuse_contradictions(config)
+    check(config)
     data = config.data
     path = None if data.path is None else str(Path(data.path).expanduser().absolute())
     is_file = path is not None or data.name is not None
@@ -112,6 +109,8 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
             yield f"at least {bound.ge}"
         elif isinstance(bound, annotated_types.Gt):
             yield f"above {bound.gt}"
+        elif isinstance(bound, annotated_types.Le):
+            yield f"at most {bound.le}"
         elif isinstance(bound, annotated_types.Lt):
             yield f"below {bound.lt}"
 
@@ -193,50 +192,3 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
     value = repr(problem["input"])
     return f"{key}: {message}, got {value[:60]}; see `fcf config --explain`"
-
-
-def _refuse_contradictions(config: ExperimentConfig) -> None:
-    data, model, server, parallel = config.data, config.model, config.server, config.parallel
-    if parallel.coordinator is None and parallel.num_processes > 1:
-        raise ConfigError(
-            "parallel.coordinator: expected host:port of process 0 for several processes; set it in each"
-        )
-    if parallel.process_id >= parallel.num_processes and parallel.coordinator != "auto":
-        raise ConfigError(
-            f"parallel.process_id: expected 0 to {parallel.num_processes - 1}, got {parallel.process_id}; "
-            "raise parallel.num_processes"
-        )
-    if parallel.devices is not None and parallel.devices % parallel.item_shards:
-        raise ConfigError(
-            f"parallel.item_shards: expected a divisor of {parallel.devices} devices, "
-            f"got {parallel.item_shards}; change one of them"
-        )
-    if data.source == "simulated" and data.path is not None:
-        raise ConfigError('data.path: set, but data.source is "simulated"; leave out one of them')
-    _refuse_unknown_set(data)
-    if data.test_fraction + data.validation_fraction >= 1:
-        raise ConfigError(
-            "data.test_fraction: with validation_fraction it leaves nothing to train on; lower it"
-        )
-    if data.split == "published" and data.source == "simulated":
-        raise ConfigError('data.split: simulated data has no published split; set data.split = "ratio"')
-    if data.feedback == "explicit" and model.unobserved_weight != 0:
-        raise ConfigError(
-            f"model.unobserved_weight: expected 0 for explicit ratings, got {model.unobserved_weight}; "
-            "set model.unobserved_weight = 0"
-        )
-    if data.feedback == "explicit" and data.strengths != "keep":
-        raise ConfigError('data.strengths: explicit ratings stay as they are; set data.strengths = "keep"')
-    if server.decay == "cosine" and server.step in ("gram", "guarded_gram"):
-        raise ConfigError(f'server.decay: {server.step} has no schedule; set server.decay = "constant"')
-
-
-def _refuse_unknown_set(data: DataConfig) -> None:
-    if data.name is None:
-        return
-    try:
-        known_set(data.name)
-    except ValueError as error:
-        raise ConfigError(f"data.name: {error}") from None
-    if data.source == "simulated":
-        raise ConfigError('data.name: set, but data.source is "simulated"; leave out one of them')

@@ -1,66 +1,78 @@
-"""The sections of a configuration: every key with its default, bounds and meaning."""
+"""The sections and keys of a configuration, with defaults, bounds and meaning (`fcf config --explain`)."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fcf_jax.core.sampling import Sampling
 from fcf_jax.data.columns import LAYOUT_NAMES
 from fcf_jax.data.known_sets import KNOWN_SETS
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
+from fcf_jax.experiments.config.server_steps import SERVER_STEPS
 
-_SETTINGS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+if TYPE_CHECKING:
+    _ServerStepName = _PrivacyModeName = str
+else:  # a new row of these tables is a new choice
+    _ServerStepName = Literal[tuple(SERVER_STEPS)]
+    _PrivacyModeName = Literal[tuple(PRIVACY_MODES)]
+_Column = str | int
+_Positive = Annotated[float, Field(gt=0)]
 
-ServerStep = Literal["guarded_gram", "gram", "running_sums", "adam", "paper_adam", "sgd"]
-PrivacyMode = Literal["plain", "secure_sum", "local_noise", "central_noise", "distributed_noise"]
-Column = str | int
-Positive = Annotated[float, Field(gt=0)]
+
+def _defaults(field: str) -> str:
+    """Name what the server steps take where a key is unset."""
+    values = {name: getattr(step, field) for name, step in SERVER_STEPS.items()}
+    return ", ".join(f"{value:g} ({name})" for name, value in values.items() if value is not None)
 
 
-class DataConfig(BaseModel):
-    """Where the interactions come from and how they are split."""
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    model_config = _SETTINGS
+
+class DataConfig(_Section):
+    """The interactions: where they come from and how they are split."""
 
     source: Literal["auto", "simulated", "file"] = Field(
         default="auto", description="auto: a file when data.path or data.name is set, otherwise simulated"
     )
     name: str | None = Field(
         default=None,
-        description="of a data set that `fcf data fetch` has fetched, read when data.path is unset; "
+        description="data set downloaded by `fcf data fetch`, read when data.path is unset; "
         f"one of: {', '.join(KNOWN_SETS)}",
     )
-    path: str | None = Field(default=None, description="data file, or the folder of a known data set")
-    layout: str = Field(default="auto", description=f"of the file, one of: {', '.join(LAYOUT_NAMES)}")
-    user_column: Column | None = Field(
-        default=None, description="name or 0-based number of the users' column"
+    path: str | None = Field(default=None, description="data file, or folder of a known data set")
+    layout: str = Field(default="auto", description=f"layout of the file, one of: {', '.join(LAYOUT_NAMES)}")
+    user_column: _Column | None = Field(default=None, description="name or 0-based number of the user column")
+    item_column: _Column | None = Field(default=None, description="name or 0-based number of the item column")
+    strength_column: _Column | None = Field(
+        default=None, description='name or number of the strength column; "" = every strength is 1'
     )
-    item_column: Column | None = Field(
-        default=None, description="name or 0-based number of the items' column"
+    timestamp_column: _Column | None = Field(
+        default=None, description='name or number of the column of times in seconds; "" = none'
     )
-    strength_column: Column | None = Field(
-        default=None, description='name or number of the strengths\' column; "" = every strength is 1'
-    )
-    timestamp_column: Column | None = Field(default=None, description='name or number, in seconds; "" = none')
     separator: str | None = Field(
-        default=None, description='one character, "::" or "whitespace"; unset = found out'
+        default=None, description='between columns: one character, "::" or "whitespace"; unset = detected'
     )
     duplicates: Literal["sum", "max", "last", "error"] = Field(
-        default="sum", description="what becomes of repeated pairs of user and item"
+        default="sum", description="how repeated pairs of user and item are merged"
     )
     on_bad_line: Literal["error", "skip"] = Field(
-        default="error", description="skip: leave unreadable lines out"
+        default="error", description="skip: leave out unreadable lines"
     )
     feedback: Literal["implicit", "explicit"] = Field(
-        default="implicit",
-        description="implicit: strengths are confidence; explicit: they are ratings to predict",
+        default="implicit", description="implicit: strengths give confidence; explicit: they are ratings"
     )
     strengths: Literal["keep", "binary", "log"] = Field(
-        default="keep", description="what is done to strengths: nothing, all 1, or log(1 + r)"
+        default="keep", description="transformation of strengths: none, all 1, or log(1 + r)"
     )
-    min_user_interactions: int = Field(default=1, ge=1, description="users with fewer are left out")
-    min_item_interactions: int = Field(default=1, ge=1, description="items with fewer are left out")
+    min_user_interactions: int = Field(
+        default=1, ge=1, description="users with fewer interactions are left out"
+    )
+    min_item_interactions: int = Field(
+        default=1, ge=1, description="items with fewer interactions are left out"
+    )
     generator: Literal["taste", "uniform"] = Field(
-        default="taste", description="of simulated data: planted tastes, or the paper's random views"
+        default="taste", description="of simulated data: planted tastes, or the random views of the paper"
     )
     num_users: int = Field(default=2000, ge=1, description="simulated users")
     num_items: int = Field(default=500, ge=1, description="simulated items")
@@ -68,264 +80,244 @@ class DataConfig(BaseModel):
     sparsity: float = Field(default=0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
     split: Literal["ratio", "leave_one_out", "temporal", "published"] = Field(
         default="ratio",
-        description="per-user share, each user's latest item, a point in time, or as published",
+        description="test set: a share of each history, its latest item, all after some time, or as published",
     )
-    test_fraction: float = Field(default=0.2, ge=0, lt=1, description="share that is held out for testing")
-    validation_fraction: float = Field(default=0.0, ge=0, lt=1, description="share held out for tuning")
-    seed: int = Field(default=0, ge=0, description="of simulation and split")
+    test_fraction: float = Field(default=0.2, ge=0, lt=1, description="share held out for testing")
+    validation_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="share held out for tuning, besides"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the simulation and the split")
 
 
-class ModelConfig(BaseModel):
-    """The factor model, the same for the federation and for ALS."""
+class ModelConfig(_Section):
+    """The factor model, shared by the federation and ALS."""
 
-    model_config = _SETTINGS
-
-    num_factors: int = Field(default=25, ge=1, description="K, the length of a factor")
+    num_factors: int = Field(default=25, ge=1, description="K, the number of latent factors")
     alpha: float = Field(default=4.0, ge=0, description="confidence c = 1 + alpha * strength")
-    regularization: float = Field(default=1.0, ge=0, description="lambda on the squared norms of all factors")
+    regularization: float = Field(
+        default=1.0, ge=0, description="lambda, weight of the squared norms of all factors"
+    )
     unobserved_weight: float = Field(
-        default=1.0, ge=0, description="confidence of items outside a history; 0 for explicit ratings"
+        default=1.0, ge=0, description="w0, confidence of unobserved items; 0 for explicit ratings"
     )
-    init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the first item factors")
+    init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the initial item factors")
 
 
-class ServerConfig(BaseModel):
-    """How the server steps on the sum of the clients' uploads."""
+class ServerConfig(_Section):
+    """How the server updates the item factors from the sum of the clients' uploads."""
 
-    model_config = _SETTINGS
-
-    step: ServerStep = Field(default="guarded_gram", description="the server's optimizer")
+    step: _ServerStepName = Field(default="guarded_gram", description="optimizer of the server")
     learning_rate: float | None = Field(
-        default=None,
-        gt=0,
-        description="unset = 0.1 (adam, paper_adam), 1e-4 (sgd), 1 (gram), 0.5 (running_sums)",
+        default=None, gt=0, description=f"unset = {_defaults('learning_rate')}"
     )
-    decay: Literal["constant", "cosine"] = Field(default="constant", description="of the learning rate")
-    final_learning_rate: float = Field(default=0.0, ge=0, description="at the last round of a cosine decay")
-    b1: float = Field(default=0.5, ge=0, lt=1, description="Adam's first decay")
-    b2: float = Field(default=0.99, ge=0, lt=1, description="Adam's second decay")
+    decay: Literal["constant", "cosine"] = Field(
+        default="constant", description="decay of the learning rate over the rounds"
+    )
+    final_learning_rate: float = Field(
+        default=0.0, ge=0, description="learning rate in the last round of a cosine decay"
+    )
+    b1: float = Field(default=0.5, ge=0, lt=1, description="Adam's decay of the first moment")
+    b2: float = Field(default=0.99, ge=0, lt=1, description="Adam's decay of the second moment")
     eps: float = Field(default=1e-8, gt=0, description="Adam's epsilon")
     confidence_factor: float | None = Field(
-        default=None, ge=0, description="weight of confidence in gram steps; unset = 1 (guarded_gram), else 3"
+        default=None,
+        ge=0,
+        description="weight of confidence in the curvature; unset = {_defaults('confidence_factor')}",
     )
     averaging: float = Field(
-        default=0.8,
-        ge=0,
-        le=1,
-        description="running_sums: round t has the weight (t + 1)^-averaging in the moving averages",
+        default=0.8, ge=0, le=1, description="of running_sums: round t weighs (t + 1)^-averaging"
     )
-    initial_damping: float = Field(default=2.0, gt=0, description="of guarded_gram, in the first round")
+    initial_damping: float = Field(
+        default=2.0, gt=0, description="of guarded_gram: damping in the first round"
+    )
     memory: int = Field(
-        default=5, ge=0, le=20, description="past rounds that guarded_gram's acceleration combines; 0 = none"
+        default=5, ge=0, le=20, description="of guarded_gram: rounds that its acceleration combines; 0 = none"
     )
 
 
-class FederationConfig(BaseModel):
+class FederationConfig(_Section):
     """Rounds and cohorts."""
 
-    model_config = _SETTINGS
-
     num_rounds: int = Field(default=60, ge=0, description="rounds of federated training")
-    cohort_size: int | None = Field(
-        default=None, ge=1, description="clients drawn in each round; unset = everybody"
-    )
+    cohort_size: int | None = Field(default=None, ge=1, description="clients in a round; unset = everybody")
     sampling: Sampling = Field(
         default="shuffled",
-        description="shuffled: no client twice in a pass through all; independent: each round draws anew; "
-        "poisson: each client by itself, cohort_size on average",
+        description="shuffled: no client twice in a pass over all clients; independent: each round draws "
+        "anew; poisson: each client independently, cohort_size on average",
     )
-    seed: int = Field(default=0, ge=0, description="of the first item factors and the cohorts")
+    seed: int = Field(default=0, ge=0, description="seed of the initial item factors and the cohorts")
 
 
-class PrivacyConfig(BaseModel):
-    """What the server gets to see of the clients (docs/privacy.md)."""
+class PrivacyConfig(_Section):
+    """What the server sees of the clients (docs/privacy.md)."""
 
-    model_config = _SETTINGS
-
-    mode: PrivacyMode = Field(
+    mode: _PrivacyModeName = Field(
         default="plain",
-        description="plain: each upload; secure_sum: their exact sum only, in fixed point; local_noise: "
-        "uploads with noise; central_noise: the sum with noise; distributed_noise: that, and noise added by "
-        "the clients",
+        description="what the server sees: "
+        + "; ".join(f"{mode.name}: {mode.server_sees}" for mode in PRIVACY_MODES.values()),
     )
-    epsilon: float = Field(default=10.0, gt=0, description="of the whole run, for the data of one user")
-    delta: float | None = Field(default=None, gt=0, lt=1, description="unset = 1 / (10 users)")
+    epsilon: float = Field(
+        default=10.0, gt=0, description="target for the whole run, protecting all data of one user"
+    )
+    delta: float | None = Field(default=None, gt=0, lt=1, description="unset = 1 / (10 * number of users)")
     noise_multiplier: float | None = Field(
-        default=None, ge=0, description="noise in clip norms; unset = as epsilon, delta and rounds allow"
+        default=None, ge=0, description="noise in clip norms; unset = calibrated to epsilon, delta and rounds"
     )
-    accountant: Literal["pld", "rdp"] = Field(default="pld", description="that epsilon is computed by")
-    clip_norm: float = Field(default=2.5, gt=0, description="of a client's upload [items, factors]")
+    accountant: Literal["pld", "rdp"] = Field(default="pld", description="accountant that computes epsilon")
+    clip_norm: float = Field(default=2.5, gt=0, description="clip norm of an upload [items, factors]")
     gram_clip_norm: float = Field(
-        default=0.5, gt=0, description="of x x^T, where the step asks for it: a part of one joint norm"
+        default=0.5, gt=0, description="of x x^T where the step asks for it; one joint norm clips all pieces"
     )
     confidence_clip_norm: float = Field(
-        default=100.0, gt=0, description="of a client's confidences [items], likewise"
+        default=100.0, gt=0, description="likewise, of the confidences [items]"
     )
     clipping: Literal["static", "adaptive"] = Field(
-        default="static", description="adaptive: the norms follow a quantile of the clients' (charged)"
+        default="static", description="adaptive: clip norms follow a quantile of the clients (costs budget)"
     )
-    clip_quantile: float = Field(default=0.5, gt=0, lt=1, description="share of clients left unclipped")
+    clip_quantile: float = Field(
+        default=0.5, gt=0, lt=1, description="of adaptive clipping: share of clients left unclipped"
+    )
     max_user_items: int | None = Field(
-        default=None, ge=1, description="a client trains on so many of its items at most, drawn at random"
+        default=None, ge=1, description="under noise: most items that a client trains on, drawn at random"
     )
     head_items: float = Field(
-        default=1.0, gt=0, le=1, description="share of the items that are learned, by noisy counts (charged)"
+        default=1.0, gt=0, le=1, description="share of items that are learned, by noisy counts (costs budget)"
     )
     item_weight_power: float = Field(
-        default=0.0, ge=-1, le=1, description="above 0: less noise on rare items, by noisy counts (charged)"
+        default=0.0,
+        ge=-1,
+        le=1,
+        description="above 0: less noise on rare items, by noisy counts (costs budget)",
     )
     count_share: float = Field(
-        default=0.03, gt=0, le=0.5, description="of the budget (of 1 / sigma^2), for those counts"
+        default=0.03, gt=0, le=0.5, description="share of the budget (of 1 / sigma^2) spent on noisy counts"
     )
     count_clip_norm: float = Field(
-        default=8.0, gt=0, description="in those counts, histories beyond its square weigh less"
+        default=8.0, gt=0, description="of noisy counts: histories longer than its square weigh less"
     )
     min_cohort: int = Field(
-        default=100,
-        ge=2,
-        description="of secure_sum: fewer clients in a sum, or in only one of two sums, are refused",
+        default=100, ge=2, description="of secure_sum: fewest clients in a sum, or the difference of two"
     )
     upload_bound: float = Field(
         default=256.0,
         gt=0,
         description="largest number of an upload in fixed point (secure_sum, parallel.deterministic); "
-        "more is cut off and counted",
+        "larger numbers are clipped and counted",
     )
     gram_bound: float = Field(default=32.0, gt=0, description="likewise, of x x^T")
     confidence_bound: float | None = Field(
-        default=None, gt=0, description="likewise, of c - w0; unset = the largest of the training data"
+        default=None, gt=0, description="likewise, of c - w0; unset = the largest in the training data"
     )
     loss_bound: float | None = Field(
-        default=None, gt=0, description="likewise, of a client's loss; unset = what none can exceed"
+        default=None, gt=0, description="likewise, of a client's loss; unset = the largest possible"
     )
     fraction_bits: int | None = Field(
-        default=None,
-        ge=0,
-        le=30,
-        description="of all numbers in fixed point; unset = as many as the bounds and the clients allow",
+        default=None, ge=0, le=30, description="in fixed point; unset = as many as bounds and cohort allow"
     )
     seed: int | None = Field(
-        default=None,
-        ge=0,
-        description="of noise and sampling, which makes the run NOT PRIVATE; unset = the system's entropy",
+        default=None, ge=0, description="fixes noise and sampling: NOT PRIVATE; unset = system entropy"
     )
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(_Section):
     """What is measured, and when."""
 
-    model_config = _SETTINGS
-
     k: int = Field(default=10, ge=1, description="length of the recommendation lists")
-    every: int = Field(default=10, ge=1, description="rounds between evaluations")
+    every: int = Field(default=10, ge=1, description="rounds from one evaluation to the next")
     max_users: int | None = Field(
-        default=None, ge=1, description="evaluate on a sample of users; unset = all"
+        default=None, ge=1, description="size of the sample of users that is evaluated; unset = all"
     )
     baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
 
 
-class ComparisonConfig(BaseModel):
-    """What `fcf compare` repeats, and what it takes for equal."""
-
-    model_config = _SETTINGS
+class ComparisonConfig(_Section):
+    """What `fcf compare` repeats, and which differences it accepts."""
 
     num_builds: int = Field(
-        default=10,
-        ge=1,
-        description="of the federation and of ALS, each from another start, on another split",
+        default=10, ge=1, description="replicates of both sides, each with another start and split"
     )
     margin_percent: float = Field(
-        default=1.0, gt=0, description="of ALS's mean: a smaller difference is equivalence (TOST)"
+        default=1.0, gt=0, description="equivalence margin (TOST), in percent of the mean of ALS"
     )
     tolerance_percent: float = Field(
-        default=0.5, ge=0, description="of ALS's mean: a metric that is worse by more is named as worse"
+        default=0.5, ge=0, description="in percent of the mean of ALS; a metric worse by more is reported"
     )
 
 
-class ParallelConfig(BaseModel):
+class ParallelConfig(_Section):
     """Devices and processes that share the work."""
-
-    model_config = _SETTINGS
 
     devices: int | None = Field(
         default=None,
         ge=1,
-        description="that share a round, of all processes; unset = all that help; a CPU is one for each core",
+        description="of all processes, that share a round; unset = all that speed it up (a CPU: one per core)",
     )
     item_shards: int = Field(
-        default=1, ge=1, description="parts of the item factors, each on devices of its own; 1 = not split"
+        default=1, ge=1, description="parts of the item factors, each on its own devices; 1 = not split"
     )
-    stream: bool = Field(default=False, description="keep the clients in host memory, send them in blocks")
-    block_megabytes: int = Field(default=64, ge=1, description="of clients in a block that is streamed")
+    stream: bool = Field(
+        default=False, description="keep the clients in host memory and send them to the device in blocks"
+    )
+    block_megabytes: int = Field(default=64, ge=1, description="size of a streamed block of clients")
     deterministic: bool = Field(
         default=False,
-        description="bit-identical reruns on a GPU as well, slower; a CPU always is. Plain rounds are "
-        "summed in fixed point, too: exactly, in whatever order, on however many devices",
+        description="bit-identical reruns on a GPU, slower (a CPU always has them); rounds without noise are "
+        "summed in fixed point: exact in any order, on any number of devices",
     )
     coordinator: str | None = Field(
-        default=None,
-        description='"host:port" of process 0 when several run this, or "auto" under a cluster\'s launcher',
+        default=None, description='"host:port" of process 0 of several, or "auto" under a cluster launcher'
     )
-    num_processes: int = Field(default=1, ge=1, description="that run this, one for each host")
-    process_id: int = Field(default=0, ge=0, description="which of them this one is, from 0")
+    num_processes: int = Field(default=1, ge=1, description="processes of the run, one on each host")
+    process_id: int = Field(default=0, ge=0, description="number of this process, from 0")
 
 
-class CheckpointConfig(BaseModel):
-    """What is kept of a training under way, for `--resume`."""
-
-    model_config = _SETTINGS
+class CheckpointConfig(_Section):
+    """Checkpoints of a training in progress, for `--resume`."""
 
     every: int | None = Field(
-        default=None, ge=1, description="rounds between checkpoints, at least; unset = with every evaluation"
+        default=None, ge=1, description="fewest rounds between checkpoints; unset = with every evaluation"
     )
     keep: int = Field(
-        default=2, ge=1, description="how many of the latest stay; the one of the best MAP stays besides"
+        default=2, ge=1, description="latest checkpoints that are kept, besides that with the best MAP"
     )
 
 
-class TuningConfig(BaseModel):
-    """What `fcf tune` tries; elsewhere it means nothing."""
-
-    model_config = _SETTINGS
+class TuningConfig(_Section):
+    """What `fcf tune` tries; other commands ignore it."""
 
     metric: str | None = Field(
-        default=None,
-        description="on the validation set; unset = map_at_K, of explicit ratings rmse (lower is better)",
+        default=None, description="on the validation set; unset = map_at_K, or rmse for explicit ratings"
     )
     num_model_trials: int = Field(
-        default=30, ge=0, description="of K, alpha and lambda, by centralised ALS; 0 = as configured"
+        default=30, ge=0, description="trials of K, alpha and lambda, by centralised ALS; 0 = none"
     )
     num_server_trials: int = Field(
-        default=20, ge=0, description="of the server step, after these, by federations; 0 = as configured"
+        default=20, ge=0, description="trials of the server step after these, by federations; 0 = none"
     )
     batch_size: int = Field(
-        default=2,
-        ge=1,
-        description="trials of one shape side by side, as one program; the search learns after",
+        default=2, ge=1, description="trials side by side, after which the search learns from them"
     )
     validation_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="share held out to score on, if data.validation_fraction is 0"
+        default=0.1, gt=0, lt=1, description="held out to score trials if data.validation_fraction is 0"
     )
     num_factors: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[10, 25, 50, 100], min_length=1, description="K to choose from, and model.num_factors"
+        default=[10, 25, 50, 100], min_length=1, description="values of K to try, besides model.num_factors"
     )
-    alpha: list[Positive] = Field(
+    alpha: list[_Positive] = Field(
         default=[0.2, 50.0],
         min_length=2,
         max_length=2,
-        description="low and high; explicit ratings have none",
+        description="low and high; unused for explicit ratings",
     )
-    regularization: list[Positive] = Field(
+    regularization: list[_Positive] = Field(
         default=[0.1, 100.0], min_length=2, max_length=2, description="low and high"
     )
-    num_sweeps: int = Field(default=40, ge=1, description="of ALS in a trial, at most")
-    seed: int = Field(default=0, ge=0, description="of the search; the models start from federation.seed")
+    num_sweeps: int = Field(default=40, ge=1, description="most sweeps of ALS in a trial")
+    seed: int = Field(default=0, ge=0, description="seed of the search; models start from federation.seed")
 
 
-class ExperimentConfig(BaseModel):
-    """Everything that decides about a run."""
-
-    model_config = _SETTINGS
+class ExperimentConfig(_Section):
+    """The whole configuration of an experiment."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -339,5 +331,5 @@ class ExperimentConfig(BaseModel):
     tuning: TuningConfig = TuningConfig()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the sections as plain values, without the keys that are unset."""
+        """Return the sections as plain values, without keys that are unset."""
         return self.model_dump(exclude_none=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 from fcf_jax.experiments.report import wording
 from fcf_jax.experiments.report.content import content_of
 from fcf_jax.experiments.report.curves import panels_of, panels_of_all
@@ -47,10 +48,10 @@ def _note_of(outcome: Outcome) -> str:
     """Say it of a finished run by what it did, of everything else by what it was to do."""
     summary = getattr(outcome, "summary", None)
     privacy = outcome.config.get("privacy", {})
-    mode = privacy.get("mode", "plain")
-    if summary is not None or mode == "plain":
+    mode = PRIVACY_MODES[privacy.get("mode", "plain")]
+    if summary is not None or not (mode.has_noise or mode.sums_securely):
         return privacy_note(summary)
-    if mode == "secure_sum":
+    if mode.sums_securely:
         return SECURE_SUM_NOTE.format(privacy["min_cohort"])
     return UNFINISHED_NOTE if privacy.get("seed") is None else NOT_PRIVATE_NOTE
 

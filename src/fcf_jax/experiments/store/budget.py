@@ -5,12 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fcf_jax.experiments.build.privacy import (
-    delta_of,
-    has_noise,
-    noise_multiplier_of,
-    participation_of,
-)
+from fcf_jax.experiments.config.privacy_modes import has_noise
+from fcf_jax.experiments.config.privacy_numbers import delta_of, noise_multiplier_of, participation_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.store.run_directory import write_json
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round

@@ -22,16 +22,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.store.run_directory import write_atomically
 from fcf_jax.parallel.mesh import fetch
 
 FORMAT = 1
 _HEADER = "header"
 _COMMENT, _DIGEST_LENGTH = b"sha256:", 64
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is intact, and not of what is to be gone on with."""
 
 
 class Restored(NamedTuple):

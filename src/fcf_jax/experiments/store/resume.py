@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Split
 from fcf_jax.experiments.build.processes import share_files
-from fcf_jax.experiments.config.load import ConfigError, load_config
+from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import CheckpointError, ConfigError
 from fcf_jax.experiments.loop import Begun, Record
 from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.budget import BUDGET
-from fcf_jax.experiments.store.checkpoint import CheckpointError, Checkpoints
+from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import read_json_lines
 
 _CHECKPOINTS = "checkpoints"

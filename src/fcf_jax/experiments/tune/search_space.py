@@ -5,9 +5,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from fcf_jax.experiments.config.load import ConfigError, value_of, with_values
+from fcf_jax.experiments.config.load import value_of, with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import confidence_factor, learning_rate
+from fcf_jax.experiments.config.server_steps import confidence_factor, learning_rate, step_of
 
 Space = dict[str, BaseDistribution]  # by key, such as "model.alpha"
 Values = dict[str, Any]  # by key
@@ -21,14 +21,6 @@ _FREE_NUMBERS = {  # key -> low, high, whether logarithmic
     "server.initial_damping": (0.5, 8.0, True),
 }
 _MEMORIES = [0, 2, 5, 10]
-_TUNED = {  # server step -> what it listens to
-    "guarded_gram": ("server.confidence_factor", "server.initial_damping", "server.memory"),
-    "gram": ("server.learning_rate", "server.confidence_factor"),
-    "running_sums": ("server.learning_rate", "server.confidence_factor"),
-    "adam": ("server.learning_rate", "server.b1", "server.b2"),
-    "paper_adam": ("server.learning_rate", "server.b1", "server.b2"),
-    "sgd": ("server.learning_rate",),
-}
 
 
 def model_start(config: ExperimentConfig) -> Values:
@@ -41,7 +33,7 @@ def model_start(config: ExperimentConfig) -> Values:
 
 def server_start(config: ExperimentConfig) -> Values:
     """Return the configured numbers that the server's step listens to, in the step's own where unset."""
-    names = list(_TUNED[config.server.step])
+    names = list(step_of(config).tuned)
     if config.server.decay == "cosine":
         names.append("server.final_learning_rate")
     filled = with_values(
@@ -55,10 +47,9 @@ def server_start(config: ExperimentConfig) -> Values:
 
 
 def space_around(config: ExperimentConfig, start: Mapping[str, Any]) -> Space:
-    """Give each key of the start its distribution, as wide as the start needs.
+    """Return a distribution for each key of the start, wide enough to contain the start.
 
-    Raises:
-        ConfigError: for a start of 0 where the scale is logarithmic.
+    Starts on a logarithmic scale are above 0, which the checks for "tune" see to.
     """
     return {name: _distribution(config, name, value) for name, value in start.items()}
 
@@ -68,8 +59,6 @@ def _distribution(config: ExperimentConfig, name: str, start: Any) -> BaseDistri
         choices = config.tuning.num_factors if name == "model.num_factors" else _MEMORIES
         return CategoricalDistribution(sorted({*choices, start}))
     low, high, is_logarithmic = _bounds(config, name)
-    if is_logarithmic and start == 0:
-        raise ConfigError(f"{name}: expected above 0, to start a search on a logarithmic scale; raise it")
     return FloatDistribution(min(low, start), max(high, start), log=is_logarithmic)
 
 

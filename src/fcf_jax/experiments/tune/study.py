@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fcf_jax.experiments.config.load import ConfigError
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.tune.search_space import SHAPES, Space, Values
 
 FILE = "study.log"

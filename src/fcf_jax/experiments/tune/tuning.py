@@ -6,7 +6,6 @@ References:
     arXiv:1901.09888, the choice of hyperparameters.
 """
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -22,13 +21,10 @@ from optuna.trial import Trial, TrialState
 from fcf_jax.als import has_converged
 from fcf_jax.evaluation import summarize
 from fcf_jax.experiments.build.held_out import HeldOut
-from fcf_jax.experiments.build.measuring import metric_names
-from fcf_jax.experiments.build.privacy import refuse_measuring
-from fcf_jax.experiments.build.secure_sum import refuse_searching
-from fcf_jax.experiments.config.load import ConfigError, with_values
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run import DivergedError
 from fcf_jax.experiments.tune.candidates import (
     CandidateData,
     Learner,
@@ -87,37 +83,6 @@ class _Task(NamedTuple):
     progress: ProgressLine
 
 
-def refuse_unfit(config: ExperimentConfig) -> None:
-    """Refuse what cannot be tuned, before any data is read.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    parallel, tuning = config.parallel, config.tuning
-    if parallel.coordinator is not None or parallel.item_shards > 1:
-        raise ConfigError(
-            "parallel: fcf tune uses one process and whole item factors; "
-            "leave out parallel.coordinator and parallel.item_shards"
-        )
-    refuse_measuring(config, "fcf tune")
-    refuse_searching(config)
-    for name, (low, high) in {"alpha": tuning.alpha, "regularization": tuning.regularization}.items():
-        if low > high:
-            raise ConfigError(f"tuning.{name}: expected low and high, got {low} and {high}; turn them round")
-    names = metric_names(config.evaluation.k)
-    if metric_of(config) not in names:
-        nearest = difflib.get_close_matches(metric_of(config), names, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"tuning.metric: unknown metric {metric_of(config)}; did you mean {nearest}?")
-    if tuning.num_model_trials + tuning.num_server_trials == 0:
-        raise ConfigError("tuning.num_model_trials: expected trials of the model or the server; raise it")
-    if tuning.num_server_trials and not config.federation.num_rounds:
-        raise ConfigError("federation.num_rounds: expected above 0, to tune the server's step; raise it")
-    if tuning.num_model_trials:
-        space_around(config, model_start(config))
-    if tuning.num_server_trials:
-        space_around(config, server_start(config))
-
-
 def metric_of(config: ExperimentConfig) -> str:
     """Name the metric that decides."""
     by_feedback = "rmse" if config.data.feedback == "explicit" else f"map_at_{config.evaluation.k}"
@@ -133,7 +98,7 @@ def run_tuning(
     held against the configured one, so that the outcome is never worse than that on the validation set.
 
     Args:
-        config: as `load_config` resolved it, and `refuse_unfit` let it pass.
+        config: as `load_config` resolved it, checked for "tune".
         held_out: what `load_held_out(config)` returned.
         storage: where the studies are kept, from `study.journal`.
         progress: where to say how far it is.

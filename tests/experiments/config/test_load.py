@@ -2,8 +2,9 @@ import tomllib
 
 import pytest
 
-from fcf_jax.experiments.config.load import ConfigError, explain, load_config, resolve, shipped_configs
+from fcf_jax.experiments.config.load import explain, load_config, resolve, shipped_configs
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.errors import ConfigError
 
 
 def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path):

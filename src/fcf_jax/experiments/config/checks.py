@@ -1,0 +1,324 @@
+"""The checks of a configuration: one table with a row for each rule.
+
+Messages name the key, what was expected, what was found and the remedy. In the rows, `c` is the
+configuration and `f` the facts of the training data.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from fcf_jax.experiments.config.privacy_modes import has_noise, mode_of, needs_item_counts
+from fcf_jax.experiments.config.problems import (
+    Facts,
+    clients_to_adapt_clipping,
+    overflowing_sum,
+    revealing_cohorts,
+    unaccountable_noise,
+    unknown_metric,
+    unknown_set,
+)
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import step_of
+from fcf_jax.experiments.errors import ConfigError
+
+Command = Literal["run", "compare", "tune", "audit", "audit rank_one", "plan"]
+
+_LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
+_AUDITS: tuple[Command, ...] = ("audit", "audit rank_one")
+_MEASURING: tuple[Command, ...] = ("compare", "tune")  # these train many times and release nothing
+
+
+class _Check(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        is_broken: returns a true value for a configuration and facts that break the rule.
+        message: of the error; "{command}" in a plain text stands for the command.
+        commands: commands that the rule holds for; None: every use of a configuration.
+        when: "config" rules need the configuration alone, "data" rules the facts as well.
+    """
+
+    is_broken: Callable[[ExperimentConfig, Facts], object]
+    message: str | Callable[[ExperimentConfig, Facts], str]
+    commands: tuple[Command, ...] | None = None
+    when: Literal["config", "data"] = "config"
+
+
+def check(config: ExperimentConfig, command: Command | None = None, facts: Facts | None = None) -> None:
+    """Check a configuration: without `facts` by the rules that need no data, with `facts` by the others.
+
+    Args:
+        config: as resolved.
+        command: whose rules are checked, too; None: only rules that hold for every use.
+        facts: of the training data.
+
+    Raises:
+        ConfigError: for the first rule that is broken.
+    """
+    when, known = ("config", Facts(0, 0, 0)) if facts is None else ("data", facts)
+    for row in _CHECKS:
+        holds = row.when == when and (row.commands is None or command in row.commands)
+        if holds and row.is_broken(config, known):
+            if isinstance(row.message, str):
+                raise ConfigError(row.message.replace("{command}", f"fcf {command}"))
+            raise ConfigError(row.message(config, known))
+
+
+def _cohort_size(config: ExperimentConfig, facts: Facts) -> int:
+    return config.federation.cohort_size or facts.num_users
+
+
+_CHECKS = (
+    _Check(
+        lambda c, f: c.parallel.coordinator is None and c.parallel.num_processes > 1,
+        "parallel.coordinator: expected host:port of process 0 for several processes; set it in each",
+    ),
+    _Check(
+        lambda c, f: c.parallel.process_id >= c.parallel.num_processes and c.parallel.coordinator != "auto",
+        lambda c, f: (
+            f"parallel.process_id: expected 0 to {c.parallel.num_processes - 1}, "
+            f"got {c.parallel.process_id}; raise parallel.num_processes"
+        ),
+    ),
+    _Check(
+        lambda c, f: c.parallel.devices is not None and c.parallel.devices % c.parallel.item_shards,
+        lambda c, f: (
+            f"parallel.item_shards: expected a divisor of {c.parallel.devices} devices, "
+            f"got {c.parallel.item_shards}; change one of them"
+        ),
+    ),
+    _Check(
+        lambda c, f: c.data.source == "simulated" and c.data.path is not None,
+        'data.path: set, but data.source is "simulated"; leave out one of them',
+    ),
+    _Check(lambda c, f: unknown_set(c), lambda c, f: f"data.name: {unknown_set(c)}"),
+    _Check(
+        lambda c, f: c.data.source == "simulated" and c.data.name is not None,
+        'data.name: set, but data.source is "simulated"; leave out one of them',
+    ),
+    _Check(
+        lambda c, f: c.data.test_fraction + c.data.validation_fraction >= 1,
+        "data.test_fraction: with data.validation_fraction it leaves nothing to train on; lower it",
+    ),
+    _Check(
+        lambda c, f: c.data.source == "simulated" and c.data.split == "published",
+        'data.split: simulated data has no published split; set data.split = "ratio"',
+    ),
+    _Check(
+        lambda c, f: c.data.feedback == "explicit" and c.model.unobserved_weight != 0,
+        lambda c, f: (
+            f"model.unobserved_weight: expected 0 for explicit ratings, "
+            f"got {c.model.unobserved_weight}; set model.unobserved_weight = 0"
+        ),
+    ),
+    _Check(
+        lambda c, f: c.data.feedback == "explicit" and c.data.strengths != "keep",
+        'data.strengths: explicit ratings are not transformed; set data.strengths = "keep"',
+    ),
+    _Check(
+        lambda c, f: c.server.decay != "constant" and not step_of(c).has_schedule,
+        lambda c, f: f'server.decay: {step_of(c).name} has no schedule; set server.decay = "constant"',
+    ),
+    _Check(
+        lambda c, f: c.parallel.coordinator is not None or c.parallel.item_shards > 1,
+        "parallel: {command} runs in one process with unsplit item factors; "
+        "leave out parallel.coordinator and parallel.item_shards",
+        commands=(*_MEASURING, *_AUDITS),
+    ),
+    _Check(
+        lambda c, f: c.parallel.stream,
+        "parallel.stream: {command} keeps all clients on the device; leave it out",
+        commands=("compare",),
+    ),
+    _Check(
+        lambda c, f: needs_item_counts(c),
+        "privacy.head_items: {command} releases no item counts, as `fcf run` does before its rounds; "
+        "set privacy.head_items = 1 and privacy.item_weight_power = 0 for {command}",
+        commands=_MEASURING,
+    ),
+    _Check(
+        lambda c, f: has_noise(c) and c.privacy.seed is None,
+        "privacy.seed: {command} trains many times and charges no budget; set privacy.seed to "
+        "measure what is NOT PRIVATE, and train what is released with `fcf run`",
+        commands=_MEASURING,
+    ),
+    _Check(
+        lambda c, f: mode_of(c).sums_securely,
+        lambda c, f: (
+            f"privacy.mode: fcf tune searches with plain sums, which equal secure sums up to "
+            f'rounding; set privacy.mode = "plain", and run the result with "{mode_of(c).name}"'
+        ),
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: c.tuning.alpha[0] > c.tuning.alpha[1],
+        lambda c, f: f"tuning.alpha: expected [low, high], got {c.tuning.alpha}; swap them",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: c.tuning.regularization[0] > c.tuning.regularization[1],
+        lambda c, f: f"tuning.regularization: expected [low, high], got {c.tuning.regularization}; swap them",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: unknown_metric(c),
+        lambda c, f: f"tuning.metric: {unknown_metric(c)}",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: (
+            c.data.split != "published"
+            and c.data.test_fraction + (c.data.validation_fraction or c.tuning.validation_fraction) >= 1
+        ),
+        "tuning.validation_fraction: with data.test_fraction it leaves nothing to train on; lower it",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: c.tuning.num_model_trials + c.tuning.num_server_trials == 0,
+        "tuning.num_model_trials: expected trials of the model or the server step, got 0 of both; raise it",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: c.tuning.num_server_trials and not c.federation.num_rounds,
+        "federation.num_rounds: expected at least 1 to tune the server step, got 0; raise it",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: c.tuning.num_model_trials and c.model.alpha == 0 and c.data.feedback == "implicit",
+        "model.alpha: expected above 0 to start a search on a logarithmic scale, got 0; raise it",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: c.tuning.num_model_trials and c.model.regularization == 0,
+        "model.regularization: expected above 0 to start a search on a logarithmic scale, got 0; raise it",
+        commands=("tune",),
+    ),
+    _Check(
+        lambda c, f: has_noise(c) and c.privacy.item_weight_power != 0,
+        "privacy.item_weight_power: the attacks expect noise of one size on all items; set it to 0",
+        commands=_AUDITS,
+    ),
+    _Check(
+        lambda c, f: mode_of(c).name != "plain",
+        lambda c, f: (
+            f"--upload rank_one: expected privacy.mode = plain, got {mode_of(c).name}: pairs (e, x) cannot "
+            "be summed, clipped to one sum or masked; use --upload dense"
+        ),
+        commands=("audit rank_one",),
+    ),
+    _Check(
+        lambda c, f: c.federation.num_rounds == 0,
+        "federation.num_rounds: expected at least 1 round to plan, got 0; raise it",
+        commands=("plan",),
+    ),
+    _Check(
+        lambda c, f: mode_of(c).noise_on == "upload",
+        lambda c, f: (
+            f"privacy.mode: expected noise on the sum to plan for, got {mode_of(c).name}, which releases "
+            'every upload by itself; set privacy.mode = "central_noise" or "distributed_noise"'
+        ),
+        commands=("plan",),
+    ),
+    _Check(
+        lambda c, f: f.num_interactions == 0,
+        "expected interactions to train on, got none; lower data.test_fraction",
+        when="data",
+    ),
+    _Check(
+        lambda c, f: _cohort_size(c, f) > f.num_users,
+        lambda c, f: (
+            f"federation.cohort_size: expected at most the {f.num_users} users, "
+            f"got {_cohort_size(c, f)}; lower it"
+        ),
+        when="data",
+    ),
+    _Check(
+        lambda c, f: step_of(c).needs_everybody and _cohort_size(c, f) < f.num_users,
+        lambda c, f: (
+            f"server.step: {step_of(c).name} needs everybody in every round, got {_cohort_size(c, f)} "
+            'clients; set server.step = "running_sums" or leave out federation.cohort_size'
+        ),
+        when="data",
+    ),
+    _Check(
+        lambda c, f: has_noise(c) and c.data.feedback == "explicit",
+        "data.feedback: explicit ratings are centred on their mean, which has no noise; "
+        'set data.feedback = "implicit" under noise',
+        when="data",
+    ),
+    _Check(
+        lambda c, f: has_noise(c) and c.data.min_item_interactions > 1,
+        "data.min_item_interactions: it reveals without noise which items are rare; leave it out, and set "
+        "privacy.head_items, whose counts are noised",
+        when="data",
+    ),
+    _Check(
+        lambda c, f: has_noise(c) and step_of(c).is_guarded,
+        lambda c, f: (
+            f"server.step: {step_of(c).name} is guided by the clients' loss, which {mode_of(c).name} hides; "
+            'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
+        ),
+        when="data",
+    ),
+    _Check(
+        lambda c, f: mode_of(c).noise_on == "upload" and c.privacy.clipping == "adaptive",
+        lambda c, f: (
+            f"privacy.clipping: adaptive needs a count of clipped clients, which {mode_of(c).name} does "
+            'not release; set privacy.clipping = "static"'
+        ),
+        when="data",
+    ),
+    _Check(
+        lambda c, f: mode_of(c).noise_on == "upload" and needs_item_counts(c),
+        lambda c, f: (
+            f"privacy.head_items: it needs summed item counts, which {mode_of(c).name} does not release; "
+            "leave out privacy.head_items and privacy.item_weight_power"
+        ),
+        when="data",
+    ),
+    _Check(unaccountable_noise, lambda c, f: f"privacy: {unaccountable_noise(c, f)}", when="data"),
+    _Check(
+        lambda c, f: (
+            has_noise(c)
+            and c.privacy.clipping == "adaptive"
+            and _cohort_size(c, f) <= clients_to_adapt_clipping(c, f)
+        ),
+        lambda c, f: (
+            "privacy.clipping: adaptive needs a cohort of more than "
+            f"{clients_to_adapt_clipping(c, f):.0f} clients, got {_cohort_size(c, f)}; "
+            'set privacy.clipping = "static"'
+        ),
+        when="data",
+    ),
+    _Check(
+        lambda c, f: c.model.regularization == 0 and c.model.num_factors > f.largest_rank,
+        lambda c, f: (
+            f"model.regularization: expected above 0 for {c.model.num_factors} factors of a matrix of "
+            f"rank {f.largest_rank} at most, got 0; raise it or lower model.num_factors"
+        ),
+        when="data",
+    ),
+    _Check(
+        lambda c, f: f.num_items * c.model.num_factors >= _LARGEST_ARRAY,
+        lambda c, f: (
+            f"model.num_factors: {f.num_items} items of {c.model.num_factors} factors take "
+            f"{4 * f.num_items * c.model.num_factors} bytes, too many to index; lower it"
+        ),
+        when="data",
+    ),
+    _Check(
+        overflowing_sum,
+        lambda c, f: f"privacy.fraction_bits: {overflowing_sum(c, f)}",
+        commands=("run", "compare"),
+        when="data",
+    ),
+    _Check(
+        revealing_cohorts,
+        lambda c, f: (
+            f"privacy.min_cohort: {revealing_cohorts(c, f)}; change federation.cohort_size (unset = "
+            "everybody), run fewer rounds, or lower it, which protects less"
+        ),
+        commands=("run", "compare"),
+        when="data",
+    ),
+)

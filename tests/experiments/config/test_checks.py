@@ -1,0 +1,106 @@
+import pytest
+
+from fcf_jax.core.records import SentNorms
+from fcf_jax.experiments.config.checks import _CHECKS, check
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.config.problems import Facts
+from fcf_jax.experiments.errors import ConfigError
+
+FACTS = Facts(num_users=60, num_items=30, num_interactions=500)
+BOUNDS = SentNorms(256.0, 32.0, 100.0, 1e4)
+CENTRAL = ["privacy.mode=central_noise", "privacy.noise_multiplier=1", "server.step=gram"]
+LOCAL = ["privacy.mode=local_noise", *CENTRAL[1:]]
+SECURE = ["privacy.mode=secure_sum"]
+COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
+
+OF_LOADING = [  # broken as soon as the configuration is loaded
+    (["parallel.num_processes=2"], "parallel.coordinator"),
+    (["parallel.process_id=1"], "parallel.process_id"),
+    (["parallel.devices=3", "parallel.item_shards=2"], "parallel.item_shards"),
+    (["data.source=simulated", "data.path=a.csv"], "data.path"),
+    (["data.name=ml-1k"], "data.name"),
+    (["data.source=simulated", "data.name=ml-1m"], "data.name"),
+    (["data.test_fraction=0.5", "data.validation_fraction=0.5"], "data.test_fraction"),
+    (["data.source=simulated", "data.split=published"], "data.split"),
+    (["data.feedback=explicit"], "model.unobserved_weight"),
+    (["data.feedback=explicit", "model.unobserved_weight=0", "data.strengths=log"], "data.strengths"),
+    (["server.decay=cosine"], "server.decay: guarded_gram"),
+]
+OF_COMMANDS = [
+    ("tune", ["parallel.item_shards=2"], "parallel: fcf tune"),
+    ("compare", ["parallel.stream=true"], "parallel.stream: fcf compare"),
+    ("compare", [*CENTRAL, "privacy.head_items=0.5", "privacy.seed=0"], "privacy.head_items: fcf compare"),
+    ("tune", CENTRAL, "privacy.seed: fcf tune"),
+    ("tune", SECURE, "privacy.mode: fcf tune"),
+    ("tune", ["tuning.alpha=[5, 1]"], "tuning.alpha"),
+    ("tune", ["tuning.regularization=[5, 1]"], "tuning.regularization"),
+    ("tune", ["tuning.metric=map_at_5"], "tuning.metric: unknown metric map_at_5; did you mean map_at_10?"),
+    ("tune", ["tuning.validation_fraction=0.8"], "tuning.validation_fraction"),
+    ("tune", ["tuning.num_model_trials=0", "tuning.num_server_trials=0"], "tuning.num_model_trials"),
+    ("tune", ["federation.num_rounds=0"], "federation.num_rounds"),
+    ("tune", ["model.alpha=0"], "model.alpha"),
+    ("tune", ["model.regularization=0"], "model.regularization"),
+    ("audit", [*CENTRAL, "privacy.item_weight_power=0.5"], "privacy.item_weight_power"),
+    ("audit rank_one", SECURE, "--upload rank_one"),
+    ("plan", ["federation.num_rounds=0"], "federation.num_rounds"),
+    ("plan", LOCAL, "privacy.mode: .* got local_noise"),
+]
+OF_DATA = [
+    (None, [], FACTS._replace(num_interactions=0), "data.test_fraction"),
+    (None, ["federation.cohort_size=61"], FACTS, "federation.cohort_size: .* 60 users, got 61"),
+    (None, ["federation.cohort_size=20"], FACTS, "server.step: guarded_gram .* got 20"),
+    (None, [*CENTRAL, "data.feedback=explicit", "model.unobserved_weight=0"], FACTS, "data.feedback"),
+    (None, [*CENTRAL, "data.min_item_interactions=2"], FACTS, "data.min_item_interactions"),
+    (None, ["privacy.mode=central_noise"], FACTS, "server.step: guarded_gram .* central_noise"),
+    (None, [*LOCAL, "privacy.clipping=adaptive"], FACTS, "privacy.clipping: .* local_noise"),
+    (None, [*LOCAL, "privacy.head_items=0.5"], FACTS, "privacy.head_items: .* local_noise"),
+    (None, [*CENTRAL, *COHORT], FACTS, "privacy: .* 'shuffled'"),
+    (
+        None,
+        [*CENTRAL, "privacy.clipping=adaptive", "privacy.noise_multiplier=6"],
+        FACTS,
+        "more than 60 clients, got 60",
+    ),
+    (None, ["model.num_factors=31", "model.regularization=0"], FACTS, "rank 30 at most"),
+    (None, ["model.num_factors=1024"], FACTS._replace(num_items=2**21), "model.num_factors"),
+    ("run", [*SECURE, "privacy.fraction_bits=25"], FACTS._replace(bounds=BOUNDS), "privacy.fraction_bits"),
+    ("compare", SECURE, FACTS, "privacy.min_cohort: .* at least 100 clients"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "told"), OF_LOADING)
+def test_rules_of_every_use_hold_on_loading(overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, overrides)
+
+
+@pytest.mark.parametrize(("command", "overrides", "told"), OF_COMMANDS)
+def test_rules_of_a_command_hold_for_it_alone(command, overrides, told):
+    config = load_config(None, overrides)
+    check(config, "run")
+    with pytest.raises(ConfigError, match=told):
+        check(config, command)
+
+
+@pytest.mark.parametrize(("command", "overrides", "facts", "told"), OF_DATA)
+def test_rules_of_the_data_hold_once_they_are_known(command, overrides, facts, told):
+    config = load_config(None, overrides)
+    check(config)
+    with pytest.raises(ConfigError, match=told):
+        check(config, command, facts)
+
+
+@pytest.mark.parametrize("command", ["compare", "tune", "audit"])
+def test_a_rule_of_several_commands_names_the_one_that_is_run(command):
+    with pytest.raises(ConfigError, match=f"parallel: fcf {command}"):
+        check(load_config(None, ["parallel.coordinator=auto"]), command)
+
+
+def test_every_rule_is_broken_here():
+    assert len(OF_LOADING) + len(OF_COMMANDS) + len(OF_DATA) == len(_CHECKS)
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "tune", "audit", "audit rank_one", "plan"])
+def test_defaults_break_no_rule(command):
+    check(load_config(), command)
+    check(load_config(), command, FACTS)
