@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.experiments.store import run_directory
+from fcf_jax.experiments.store import files
 
 TINY = [
     "--set", "data.num_users=60", "--set", "data.num_items=30", "--set", "data.mean_history=8",
@@ -112,10 +112,14 @@ def test_shipped_movielens_says_where_to_get_the_data(capsys):
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (cli.TerminatedError, 143)])
 def test_signals_end_in_one_line(tmp_path, monkeypatch, capsys, raised, code):
-    def stop(*unused, **options):
-        raise raised
+    write = files.write_atomically
 
-    monkeypatch.setattr(run_directory, "write_json_lines", stop)
+    def stop(path, content):
+        if path.name == "metrics.jsonl":
+            raise raised
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", stop)
     assert cli.main(["run", *TINY, "--quiet", "--out", str(tmp_path / "run")]) == code
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -124,7 +128,7 @@ def test_full_disk_in_the_run_is_a_failure_in_one_line(tmp_path, monkeypatch, ca
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(run_directory, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     assert cli.main(["run", *TINY, "--quiet", "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -36,14 +36,13 @@ def compare(
 ) -> None:
     """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
     from fcf_jax.experiments.compare.comparison import refuse_unfit
-    from fcf_jax.experiments.report.comparison_tables import COMPARISON
-    from fcf_jax.experiments.store.run_directory import is_finished
+    from fcf_jax.experiments.store.run_directory import COMPARISON
 
     with input_errors():
         folder = folder_of(out, config, suffix="-compare", resume=resume)
         resolved = config_of(folder, config, overrides, resume=resume)
         refuse_unfit(resolved)
-    if resume and is_finished(folder, COMPARISON):
+    if resume and COMPARISON.is_in(folder):
         if not quiet:
             print(f"{folder} is finished: nothing left to do")
         return

@@ -55,14 +55,14 @@ def config_of(
         OSError: when it cannot be read.
     """
     from fcf_jax.experiments.config.load import load_config
-    from fcf_jax.experiments.store import run_directory
     from fcf_jax.experiments.store.resume import refuse_another
+    from fcf_jax.experiments.store.run_directory import CONFIG, refuse_used
 
-    if resume and config is None and run_directory.is_run(folder):
-        config = str(folder / run_directory.CONFIG)
+    if resume and config is None and CONFIG.is_in(folder):
+        config = str(folder / CONFIG.name)
     resolved = load_config(config, overrides or ())
     if resume:
         refuse_another(folder, resolved, may_change=may_change)
     else:
-        run_directory.refuse_used(folder)
+        refuse_used(folder)
     return resolved
