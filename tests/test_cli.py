@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from fcf_jax import cli
@@ -9,13 +7,6 @@ TINY = [
     "--set", "data.num_users=60", "--set", "data.num_items=30", "--set", "data.mean_history=8",
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.every=2",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert cli.main(["run", *TINY, "--quiet", "--out", str(folder)]) == 0
-    return folder
 
 
 def test_run_prints_progress_table_and_privacy_note(tmp_path, capsys):
@@ -40,51 +31,6 @@ def test_run_goes_to_runs_in_the_current_folder(tmp_path, monkeypatch):
     assert folder.name.startswith("simulated-")
 
 
-def test_recommend_by_user_and_by_the_same_history_agree(finished, tmp_path, capsys):
-    from fcf_jax.experiments.build.dataset import load_interactions
-    from fcf_jax.experiments.config.load import load_config
-
-    interactions, _ = load_interactions(load_config(str(finished / "config.toml")).data)
-    mine = slice(interactions.indptr[3], interactions.indptr[4])
-    history = tmp_path / "history.csv"
-    pairs = zip(interactions.item_ids[mine], interactions.strengths[mine], strict=True)
-    history.write_text("item,strength\n" + "".join(f"{item},{strength}\n" for item, strength in pairs))
-
-    assert cli.main(["recommend", str(finished), "--user", "3", "-n", "4", "--json"]) == 0
-    by_user = json.loads(capsys.readouterr().out)
-    assert cli.main(["recommend", str(finished), "--history", str(history), "-n", "4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == by_user
-    assert len(by_user) == 4
-    assert not {one["item"] for one in by_user} & set(interactions.item_ids[mine].tolist())
-
-
-def test_recommend_for_people(finished, capsys):
-    assert cli.main(["recommend", str(finished), "--user", "3", "-n", "2"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--user", "999"], "--user 999"),
-        ([], "--user"),
-        (["--history", "missing.csv"], "missing.csv"),
-    ],
-)
-def test_recommend_refuses(finished, arguments, named, capsys):
-    assert cli.main(["recommend", str(finished), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert named in error
-
-
-def test_recommend_names_the_bad_line_of_a_history(finished, tmp_path, capsys):
-    history = tmp_path / "history.csv"
-    history.write_text("item,strength\n1,2\n2,many\n")
-    assert cli.main(["recommend", str(finished), "--history", str(history)]) == 2
-    assert f"{history}:3" in capsys.readouterr().err
-
-
 def test_version_config_and_help(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fcf ")
@@ -93,13 +39,6 @@ def test_version_config_and_help(capsys):
     assert cli.main(["config", "movielens-1m"]) == 0
     assert 'layout = "movielens-1m"' in capsys.readouterr().out
     assert cli.main(["run", "--help"]) == 0
-
-
-def test_doctor_finds_the_solver_exact(capsys):
-    assert cli.main(["doctor"]) == 0
-    printed = capsys.readouterr().out
-    for expected in ("jaxlib", "optax", "devices", "cores", "default precision", "error to float64"):
-        assert expected in printed
 
 
 def test_shipped_movielens_says_where_to_get_the_data(capsys):
