@@ -33,11 +33,11 @@ def test_time_left_is_that_of_the_rounds_after_the_first_that_compiled(clock, li
 
 
 def test_time_left_of_slow_rounds(clock, line, capsys):
-    for done, now in ((1, 0.0), (2, 600.0), (3, 1200.0)):
+    for done, now in ((0, 0.0), (1, 600.0), (2, 1200.0)):
         clock["now"] = now
         line.show("round", done, 4, "fine")
     assert capsys.readouterr().out.splitlines() == [
-        "round 1/4  fine",
+        "round 0/4  fine",
+        "round 1/4  30 min left  fine",
         "round 2/4  20 min left  fine",
-        "round 3/4  10 min left  fine",
     ]

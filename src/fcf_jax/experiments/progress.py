@@ -48,7 +48,7 @@ class ProgressLine:
             status: further text for the line.
         """
         if not self._live.tasks or self._live.tasks[0].description != what:
-            self._begin(what, total)
+            self._begin(what, done, total)
         self._live.update(self._task, completed=done)
         position = f"{done}" if total is None else f"{done}/{total}"
         status = "  ".join(filter(None, (position, self._time_left(), status)))
@@ -65,10 +65,11 @@ class ProgressLine:
         """Remove the live line."""
         self._live.stop()
 
-    def _begin(self, what: str, total: int | None) -> None:
+    def _begin(self, what: str, done: int, total: int | None) -> None:
         for task in self._live.tasks:
             self._live.remove_task(task.id)
-        self._task = self._live.add_task(what, total=total, visible=False, status="")
+        before = done - 1  # rich takes the time from the first step that it sees
+        self._task = self._live.add_task(what, total=total, completed=before, visible=False, status="")
 
     def _time_left(self) -> str:
         """Return rich's estimate; empty before there is one, and at the end."""
