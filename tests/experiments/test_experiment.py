@@ -7,7 +7,6 @@ from jax import numpy as jnp
 from rich.console import Console
 
 from fcf_jax.data import Interactions
-from fcf_jax.experiments import progress
 from fcf_jax.experiments.build.baseline import offsets_rmse
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.privacy import payload_bytes
@@ -18,7 +17,7 @@ from fcf_jax.experiments.loop import Training, block_sizes, find_divergence, sec
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recommend import History, recommend_items
 from fcf_jax.experiments.run import difference_percent, run_experiment
-from fcf_jax.experiments.store.run_directory import claimed, read_run, write_atomically, write_json
+from fcf_jax.experiments.store.run_directory import claimed, read_run
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
@@ -111,14 +110,6 @@ def test_explicit_ratings_are_compared_with_offsets(tmp_path):
     assert 0.5 < summary["federated"]["rmse"] / summary["explicit_baseline_rmse"] < 2.0
 
 
-def test_user_with_every_item_gets_no_recommendation(finished):
-    model = read_run(finished[0])
-    everything = History(np.arange(30), np.ones(30), 0)
-    assert recommend_items(model, everything, count=5) == []
-    nothing = History(np.zeros(0, np.int32), np.zeros(0), 0)
-    assert [one.score for one in recommend_items(model, nothing, count=5)] == [0.0] * 5
-
-
 @pytest.mark.parametrize("step", ["adam", "paper_adam", "guarded_gram", "gram", "running_sums", "sgd"])
 def test_every_step_builds_and_counts_its_payload(step):
     config = load_config(None, [f"server.step={step}"])
@@ -180,22 +171,6 @@ def test_divergence_is_found_at_its_first_round():
     assert find_divergence([1.0, 11.0, 12.0], is_guarded=True).round == 2
 
 
-def test_time_left_is_that_of_the_rounds_after_the_first_that_compiled(monkeypatch, capsys):
-    clock = iter([100.0, 102.0, 106.0, 108.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with ProgressLine(Console(width=80)) as line:
-        for done in (10, 20, 40, 100):
-            line.show("round", done, 100, "fine")
-        line.show("ALS sweep", 10, None, "fine")
-    assert capsys.readouterr().out.splitlines() == [
-        "round 10/100  fine",
-        "round 20/100  16 s left  fine",
-        "round 40/100  12 s left  fine",
-        "round 100/100  fine",
-        "ALS sweep 10  fine",
-    ]
-
-
 def test_offsets_rmse_known_answer_of_constant_ratings():
     train = Interactions.from_arrays([0, 0, 1], [0, 1, 0], [3.0, 3.0, 3.0], num_users=2, num_items=2)
     test = Interactions.from_arrays([1], [1], [5.0], num_users=2, num_items=2)
@@ -206,13 +181,3 @@ def test_difference_percent_known_answers():
     found = difference_percent({"a": 1.1, "b": 1.0}, {"a": 1.0, "b": 0.0})
     assert found["a"] == pytest.approx(10.0)
     assert np.isnan(found["b"])
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "summary.json"
-    write_json(path, {"value": float("nan")})
-    assert json.loads(path.read_text()) == {"value": None}
-    with pytest.raises(TypeError):
-        write_atomically(path, "not bytes")
-    assert [one.name for one in tmp_path.iterdir()] == ["summary.json"]
-    assert json.loads(path.read_text()) == {"value": None}

@@ -1,14 +1,11 @@
 """What makes the same privacy cheaper: items of the head alone, item weights, capped histories."""
 
-import json
-
 import jax
 import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION
-from rich.console import Console
 
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.records import CohortSum, SentNorms
@@ -23,8 +20,8 @@ from fcf_jax.experiments.errors import CheckpointError, ConfigError
 from fcf_jax.experiments.plan import plan_privacy
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
-from fcf_jax.experiments.store.budget import BUDGET, budget_of
-from fcf_jax.experiments.store.run_directory import claimed
+from fcf_jax.experiments.store.budget import budget_of
+from fcf_jax.experiments.store.run_directory import BUDGET, claimed
 from fcf_jax.privacy.accounting import Participation, epsilon, single_noise_multiplier
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
@@ -149,52 +146,6 @@ def test_counts_that_cost_all_are_refused():
         calibrated_noise_multiplier(
             Participation("everybody", 50, 50, 0.1), epsilon=1.0, delta=1e-4, num_rounds=2
         )
-
-
-def run(folder, *overrides, resume=False):
-    config = load_config(None, [*HEAD, *overrides])
-    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=resume):
-        return run_experiment(config, load_dataset(config), folder, progress, resume=resume)
-
-
-def test_run_releases_counts_once_and_charges_them_first(tmp_path, monkeypatch):
-    folder, budgets, write = tmp_path / "run", [], item_release.write_atomically
-
-    def watched(path, content):
-        budgets.append(json.loads((folder / BUDGET).read_text()))
-        write(path, content)
-
-    monkeypatch.setattr(item_release, "write_atomically", watched)
-    summary = run(folder)
-    (charged,) = budgets  # on disk before the counts were
-    assert charged["rounds_charged"] == 0 and 0 < charged["epsilon"] < 1.5
-    assert summary["privacy"]["epsilon"] == pytest.approx(10, rel=1e-2)
-    assert summary["payload_bytes_up"] == 4 * (15 * 4 + 4 * 4)  # half of 30 items, and x x^T
-    assert summary["privacy"]["item_counts_noise_multiplier"] > summary["privacy"]["noise_multiplier"]
-    with np.load(folder / "item_factors.npz") as model, np.load(folder / item_release.COUNTS) as released:
-        head = np.argsort(-released["counts"])[:15]
-        is_learned = np.any(model["item_factors"] != 0, axis=1)
-    np.testing.assert_array_equal(np.flatnonzero(is_learned), np.sort(head))
-
-
-def test_resumed_run_reads_the_counts_it_released(tmp_path, monkeypatch):
-    config, folder = load_config(None, HEAD), tmp_path
-    train = load_dataset(config).split.train
-    budget = budget_of(config, folder, num_users=train.num_users)
-    first = item_release.item_weights_on_record(config, train, folder, budget)
-    monkeypatch.setattr(item_release, "release_item_counts", None)  # it must not be asked again
-    np.testing.assert_array_equal(item_release.item_weights_on_record(config, train, folder, budget), first)
-
-
-def test_lost_counts_or_budgets_are_not_paid_for_anew(tmp_path):
-    folder = tmp_path / "run"
-    run(folder)
-    for name in (item_release.COUNTS, BUDGET):
-        content = (folder / name).read_bytes()
-        (folder / name).unlink()
-        with pytest.raises(CheckpointError, match=name):
-            run(folder, resume=True)
-        (folder / name).write_bytes(content)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run import run_experiment
-from fcf_jax.experiments.store.budget import BUDGET, budget_of
-from fcf_jax.experiments.store.run_directory import claimed, read_json_lines
+from fcf_jax.experiments.store.run_directory import BUDGET, METRICS, claimed
 from fcf_jax.privacy.accounting import Participation, epsilon
 
 NOISY = [
@@ -42,7 +41,7 @@ def finished(tmp_path_factory):
 
 def test_statement_says_what_was_spent(finished):
     folder, summary = finished
-    statement = json.loads((folder / BUDGET).read_text())
+    statement = json.loads((folder / BUDGET.name).read_text())
     assert statement["epsilon"] == pytest.approx(10, rel=1e-2) and statement["epsilon"] <= 10
     assert statement["delta"] == 1 / 600
     assert statement["rounds_charged"] == statement["num_rounds_allowed"] == 4
@@ -59,7 +58,7 @@ def test_what_is_promised_is_told():
 
 def test_epsilon_is_in_the_records_and_grows(finished):
     folder, _ = finished
-    records = read_json_lines(folder / "metrics.jsonl")
+    records = METRICS.read(folder)
     spent = [one["epsilon"] for one in records if one["kind"] == "evaluation"]
     assert len(spent) == 2 and 0 < spent[0] < spent[1] <= 10
     of_two = epsilon(
@@ -84,26 +83,6 @@ def test_key_of_the_rounds_is_not_that_of_the_start(seed):
     drawn = [jax.random.key_data(rounds_key(config, key)).tolist() for _ in range(2)]
     assert (drawn[0] == drawn[1]) == (seed is not None) and jax.random.key_data(key).tolist() not in drawn
     assert rounds_key(load_config(None, []), key) is key
-
-
-def test_budget_is_on_disk_before_a_round_and_never_given_back(tmp_path):
-    config = load_config(None, NOISY)
-    budget = budget_of(config, tmp_path, num_users=60)
-    assert budget.charge(3) and json.loads((tmp_path / BUDGET).read_text())["rounds_charged"] == 3
-    assert not budget_of(config, tmp_path, num_users=60).charge(2)  # another process, after a kill
-    assert budget_of(config, tmp_path, num_users=60).charge(1)
-    assert not budget.charge(1)
-
-
-def test_resumed_run_draws_anew_is_charged_again_and_ends_when_all_is_spent(tmp_path):
-    folder = tmp_path / "killed"
-    folder.mkdir()
-    config = load_config(None, NOISY)
-    assert budget_of(config, folder, num_users=60).charge(3)  # of a process that was killed
-    summary = run(folder, resume=True)
-    assert summary["privacy"]["rounds_charged"] <= 4
-    rounds = [one for one in read_json_lines(folder / "metrics.jsonl") if one["kind"] == "round"]
-    assert len(rounds) <= 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report import privacy_note
 from fcf_jax.experiments.run import run_experiment
-from fcf_jax.experiments.store.run_directory import claimed, read_json_lines
+from fcf_jax.experiments.store.run_directory import METRICS, claimed
 from fcf_jax.privacy.secure_sum import SumRules
 
 TINY = [
@@ -119,7 +119,7 @@ def test_run_tells_of_formats_and_of_masks(secure):
 
 def test_entries_beyond_the_bounds_are_counted(tmp_path):
     summary = run(tmp_path / "run", *SECURE, "privacy.upload_bound=0.5")
-    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    records = METRICS.read(tmp_path / "run")
     counts = [one["num_clipped_entries"] for one in records if one["kind"] == "round"]
     assert counts[0] > 0 and sum(counts) == summary["fixed_point"]["num_clipped_entries"]
 

@@ -28,12 +28,11 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
-    from fcf_jax.experiments.report.comparison_tables import COMPARISON
-    from fcf_jax.experiments.store.run_directory import is_finished
+    from fcf_jax.experiments.store.run_directory import COMPARISON
 
     with input_errors():
         resolved, folder = open_run("compare", config, overrides, out, resume=resume)
-    if resume and is_finished(folder, COMPARISON):
+    if resume and COMPARISON.is_in(folder):
         if not quiet:
             print(f"{folder} is finished: nothing left to do")
         return

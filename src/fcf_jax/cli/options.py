@@ -46,19 +46,19 @@ def open_run(
     """
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.config.load import load_config
-    from fcf_jax.experiments.store import run_directory
     from fcf_jax.experiments.store.resume import refuse_another
+    from fcf_jax.experiments.store.run_directory import CONFIG, refuse_used
 
     if resume and out is None:
         raise ValueError("--resume: expected --out DIR, the run directory to continue; add it")
     folder = _default_folder(command, config) if out is None else out
-    if resume and config is None and run_directory.is_run(folder):
-        config = str(folder / run_directory.CONFIG)
+    if resume and config is None and CONFIG.is_in(folder):
+        config = str(folder / CONFIG.name)
     resolved = load_config(config, overrides or ())
     if resume:
         refuse_another(folder, resolved, may_change=may_change)
     else:
-        run_directory.refuse_used(folder)
+        refuse_used(folder)
     check(resolved, command)
     return resolved, folder
 

@@ -83,11 +83,11 @@ def _show(plan: "PrivacyPlan") -> None:
 
 
 def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:
-    from fcf_jax.experiments.plan import describe
+    from fcf_jax.experiments.plan import cohort_text
 
     marks = [name for name, holds in (("configured", choice.is_configured), ("best", is_best)) if holds]
     return {
-        "cohort": describe(choice.participation),
+        "cohort": cohort_text(choice.participation),
         "rounds": choice.num_rounds,
         "noise multiplier": choice.noise_multiplier,
         "epsilon": choice.epsilon,

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
+    from fcf_jax.experiments.store.summary import Summary
 
 
 def run(
@@ -26,11 +27,11 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Train a federation and centralised ALS on the same data, and compare them."""
-    from fcf_jax.experiments.store.run_directory import is_finished
+    from fcf_jax.experiments.store.run_directory import SUMMARY
 
     with input_errors():
         resolved, folder = open_run("run", config, overrides, out, resume=resume)
-    if resume and is_finished(folder):
+    if resume and SUMMARY.is_in(folder):
         if not quiet:
             print(f"{folder} is finished: nothing left to do")
         return
@@ -71,11 +72,12 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
         _print_summary(summary, folder)
 
 
-def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+def _print_summary(summary: "Summary", folder: Path) -> None:
     from fcf_jax.experiments.report import privacy_note
 
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]
+    difference = summary["difference_percent"]
     headings = ["", "federated"] + (["centralised", "difference %"] if centralized else [])
     table = Table(title="federated vs centralised (ALS)" if centralized else None)
     for heading in headings:
@@ -84,8 +86,8 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         if name.startswith("normalized_"):
             continue
         row = [name, f"{value:.6g}"]
-        if centralized:
-            row += [f"{centralized[name]:.6g}", f"{summary['difference_percent'][name]:+.2f}"]
+        if centralized and difference:
+            row += [f"{centralized[name]:.6g}", f"{difference[name]:+.2f}"]
         table.add_row(*row)
     console.print(table)
     if "explicit_baseline_rmse" in summary:

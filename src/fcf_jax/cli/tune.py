@@ -49,7 +49,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
     from fcf_jax.experiments.build.held_out import load_held_out
     from fcf_jax.experiments.errors import ConfigError
     from fcf_jax.experiments.report.tuning_report import write_outcome
-    from fcf_jax.experiments.store.run_directory import claimed, environment, write_json
+    from fcf_jax.experiments.store.run_directory import ENVIRONMENT, claimed, environment
     from fcf_jax.experiments.tune.study import journal
     from fcf_jax.experiments.tune.tuning import run_tuning
 
@@ -67,7 +67,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
             f"{held_out.train.num_interactions} interactions to train on, "
             f"{held_out.validation.num_interactions} to validate on"
         )
-        write_json(folder / "environment.json", environment())
+        ENVIRONMENT.write(folder, environment())
         try:
             tuned = run_tuning(config, held_out, storage, progress)
         except ConfigError as error:  # the resumed study is of other data

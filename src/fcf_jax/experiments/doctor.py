@@ -1,4 +1,4 @@
-"""A look at the machine: versions, devices, and whether the solver is exact here."""
+"""Diagnosis of the machine: versions, devices, and the accuracy of the solver on them."""
 
 import os
 import platform
@@ -19,15 +19,20 @@ _TOLERANCE = 5e-5  # float32; what the package promises for alpha r up to 1e4
 
 
 class Diagnosis(NamedTuple):
-    """What there is to say, in order, and whether all is well."""
+    """Facts about the machine.
+
+    Attributes:
+        facts: values by name, in the order to print.
+        is_healthy: whether the solver is accurate here.
+    """
 
     facts: dict[str, str]
     is_healthy: bool
 
 
 def diagnose() -> Diagnosis:
-    """Collect the facts and try the solver."""
-    error, seconds = solver_error()
+    """Collect versions and devices, and try the solver."""
+    error, seconds = _solver_error()
     facts = {"python": platform.python_version()}
     facts |= {name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
     facts |= {
@@ -41,19 +46,18 @@ def diagnose() -> Diagnosis:
     return Diagnosis(facts, error < _TOLERANCE)
 
 
-def solver_error() -> tuple[float, float]:
-    """Solve a batch of users and compare with NumPy in float64.
-
-    Returns:
-        The largest relative error of a user factor, and the seconds that the batch took.
-    """
+def _solver_error() -> tuple[float, float]:
+    """Return the largest relative error of user factors to NumPy in float64, and the seconds of the batch."""
     rng = np.random.default_rng(0)
     item_factors = 0.3 * rng.standard_normal((_ITEMS, _FACTORS)).astype(np.float32)
     item_ids = np.stack([rng.choice(_ITEMS, _SLOTS, replace=False) for _ in range(_USERS)])
     confidence = 1 + 4 * rng.integers(1, 6, (_USERS, _SLOTS)).astype(np.float32)
     ones = np.ones_like(confidence)
     observations = Observations(
-        *(jnp.asarray(leaf) for leaf in (item_ids.astype(np.int32), confidence, ones, ones.astype(bool)))
+        item_ids=jnp.asarray(item_ids, jnp.int32),
+        confidence=jnp.asarray(confidence),
+        preference=jnp.asarray(ones),
+        mask=jnp.asarray(ones, bool),
     )
     factors = jnp.asarray(item_factors)
 
@@ -72,7 +76,7 @@ def solver_error() -> tuple[float, float]:
 
 
 def _reference(item_factors: np.ndarray, item_ids: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    own = item_factors[item_ids]  # [users, slots, factors]
+    observed = item_factors[item_ids]  # [users, slots, factors]
     matrices = item_factors.T @ item_factors + np.eye(_FACTORS)
-    matrices = matrices + np.einsum("us,usk,usl->ukl", confidence - 1, own, own)
-    return np.linalg.solve(matrices, np.einsum("us,usk->uk", confidence, own)[..., None])[..., 0]
+    matrices = matrices + np.einsum("us,usk,usl->ukl", confidence - 1, observed, observed)
+    return np.linalg.solve(matrices, np.einsum("us,usk->uk", confidence, observed)[..., None])[..., 0]

@@ -1,15 +1,15 @@
-"""What differential privacy asks of a configuration's data: noise, cohort and rounds for a target epsilon.
+"""Feasibility of a target epsilon: the noise that it takes, for several cohorts and numbers of rounds.
 
-Noise is compared with the most that the uploads can add up to (`privacy.limits.noise_to_signal`). On
-the gradient averaged over a run everybody comes to the same in few rounds as in many, as sigma grows with
-the root of their number; smaller cohorts come off worse. What the ratio means was measured on MovieLens 1M
-(benchmarks/privacy_utility.py; levers tuned on MovieLens 100K; K = 32, and 16 for 1 and .5):
+Noise is compared with the most that the uploads can add up to (`privacy.limits.noise_to_signal`). For the
+gradient averaged over a run, few rounds with everybody do as well as many, as sigma grows with the root of
+their number; smaller cohorts do worse. What the ratio means was measured on MovieLens 1M
+(benchmarks/privacy_utility.py; levers tuned on MovieLens 100K; K = 32, and 16 for epsilon 1 and .5):
 
     epsilon                               20      10      5      2      1      .5     .25
     ratio, of the averaged gradient    .0165    .018   .032   .044   .057    .11     .47
     gain over popularity that is left    85 %    86 %   77 %   62 %   43 %   13 %    none
 
-in NDCG@10, where all of it is what plain FCF at its best has more than a ranking by popularity.
+The gain is that of NDCG@10; 100 % is what plain FCF at its best has over a ranking by popularity.
 """
 
 import math
@@ -19,42 +19,57 @@ from typing import Any, NamedTuple
 from fcf_jax.experiments.config.privacy_modes import has_noise
 from fcf_jax.experiments.config.privacy_numbers import delta_of, num_learned_items, with_item_counts
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.privacy.accounting import (
-    Accountant,
-    Participation,
-    accountant_used,
-    epsilon,
-    participation_of,
-)
+from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon, participation_of
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.limits import noise_to_signal
 
 HOPELESS = 0.1  # noise over signal of the averaged gradient: from there on about a ranking by popularity
 USABLE = 0.035  # up to there most of what personal rankings gain over popularity remains
-_EVERYBODYS_ROUNDS = (2, 4, 8, 16, 50)
+_ROUNDS_WITH_EVERYBODY = (2, 4, 8, 16, 50)
 _COHORT_SHARES = (0.01, 0.05, 0.2)
 _SMALLEST_COHORT = 20  # clients
 _ENOUGH_ROUNDS = 4  # of the Gram-preconditioned step: they get most of the way without noise
-_HARMLESS = 0.01  # noise over signal of one round, that more rounds may have
-_NOISE = {"mode": "central_noise"}
-_AS_GOOD = 1.001  # times the least ratio: a difference that is none
+_HARMLESS = 0.01  # noise over signal of a round that more rounds may have
+_AS_GOOD = 1.001  # times the least ratio: no real difference
 
 
 class Choice(NamedTuple):
-    """Who takes part how often, and what the target epsilon makes of it."""
+    """Cohorts and rounds, and what the target epsilon makes of them.
+
+    Attributes:
+        participation: who takes part in a round.
+        num_rounds: rounds of the run.
+        accountant: method that computed epsilon.
+        noise_multiplier: standard deviation of the noise, in clip norms.
+        epsilon: reached by the run.
+        noise_to_signal: ratio in a single round.
+        averaged_noise_to_signal: ratio of the gradient averaged over the run.
+        is_configured: whether the configuration asks for these cohorts and rounds.
+    """
 
     participation: Participation
     num_rounds: int
     accountant: Accountant
-    noise_multiplier: float  # in clip norms
-    epsilon: float  # reached
-    noise_to_signal: float  # of one round
-    averaged_noise_to_signal: float  # of the gradient averaged over the run
+    noise_multiplier: float
+    epsilon: float
+    noise_to_signal: float
+    averaged_noise_to_signal: float
     is_configured: bool
 
 
 class PrivacyPlan(NamedTuple):
-    """Choices for one data set and target; the best stands in `best`."""
+    """Choices for a data set and a target epsilon.
+
+    Attributes:
+        num_users: users to train on.
+        num_items: items to train on.
+        num_factors: K.
+        epsilon: target.
+        delta: target.
+        choices: candidates, the configured one first unless it is among them.
+        best: the one of `choices` to take.
+        notes: remarks on the configuration.
+    """
 
     num_users: int
     num_items: int
@@ -72,30 +87,31 @@ class PrivacyPlan(NamedTuple):
 
 
 def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) -> PrivacyPlan:
-    """Work out what `privacy.epsilon` and `privacy.delta` ask for, for cohorts and rounds to choose from.
+    """Compute what `privacy.epsilon` and `privacy.delta` cost, for cohorts and rounds to choose from.
 
     Args:
         config: its model.num_factors, federation and privacy sections count; checked for "plan".
-        num_users: trained on.
-        num_items: trained on.
+        num_users: users to train on.
+        num_items: items to train on.
 
     Raises:
-        ValueError: in one line, for figures that do not go together.
+        ValueError: in one line, for numbers that do not fit together.
         ImportError: without dp-accounting.
     """
-    if not has_noise(config):  # the plan of a configuration that is not private yet
-        config = config.model_copy(update={"privacy": config.privacy.model_copy(update=_NOISE)})
-    task = _Task(config, num_users, num_items, delta_of(config, num_users=num_users))
-    own_noise, configured = config.privacy.noise_multiplier, _configured(task)
+    if not has_noise(config):  # planned as if it were private already
+        privacy = config.privacy.model_copy(update={"mode": "central_noise"})
+        config = config.model_copy(update={"privacy": privacy})
+    task = _Task(config, num_users, num_items)
+    configured, fixed_noise = _configured(task), config.privacy.noise_multiplier
     candidates = list(_candidates(task))
-    if configured is not None and configured not in candidates and own_noise is None:
+    if fixed_noise is None and configured is not None and configured not in candidates:
         candidates.insert(0, configured)
     choices = [
-        _choice(task, one, is_configured=own_noise is None and one == configured) for one in candidates
+        _choice(task, *one, is_configured=fixed_noise is None and one == configured) for one in candidates
     ]
     best = _best(choices)
-    if configured is not None and own_noise is not None:  # may miss the target, so it is not among the rivals
-        choices.insert(0, _choice(task, configured, own_noise=own_noise, is_configured=True))
+    if fixed_noise is not None and configured is not None:  # may miss the target, so it cannot be the best
+        choices.insert(0, _choice(task, *configured, fixed_noise=fixed_noise, is_configured=True))
     return PrivacyPlan(
         num_users=num_users,
         num_items=num_items,
@@ -109,7 +125,7 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
 
 
 def verdict(plan: PrivacyPlan) -> str:
-    """Say what the best choice is, and what may be hoped for from it."""
+    """Return in two sentences what the best choice is, and how useful its model can be."""
     ratio = plan.best.averaged_noise_to_signal
     if plan.is_hopeless:
         outlook = (
@@ -121,25 +137,23 @@ def verdict(plan: PrivacyPlan) -> str:
     else:
         outlook = f"up to {USABLE}: usable, most of what personal rankings gain over popularity remains"
     return (
-        f"Best: {describe(plan.best.participation)} in {plan.best.num_rounds} rounds. The noise on the "
+        f"Best: {cohort_text(plan.best.participation)} in {plan.best.num_rounds} rounds. The noise on the "
         f"averaged gradient is {ratio:.3g} of the most that the uploads add up to: {outlook}."
     )
 
 
-def describe(participation: Participation) -> str:
-    """Name who takes part, for people."""
-    who, num_users, cohort_size = participation[:3]
-    names = {"everybody": "everybody", "poisson": f"Poisson, {cohort_size} of {num_users}"}
-    return names.get(who, f"{cohort_size} of {num_users}, fixed")
+def cohort_text(who: Participation) -> str:
+    """Return who takes part in a round, in words."""
+    if who.sampling == "everybody":
+        return "everybody"
+    share = f"{who.cohort_size} of {who.num_users}"
+    return f"Poisson, {share}" if who.sampling == "poisson" else f"{share}, fixed"
 
 
 def to_document(plan: PrivacyPlan) -> dict[str, Any]:
-    """Return everything as plain values, for JSON."""
-    sizes = {name: getattr(plan, name) for name in ("num_users", "num_items", "num_factors")}
+    """Return the plan as plain values, for JSON."""
     return {
-        **sizes,
-        "epsilon": plan.epsilon,
-        "delta": plan.delta,
+        **plan._asdict(),
         "choices": [_document(one, is_best=one is plan.best) for one in plan.choices],
         "best": _document(plan.best, is_best=True),
         "is_hopeless": plan.is_hopeless,
@@ -154,56 +168,72 @@ class _Task(NamedTuple):
     config: ExperimentConfig
     num_users: int
     num_items: int
-    delta: float
+
+    @property
+    def delta(self) -> float:
+        return delta_of(self.config, num_users=self.num_users)
+
+    @property
+    def has_cohorts(self) -> bool:
+        return self.config.federation.cohort_size not in (None, self.num_users)
 
     @property
     def is_shuffled(self) -> bool:
-        """Whether the configured cohorts are drawn in a way that has no accountant."""
-        federation = self.config.federation
-        return federation.sampling == "shuffled" and federation.cohort_size not in (None, self.num_users)
+        """Whether cohorts are drawn in a way that no accountant covers."""
+        return self.has_cohorts and self.config.federation.sampling == "shuffled"
 
 
 def _candidates(task: _Task) -> Iterator[tuple[Participation, int]]:
-    for num_rounds in _EVERYBODYS_ROUNDS:
-        yield Participation("everybody", task.num_users, task.num_users), num_rounds
+    """Yield cohorts and number of rounds."""
+    everybody = with_item_counts(task.config, Participation("everybody", task.num_users, task.num_users))
+    for num_rounds in _ROUNDS_WITH_EVERYBODY:
+        yield everybody, num_rounds
     for share in _COHORT_SHARES:
         cohort_size = round(share * task.num_users)
         if _SMALLEST_COHORT <= cohort_size < task.num_users:
-            who = Participation("poisson", task.num_users, cohort_size)
+            who = with_item_counts(task.config, Participation("poisson", task.num_users, cohort_size))
             yield who, task.config.federation.num_rounds
 
 
 def _configured(task: _Task) -> tuple[Participation, int] | None:
-    """Return who takes part how often as configured, None where it cannot be accounted for."""
-    federation = task.config.federation
+    """Return the configured cohorts and rounds; None where no accountant covers them."""
     if task.is_shuffled:
         return None
-    size = federation.cohort_size
-    who = participation_of(federation.sampling, num_users=task.num_users, cohort_size=size)
-    return who, federation.num_rounds
+    return participation_of(task.config, num_users=task.num_users), task.config.federation.num_rounds
 
 
 def _choice(
     task: _Task,
-    candidate: tuple[Participation, int],
+    who: Participation,
+    num_rounds: int,
     *,
     is_configured: bool,
-    own_noise: float | None = None,
+    fixed_noise: float | None = None,
 ) -> Choice:
-    who, num_rounds, privacy = with_item_counts(task.config, candidate[0]), candidate[1], task.config.privacy
-    run: Any = {"num_rounds": num_rounds, "delta": task.delta, "accountant": privacy.accountant}
-    noise = own_noise
+    privacy, noise = task.config.privacy, fixed_noise
     if noise is None:
-        noise = calibrated_noise_multiplier(who, epsilon=privacy.epsilon, **run)
-    learned = num_learned_items(task.config, num_items=task.num_items)
-    sizes: Any = {"num_items": learned, "num_factors": task.config.model.num_factors}
-    ratio = noise_to_signal(noise_multiplier=noise, cohort_size=who.cohort_size, **sizes)
+        noise = calibrated_noise_multiplier(
+            who,
+            epsilon=privacy.epsilon,
+            delta=task.delta,
+            num_rounds=num_rounds,
+            accountant=privacy.accountant,
+        )
+    reached = epsilon(
+        who, noise_multiplier=noise, num_rounds=num_rounds, delta=task.delta, accountant=privacy.accountant
+    )
+    ratio = noise_to_signal(
+        noise_multiplier=noise,
+        cohort_size=who.cohort_size,
+        num_items=num_learned_items(task.config, num_items=task.num_items),
+        num_factors=task.config.model.num_factors,
+    )
     return Choice(
         participation=who,
         num_rounds=num_rounds,
         accountant=accountant_used(who, privacy.accountant),
         noise_multiplier=noise,
-        epsilon=epsilon(who, noise_multiplier=noise, **run),
+        epsilon=reached,
         noise_to_signal=ratio,
         averaged_noise_to_signal=ratio / math.sqrt(num_rounds),
         is_configured=is_configured,
@@ -211,9 +241,9 @@ def _choice(
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
-    """Choose the least noise on the averaged gradient, and of those the rounds that make the most of it.
+    """Return a choice with the least noise on the averaged gradient.
 
-    As many as leave the noise of each harmless, otherwise the fewest that are enough.
+    Of equals, the one with the most rounds whose noise is harmless, otherwise the fewest that are enough.
     """
     least = min(one.averaged_noise_to_signal for one in choices)
     as_good = [one for one in choices if one.averaged_noise_to_signal <= _AS_GOOD * least]
@@ -231,7 +261,7 @@ def _notes(task: _Task) -> Iterator[str]:
             f"As configured, cohorts of {federation.cohort_size} are shuffled, which cannot be accounted "
             'for; set federation.sampling = "poisson".'
         )
-    elif federation.sampling == "independent" and federation.cohort_size not in (None, task.num_users):
+    elif task.has_cohorts and federation.sampling == "independent":
         yield (
             "A cohort of fixed size has its epsilon between data with one user replaced, and by RDP; "
             'federation.sampling = "poisson" is cheaper.'
@@ -243,12 +273,11 @@ def _notes(task: _Task) -> Iterator[str]:
 def _document(choice: Choice, *, is_best: bool) -> dict[str, Any]:
     who = choice.participation
     figures = {name: value for name, value in choice._asdict().items() if name != "participation"}
-    reached = choice.epsilon if math.isfinite(choice.epsilon) else None
     return {
         "sampling": who.sampling,
         "cohort_size": who.cohort_size,
         "adjacency": who.adjacency,
         **figures,
-        "epsilon": reached,
+        "epsilon": choice.epsilon if math.isfinite(choice.epsilon) else None,
         "is_best": is_best,
     }

@@ -1,6 +1,6 @@
-"""How a run tells where it is: a live line on a terminal, plain lines in a pipe, or nothing."""
+"""Progress of a run: a live line on a terminal, plain lines in a pipe, or nothing."""
 
-import time
+import math
 from types import TracebackType
 
 from rich.console import Console
@@ -11,7 +11,7 @@ _ROOM_FOR_A_BAR = 110  # columns
 
 
 class ProgressLine:
-    """Shows rounds as they pass, and how long the rest will take; use it as a context manager."""
+    """Context manager that shows how far a run is, and how long the rest will take."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
@@ -21,11 +21,11 @@ class ProgressLine:
             *bar,
             TextColumn("{task.description} {task.fields[status]}", table_column=Column(no_wrap=True)),
             console=console,
+            speed_estimate_period=math.inf,  # a single block of rounds may take longer than the default
             transient=True,
             disable=quiet or not console.is_terminal,
         )
         self._task: TaskID = TaskID(0)
-        self._first = (0, 0.0)  # how much was done when it was first told, and when that was
 
     def __enter__(self) -> "ProgressLine":
         self._live.start()
@@ -37,49 +37,48 @@ class ProgressLine:
         self.close()
 
     def show(self, what: str, done: int, total: int | None, status: str) -> None:
-        """Say how far something is, `done` out of `total`, and from the second time on the time left.
+        """Show `done` out of `total`, with the time left where it can be estimated.
 
-        What came before the first time is no measure: it includes compiling.
+        The steps before the first call are left out of the estimate: they include compiling.
 
         Args:
-            what: is counted.
-            done: so far.
-            total: None when nobody knows.
-            status: what else there is to say.
+            what: name of what is counted.
+            done: number of steps done.
+            total: number of all steps; None if unknown.
+            status: further text for the line.
         """
-        self._begin(what, done, total)
+        if not self._live.tasks or self._live.tasks[0].description != what:
+            self._begin(what, done, total)
+        self._live.update(self._task, completed=done)
         position = f"{done}" if total is None else f"{done}/{total}"
-        status = "  ".join(filter(None, (position, self._time_left(done, total), status)))
-        self._live.update(self._task, completed=done, status=status, visible=True)
+        status = "  ".join(filter(None, (position, self._time_left(), status)))
+        self._live.update(self._task, status=status, visible=True)
         if not self._console.is_terminal:
             self.say(f"{what} {status}")
 
     def say(self, line: str) -> None:
-        """Print one line that stays."""
+        """Print a line that stays."""
         if not self._quiet:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         self._live.stop()
 
     def _begin(self, what: str, done: int, total: int | None) -> None:
-        if self._live.tasks and self._live.tasks[0].description == what:
-            return
         for task in self._live.tasks:
             self._live.remove_task(task.id)
-        self._task = self._live.add_task(what, total=total, visible=False, status="")
-        self._first = (done, time.monotonic())
+        before = done - 1  # rich takes the time from the first step that it sees
+        self._task = self._live.add_task(what, total=total, completed=before, visible=False, status="")
 
-    def _time_left(self, done: int, total: int | None) -> str:
-        first, since = self._first
-        if total is None or not first < done < total:
-            return ""
-        return f"{_duration((time.monotonic() - since) / (done - first) * (total - done))} left"
+    def _time_left(self) -> str:
+        """Return rich's estimate; empty before there is one, and at the end."""
+        seconds = self._live.tasks[0].time_remaining
+        return f"{_duration(seconds)} left" if seconds else ""
 
 
 def short(number: float) -> str:
-    """Write a positive number in few characters: 33100 as 33k."""
+    """Format a positive number in few characters: 33100 as 33k."""
     for unit in ("", "k", "M"):
         if number < 1000:
             return f"{number:.{1 if number < 10 else 0}f}{unit}"

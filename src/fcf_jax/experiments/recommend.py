@@ -1,5 +1,6 @@
-"""Recommendations from a finished run: the client's side, on one history."""
+"""Recommendations from a finished run: the client's side, for one user."""
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import NamedTuple
@@ -18,35 +19,41 @@ from fcf_jax.experiments.build.dataset import (
     transform_strengths,
 )
 from fcf_jax.experiments.build.models import configured_model
-from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.store.run_directory import TrainedModel
 
 Label = int | str
+_FEWEST_SLOTS = 8
 
 
 class History(NamedTuple):
-    """What a user did, in the model's item numbers."""
+    """Items of one user, numbered as in the model.
 
-    item_ids: np.ndarray  # [slots]
-    strengths: np.ndarray  # [slots], transformed as in training
-    num_unknown: int  # items that the model does not know
+    Attributes:
+        item_ids: [slots], ascending.
+        strengths: [slots], transformed as in training.
+        num_unknown: number of items left out because the model does not know them.
+    """
+
+    item_ids: np.ndarray
+    strengths: np.ndarray
+    num_unknown: int
 
 
 class Recommendation(NamedTuple):
-    """One item, by its original id."""
+    """A recommended item, by its original id, with its score x.y."""
 
     item: Label
     score: float
 
 
 def recommend_items(model: TrainedModel, history: History, *, count: int) -> list[Recommendation]:
-    """Solve the user's factor from its history and rank the items that are not in it.
+    """Solve the user factor from a history and rank the items that are not in it.
 
     Returns:
-        At most `count`, best first; none for a user who has everything.
+        At most `count` items, best first; none for a user who has every item.
     """
     shared = configured_model(model.config, model.mean_rating)
-    slots = max(8, 1 << max(len(history.item_ids) - 1, 1).bit_length())  # few sizes to compile
+    slots = max(_FEWEST_SLOTS, 1 << max(len(history.item_ids) - 1, 1).bit_length())  # few sizes to compile
     padding = (0, slots - len(history.item_ids))
     client = ClientData(
         item_ids=jnp.asarray(np.pad(history.item_ids, padding), jnp.int32),
@@ -61,7 +68,7 @@ def recommend_items(model: TrainedModel, history: History, *, count: int) -> lis
 
 
 def history_of_user(model: TrainedModel, user: str) -> History:
-    """Find a user's whole history in the data of the run.
+    """Return a user's whole history in the data of the run.
 
     Raises:
         ValueError: for a user that is not in the data.
@@ -74,19 +81,16 @@ def history_of_user(model: TrainedModel, user: str) -> History:
         examples = ", ".join(str(label) for label in labels[:3])
         raise ValueError(f"--user {user}: not in the data of this run; its users are {examples}, ...")
     mine = slice(interactions.indptr[position], interactions.indptr[position + 1])
-    ids = interactions.item_ids[mine]
-    names = ids if interactions.item_labels is None else interactions.item_labels[ids]
-    return _known(model, [str(name) for name in names], interactions.strengths[mine])
+    return _known(model, _names(interactions, mine), interactions.strengths[mine])
 
 
 def history_from_file(model: TrainedModel, path: Path) -> History:
-    """Read a history from a CSV of item ids, with strengths in a second column if there is one.
+    """Read a history from a CSV with item ids and, optionally, strengths in a second column.
 
     Raises:
-        ValueError: naming FILE:LINE, for what is not a history of items that the model knows.
+        ValueError: naming FILE:LINE, for a file without items that the model knows.
         OSError: when the file cannot be read.
     """
-    items, strengths = [], []
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
@@ -94,40 +98,41 @@ def history_from_file(model: TrainedModel, path: Path) -> History:
             raise ValueError(f"{path}: expected CSV in UTF-8, got {error}; convert it") from error
     if rows and rows[0][1][0].strip().lower() in ("item", "item_id", "itemid"):
         rows = rows[1:]
-    for number, row in rows:
-        items.append(row[0].strip())
-        strengths.append(_strength(row, f"{path}:{number}"))
-    if not items:
+    if not rows:
         raise ValueError(f"{path}: expected item ids, one a line, found none; add some")
-    return _known(model, *_transformed(items, strengths, model.config.data, model.config.model.alpha))
+    strengths = [_strength(row, f"{path}:{number}") for number, row in rows]
+    history = _transformed([row[0].strip() for _, row in rows], strengths, model)
+    return _known(model, _names(history), history.strengths)
 
 
 def _strength(row: list[str], place: str) -> float:
     if len(row) < 2:
         return 1.0
-    try:
-        value = float(row[1])
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise ValueError(f"{place}: expected item,strength with a finite number, got {row[1]!r}; correct it")
-    return value
+    with contextlib.suppress(ValueError):
+        if np.isfinite(value := float(row[1])):
+            return value
+    raise ValueError(f"{place}: expected item,strength with a finite number, got {row[1]!r}; correct it")
 
 
-def _transformed(
-    items: list[str], strengths: list[float], data: DataConfig, alpha: float
-) -> tuple[list[str], np.ndarray]:
-    alone = Interactions.from_labels(["0"] * len(items), items, strengths, duplicates=data.duplicates)
-    if data.feedback == "implicit":
-        alone = alone.drop_zeros()
-    alone = transform_strengths(alone, data)
-    if data.feedback == "implicit":
-        check_implicit(alone, alpha=alpha)
-    assert alone.item_labels is not None
-    return [str(label) for label in alone.item_labels[alone.item_ids]], alone.strengths
+def _transformed(items: list[str], strengths: list[float], model: TrainedModel) -> Interactions:
+    """Return the history of a single user after the transformations of training."""
+    data = model.config.data
+    history = Interactions.from_labels(["0"] * len(items), items, strengths, duplicates=data.duplicates)
+    if data.feedback == "explicit":
+        return transform_strengths(history, data)
+    history = transform_strengths(history.drop_zeros(), data)
+    check_implicit(history, alpha=model.config.model.alpha)
+    return history
+
+
+def _names(interactions: Interactions, part: slice = slice(None)) -> list[str]:
+    """Return the original item ids of interactions, as text."""
+    ids, labels = interactions.item_ids[part], interactions.item_labels
+    return [str(name) for name in (ids if labels is None else labels[ids])]
 
 
 def _known(model: TrainedModel, items: list[str], strengths: np.ndarray) -> History:
+    """Number the items as the model does, and leave out those that it does not know."""
     numbers = {str(label): number for number, label in enumerate(model.item_ids.tolist())}
     is_known = np.array([item in numbers for item in items], bool)
     if items and not is_known.any():
@@ -135,5 +140,5 @@ def _known(model: TrainedModel, items: list[str], strengths: np.ndarray) -> Hist
             f"expected items that the model knows, got only unknown ones such as {items[0]}; correct them"
         )
     ids = np.array([numbers[item] for item in items if item in numbers], np.int32)
-    order = np.argsort(ids)  # sums then round alike, however the history was ordered
+    order = np.argsort(ids)  # sums then round alike, whatever the order of the history
     return History(ids[order], strengths[is_known][order], int((~is_known).sum()))

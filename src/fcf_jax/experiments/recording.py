@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 
 from fcf_jax.experiments.build.devices import runner_of
-from fcf_jax.experiments.build.item_release import item_weights_on_record
 from fcf_jax.experiments.build.privacy import rounds_key
 from fcf_jax.experiments.build.problem import Setup
 from fcf_jax.experiments.build.processes import any_process
@@ -15,9 +14,9 @@ from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import CheckpointError, StoppedError
 from fcf_jax.experiments.loop import Block, Training, train
 from fcf_jax.experiments.progress import ProgressLine, short
-from fcf_jax.experiments.store import run_directory
-from fcf_jax.experiments.store.budget import Budget, budget_of
+from fcf_jax.experiments.store.budget import Budget, budget_of, released_item_weights
 from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
+from fcf_jax.experiments.store.run_directory import BUDGET, METRICS, write_environment
 
 Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; tells whether to stop
 NEVER: Stop = nullcontext(lambda: False)
@@ -36,17 +35,18 @@ def train_on_record(
     config, train_set = setup.config, setup.dataset.split.train
     num_rounds = config.federation.num_rounds
     budget = budget_of(config, folder, num_users=train_set.num_users)
-    federation = setup.federation(item_weights_on_record(config, train_set, folder, budget))
+    federation = setup.federation(released_item_weights(config, train_set, folder, budget))
     checkpoints = open_checkpoints(folder, config, setup.dataset.split, on_damaged=progress.say)
     like = jax.eval_shape(lambda: Snapshot(federation.init(setup.key), setup.key))
     begun = read_begun(folder, checkpoints, like)
     if begun is not None and budget is not None and begun.done > budget.rounds_spent():
-        raise CheckpointError(f"{budget.path}: expected {begun.done} rounds charged; choose another --out")
+        path = folder / BUDGET.name
+        raise CheckpointError(f"{path}: expected {begun.done} rounds charged; choose another --out")
     if begun is not None:
         progress.say(f"going on after {begun.done} of {num_rounds} rounds")
     elif resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
-    run_directory.write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
+    write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
     key = begun.key if begun else setup.key
     runner = runner_of(federation, key, rounds_key(config, key), setup.clients, setup.mesh, config)
     with stop as is_asked_for:
@@ -61,7 +61,7 @@ def train_on_record(
 
         may_run = {} if budget is None else {"may_run": budget.charge}
         training = train(runner, config, on_block=on_block, begun=begun, **may_run)
-    run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
+    METRICS.write(folder, training.records)
     if training.divergence is None and any_process(is_asked_for()):
         raise StoppedError(f"after {training.done} of {num_rounds} rounds")
     if training.divergence is None and training.done < num_rounds:
@@ -77,7 +77,7 @@ def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine, bu
         metrics = setup.measure(setup.item_factors(block.state))
         spent = {} if budget is None else {"epsilon": budget.epsilon()}
         block.records.append({"kind": "evaluation", "round": block.done, **metrics, **spent})
-    run_directory.write_json_lines(folder / run_directory.METRICS, block.records)
+    METRICS.write(folder, block.records)
     progress.show(
         "round",
         block.done,

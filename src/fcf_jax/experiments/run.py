@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
 from fcf_jax.experiments.report import write_report
-from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.budget import budget_of
+from fcf_jax.experiments.store.run_directory import METRICS, SUMMARY, write_item_factors
+from fcf_jax.experiments.store.summary import Summary
 from fcf_jax.parallel.mesh import fetch
 
 
@@ -35,7 +36,7 @@ def run_experiment(
     *,
     resume: bool = False,
     stop: Stop = NEVER,
-) -> dict[str, Any]:
+) -> Summary:
     """Train, from the latest checkpoint on if there is one, compare and write the run directory.
 
     Args:
@@ -63,12 +64,11 @@ def run_experiment(
         raise DivergedError(_describe(training.divergence, config, folder))
     federated = latest_measures(training) or setup.measure(item_factors)
     centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
-    run_directory.write_json_lines(folder / run_directory.METRICS, training.records)
+    METRICS.write(folder, training.records)
     summary = _summarize(setup, training, federated, centralized)
-    summary |= described(config, dataset, training.records)
     if (budget := budget_of(config, folder, num_users=dataset.split.train.num_users)) is not None:
         summary["privacy"] = budget.stated()
-    run_directory.write_json(folder / run_directory.SUMMARY, summary)
+    SUMMARY.write(folder, summary)
     write_report(folder)
     return summary
 
@@ -110,11 +110,11 @@ def _centralized(setup: Setup, records: list[dict[str, Any]], progress: Progress
 
 def _summarize(
     setup: Setup, training: Training, federated: dict[str, float], centralized: dict[str, float] | None
-) -> dict[str, Any]:
+) -> Summary:
     config, split = setup.config, setup.dataset.split
     up, down = payload_bytes(config, num_items=split.train.num_items)
     seconds = seconds_per_round(training, config)
-    summary = {
+    summary: Summary = {
         "federated": federated,
         "centralized": centralized,
         "difference_percent": None if centralized is None else difference_percent(federated, centralized),
@@ -141,7 +141,7 @@ def _summarize(
     }
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
-    return summary
+    return cast(Summary, {**summary, **described(config, setup.dataset, training.records)})
 
 
 def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:
@@ -155,4 +155,4 @@ def difference_percent(federated: dict[str, float], centralized: dict[str, float
 def _write_model(setup: Setup, item_factors: np.ndarray, folder: Path) -> None:
     train = setup.dataset.split.train
     labels = np.arange(train.num_items) if train.item_labels is None else train.item_labels
-    run_directory.write_item_factors(folder, item_factors, labels, mean_rating=setup.dataset.mean_rating)
+    write_item_factors(folder, item_factors, labels, mean_rating=setup.dataset.mean_rating)

@@ -22,7 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fcf_jax.experiments.store.run_directory import environment, write_json
+from fcf_jax.experiments.store.files import write_json
+from fcf_jax.experiments.store.run_directory import environment
 
 _WIDTH = 160  # of a table that no terminal confines
 _COMPILING = "/jax/core/compile/backend_compile_duration"

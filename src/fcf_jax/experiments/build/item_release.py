@@ -1,8 +1,5 @@
 """What a noised run does to its data before the first round: cap histories, release item counts."""
 
-import io
-from pathlib import Path
-
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -10,17 +7,11 @@ from jaxtyping import Float
 from fcf_jax.core.records import Key
 from fcf_jax.data import Interactions
 from fcf_jax.data.split import cap_histories
-from fcf_jax.experiments.build.privacy import rounds_key
-from fcf_jax.experiments.build.processes import share_files
 from fcf_jax.experiments.config.privacy_modes import has_noise, needs_item_counts
 from fcf_jax.experiments.config.privacy_numbers import participation_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.errors import CheckpointError
-from fcf_jax.experiments.store.budget import Budget
-from fcf_jax.experiments.store.run_directory import write_atomically
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 
-COUNTS = "item_counts.npz"
 _NO_ROUND = 2**32 - 1  # rounds derive their keys from their numbers
 
 
@@ -59,29 +50,3 @@ def weights_of_counts(
     """Make item weights of released counts, which costs nothing more."""
     privacy = config.privacy
     return item_weights(counts, head_share=privacy.head_items, power=privacy.item_weight_power)
-
-
-def item_weights_on_record(
-    config: ExperimentConfig, train: Interactions, folder: Path, budget: Budget | None
-) -> Float[np.ndarray, "items"] | None:
-    """Release item counts once for a run and keep them in its directory; None where none are asked for.
-
-    They are charged, and written, before anything is made of them; a resumed run reads them.
-
-    Raises:
-        CheckpointError: when a run that has begun lost them.
-        OSError: when they cannot be written.
-    """
-    if budget is None or not needs_item_counts(config):
-        return None
-    share_files(folder, [COUNTS])
-    path = folder / COUNTS
-    if not path.exists():
-        if budget.rounds_spent() > 0:
-            raise CheckpointError(f"{path}: expected the counts that were released; choose another --out")
-        counts = release_item_counts(config, train, rounds_key(config, jax.random.key(0)))
-        budget.charge(0)
-        buffer = io.BytesIO()
-        np.savez(buffer, counts=counts)
-        write_atomically(path, buffer.getvalue())
-    return weights_of_counts(config, np.load(path)["counts"])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fcf_jax.experiments.store.run_directory import write_atomically
+from fcf_jax.experiments.store.files import write_atomically
 
 FEDERATED, CENTRALIZED, BOTH = "federated", "centralized", "both"
 _COLUMNS = ["side", "name", "round", "build", "value"]

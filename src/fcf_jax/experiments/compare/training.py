@@ -19,8 +19,8 @@ from fcf_jax.experiments.loop import block_sizes, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.run import divergence_remedy
-from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.checkpoint import Checkpoints
+from fcf_jax.experiments.store.run_directory import ENVIRONMENT, write_environment
 
 CURVES = "curves.csv"
 _BLOCK_SWEEPS = 10  # where there are no rounds to keep in step with
@@ -75,7 +75,7 @@ def train_builds(
     """
     begun = _begin(builds, config, checkpoints, folder, progress, resume=resume)
     done, both, curves, starts = begun
-    run_directory.write_environment(folder, resumed_from_rounds=starts)
+    write_environment(folder, resumed_from_rounds=starts)
     with stop as is_asked_for:
         for first, size in _blocks(config):
             if first < done:
@@ -116,7 +116,7 @@ def _begin(
     if restored is not None:
         done, both = restored
         progress.say(f"going on after {done} rounds or sweeps of each build")
-        starts = [*run_directory.read_environment(folder)["resumed_from_rounds"], done]
+        starts = [*ENVIRONMENT.read(folder)["resumed_from_rounds"], done]
         return _Begun(done, builds.place(both), _read_curves(folder / CURVES, done=done), starts)
     if resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")

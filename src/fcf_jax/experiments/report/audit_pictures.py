@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from fcf_jax.experiments.store.run_directory import write_atomically
+from fcf_jax.experiments.store.files import write_atomically
 
 _BLUE, _VERMILLION, _GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito's
 

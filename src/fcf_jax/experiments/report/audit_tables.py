@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from fcf_jax.experiments.store.run_directory import write_atomically, write_json
+from fcf_jax.experiments.store.files import write_atomically, write_json
 
 AUDIT = "audit.json"
 HEADINGS = ("attack", "figure", "value", "95 % interval")

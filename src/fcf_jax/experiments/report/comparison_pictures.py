@@ -14,7 +14,7 @@ from scipy.stats import gaussian_kde
 
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curve, Curves
 from fcf_jax.experiments.compare.statistics import Values, distinct_metrics
-from fcf_jax.experiments.store.run_directory import write_atomically
+from fcf_jax.experiments.store.files import write_atomically
 
 _DOTS_PER_INCH = 120
 # Okabe & Ito's colours, told apart by colour-blind eyes; sides differ in line and marker as well

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fcf_jax.evaluation import ModelDifference
 from fcf_jax.experiments.compare.statistics import Figures, Values, distinct_metrics
-from fcf_jax.experiments.store.run_directory import write_atomically, write_json
+from fcf_jax.experiments.store.files import write_atomically, write_json
 
 COMPARISON = "comparison.json"
 PER_USER = "per user % [95 % CI]"

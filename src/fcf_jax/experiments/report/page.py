@@ -1,6 +1,6 @@
 """From folders to a page and its picture on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fcf_jax.experiments.report.content import content_of
 from fcf_jax.experiments.report.curves import panels_of, panels_of_all
 from fcf_jax.experiments.report.outcomes import Outcome, RunOutcome, read_outcome
 from fcf_jax.experiments.report.pictures import COLORS, to_png
-from fcf_jax.experiments.store.run_directory import write_atomically
+from fcf_jax.experiments.store.files import write_atomically
 
 PRIVACY_NOTE = (
     "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
@@ -28,7 +28,7 @@ REPORT_NAME = "report.html"
 _PICTURE_NAME = "convergence.png"
 
 
-def privacy_note(summary: dict[str, Any] | None) -> str:
+def privacy_note(summary: Mapping[str, Any] | None) -> str:
     """Say what the clients of a run are promised; `summary` as `fcf run` returns it."""
     summary = summary or {}
     if "secure_sum" in summary:

@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.store.run_directory import write_atomically, write_config
+from fcf_jax.experiments.store.files import write_atomically
+from fcf_jax.experiments.store.run_directory import write_config
 from fcf_jax.experiments.tune.study import finished, start_trial, values_of
 from fcf_jax.experiments.tune.tuning import Tuned, metric_of, value_at_start
 

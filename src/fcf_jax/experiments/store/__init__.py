@@ -1,1 +1,1 @@
-"""Run directories: what is written, read, resumed and charged."""
+"""Files of a run directory: results, checkpoints and the privacy budget."""

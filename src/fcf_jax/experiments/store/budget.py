@@ -1,19 +1,27 @@
-"""The privacy budget of a run: charged, and on disk, before a noised result is released; never given back."""
+"""Privacy budget of a run: charged, and on disk, before a noised result is released; never refunded."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fcf_jax.experiments.config.privacy_modes import has_noise
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from fcf_jax.data import Interactions
+from fcf_jax.experiments.build.item_release import release_item_counts, weights_of_counts
+from fcf_jax.experiments.build.privacy import rounds_key
+from fcf_jax.experiments.build.processes import share_files
+from fcf_jax.experiments.config.privacy_modes import has_noise, needs_item_counts
 from fcf_jax.experiments.config.privacy_numbers import delta_of, noise_multiplier_of, participation_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.store.run_directory import write_json
+from fcf_jax.experiments.errors import CheckpointError
+from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS
+from fcf_jax.experiments.store.summary import PrivacyStatement
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round
 
-BUDGET = "privacy_budget.json"
-FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
-CAVEATS = [
+_FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
+_CAVEATS = [
     "noise is drawn in floating point, whose low bits can tell more than real numbers would",
     "users are those of the training set: how it was split off the whole, its number of users and its "
     "catalogue of items are taken as known to everybody",
@@ -24,29 +32,38 @@ CAVEATS = [
 
 
 class Budget(NamedTuple):
-    """What may be spent, and the file that tells what has been."""
+    """Rounds that a run may release, with the file that counts those charged.
 
-    path: Path
+    Attributes:
+        folder: run directory of that file.
+        participation: who takes part in a round.
+        noise_multiplier: standard deviation of the noise, in clip norms.
+        delta: of the guarantee.
+        accountant: method that computes epsilon.
+        spent_after: epsilon of a number of rounds.
+        num_rounds: most rounds that may be charged; rounds repeated after a kill are charged again.
+        is_private: False when the noise has a fixed seed.
+    """
+
+    folder: Path
     participation: Participation
     noise_multiplier: float
     delta: float
     accountant: Accountant
-    spent_after: Callable[[int], float]  # rounds -> epsilon
-    num_rounds: int  # that may be released, those released twice counted twice
-    is_private: bool  # not with a fixed seed
+    spent_after: Callable[[int], float]
+    num_rounds: int
+    is_private: bool
 
-    def stated(self) -> dict[str, Any]:
-        """Read the statement of what was spent so far, by whatever process."""
-        if not self.path.exists():
-            return {**self.statement(0), "rounds_charged": 0}
-        return json.loads(self.path.read_text())
+    def stated(self) -> PrivacyStatement:
+        """Read the statement of what any process has spent so far."""
+        return BUDGET.read_or(self.folder, None) or self._statement(0)
 
     def rounds_spent(self) -> int:
-        """Count the rounds that were charged."""
+        """Return the number of rounds charged so far."""
         return self.stated()["rounds_charged"]
 
     def charge(self, num_rounds: int) -> bool:
-        """Charge rounds that are about to be run; say whether the budget allows them.
+        """Charge rounds before they run; return False, charging nothing, if the budget does not allow them.
 
         Raises:
             OSError: when it cannot be written; then nothing may be released.
@@ -54,19 +71,17 @@ class Budget(NamedTuple):
         charged = self.rounds_spent() + num_rounds
         if charged > self.num_rounds:
             return False
-        write_json(self.path, {**self.statement(charged), "rounds_charged": charged})
+        BUDGET.write(self.folder, self._statement(charged))
         return True
 
-    def epsilon(self, num_rounds: int | None = None) -> float:
-        """Compute what so many rounds cost; None: those charged so far."""
-        num_rounds = self.rounds_spent() if num_rounds is None else num_rounds
-        return self.spent_after(num_rounds)
+    def epsilon(self) -> float:
+        """Compute epsilon of the rounds charged so far."""
+        return self.spent_after(self.rounds_spent())
 
-    def statement(self, num_rounds: int) -> dict[str, Any]:
-        """State the guarantee after so many rounds in the terms that make it one."""
+    def _statement(self, num_rounds: int) -> PrivacyStatement:
         return {
             "is_private": self.is_private,
-            "epsilon": self.epsilon(num_rounds),
+            "epsilon": self.spent_after(num_rounds),
             "delta": self.delta,
             "unit": "all interactions of one user",
             "adjacency": self.participation.adjacency,
@@ -80,25 +95,61 @@ class Budget(NamedTuple):
             "item_counts_noise_multiplier": self.participation.count_noise_multiplier,
             "released": "the item factors after each round, and item counts if they have a noise multiplier; "
             "user factors stay on their devices (joint DP)",
-            "caveats": CAVEATS if self.is_private else [*CAVEATS, FIXED_SEED],
+            "caveats": _CAVEATS if self.is_private else [*_CAVEATS, _FIXED_SEED],
+            "rounds_charged": num_rounds,
         }
 
 
 def budget_of(config: ExperimentConfig, folder: Path, *, num_users: int) -> Budget | None:
-    """Open the budget of a run; None where nothing is spent."""
+    """Open the budget of a run; None without differential privacy."""
     if not has_noise(config):
         return None
     participation = participation_of(config, num_users=num_users)
-    options: Any = {
-        "noise_multiplier": noise_multiplier_of(config, num_users=num_users),
-        "delta": delta_of(config, num_users=num_users),
-        "accountant": accountant_used(participation, config.privacy.accountant),
-    }
+    noise_multiplier = noise_multiplier_of(config, num_users=num_users)
+    delta = delta_of(config, num_users=num_users)
+    accountant = accountant_used(participation, config.privacy.accountant)
     return Budget(
-        path=folder / BUDGET,
+        folder=folder,
         participation=participation,
-        spent_after=epsilon_by_round(participation, **options),
-        **options,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        accountant=accountant,
+        spent_after=epsilon_by_round(
+            participation, noise_multiplier=noise_multiplier, delta=delta, accountant=accountant
+        ),
         num_rounds=config.federation.num_rounds,
         is_private=config.privacy.seed is None,
     )
+
+
+def released_item_weights(
+    config: ExperimentConfig, train: Interactions, folder: Path, budget: Budget | None
+) -> Float[np.ndarray, "items"] | None:
+    """Return the item weights of a run, made of noised item counts that are released once.
+
+    The counts are charged, then written, before they are used; a resumed run reads them.
+
+    Args:
+        config: of the run.
+        train: interactions that the clients train on, uncapped.
+        folder: run directory.
+        budget: what the release is charged to.
+
+    Returns:
+        None when the configuration does not ask for item counts.
+
+    Raises:
+        CheckpointError: when a run that has begun lost its counts.
+        OSError: when the counts cannot be written.
+    """
+    if budget is None or not needs_item_counts(config):
+        return None
+    share_files(folder, [ITEM_COUNTS.name])
+    if not ITEM_COUNTS.is_in(folder):
+        if budget.rounds_spent() > 0:
+            path = folder / ITEM_COUNTS.name
+            raise CheckpointError(f"{path}: expected the counts that were released; choose another --out")
+        counts = release_item_counts(config, train, rounds_key(config, jax.random.key(0)))
+        budget.charge(0)
+        ITEM_COUNTS.write(folder, {"counts": counts})
+    return weights_of_counts(config, ITEM_COUNTS.read(folder)["counts"])

@@ -1,11 +1,11 @@
-"""Checkpoints of a training: whole or not there, recognised when damaged, and never pickled.
+"""Checkpoints of a training: atomic, digest-checked, never pickled.
 
 checkpoints = Checkpoints(folder, keep=2, fingerprints={"config": ..., "data": ...})
 checkpoints.save(30, state, score=0.21)
 restored = checkpoints.latest(like=jax.eval_shape(start))
 
-A checkpoint is one npz file: an array for each leaf of the state, named by its path, and a JSON header.
-The comment of the archive ends with the SHA-256 of everything before it.
+A checkpoint is an NPZ file: an array for each leaf of the state, named by its path, and a JSON header.
+The archive's comment ends with the SHA-256 of everything before it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from fcf_jax.experiments.errors import CheckpointError
-from fcf_jax.experiments.store.run_directory import write_atomically
+from fcf_jax.experiments.store.files import write_atomically
 from fcf_jax.parallel.mesh import fetch
 
 FORMAT = 1
@@ -32,20 +32,25 @@ _COMMENT, _DIGEST_LENGTH = b"sha256:", 64
 
 
 class Restored(NamedTuple):
-    """A checkpoint, read back."""
+    """A checkpoint, read back.
 
-    done: int  # rounds
-    state: Any  # the tree that was saved, on the host
+    Attributes:
+        done: number of rounds done.
+        state: the tree that was saved, on the host.
+    """
+
+    done: int
+    state: Any
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder of their own, whatever its state.
+    """Checkpoints of one training, in a folder of their own.
 
     Args:
-        folder: made by the first save.
-        keep: how many of the latest stay, at least 1; the one of the best score stays besides.
-        fingerprints: what the state depends on, by name; only equal ones can be gone on with.
-        on_damaged: is told, in one line, of each checkpoint that had to be passed over.
+        folder: created by the first save.
+        keep: how many of the latest are kept, at least 1, besides the one with the best score.
+        fingerprints: hashes, by name, of what the state depends on; only equal ones can be resumed.
+        on_damaged: called with one line about each damaged checkpoint that is skipped.
     """
 
     def __init__(
@@ -62,15 +67,15 @@ class Checkpoints:
         self._on_damaged = on_damaged
 
     def save(self, done: int, state: Any, *, score: float | None = None) -> None:
-        """Save the state after `done` rounds, then delete what need not stay.
+        """Save the state, then delete checkpoints that need not be kept. Collective: call in all processes.
 
         Args:
-            done: rounds.
-            state: any tree of arrays, typed keys included; of several processes all must call this.
-            score: how good it is, the higher the better; None or nan: not measured.
+            done: number of rounds done.
+            state: a tree of arrays, typed keys included.
+            score: quality of the state, higher is better; None or nan if it was not measured.
 
         Raises:
-            OSError: when it cannot be written; the others are intact.
+            OSError: when it cannot be written; earlier checkpoints are intact.
         """
         content = _encode(done, state, score, self._fingerprints)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -80,13 +85,13 @@ class Checkpoints:
             path.unlink()
 
     def latest(self, like: Any) -> Restored | None:
-        """Read the latest checkpoint that is intact; None where there is none.
+        """Read the latest intact checkpoint; None if there is none.
 
         Args:
-            like: a tree of arrays or `jax.ShapeDtypeStruct`s as the state is one.
+            like: a tree of arrays or `jax.ShapeDtypeStruct`s with the structure of the state.
 
         Raises:
-            CheckpointError: when it belongs to other fingerprints, or holds another tree.
+            CheckpointError: when its fingerprints or its tree differ.
             OSError: when it cannot be read.
         """
         for path in reversed(self._paths()):
@@ -100,19 +105,19 @@ class Checkpoints:
         return None
 
     def discard(self) -> None:
-        """Delete all of them: what they are of is finished."""
+        """Delete all checkpoints, once the training is finished."""
         for path in self._paths():
             path.unlink()
-        with contextlib.suppress(OSError):  # there is none, or something else in it
+        with contextlib.suppress(OSError):  # missing, or other files in it
             self._folder.rmdir()
 
     def _paths(self) -> list[Path]:
-        """List the checkpoints by rounds done: their names sort so."""
+        """Return the checkpoints in the order of rounds done, which is that of their names."""
         return sorted(self._folder.glob("round-*.npz"))
 
 
 class _DamagedError(Exception):
-    """A file is not what was written."""
+    """The digest of a file does not match its content."""
 
 
 def _encode(done: int, state: Any, score: float | None, fingerprints: Mapping[str, str]) -> bytes:
@@ -134,7 +139,7 @@ def _encode(done: int, state: Any, score: float | None, fingerprints: Mapping[st
 
 def _decode(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if content[-_DIGEST_LENGTH:] != _digest(content):
-        raise _DamagedError("its SHA-256 is another")
+        raise _DamagedError("its SHA-256 differs")
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         arrays = dict(archive)
     return json.loads(arrays.pop(_HEADER).tobytes()), arrays
@@ -145,17 +150,17 @@ def _digest(content: bytes | memoryview) -> bytes:
 
 
 def _best(paths: list[Path]) -> Path | None:
-    """Find the checkpoint of the best score, the latest of equals."""
+    """Return the checkpoint with the best score, the latest of equals."""
     scores = [(score, path) for path in paths if (score := _score(path)) is not None]
     return max(scores)[1] if scores else None
 
 
 def _score(path: Path) -> float | None:
-    """Read the score alone: headers are small, and states may not be."""
+    """Read the score from the header, without the state, which may be large."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return json.loads(archive[_HEADER].tobytes())["score"]
-    except Exception:  # a damaged zip can raise anything; it is no candidate for the best
+    except Exception:  # a damaged zip can raise anything; such a checkpoint has no score
         return None
 
 
@@ -176,7 +181,7 @@ def _rebuild(path: Path, leaves: list[dict[str, Any]], arrays: dict[str, np.ndar
         raise CheckpointError(f"{path}: expected {ours}, got {theirs}; choose another --out")
     like, structure = jax.tree.flatten(like)
     restored = [
-        _restore(arrays[leaf["name"]], leaf["key"], one) for leaf, one in zip(leaves, like, strict=True)
+        _restore(arrays[leaf["name"]], leaf["key"], other) for leaf, other in zip(leaves, like, strict=True)
     ]
     return jax.tree.unflatten(structure, restored)
 
@@ -203,4 +208,4 @@ def _to_host(leaf: Any) -> np.ndarray:
 def _restore(array: np.ndarray, key: str | None, like: Any) -> Any:
     if key is not None:
         return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=key)
-    return array.view(like.dtype)  # npz does not know bfloat16 by name
+    return array.view(like.dtype)  # NPZ stores bfloat16 as plain bytes

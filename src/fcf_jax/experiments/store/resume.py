@@ -1,4 +1,4 @@
-"""Where a run was when it ended, and whether it may go on from there."""
+"""Resuming a run: what has to be unchanged, and the state that a run goes on from."""
 
 import hashlib
 import json
@@ -9,14 +9,18 @@ from typing import Any, NamedTuple
 from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Split
 from fcf_jax.experiments.build.processes import share_files
-from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import CheckpointError, ConfigError
 from fcf_jax.experiments.loop import Begun, Record
-from fcf_jax.experiments.store import run_directory
-from fcf_jax.experiments.store.budget import BUDGET
 from fcf_jax.experiments.store.checkpoint import Checkpoints
-from fcf_jax.experiments.store.run_directory import read_json_lines
+from fcf_jax.experiments.store.run_directory import (
+    BUDGET,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    is_used,
+    read_config,
+)
 
 _CHECKPOINTS = "checkpoints"
 _WITHOUT_EFFECT = (
@@ -29,29 +33,36 @@ _WITHOUT_EFFECT = (
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint holds: nothing of any single user."""
+    """Content of a checkpoint, which holds nothing of a single user.
+
+    Attributes:
+        server: state of the server.
+        key: base key of the start.
+    """
 
     server: ServerState
     key: Key
 
 
 def refuse_another(folder: Path, config: ExperimentConfig, *, may_change: tuple[str, ...] = ()) -> None:
-    """Refuse to go on with a run under a configuration that is not its own.
+    """Refuse to resume a run under a configuration that differs from its own.
 
     Args:
         folder: of the run.
-        config: of now.
-        may_change: beginnings of keys that may differ.
+        config: to resume with.
+        may_change: prefixes of keys that may differ.
 
     Raises:
         ConfigError: naming the first key that differs.
-        ValueError: when the folder is in use, and not by a run.
+        ValueError: when the folder is in use, but not by a run.
     """
-    run_directory.refuse_stranger(folder)
-    if not run_directory.is_run(folder):
+    if not CONFIG.is_in(folder):
+        if is_used(folder):
+            raise ValueError(
+                f"{folder}: expected a run directory with {CONFIG.name}, got another; choose another --out"
+            )
         return
-    theirs = _settings(load_config(str(folder / run_directory.CONFIG)))
-    ours = _settings(config)
+    theirs, ours = _settings(read_config(folder)), _settings(config)
     for key in {**ours, **theirs}:
         if ours.get(key) != theirs.get(key) and not key.startswith(may_change):
             raise ConfigError(
@@ -64,7 +75,14 @@ def refuse_another(folder: Path, config: ExperimentConfig, *, may_change: tuple[
 def open_checkpoints(
     folder: Path, config: ExperimentConfig, *splits: Split, on_damaged: Callable[[str], None]
 ) -> Checkpoints:
-    """Open the checkpoints of a run: those that depend on the same configuration and data."""
+    """Open the checkpoints of a run, which belong to its configuration and data.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        *splits: data of the run.
+        on_damaged: called with one line about each damaged checkpoint.
+    """
     parts = [part for split in splits for part in (split.train, split.validation, split.test)]
     data = [None if part is None else part.fingerprint() for part in parts]
     return Checkpoints(
@@ -76,39 +94,44 @@ def open_checkpoints(
 
 
 def read_begun(folder: Path, checkpoints: Checkpoints, like: Snapshot) -> Begun | None:
-    """Read how far a run came, on process 0 for all processes; None when there is no checkpoint.
+    """Read the state that a run goes on from; None without a checkpoint.
+
+    Collective: process 0 shares its files with all others.
 
     Raises:
-        CheckpointError: when the checkpoint belongs to another run, or its records are gone.
+        CheckpointError: when the checkpoint belongs to another run, or its records are missing.
     """
-    share_files(folder, (f"{_CHECKPOINTS}/*.npz", run_directory.METRICS, run_directory.ENVIRONMENT, BUDGET))
+    names = [file.name for file in (METRICS, ENVIRONMENT, BUDGET)]
+    share_files(folder, [f"{_CHECKPOINTS}/*.npz", *names])
     restored = checkpoints.latest(like)
     if restored is None:
         return None
-    done, snapshot = restored
-    records = _records_until(done, folder / run_directory.METRICS)
-    starts = [*run_directory.read_environment(folder)["resumed_from_rounds"], done]
+    done, snapshot = restored.done, restored.state
+    records = _records_until(done, folder)
+    starts = [*ENVIRONMENT.read(folder)["resumed_from_rounds"], done]
     return Begun(done, snapshot.server, snapshot.key, records, starts)
 
 
-def _records_until(done: int, path: Path) -> list[Record]:
-    """Read the records of so many rounds; a process that was killed may have left more."""
+def _records_until(done: int, folder: Path) -> list[Record]:
+    """Read the records of the first `done` rounds; a killed process may have written more."""
     last = {"round": done - 1, "evaluation": done}
     try:
-        records = [one for one in read_json_lines(path) if one["round"] <= last.get(one["kind"], -1)]
+        records = [one for one in METRICS.read(folder) if one["round"] <= last.get(one["kind"], -1)]
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{error}; the checkpoint needs it: choose another --out") from error
+        raise CheckpointError(
+            f"{error} (the checkpoint needs these records; choose another --out)"
+        ) from error
     rounds = [one["round"] for one in records if one["kind"] == "round"]
     if rounds != list(range(done)):
         raise CheckpointError(
-            f"{path}: expected the records of {done} rounds, as the checkpoint has, got {len(rounds)}; "
-            "choose another --out"
+            f"{folder / METRICS.name}: expected the records of {done} rounds, as the checkpoint has, "
+            f"got {len(rounds)}; choose another --out"
         )
     return records
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Flatten what decides about the outcome; the data themselves are known by their content."""
+    """Flatten the keys that decide about the outcome; the data are compared by fingerprint."""
     sections = config.model_dump()
     flat = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
     return {key: value for key, value in flat.items() if not key.startswith(_WITHOUT_EFFECT)}

@@ -16,7 +16,7 @@ from killing import finish, start_run
 
 from fcf_jax import cli
 from fcf_jax.experiments.build import dataset
-from fcf_jax.experiments.store import checkpoint, run_directory
+from fcf_jax.experiments.store import checkpoint, files
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
@@ -67,15 +67,15 @@ def content_of(folder):
 def stopped(tmp_path_factory):
     """A run that got SIGINT in its first block of rounds, and what it said."""
     folder, said = tmp_path_factory.mktemp("stopped") / "run", io.StringIO()
-    write, signals = run_directory.write_json_lines, iter([signal.SIGINT])
+    write, signals = files.write_atomically, iter([signal.SIGINT])
 
-    def interrupted(path, records):
-        for number in signals:
+    def interrupted(path, content):
+        for number in signals if path.name == "metrics.jsonl" else ():
             os.kill(os.getpid(), number)
-        write(path, records)
+        write(path, content)
 
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
-        patch.setattr(run_directory, "write_json_lines", interrupted)
+        patch.setattr(files, "write_atomically", interrupted)
         assert cli.main(["run", "--quiet", "--out", str(folder), *settings()]) == 130
     return folder, said.getvalue()
 

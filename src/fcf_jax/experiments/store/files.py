@@ -1,0 +1,194 @@
+"""Files that are written whole or not at all, each with one writer and one reader.
+
+counts = File[Arrays]("counts.npz", required=("counts",))
+counts.write(folder, {"counts": np.zeros(3)})
+counts.read(folder)["counts"]
+"""
+
+import csv
+import io
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import tomli_w
+
+Content = TypeVar("Content")
+Other = TypeVar("Other")
+Document = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class File(Generic[Content]):
+    """A file by its name in a folder; the suffix decides about the format.
+
+    JSON, JSON lines and CSV (a list of records), TOML (sections) and NPZ (arrays, never pickled). Numbers
+    that are not finite become null in JSON; null in JSON lines is read as nan.
+
+    Attributes:
+        name: file name with suffix.
+        required: keys of an intact file, or of each of its records.
+    """
+
+    name: str
+    required: tuple[str, ...] = ()
+
+    def is_in(self, folder: Path) -> bool:
+        """Return whether the folder has this file."""
+        return (folder / self.name).is_file()
+
+    def encode(self, content: Content) -> bytes:
+        """Return the bytes that `write` writes."""
+        return _FORMATS[Path(self.name).suffix].encode(content)
+
+    def write(self, folder: Path, content: Content) -> None:
+        """Write the file.
+
+        Raises:
+            OSError: when it cannot be written; the file is then left as it was.
+        """
+        write_atomically(folder / self.name, self.encode(content))
+
+    def read(self, folder: Path) -> Content:
+        """Read the file back.
+
+        Raises:
+            ValueError: when it is damaged.
+            OSError: when it is missing or cannot be read.
+        """
+        path = folder / self.name
+        try:
+            content = _FORMATS[path.suffix].decode(path.read_bytes())
+            self._refuse_incomplete(content)
+        except ValueError as error:  # of JSON, TOML and UTF-8 alike
+            raise ValueError(f"{path}: expected an intact file, got {error}; repeat the run") from error
+        return content
+
+    def _refuse_incomplete(self, content: Any) -> None:
+        for record in content if isinstance(content, list) else [content]:
+            if missing := [key for key in self.required if key not in record]:
+                raise ValueError(f"one without {missing[0]}")
+
+    def read_or(self, folder: Path, absent: Other) -> Content | Other:
+        """Read the file back, or return `absent` where there is none."""
+        return self.read(folder) if self.is_in(folder) else absent
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary neighbour, flush it to disk, rename it, and flush the folder's names."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_names(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; numbers that are not finite become null."""
+    write_atomically(path, _to_json(content))
+
+
+def _flush_names(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _to_json(content: Any) -> bytes:
+    return (json.dumps(_finite(content), indent=2) + "\n").encode()
+
+
+def _from_json(content: bytes | str) -> Document:
+    document = json.loads(content)
+    if not isinstance(document, dict):
+        raise ValueError(f"a {type(document).__name__}")
+    return document
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float | np.floating):
+        return float(content) if np.isfinite(content) else None
+    return content
+
+
+def _to_json_lines(records: list[Document]) -> bytes:
+    return "".join(json.dumps(_finite(record)) + "\n" for record in records).encode()
+
+
+def _from_json_lines(content: bytes) -> list[Document]:
+    nan = float("nan")
+    records = [_from_json(line) for line in content.decode().splitlines()]
+    return [{key: nan if value is None else value for key, value in one.items()} for one in records]
+
+
+def _to_csv(rows: list[Document]) -> bytes:
+    """Write a column for each key of any row; a row without it has an empty cell."""
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = csv.DictWriter(text, list(columns), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _from_csv(content: bytes) -> list[Document]:
+    return list(csv.DictReader(content.decode().splitlines(), restval=""))
+
+
+def _to_toml(sections: Document) -> bytes:
+    return tomli_w.dumps(sections).encode()
+
+
+def _from_toml(content: bytes) -> Document:
+    sections = tomllib.loads(content.decode())
+    if outside := [name for name, keys in sections.items() if not isinstance(keys, dict)]:
+        raise ValueError(f"{outside[0]} outside of a section")
+    return sections
+
+
+def _to_npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _from_npz(content: bytes) -> Arrays:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # a damaged zip can raise anything: BadZipFile, zlib.error, KeyError, EOFError
+        raise ValueError(str(error)) from error
+
+
+class _Format(NamedTuple):
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+_FORMATS = {
+    ".json": _Format(_to_json, _from_json),
+    ".jsonl": _Format(_to_json_lines, _from_json_lines),
+    ".csv": _Format(_to_csv, _from_csv),
+    ".toml": _Format(_to_toml, _from_toml),
+    ".npz": _Format(_to_npz, _from_npz),
+}

@@ -1,0 +1,92 @@
+"""Privacy budgets: charged before anything is released, and never refunded."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.experiments.run import run_experiment
+from fcf_jax.experiments.store import budget as budget_module
+from fcf_jax.experiments.store import files
+from fcf_jax.experiments.store.budget import budget_of, released_item_weights
+from fcf_jax.experiments.store.checkpoint import CheckpointError
+from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS, METRICS, claimed
+
+_TINY = [
+    "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
+    "federation.num_rounds=4", "evaluation.every=2", "evaluation.baseline=false",
+    "server.confidence_factor=0", "privacy.mode=central_noise",
+]  # fmt: skip
+NOISY = [*_TINY, "server.step=gram", "server.learning_rate=0.3"]
+HEAD = [*_TINY, "server.step=running_sums", "privacy.head_items=0.5"]
+
+
+def run(folder, overrides, resume=False):
+    config = load_config(None, overrides)
+    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=resume):
+        return run_experiment(config, load_dataset(config), folder, progress, resume=resume)
+
+
+def test_budget_is_on_disk_before_a_round_and_never_given_back(tmp_path):
+    config = load_config(None, NOISY)
+    budget = budget_of(config, tmp_path, num_users=60)
+    assert budget.charge(3) and json.loads((tmp_path / BUDGET.name).read_text())["rounds_charged"] == 3
+    assert not budget_of(config, tmp_path, num_users=60).charge(2)  # another process, after a kill
+    assert budget_of(config, tmp_path, num_users=60).charge(1)
+    assert not budget.charge(1)
+
+
+def test_resumed_run_draws_anew_is_charged_again_and_ends_when_all_is_spent(tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    config = load_config(None, NOISY)
+    assert budget_of(config, folder, num_users=60).charge(3)  # of a process that was killed
+    summary = run(folder, NOISY, resume=True)
+    assert summary["privacy"]["rounds_charged"] <= 4
+    rounds = [one for one in METRICS.read(folder) if one["kind"] == "round"]
+    assert len(rounds) <= 1
+
+
+def test_run_releases_counts_once_and_charges_them_first(tmp_path, monkeypatch):
+    folder, budgets, write = tmp_path / "run", [], files.write_atomically
+
+    def watched(path, content):
+        if path.name == "item_counts.npz":
+            budgets.append(json.loads((folder / BUDGET.name).read_text()))
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", watched)
+    summary = run(folder, HEAD)
+    (charged,) = budgets  # on disk before the counts were
+    assert charged["rounds_charged"] == 0 and 0 < charged["epsilon"] < 1.5
+    assert summary["privacy"]["epsilon"] == pytest.approx(10, rel=1e-2)
+    assert summary["payload_bytes_up"] == 4 * (15 * 4 + 4 * 4)  # half of 30 items, and x x^T
+    assert summary["privacy"]["item_counts_noise_multiplier"] > summary["privacy"]["noise_multiplier"]
+    with np.load(folder / "item_factors.npz") as model, np.load(folder / ITEM_COUNTS.name) as released:
+        head = np.argsort(-released["counts"])[:15]
+        is_learned = np.any(model["item_factors"] != 0, axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(is_learned), np.sort(head))
+
+
+def test_resumed_run_reads_the_counts_it_released(tmp_path, monkeypatch):
+    config, folder = load_config(None, HEAD), tmp_path
+    train = load_dataset(config).split.train
+    budget = budget_of(config, folder, num_users=train.num_users)
+    first = released_item_weights(config, train, folder, budget)
+    monkeypatch.setattr(budget_module, "release_item_counts", None)  # it must not be asked again
+    np.testing.assert_array_equal(released_item_weights(config, train, folder, budget), first)
+
+
+def test_lost_counts_or_budgets_are_not_paid_for_anew(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, HEAD)
+    for name in (ITEM_COUNTS.name, BUDGET.name):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(CheckpointError, match=name):
+            run(folder, HEAD, resume=True)
+        (folder / name).write_bytes(content)

@@ -1,0 +1,64 @@
+"""Files of each format: there and back, damaged, and when the disk is full."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fcf_jax.experiments.store.files import File, write_atomically, write_json
+
+CONTENTS = {
+    "one.json": {"a": 1, "b": {"c": [0.5, None]}},
+    "many.jsonl": [{"a": 1}, {"a": 2.5, "b": "x"}],
+    "table.csv": [{"a": "1", "b": ""}, {"a": "", "b": "x,y"}],
+    "sections.toml": {"data": {"seed": 3}, "model": {"alpha": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_content_comes_back(tmp_path, name):
+    file = File(name, required=("a",) if "a" in CONTENTS[name] else ())
+    assert not file.is_in(tmp_path) and file.read_or(tmp_path, "absent") == "absent"
+    file.write(tmp_path, CONTENTS[name])
+    assert file.is_in(tmp_path) and file.read(tmp_path) == CONTENTS[name]
+
+
+def test_arrays_come_back(tmp_path):
+    file = File("arrays.npz", required=("a",))
+    file.write(tmp_path, {"a": np.arange(3.0)})
+    np.testing.assert_array_equal(file.read(tmp_path)["a"], np.arange(3.0))
+
+
+def test_null_in_json_lines_is_nan(tmp_path):
+    file = File("many.jsonl")
+    file.write(tmp_path, [{"a": float("inf")}])
+    assert (tmp_path / "many.jsonl").read_text() == '{"a": null}\n'
+    assert np.isnan(file.read(tmp_path)[0]["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("one.json", b"{"),
+        ("one.json", b"[]"),
+        ("one.json", b'{"b": 1}'),
+        ("one.json", b"\xff"),
+        ("many.jsonl", b'{"a": 1}\n{"b": 1}\n'),
+        ("sections.toml", b"a = 1\n"),
+        ("arrays.npz", b"PK"),
+    ],
+)
+def test_damaged_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: expected an intact file, got .*; repeat the run"):
+        File(name, required=("a",)).read(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"value": float("nan")})
+    assert json.loads(path.read_text()) == {"value": None}
+    with pytest.raises(TypeError):
+        write_atomically(path, "not bytes")
+    assert [one.name for one in tmp_path.iterdir()] == ["summary.json"]
+    assert json.loads(path.read_text()) == {"value": None}
