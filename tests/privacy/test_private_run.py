@@ -11,7 +11,7 @@ from fcf_jax.experiments.build.privacy import noise_multiplier_of, rounds_key
 from fcf_jax.experiments.compare.comparison import refuse_unfit
 from fcf_jax.experiments.config.load import ConfigError, load_config
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.report import privacy_note
+from fcf_jax.experiments.report.wording import privacy_note
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.budget import BUDGET, budget_of
 from fcf_jax.experiments.store.run_directory import claimed, read_json_lines

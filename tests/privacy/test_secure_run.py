@@ -16,7 +16,7 @@ from fcf_jax.experiments.build.secure_sum import formats_of, is_in_fixed_point, 
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.config.load import ConfigError, load_config
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.report import privacy_note
+from fcf_jax.experiments.report.wording import privacy_note
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import claimed, read_json_lines
 from fcf_jax.experiments.tune.tuning import refuse_unfit

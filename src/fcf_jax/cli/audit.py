@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, config_of, folder_of
@@ -42,6 +40,7 @@ def audit(
     """Attack what the server sees under privacy.mode, and tell what it learns about clients."""
     from fcf_jax.experiments.audit.auditing import refuse_unfit, with_fitting_step
     from fcf_jax.experiments.audit.bounds import unmet
+    from fcf_jax.experiments.report.tables import show_audit
 
     with input_errors():
         folder = folder_of(out, config, suffix="-audit")
@@ -51,7 +50,8 @@ def audit(
         bounds = _bounds(resolved, require or [])
     document = _audit(resolved, folder, quiet=quiet, upload=upload, max_users=max_users, note=note)
     if not quiet:
-        _show(document, folder)
+        show_audit(document)
+        print(f"{document['seconds']:.0f} s. Written to {folder}")
     broken = unmet(bounds, document["attacks"])
     if broken:
         raise CommandError("; ".join(broken), 1)
@@ -81,19 +81,3 @@ def _audit(config: "ExperimentConfig", folder: Path, *, quiet: bool, **options: 
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         stack.enter_context(run_errors())
         return run_audit(config, dataset, folder, progress, **options)
-
-
-def _show(document: dict[str, Any], folder: Path) -> None:
-    from fcf_jax.experiments.report.audit_tables import HEADINGS, table_rows, title
-
-    table = Table(title=title(document), box=box.SIMPLE_HEAD)
-    for column, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if column > 1 else "left", no_wrap=True)
-    last = None
-    for attack, *cells in table_rows(document):
-        table.add_row("" if attack == last else attack, *cells)
-        last = attack
-    Console().print(table)
-    for sentence in (document["verdict"], *document["notes"]):
-        print(sentence)
-    print(f"{document['seconds']:.0f} s. Written to {folder}")

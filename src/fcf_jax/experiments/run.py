@@ -18,7 +18,7 @@ from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
-from fcf_jax.experiments.report import write_report
+from fcf_jax.experiments.report.page import write_report
 from fcf_jax.experiments.store import run_directory
 from fcf_jax.experiments.store.budget import budget_of
 from fcf_jax.parallel.mesh import fetch

@@ -16,8 +16,8 @@ from fcf_jax.experiments.build.privacy import epsilon_of, has_noise
 from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.report.audit_pictures import write_picture
-from fcf_jax.experiments.report.audit_tables import write_tables
+from fcf_jax.experiments.report.figures import write_leakage_figure
+from fcf_jax.experiments.report.tables import write_audit_tables
 from fcf_jax.experiments.store.run_directory import write_environment
 
 _SUM_NOISE = ("central_noise", "distributed_noise")
@@ -113,8 +113,8 @@ def run_audit(
         "seconds": time.monotonic() - began,
     }
     document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
-    write_picture(folder, document)
-    write_tables(folder, document)
+    write_leakage_figure(folder, document)
+    write_audit_tables(folder, document)
     return document
 
 
