@@ -122,7 +122,7 @@ def test_tables_show_the_numbers_of_the_summary(finished):
     tables = read(finished / "report.html").tables
     plain = [name for name in summary["federated"] if not name.startswith("normalized_")]
     normalized = [name for name in summary["federated"] if name.startswith("normalized_")]
-    shown = tables["Metrics and loss"], tables["Normalised by the best a user's test items allow"]
+    shown = tables["Metrics and loss"], tables["Normalised by the best value each user's test items allow"]
     for rows, names in zip(shown, (plain, normalized), strict=True):
         assert len(rows) == 1 + len(names)
         for row, name in zip(rows[1:], names, strict=True):
@@ -153,15 +153,15 @@ def test_page_tells_payload_padding_environment_and_privacy(finished):
     total = 6 * 60 * (summary["payload_bytes_up"] + summary["payload_bytes_down"])
     version = json.loads((finished / "environment.json").read_text())["versions"]["jax"]
     facts = {
-        "slots computed for each interaction": f"{summary['padding_factor']:.2f}",
-        "a client in a round sends": size_text(summary["payload_bytes_up"]),
+        "slots computed per interaction": f"{summary['padding_factor']:.2f}",
+        "sent per client and round": size_text(summary["payload_bytes_up"]),
         "jax": version,
         "num_factors": "4",
     }
     for name, value in facts.items():
         assert f"{name}{value}".replace("\N{NO-BREAK SPACE}", " ") in text
     assert PRIVACY_NOTE in text
-    assert f"payload in all {size_text(total)}".replace("\N{NO-BREAK SPACE}", " ") in text
+    assert f"total payload {size_text(total)}".replace("\N{NO-BREAK SPACE}", " ") in text
 
 
 def test_page_needs_nothing_but_itself(finished, comparison, tuning, tmp_path):
@@ -215,10 +215,10 @@ def test_runs_stand_side_by_side_with_what_differs(finished, copied, tmp_path):
     summary = json.loads((finished / "summary.json").read_text())
     assert [row[0] for row in rows] == ["first", "copy"]
     assert number(rows[0][head.index("MAP@10")]) == pytest.approx(summary["federated"]["map_at_10"], abs=5e-5)
-    assert number(rows[1][head.index("against ALS's")]) == pytest.approx(
+    assert number(rows[1][head.index("vs ALS")]) == pytest.approx(
         summary["difference_percent"]["loss"], abs=0.005
     )
-    differences = tables["What differs in the configurations"]
+    differences = tables["Configuration differences"]
     assert differences == [["run", "model.alpha"], ["first", "4.0"], ["copy", "2.5"]]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.report.panels import LegendEntry, legend_entry, panels_of_runs
 from fcf_jax.experiments.report.read import Stored, StoredComparison, StoredRun, StoredTuning
-from fcf_jax.experiments.report.run_content import Content, drawn_panels, run_content
+from fcf_jax.experiments.report.run_content import Content, drawn_panels, plain_and_normalized, run_content
 from fcf_jax.experiments.report.wording import (
     NOT_PRIVATE_NOTE,
     SECURE_SUM_NOTE,
@@ -93,15 +93,13 @@ def _section(stored: Stored, position: int) -> Content:
 def _comparison(stored: StoredComparison) -> Content:
     document = stored.document
     metrics = document.get("metrics", {})
-    groups = [
-        [name for name in metrics if name.startswith("normalized_") == which] for which in (False, True)
-    ]
+    groups = [names for names in plain_and_normalized(metrics) if names]
     return {
         "headline": document.get("verdict", "This comparison did not finish: it has no verdict."),
         "is_finished": "verdict" in document,
         "num_builds": document.get("num_builds"),
         "margin": percent_text(document.get("margin_percent"), decimals=None, is_signed=False),
-        "tables": [[_comparison_row(name, metrics[name]) for name in names] for names in groups if names],
+        "tables": [[_comparison_row(name, metrics[name]) for name in names] for names in groups],
         "pictures": _images(stored.images),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves
 from fcf_jax.experiments.compare.statistics import distinct_metrics
@@ -42,7 +42,7 @@ _SIDES = {
 }
 _FACTORS = {
     "item_factors": _Style(_BLUE, "o", "-", "item factors, aligned"),
-    "user_factors": _Style(_VERMILLION, "s", "--", "user factors, turned alike"),
+    "user_factors": _Style(_VERMILLION, "s", "--", "user factors, same rotation"),
     "scores": _Style(_GREEN, "^", "-.", r"scores $X Y^T$"),
 }
 _LINKED = {
@@ -50,9 +50,9 @@ _LINKED = {
     "knows_gram": _Style(_VERMILLION, "s", "--", r"$\sum x x^T$ sent as well"),
 }
 _UNDER_NOISE = {
-    "in_out": _Style(_BLUE, "o", "-", "takes part or not, one round"),
-    "all_rounds": _Style(_GREEN, "^", "-", "takes part or not, all rounds"),
-    "items": _Style(_VERMILLION, "s", "-", "holds an item or not, one upload"),
+    "in_out": _Style(_BLUE, "o", "-", "participation, one round"),
+    "all_rounds": _Style(_GREEN, "^", "-", "participation, all rounds"),
+    "items": _Style(_VERMILLION, "s", "-", "held items, one upload"),
 }
 
 
@@ -149,7 +149,7 @@ def _convergence_by_bytes(document: Document, curves: Curves) -> Figure:
         rounds, values = _trained(curves, FEDERATED, name)
         _draw_band(axes, rounds * per_round, scale(values), _SIDES[FEDERATED])
         final, style = scale(curves.get(CENTRALIZED, name).values[-1:]).mean(), _SIDES[CENTRALIZED]
-        axes.axhline(final, color=style.color, linestyle=style.dash, label="centralised ALS at its end")
+        axes.axhline(final, color=style.color, linestyle=style.dash, label="centralised ALS, final")
         axes.set_xlabel("dense payload per client, MB")
 
     return _grid_of_metrics(document, curves, draw)
@@ -196,7 +196,7 @@ def _grid_of_metrics(
     first, *others = figure.subplots(2, 3).flat
     # from hundreds of percent to tenths, and below 0 where the federation ends below ALS
     first.set_yscale("symlog", linthresh=0.1, linscale=0.5)
-    first.yaxis.set_major_formatter(ScalarFormatter())
+    first.yaxis.set_major_formatter("{x:g}")
     first.axhline(0, color=_GRAY, linewidth=0.8)
     draw(first, "loss", lambda losses: 100 * (losses / final - 1))
     first.set_title("loss above converged ALS, %")
@@ -239,7 +239,7 @@ def _draw_under_noise(axes: Axes, epsilons: Sequence[float], points: Sequence[Do
         if name in points[0]:
             _draw_leakage(axes, epsilons, points, name, style)
             ceilings = [point[f"{name}_ceiling"] for point in points]
-            label = "ceilings, each of its color" if name == "in_out" else None
+            label = "ceiling, in the same color" if name == "in_out" else None
             axes.plot(epsilons, ceilings, color=style.color, linestyle=":", label=label)
 
 
@@ -302,12 +302,12 @@ def _draw_density(axes: Axes, differences: np.ndarray) -> None:
         axes.fill_between(grid, density, color=_BLUE, alpha=0.25, linewidth=0)
         axes.plot(grid, density, color=_BLUE, linewidth=1.5, label="users")
         axes.set_ylim(bottom=0)
-    axes.axvline(mean, color=_VERMILLION, linestyle="--", linewidth=1.5, label="mean of the users")
+    axes.axvline(mean, color=_VERMILLION, linestyle="--", linewidth=1.5, label="mean over users")
     axes.set_title(f"mean {mean:+.4f}", fontsize="medium")
 
 
 def _title(name: str) -> str:
-    return ("normalised " if name.startswith("normalized_") else "") + metric_text(name)
+    return metric_text(name) + (", normalised" if name.startswith("normalized_") else "")
 
 
 def _figure(width: float, height: float) -> Figure:

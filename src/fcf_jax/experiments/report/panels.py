@@ -146,7 +146,7 @@ def panels_of_runs(runs: Sequence[StoredRun]) -> list[Panel]:
     """Return panels with all runs in each: loss and leading metric by round, then both by payload."""
     entries = [legend_entry(run, position) for position, run in enumerate(runs)]
     pairs = list(zip(entries, runs, strict=True))
-    finals = {run.side("centralized").get(run.leading_metric) for run in runs} - {None}
+    finals = [run.side("centralized").get(run.leading_metric) for run in runs]
     # runs on the same data share their ALS: it is drawn once
     trained = {run.side("centralized").get("loss"): run for run in runs if run.side("centralized")}
     by_sweep = LegendEntry(_ALS.label, MUTED, "--")
@@ -156,7 +156,7 @@ def panels_of_runs(runs: Sequence[StoredRun]) -> list[Panel]:
         losses=[(entry, run, run.excess_loss(others=runs)) for entry, run in pairs],
         sweeps=[Line(by_sweep, *run.excess_loss("als_sweep")) for run in trained.values()],
         metrics=[(entry, run, run.series("evaluation", run.leading_metric)) for entry, run in pairs],
-        levels=[Level(final) for final in sorted(finals)],
+        levels=[Level(final) for final in sorted({final for final in finals if final is not None})],
     )
 
 
@@ -241,11 +241,11 @@ def _line(entry: LegendEntry, run: StoredRun, series: Series, by_bytes: bool) ->
 
 def _loss_panel(runs: Sequence[StoredRun], lines: Sequence[Line]) -> Panel:
     have_als = [run.als_loss(runs) is not None for run in runs]
-    own = "the best of its run"
-    title = "Loss above ALS's" if all(have_als) else f"Loss above {own}"
+    best = "the run's best"
+    title = "Loss above ALS" if all(have_als) else f"Loss above {best}"
     if len(set(have_als)) == 2:
-        title = f"Loss above ALS's, or {own}"
-    label = "centralised ALS, converged" if any(have_als) else own
+        title = f"Loss above ALS, or {best}"
+    label = "centralised ALS, converged" if any(have_als) else best
     return Panel(title, lines, [Level(0.0)], label, is_excess=True)
 
 

@@ -1,6 +1,6 @@
 """What a report says about one run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from fcf_jax.experiments.report.wording import (
     seconds_text,
     several,
     size_text,
+    value_text,
 )
 
 _LOSS_LEVELS = (10.0, 1.0, 0.1)  # percent above the final loss of ALS
@@ -94,6 +95,12 @@ def drawn_panels(panels: Iterable[Panel], anchor: str) -> list[DrawnPanel]:
     ]
 
 
+def plain_and_normalized(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Split the names of metrics into those as they are and those divided by their best possible value."""
+    normalized = [name for name in names if name.startswith("normalized_")]
+    return [name for name in names if name not in normalized], normalized
+
+
 def milestones(run: StoredRun) -> list[Milestone]:
     """Return the first round within 10, 1 and 0.1 % of the loss of ALS, and at 99.5 % of its MAP.
 
@@ -159,39 +166,35 @@ def _tiles(run: StoredRun) -> Iterator[Tile]:
         return
     if difference:
         loss = f"loss {loss_text(federated['loss'])}"
-        yield Tile("loss against ALS's", percent_text(difference.get("loss")), loss)
+        yield Tile("loss vs ALS", percent_text(difference.get("loss")), loss)
     leading_first = sorted(run.main_metrics, key=lambda name: name != run.leading_metric)
     for name in [name for name in leading_first if federated.get(name) is not None][:2]:
-        note = f"{percent_text(difference.get(name))} against ALS's" if difference else ""
+        note = f"{percent_text(difference.get(name))} vs ALS" if difference else ""
         yield Tile(metric_text(name), number_text(federated.get(name)), note)
-    cohort, everybody = count_text(summary["cohort_size"]), count_text(summary["num_users"])
-    who = f"all {everybody}" if cohort == everybody else f"{cohort} of {everybody}"
+    cohort, users = count_text(summary["cohort_size"]), count_text(summary["num_users"])
+    who = f"all {users}" if cohort == users else f"{cohort} of {users}"
     yield Tile("rounds", count_text(summary["num_rounds"]), f"{who} clients in each")
     rate = f"{count_text(summary['clients_per_second'])} clients/s"
     yield Tile("time per round", seconds_text(summary["seconds_per_round"]), rate)
     total = run.bytes_per_round * summary["num_rounds"]
     per_client = total / max(summary["num_users"], 1)
-    yield Tile("payload in all", size_text(total), f"{size_text(per_client)} for each client")
+    yield Tile("total payload", size_text(total), f"{size_text(per_client)} per client")
 
 
 def _result_tables(run: StoredRun) -> list[Content]:
-    federated = run.side("federated")
-    plain = [name for name in federated if not name.startswith("normalized_")]
-    normalized = [name for name in federated if name.startswith("normalized_")]
-    titles = ("Metrics and loss", "Normalised by the best a user's test items allow")
+    titles = ("Metrics and loss", "Normalised by the best value each user's test items allow")
     return [
         {"title": title, "rows": [_result_row(run, name) for name in names]}
-        for title, names in zip(titles, (plain, normalized), strict=True)
+        for title, names in zip(titles, plain_and_normalized(run.side("federated")), strict=True)
         if names
     ]
 
 
 def _result_row(run: StoredRun, name: str) -> Content:
-    text = loss_text if name == "loss" else number_text
     return {
         "name": name,
-        "federated": text(run.side("federated").get(name)),
-        "centralized": text(run.side("centralized").get(name)),
+        "federated": value_text(name, run.side("federated").get(name)),
+        "centralized": value_text(name, run.side("centralized").get(name)),
         "difference": percent_text(run.side("difference_percent").get(name)),
         "is_lower_better": name.endswith(("loss", "rmse")),
     }
@@ -210,7 +213,7 @@ def _evaluations(run: StoredRun) -> Content:
         for record in run.records
         if record["kind"] == "evaluation"
     ]
-    return {"head": ["round", "payload", "loss above", *map(metric_text, run.main_metrics)], "rows": rows}
+    return {"head": ["round", "payload", "excess loss", *map(metric_text, run.main_metrics)], "rows": rows}
 
 
 def _data(summary: Content) -> Iterator[tuple[str, str]]:
@@ -218,9 +221,9 @@ def _data(summary: Content) -> Iterator[tuple[str, str]]:
     yield "users", count_text(users)
     yield "items", count_text(items)
     yield "interactions", count_text(total)
-    yield "to train on", count_text(summary["num_train_interactions"])
-    yield "to test on", count_text(summary["num_test_interactions"])
-    yield "share of all pairs", percent_text(100 * total / max(users * items, 1), is_signed=False)
+    yield "training interactions", count_text(summary["num_train_interactions"])
+    yield "test interactions", count_text(summary["num_test_interactions"])
+    yield "share of user-item pairs", percent_text(100 * total / max(users * items, 1), is_signed=False)
     left_out = {
         "users without a test item": summary["num_users_without_test"],
         "users without a training item": summary["num_users_without_train"],
@@ -235,21 +238,21 @@ def _data(summary: Content) -> Iterator[tuple[str, str]]:
 def _payload(run: StoredRun, summary: Content) -> Iterator[tuple[str, str]]:
     up, down, users = summary["payload_bytes_up"], summary["payload_bytes_down"], summary["num_users"]
     client_rounds = summary["cohort_size"] * summary["num_rounds"]
-    yield "a client in a round receives", size_text(down)
-    yield "a client in a round sends", size_text(up)
-    yield "all clients of a round", size_text(run.bytes_per_round)
-    yield "a client in the whole run, on average", size_text((up + down) * client_rounds / max(users, 1))
-    yield "all clients in the whole run receive", size_text(down * client_rounds)
-    yield "all clients in the whole run send", size_text(up * client_rounds)
+    yield "received per client and round", size_text(down)
+    yield "sent per client and round", size_text(up)
+    yield "all clients, per round", size_text(run.bytes_per_round)
+    yield "per client in the whole run, on average", size_text((up + down) * client_rounds / max(users, 1))
+    yield "received by all clients in the whole run", size_text(down * client_rounds)
+    yield "sent by all clients in the whole run", size_text(up * client_rounds)
     if padding := summary.get("padding_factor"):
-        yield "slots computed for each interaction", number_text(padding, decimals=2)
+        yield "slots computed per interaction", number_text(padding, decimals=2)
 
 
 def _shares(summary: Content) -> Iterator[tuple[str, list[Share]]]:
     up, down = summary["payload_bytes_up"], summary["payload_bytes_down"]
     whole = (up + down) or 1
     yield (
-        "Payload of a client in a round",
+        "Payload per client and round",
         [
             Share("received", size_text(down), 100 * down / whole),
             Share("sent", size_text(up), 100 * up / whole),
@@ -258,7 +261,7 @@ def _shares(summary: Content) -> Iterator[tuple[str, list[Share]]]:
     if padding := summary.get("padding_factor"):
         filled = 100 / padding
         yield (
-            "Slots computed in a round of everybody",
+            "Slots computed in a round of all clients",
             [
                 Share(label, percent_text(percent, decimals=1, is_signed=False), percent)
                 for label, percent in (("interactions", filled), ("padding", 100 - filled))

@@ -19,10 +19,10 @@ from fcf_jax.experiments.store.run_directory import write_atomically, write_json
 
 AUDIT = "audit.json"
 _AUDIT_COLUMNS = ("attack", "figure", "value", "95 % interval")
-_PER_USER = "per user % [95 % CI]"
 _COMPARISON_COLUMNS = (
-    "metric", "centralised ALS", "federated", "difference % [95 % CI]", _PER_USER, "TOST p",
+    "metric", "centralised ALS", "federated", "difference % [95 % CI]", "per user % [95 % CI]", "TOST p",
 )  # fmt: skip
+_PER_USER = 4  # column that no console has room for
 _UNKNOWN = "-"
 _WIDTH = 160  # characters of a table that no terminal confines
 
@@ -51,8 +51,8 @@ def write_comparison_tables(
         f"{100 * document[f'{name}_difference']:.3g} %" for name in ModelDifference._fields
     )
     apart = (
-        f"At their ends the models differ by {items} in the item factors, turned onto each other, by {users} "
-        f"in the user factors and by {scores} in the scores of all users and items."
+        f"The final models differ by {items} in the item factors, aligned by a rotation, by {users} in the "
+        f"user factors and by {scores} in the scores of all users and items."
     )
     below = [*_conclusions(document), _comparison_legend(document) + "\n", apart]
     write_atomically(folder / "comparison.csv", csv_text(("build", "side", "metric", "value"), values))
@@ -79,28 +79,19 @@ def write_audit_tables(folder: Path, document: Document) -> None:
 
 def show_comparison(document: Document) -> None:
     """Print the plain metrics over the builds, the legend, the verdict and the notes."""
-    shown = [column for column, heading in enumerate(_COMPARISON_COLUMNS) if heading != _PER_USER]
-    table = Table(title=_comparison_title(document), box=box.SIMPLE_HEAD)
-    for column in shown:
-        justify = "right" if column else "left"
-        table.add_column(_COMPARISON_COLUMNS[column], justify=justify, no_wrap=not column)
-    for row in _comparison_rows(document):
-        if not row[0].startswith("normalized_"):
-            table.add_row(*(row[column] for column in shown))
-    Console().print(table)
+    rows = [row for row in _comparison_rows(document) if not row[0].startswith("normalized_")]
+    columns, *rows = ([*row[:_PER_USER], *row[_PER_USER + 1 :]] for row in (_COMPARISON_COLUMNS, *rows))
+    _show_sparsely(_comparison_title(document), columns, rows, num_names=1)
     print("\n".join([_comparison_legend(document), document["verdict"], *document["notes"]]))
 
 
 def show_audit(document: Document) -> None:
     """Print the figures of all attacks, the verdict and the notes."""
-    table = Table(title=_audit_title(document), box=box.SIMPLE_HEAD)
-    for column, heading in enumerate(_AUDIT_COLUMNS):
-        table.add_column(heading, justify="right" if column > 1 else "left", no_wrap=True)
-    last = None
+    rows, above = [], None
     for attack, *cells in _audit_rows(document):
-        table.add_row("" if attack == last else attack, *cells)
-        last = attack
-    Console().print(table)
+        rows.append(["" if attack == above else attack, *cells])
+        above = attack
+    _show_sparsely(_audit_title(document), _AUDIT_COLUMNS, rows, num_names=2)
     print("\n".join([document["verdict"], *document["notes"]]))
 
 
@@ -128,6 +119,19 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode()
 
 
+def _show_sparsely(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, num_names: int
+) -> None:
+    """Print a table without vertical lines, `num_names` columns to the left and the others to the right."""
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for index, heading in enumerate(columns):
+        is_name = index < num_names
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
 def _markdown(title: str, columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
     """Return the lines of a table with its title above and an empty line below."""
     ruled = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
@@ -139,12 +143,12 @@ def _conclusions(document: Document) -> list[str]:
 
 
 def _comparison_title(document: Document) -> str:
-    everybody = document["cohort_size"] == document["num_users"]
-    cohort = "everybody" if everybody else f"{document['cohort_size']} clients"
+    is_everybody = document["cohort_size"] == document["num_users"]
+    cohort = "all clients" if is_everybody else f"{document['cohort_size']} clients"
     sizes = [_count(document[f"num_{what}s"], what) for what in ("build", "user", "item", "round", "sweep")]
     builds, users, items, rounds, sweeps = sizes
     return (
-        f"{builds} of {users} x {items}, {document['num_train_interactions']} interactions to train on; "
+        f"{builds} of {users} x {items}, {document['num_train_interactions']} training interactions; "
         f"K = {document['num_factors']}, alpha = {document['alpha']:g}, "
         f"lambda = {document['regularization']:g}; "
         f"{rounds} of {document['server_step']} with {cohort}, {sweeps} of ALS"
@@ -153,9 +157,9 @@ def _comparison_title(document: Document) -> str:
 
 def _comparison_legend(document: Document) -> str:
     return (
-        "Mean ± sd over the builds; the difference relative to ALS's mean, paired over the builds, and "
-        "paired over the users after averaging each user's builds; TOST at a margin of "
-        f"{document['margin_percent']:g} %. Normalised forms are left out where they equal the plain ones."
+        "Mean ± sd over the builds; difference relative to the mean of ALS, paired over the builds, and "
+        "paired over the users after averaging each user over the builds; TOST with a margin of "
+        f"{document['margin_percent']:g} %. Normalised metrics that equal the plain ones are left out."
     )
 
 

@@ -8,11 +8,11 @@ PRIVACY_NOTE = (
     "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
 )
 SECURE_SUM_NOTE = (
-    "Uploads were summed as a secure sum does, in fixed point and over at least {} clients. Masks are not "
-    "simulated in training, because they cancel exactly; fcf_jax.privacy.secure_sum.secure_cohort_sum has "
-    "them, and fcf audit tells what such a sum still gives away."
+    "Uploads were summed in fixed point over at least {} clients, as in a secure sum. Training does not "
+    "simulate the masks, which cancel exactly; fcf_jax.privacy.secure_sum.secure_cohort_sum does. Run "
+    "fcf audit to see what such a sum still reveals."
 )
-UNFINISHED_NOTE = "Trained with noise; what was spent so far is in privacy_budget.json."
+UNFINISHED_NOTE = "Trained with noise; the privacy spent so far is in privacy_budget.json."
 NOT_PRIVATE_NOTE = "NOT PRIVATE: trained with noise from a fixed seed, to measure what noise costs."
 
 UNKNOWN = "\N{EN DASH}"
@@ -33,7 +33,7 @@ def privacy_note(summary: dict[str, Any] | None) -> str:
         return NOT_PRIVATE_NOTE
     return (
         f"The item factors are differentially private: epsilon {statement['epsilon']:.3g} at delta "
-        f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); measures are not."
+        f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); the metrics are not."
     )
 
 
@@ -60,6 +60,11 @@ def loss_text(value: float | None, *, scale: float | None = None) -> str:
         return number_text(value)
     decimals = 5 - math.floor(math.log10(abs(scale)))
     return number_text(value, decimals=min(max(decimals, 0), 12))
+
+
+def value_text(name: str, value: float | None) -> str:
+    """Format the value of a metric, or of the loss."""
+    return loss_text(value) if name == "loss" else number_text(value)
 
 
 def percent_text(value: float | None, *, decimals: int | None = 2, is_signed: bool = True) -> str:
