@@ -4,7 +4,7 @@ import base64
 import itertools
 import shlex
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,21 +30,6 @@ from fcf_jax.experiments.report.wording import (
 
 _MOST_TRIALS = 100
 _KINDS = {StoredRun: "run", StoredComparison: "comparison", StoredTuning: "tuning"}
-
-
-class Image(NamedTuple):
-    """A PNG file of a command, in base64."""
-
-    title: str
-    data: str
-
-
-class Setting(NamedTuple):
-    """A key of the configuration; `is_changed` if its value is not the default."""
-
-    key: str
-    value: str
-    is_changed: bool
 
 
 def page_content(everything: Sequence[Stored]) -> Content:
@@ -141,19 +126,20 @@ def _cell(text: str) -> str:
         return str(text)
 
 
-def _images(images: dict[str, bytes]) -> list[Image]:
+def _images(images: dict[str, bytes]) -> list[tuple[str, str]]:
+    """Return a title for each PNG file, and its content in base64."""
     return [
-        Image(name.replace("_", " ").replace("-", " ").capitalize(), base64.b64encode(image).decode())
+        (name.replace("_", " ").replace("-", " ").capitalize(), base64.b64encode(image).decode())
         for name, image in images.items()
     ]
 
 
-def _settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
+def _settings(config: dict[str, Any]) -> dict[str, list[tuple[str, str, bool]]]:
+    """Return for each section its keys, their values, and whether these differ from the defaults."""
     defaults = ExperimentConfig().to_dict()
     return {
         section: [
-            Setting(key, _value(value), defaults.get(section, {}).get(key) != value)
-            for key, value in keys.items()
+            (key, _value(value), defaults.get(section, {}).get(key) != value) for key, value in keys.items()
         ]
         for section, keys in config.items()
     }

@@ -26,22 +26,6 @@ _METRIC_SHARE = 0.995  # of the final value of ALS
 Content = dict[str, Any]
 
 
-class Tile(NamedTuple):
-    """A number at the top of the page."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-class Share(NamedTuple):
-    """A part of a bar; `percent` is its share of the whole."""
-
-    label: str
-    value: str
-    percent: float
-
-
 class DrawnPanel(NamedTuple):
     """A panel as the page shows it."""
 
@@ -159,26 +143,27 @@ def _beside_als(run: StoredRun) -> str:
     return f"{percent_text(abs(excess), is_signed=False)} {'above' if excess > 0 else 'below'}"
 
 
-def _tiles(run: StoredRun) -> Iterator[Tile]:
+def _tiles(run: StoredRun) -> Iterator[tuple[str, str, str]]:
+    """Yield the numbers at the top of the page: label, value and note."""
     federated, difference, summary = run.side("federated"), run.side("difference_percent"), run.summary
     if not summary:
-        yield Tile("rounds on record", count_text(run.num_rounds))
+        yield "rounds on record", count_text(run.num_rounds), ""
         return
     if difference:
         loss = f"loss {loss_text(federated['loss'])}"
-        yield Tile("loss vs ALS", percent_text(difference.get("loss")), loss)
+        yield "loss vs ALS", percent_text(difference.get("loss")), loss
     leading_first = sorted(run.main_metrics, key=lambda name: name != run.leading_metric)
     for name in [name for name in leading_first if federated.get(name) is not None][:2]:
         note = f"{percent_text(difference.get(name))} vs ALS" if difference else ""
-        yield Tile(metric_text(name), number_text(federated.get(name)), note)
+        yield metric_text(name), number_text(federated.get(name)), note
     cohort, users = count_text(summary["cohort_size"]), count_text(summary["num_users"])
     who = f"all {users}" if cohort == users else f"{cohort} of {users}"
-    yield Tile("rounds", count_text(summary["num_rounds"]), f"{who} clients in each")
+    yield "rounds", count_text(summary["num_rounds"]), f"{who} clients in each"
     rate = f"{count_text(summary['clients_per_second'])} clients/s"
-    yield Tile("time per round", seconds_text(summary["seconds_per_round"]), rate)
+    yield "time per round", seconds_text(summary["seconds_per_round"]), rate
     total = run.bytes_per_round * summary["num_rounds"]
     per_client = total / max(summary["num_users"], 1)
-    yield Tile("total payload", size_text(total), f"{size_text(per_client)} per client")
+    yield "total payload", size_text(total), f"{size_text(per_client)} per client"
 
 
 def _result_tables(run: StoredRun) -> list[Content]:
@@ -248,22 +233,15 @@ def _payload(run: StoredRun, summary: Content) -> Iterator[tuple[str, str]]:
         yield "slots computed per interaction", number_text(padding, decimals=2)
 
 
-def _shares(summary: Content) -> Iterator[tuple[str, list[Share]]]:
+def _shares(summary: Content) -> Iterator[tuple[str, list[tuple[str, str, float]]]]:
+    """Yield bars: a title, and of each part its label, value and percentage of the whole."""
     up, down = summary["payload_bytes_up"], summary["payload_bytes_down"]
-    whole = (up + down) or 1
-    yield (
-        "Payload per client and round",
-        [
-            Share("received", size_text(down), 100 * down / whole),
-            Share("sent", size_text(up), 100 * up / whole),
-        ],
-    )
+    percent = 100 / ((up + down) or 1)
+    received, sent = ("received", size_text(down), percent * down), ("sent", size_text(up), percent * up)
+    yield "Payload per client and round", [received, sent]
     if padding := summary.get("padding_factor"):
-        filled = 100 / padding
+        parts = {"interactions": 100 / padding, "padding": 100 - 100 / padding}
         yield (
             "Slots computed in a round of all clients",
-            [
-                Share(label, percent_text(percent, decimals=1, is_signed=False), percent)
-                for label, percent in (("interactions", filled), ("padding", 100 - filled))
-            ],
+            [(label, percent_text(part, decimals=1, is_signed=False), part) for label, part in parts.items()],
         )
