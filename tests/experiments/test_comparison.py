@@ -135,7 +135,7 @@ def test_stopped_comparison_goes_on_to_the_same_end(finished, tmp_path, monkeypa
 
 
 def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(comparison, "write_pictures", lambda *unused: None)
+    monkeypatch.setattr(comparison, "write_comparison_figures", lambda *unused: None)
     rows = [f"{user},{item},{1 + (user * item) % 5},{item}" for user in range(30) for item in range(user % 9)]
     (tmp_path / "data.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows))
     explicit = (

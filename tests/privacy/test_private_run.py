@@ -13,7 +13,7 @@ from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.privacy_numbers import noise_multiplier_of
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.report import privacy_note
+from fcf_jax.experiments.report.wording import privacy_note
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import BUDGET, METRICS, claimed
 from fcf_jax.privacy.accounting import Participation, epsilon

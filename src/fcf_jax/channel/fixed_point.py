@@ -82,7 +82,7 @@ def check_formats(formats: Formats, *, max_clients: int, noise_stds: Stds | None
 
 
 def choose_formats(
-    bounds: Pieces[float | None], *, max_clients: int, noise_stds: Stds | None = None
+    bounds: Pieces[float] | Pieces[float | None], *, max_clients: int, noise_stds: Stds | None = None
 ) -> Formats:
     """Choose as many fraction bits for each piece as the rule against overflow allows, at most 30.
 
@@ -148,13 +148,14 @@ def fixed_point(formats: Formats, *, max_clients: int) -> Link:
         ValueError: for a piece without format, or sums that could overflow.
     """
     check_formats(formats, max_clients=max_clients)
-    if any(number is None for number in formats):
+    numbers = [number for number in formats if number is not None]
+    if len(numbers) < len(formats):
         raise ValueError("expected a format for every piece of a plain round, got None; give it a bound")
-    return link(accumulation=_accumulation(formats))
+    return link(accumulation=_accumulation(Pieces(*numbers)))
 
 
 @functools.cache
-def _accumulation(formats: Formats) -> Accumulation:
+def _accumulation(formats: Pieces[FixedPoint]) -> Accumulation:
     """Return the same functions for the same formats: a link that is built again compiles nothing."""
 
     def start(item_factors: Float[Array, "items factors"]) -> CohortSum:
@@ -169,7 +170,7 @@ def _accumulation(formats: Formats) -> Accumulation:
     return Accumulation(start=start, add=lambda total, uploads: _add(total, uploads, formats), read=read)
 
 
-def _add(total: CohortSum, uploads: Uploads, formats: Formats) -> CohortSum:
+def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> CohortSum:
     """Round every number of every client by itself, and add the words."""
     factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
     of_rows = factors.at[uploads.owners].get(mode="clip")

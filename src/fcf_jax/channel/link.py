@@ -21,7 +21,7 @@ def _no_state() -> tuple:
     return ()
 
 
-def _pass_uploads(key: Key, state: Any, uploads: Uploads) -> Uploads:
+def _pass_uploads(key: Key | None, state: Any, uploads: Uploads) -> Uploads:
     return uploads
 
 
@@ -36,7 +36,7 @@ def _pass_bytes(payload: Payload) -> Payload:
 def link(
     *,
     init: Callable[[], Any] = _no_state,
-    client: Callable[[Key, Any, Uploads], Uploads] = _pass_uploads,
+    client: Callable[[Key | None, Any, Uploads], Uploads] = _pass_uploads,
     server: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]] = _pass_sums,
     payload: Callable[[Payload], Payload] = _pass_bytes,
     item_weights: Float[Array, "items"] | None = None,

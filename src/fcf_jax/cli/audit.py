@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, open_run
@@ -43,6 +41,7 @@ def audit(
     from fcf_jax.experiments.audit.auditing import with_fitting_step
     from fcf_jax.experiments.audit.bounds import unmet
     from fcf_jax.experiments.config.checks import check
+    from fcf_jax.experiments.report.tables import show_audit
 
     with input_errors():
         resolved, folder = open_run("audit", config, overrides, out)
@@ -52,7 +51,8 @@ def audit(
         bounds = _bounds(resolved, require or [])
     document = _audit(resolved, folder, upload=upload, max_users=max_users, note=note, quiet=quiet)
     if not quiet:
-        _show(document, folder)
+        show_audit(document)
+        print(f"{document['seconds']:.0f} s. Written to {folder}")
     broken = unmet(bounds, document["attacks"])
     if broken:
         raise CommandError("; ".join(broken), 1)
@@ -84,19 +84,3 @@ def _audit(
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         stack.enter_context(run_errors())
         return run_audit(config, dataset, folder, progress, upload=upload, max_users=max_users, note=note)
-
-
-def _show(document: dict[str, Any], folder: Path) -> None:
-    from fcf_jax.experiments.report.audit_tables import HEADINGS, table_rows, title
-
-    table = Table(title=title(document), box=box.SIMPLE_HEAD)
-    for column, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if column > 1 else "left", no_wrap=True)
-    last = None
-    for attack, *cells in table_rows(document):
-        table.add_row("" if attack == last else attack, *cells)
-        last = attack
-    Console().print(table)
-    for sentence in (document["verdict"], *document["notes"]):
-        print(sentence)
-    print(f"{document['seconds']:.0f} s. Written to {folder}")

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
@@ -28,6 +26,7 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Repeat a federation and centralised ALS on several splits, and test whether they are equivalent."""
+    from fcf_jax.experiments.report.tables import show_comparison
     from fcf_jax.experiments.store.run_directory import COMPARISON
 
     with input_errors():
@@ -38,7 +37,8 @@ def compare(
         return
     document = _compare(resolved, folder, resume=resume, quiet=quiet)
     if not quiet:
-        _show(document, folder)
+        show_comparison(document)
+        print(f"{document['seconds']:.0f} s. Written to {folder}")
 
 
 def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
@@ -60,22 +60,3 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
         stack.enter_context(with_remedy(signals, "fcf compare", folder))
         stop = signals.held_back()
         return run_comparison(config, datasets, folder, progress, mesh=mesh, resume=resume, stop=stop)
-
-
-def _show(document: dict[str, Any], folder: Path) -> None:
-    """Print the metrics averaged over the builds, and the verdict; the files have the rest."""
-    from fcf_jax.experiments.report.comparison_tables import HEADINGS, PER_USER, legend, table_rows, title
-
-    console = Console()
-    table = Table(title=title(document), box=box.SIMPLE_HEAD)
-    shown = [column for column, heading in enumerate(HEADINGS) if heading != PER_USER]
-    for column in shown:
-        table.add_column(HEADINGS[column], justify="right" if column else "left", no_wrap=not column)
-    for row in table_rows(document):
-        if not row[0].startswith("normalized_"):
-            table.add_row(*(row[column] for column in shown))
-    console.print(table)
-    print(legend(document))
-    for sentence in (document["verdict"], *document["notes"]):
-        print(sentence)
-    print(f"{document['seconds']:.0f} s. Written to {folder}")

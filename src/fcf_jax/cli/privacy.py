@@ -69,7 +69,7 @@ def show_plan(
 
 def _show(plan: "PrivacyPlan") -> None:
     from fcf_jax.experiments.plan import verdict
-    from fcf_jax.experiments.timing import show
+    from fcf_jax.experiments.report.tables import show
 
     sizes = f"{plan.num_users} users, {plan.num_items} items, K = {plan.num_factors}"
     title = f"{sizes}; epsilon {plan.epsilon:g} at delta {plan.delta:.3g}"

@@ -20,19 +20,20 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write one self-contained page about one or several runs, and a PNG of the curves."""
-    from fcf_jax.experiments import report as reporting
+    """Write one self-contained page about a run, or about several together, with its curves as a PNG."""
+    from fcf_jax.experiments.report.page import REPORT, write_page, write_report
+    from fcf_jax.experiments.report.read import read_folders
 
     with input_errors():
-        outcomes = reporting.read_outcomes(folders)
+        everything = read_folders(folders)
         if out is not None and (out.is_dir() or out.suffix not in (".html", ".htm")):
             raise ValueError(f"{out}: expected a file name for --out that ends in .html; give one")
     with run_errors():
         if out is None and len(folders) == 1:
-            out = folders[0] / reporting.REPORT_NAME
-            reporting.write_report(folders[0])
+            out = folders[0] / REPORT
+            write_report(folders[0])
         else:
-            out = out or Path(reporting.REPORT_NAME)
+            out = out or Path(REPORT)
             out.parent.mkdir(parents=True, exist_ok=True)
-            reporting.write_page(outcomes, out)
+            write_page(everything, out)
     print(f"Written to {out}")

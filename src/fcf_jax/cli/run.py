@@ -73,7 +73,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
 
 def _print_summary(summary: "Summary", folder: Path) -> None:
-    from fcf_jax.experiments.report import privacy_note
+    from fcf_jax.experiments.report.wording import privacy_note
 
     console = Console()
     federated, centralized = summary["federated"], summary["centralized"]

@@ -48,7 +48,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
     from fcf_jax.experiments.build.held_out import load_held_out
     from fcf_jax.experiments.errors import ConfigError
-    from fcf_jax.experiments.report.tuning_report import write_outcome
+    from fcf_jax.experiments.report.tuning import write_tuning
     from fcf_jax.experiments.store.run_directory import ENVIRONMENT, claimed, environment
     from fcf_jax.experiments.tune.study import journal
     from fcf_jax.experiments.tune.tuning import run_tuning
@@ -72,16 +72,17 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
             tuned = run_tuning(config, held_out, storage, progress)
         except ConfigError as error:  # the resumed study is of other data
             raise CommandError(str(error), 2) from None
-        write_outcome(folder, config, held_out, tuned)
+        write_tuning(folder, config, held_out, tuned)
         return tuned
 
 
 def _print_outcome(config: "ExperimentConfig", tuned: "Tuned", folder: Path) -> None:
-    from fcf_jax.experiments.report.tuning_report import TUNED, tables
-    from fcf_jax.experiments.timing import show
+    from fcf_jax.experiments.report.tables import show
+    from fcf_jax.experiments.report.tuning import tuning_tables
+    from fcf_jax.experiments.store.run_directory import TUNED
     from fcf_jax.experiments.tune.tuning import metric_of
 
-    for title, rows in tables(config, tuned):
+    for title, rows in tuning_tables(config, tuned):
         show(title, rows)
     if tuned.start_value is not None:
         print(
@@ -89,5 +90,5 @@ def _print_outcome(config: "ExperimentConfig", tuned: "Tuned", folder: Path) -> 
             f"configured, {tuned.best_value:.4f} tuned"
         )
     if tuned.config == config:
-        print(f"Nothing better was found: {TUNED} is the configuration as given.")
-    print(f"Written to {folder}; run it with: fcf run {folder / TUNED}")
+        print(f"Nothing better was found: {TUNED.name} is the configuration as given.")
+    print(f"Written to {folder}; run it with: fcf run {folder / TUNED.name}")

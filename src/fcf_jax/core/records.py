@@ -66,13 +66,19 @@ class Model(NamedTuple):
 
 @runtime_checkable
 class Histories(Protocol):
-    """Interactions in CSR form, one row per user: all that packing needs (`fcf_jax.Interactions` has it)."""
+    """Interactions in CSR form, one row per user: all that packing needs. `fcf_jax.Interactions` has it."""
 
-    num_users: int
-    num_items: int
-    indptr: np.ndarray
-    item_ids: np.ndarray
-    strengths: np.ndarray
+    @property
+    def num_users(self) -> int: ...  # noqa: D102
+    @property
+    def num_items(self) -> int: ...  # noqa: D102
+    @property
+    def indptr(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def item_ids(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def strengths(self) -> np.ndarray: ...  # noqa: D102
+    def transpose(self) -> "Histories": ...  # noqa: D102
 
 
 class PackedClients(NamedTuple):
@@ -224,7 +230,7 @@ class Link(NamedTuple):
     """
 
     init: Callable[[], Any]
-    client: Callable[[Key, Any, Uploads], Uploads]
+    client: Callable[[Key | None, Any, Uploads], Uploads]
     server: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]]
     payload: Callable[[Payload], Payload]
     item_weights: Float[Array, "items"] | None = None

@@ -17,9 +17,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fcf_jax.experiments.config.privacy_modes import has_noise
-from fcf_jax.experiments.config.privacy_numbers import delta_of, num_learned_items, with_item_counts
+from fcf_jax.experiments.config.privacy_numbers import (
+    delta_of,
+    num_learned_items,
+    participation_of,
+    with_item_counts,
+)
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon, participation_of
+from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon
 from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.limits import noise_to_signal
 

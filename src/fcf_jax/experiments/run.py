@@ -21,7 +21,7 @@ from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
-from fcf_jax.experiments.report import write_report
+from fcf_jax.experiments.report.page import write_report
 from fcf_jax.experiments.store.budget import budget_of
 from fcf_jax.experiments.store.run_directory import METRICS, SUMMARY, write_item_factors
 from fcf_jax.experiments.store.summary import Summary

@@ -17,8 +17,8 @@ from fcf_jax.experiments.config.privacy_numbers import epsilon_of
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS, step_of
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.report.audit_pictures import write_picture
-from fcf_jax.experiments.report.audit_tables import write_tables
+from fcf_jax.experiments.report.figures import write_leakage_figure
+from fcf_jax.experiments.report.tables import write_audit_tables
 from fcf_jax.experiments.store.run_directory import write_environment
 
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
@@ -93,8 +93,8 @@ def run_audit(
         "seconds": time.monotonic() - began,
     }
     document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
-    write_picture(folder, document)
-    write_tables(folder, document)
+    write_leakage_figure(folder, document)
+    write_audit_tables(folder, document)
     return document
 
 

@@ -79,8 +79,8 @@ def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> 
     alpha = config.model.alpha if config.data.feedback == "implicit" else None
     public = Public(
         np.asarray(_trained(config, model, train), np.float64),
-        model.regularization,
-        model.unobserved_weight,
+        float(model.regularization),
+        float(model.unobserved_weight),
         alpha,
         dataset.mean_rating,
     )

@@ -30,8 +30,8 @@ from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop
-from fcf_jax.experiments.report.comparison_pictures import write_pictures
-from fcf_jax.experiments.report.comparison_tables import write_tables
+from fcf_jax.experiments.report.figures import write_comparison_figures
+from fcf_jax.experiments.report.tables import write_comparison_tables
 from fcf_jax.experiments.store.resume import open_checkpoints
 
 
@@ -88,8 +88,8 @@ def run_comparison(
     users = {side: metrics_of_users(end, k=k) for side, end in ends.items()}
     document = _describe(config, datasets[0], outcome, sides, users)
     document["seconds"] = time.perf_counter() - started
-    write_pictures(folder, document, outcome.curves, users)
-    write_tables(folder, document, sides)
+    write_comparison_figures(folder, document, outcome.curves, users)
+    write_comparison_tables(folder, document, sides)
     checkpoints.discard()
     return document
 

@@ -1,127 +1,121 @@
-"""What a report says: the numbers of outcomes, arranged for its template."""
+"""What a report says: stored runs, comparisons and tunings arranged for the page template."""
 
 import base64
 import itertools
 import shlex
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.report import curves
-from fcf_jax.experiments.report.curves import bytes_per_round, side
-from fcf_jax.experiments.report.outcomes import ComparisonOutcome, Outcome, RunOutcome, TuningOutcome
-from fcf_jax.experiments.report.pictures import Line
-from fcf_jax.experiments.report.run_content import Content, figures_of, num_rounds, run_content
+from fcf_jax.experiments.report.panels import LegendEntry, legend_entry, panels_of_runs
+from fcf_jax.experiments.report.read import Stored, StoredComparison, StoredRun, StoredTuning
+from fcf_jax.experiments.report.run_content import Content, drawn_panels, plain_and_normalized, run_content
 from fcf_jax.experiments.report.wording import (
-    NOTHING,
+    NOT_PRIVATE_NOTE,
+    SECURE_SUM_NOTE,
+    UNFINISHED_NOTE,
     count_text,
     listed,
     loss_text,
     number_text,
+    p_text,
     percent_text,
+    privacy_note,
     seconds_text,
     several,
     size_text,
 )
 
 _MOST_TRIALS = 100
-_KINDS = {RunOutcome: "run", ComparisonOutcome: "comparison", TuningOutcome: "tuning"}
+_KINDS = {StoredRun: "run", StoredComparison: "comparison", StoredTuning: "tuning"}
 
 
-class Picture(NamedTuple):
-    """A PNG that somebody else drew."""
-
-    title: str
-    data: str  # base64
-
-
-class Setting(NamedTuple):
-    """A key of the configuration."""
-
-    key: str
-    value: str
-    is_changed: bool  # from the default
-
-
-def content_of(outcomes: Sequence[Outcome]) -> Content:
-    """Arrange everything that the page shows."""
-    runs = [outcome for outcome in outcomes if isinstance(outcome, RunOutcome)]
-    sections = [_section(outcome, position) for position, outcome in enumerate(outcomes, start=1)]
-    counts = [
-        several(sum(isinstance(one, kind) for one in outcomes), noun)
-        for kind, noun in _KINDS.items()
-        if any(isinstance(one, kind) for one in outcomes)
-    ]
+def page_content(everything: Sequence[Stored]) -> Content:
+    """Arrange all that the page shows."""
+    runs = [stored for stored in everything if isinstance(stored, StoredRun)]
+    is_single, kinds = len(everything) == 1, [_KINDS[type(stored)] for stored in everything]
+    counts = [several(kinds.count(kind), kind) for kind in _KINDS.values() if kind in kinds]
     return {
-        "title": outcomes[0].name if len(outcomes) == 1 else listed(counts),
-        "kind": _KINDS[type(outcomes[0])] if len(outcomes) == 1 else "side by side",
-        "is_single": len(outcomes) == 1,
-        "sections": sections,
-        "joint": _joint(runs) if len(runs) > 1 else None,
+        "title": everything[0].name if is_single else listed(counts),
+        "kind": kinds[0] if is_single else "side by side",
+        "is_single": is_single,
+        "sections": [_section(stored, position) for position, stored in enumerate(everything, start=1)],
+        "joint": _side_by_side(runs) if len(runs) > 1 else None,
+        "privacy_note": " ".join(sorted({_note_of(stored) for stored in everything})),
     }
 
 
-def _section(outcome: Outcome, position: int) -> Content:
+def _note_of(stored: Stored) -> str:
+    """Return the privacy note, from the summary of a finished run, otherwise from the configuration."""
+    summary = stored.summary if isinstance(stored, StoredRun) else None
+    privacy = stored.config.get("privacy", {})
+    mode = privacy.get("mode", "plain")
+    if summary is not None or mode == "plain":
+        return privacy_note(summary)
+    if mode == "secure_sum":
+        return SECURE_SUM_NOTE.format(privacy["min_cohort"])
+    return UNFINISHED_NOTE if privacy.get("seed") is None else NOT_PRIVATE_NOTE
+
+
+def _section(stored: Stored, position: int) -> Content:
+    anchor = f"outcome-{position}"
     common = {
-        "anchor": f"outcome-{position}",
-        "name": outcome.name,
-        "kind": _KINDS[type(outcome)],
-        "settings": _settings(outcome.config),
-        "environment": _environment(outcome.environment),
+        "anchor": anchor,
+        "name": stored.name,
+        "kind": _KINDS[type(stored)],
+        "settings": _settings(stored.config),
+        "environment": _environment(stored.environment),
     }
-    if isinstance(outcome, RunOutcome):
-        return common | run_content(outcome, anchor=common["anchor"])
-    if isinstance(outcome, ComparisonOutcome):
-        return common | _comparison(outcome)
-    return common | _tuning(outcome)
+    if isinstance(stored, StoredRun):
+        return common | run_content(stored, anchor=anchor)
+    if isinstance(stored, StoredComparison):
+        return common | _comparison(stored)
+    return common | _tuning(stored)
 
 
-def _comparison(outcome: ComparisonOutcome) -> Content:
-    comparison = outcome.comparison
-    metrics = comparison.get("metrics", {})
-    groups = [
-        [name for name in metrics if name.startswith("normalized_") == which] for which in (False, True)
-    ]
+def _comparison(stored: StoredComparison) -> Content:
+    document = stored.document
+    metrics = document.get("metrics", {})
+    groups = [names for names in plain_and_normalized(metrics) if names]
     return {
-        "headline": comparison.get("verdict", "This comparison did not finish: it has no verdict."),
-        "is_finished": "verdict" in comparison,
-        "num_builds": comparison.get("num_builds"),
-        "margin": percent_text(comparison.get("margin_percent"), digits=None).lstrip("+"),
-        "tables": [[_comparison_row(name, metrics[name]) for name in names] for names in groups if names],
-        "pictures": _pictures(outcome.pictures),
+        "headline": document.get("verdict", "This comparison did not finish: it has no verdict."),
+        "is_finished": "verdict" in document,
+        "num_builds": document.get("num_builds"),
+        "margin": percent_text(document.get("margin_percent"), decimals=None, is_signed=False),
+        "tables": [[_comparison_row(name, metrics[name]) for name in names] for names in groups],
+        "pictures": _images(stored.images),
     }
 
 
-def _comparison_row(name: str, values: Content) -> Content:
-    p = values.get("tost_p")
+def _comparison_row(name: str, found: Content) -> Content:
     return {
         "name": name,
-        "federated": _spread(name, values, "federated"),
-        "centralized": _spread(name, values, "centralized"),
-        "difference": percent_text(values.get("difference_percent")),
-        "tost_p": NOTHING if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}",
+        "federated": _spread(name, found, "federated"),
+        "centralized": _spread(name, found, "centralized"),
+        "difference": percent_text(found.get("difference_percent")),
+        "tost_p": p_text(found.get("tost_p")),
     }
 
 
-def _spread(name: str, values: Content, which: str) -> str:
-    mean, deviation = values.get(f"{which}_mean"), values.get(f"{which}_sd")
+def _spread(name: str, found: Content, side: str) -> str:
+    mean, deviation = found.get(f"{side}_mean"), found.get(f"{side}_sd")
     if name == "loss":
-        return f"{loss_text(mean)} ± {loss_text(deviation, beside=mean)}"
+        return f"{loss_text(mean)} ± {loss_text(deviation, scale=mean)}"
     return f"{number_text(mean)} ± {number_text(deviation)}"
 
 
-def _tuning(outcome: TuningOutcome) -> Content:
-    is_finished = bool(outcome.config)
-    trials = several(len(outcome.trials), "trial")
+def _tuning(stored: StoredTuning) -> Content:
+    is_finished = bool(stored.config)
+    count, shown = several(len(stored.trials), "trial"), stored.trials[:_MOST_TRIALS]
     return {
-        "headline": f"Tuned in {trials}." if is_finished else f"This tuning did not finish: {trials} so far.",
+        "headline": f"Tuned in {count}." if is_finished else f"This tuning did not finish: {count} so far.",
         "is_finished": is_finished,
-        "head": [name.replace("_", " ") for name in outcome.trials[0]] if outcome.trials else [],
-        "rows": [[_cell(text) for text in trial.values()] for trial in outcome.trials[:_MOST_TRIALS]],
-        "num_more": max(len(outcome.trials) - _MOST_TRIALS, 0),
-        "pictures": _pictures(outcome.pictures),
+        "head": [name.replace("_", " ") for name in stored.trials[0]] if stored.trials else [],
+        "rows": [[_cell(text) for text in trial.values()] for trial in shown],
+        "num_more": len(stored.trials) - len(shown),
+        "pictures": _images(stored.images),
     }
 
 
@@ -132,26 +126,26 @@ def _cell(text: str) -> str:
         return str(text)
 
 
-def _pictures(pictures: dict[str, bytes]) -> list[Picture]:
+def _images(images: dict[str, bytes]) -> list[tuple[str, str]]:
+    """Return a title for each PNG file, and its content in base64."""
     return [
-        Picture(name.replace("_", " ").replace("-", " ").capitalize(), base64.b64encode(image).decode())
-        for name, image in pictures.items()
+        (name.replace("_", " ").replace("-", " ").capitalize(), base64.b64encode(image).decode())
+        for name, image in images.items()
     ]
 
 
-def _settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
+def _settings(config: dict[str, Any]) -> dict[str, list[tuple[str, str, bool]]]:
+    """Return for each section its keys, their values, and whether these differ from the defaults."""
     defaults = ExperimentConfig().to_dict()
     return {
         section: [
-            Setting(key, _value(value), defaults.get(section, {}).get(key) != value)
-            for key, value in keys.items()
+            (key, _value(value), defaults.get(section, {}).get(key) != value) for key, value in keys.items()
         ]
         for section, keys in config.items()
-        if isinstance(keys, dict)
     }
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -166,24 +160,24 @@ def _environment(environment: dict[str, Any]) -> Content:
     return {"machine": machine, "versions": environment.get("versions", {}), "command": command}
 
 
-def _joint(runs: Sequence[RunOutcome]) -> Content:
-    lines = [curves.line_of(run, position) for position, run in enumerate(runs)]
-    names = list(dict.fromkeys(name for run in runs for name in curves.main_metrics(run)))
+def _side_by_side(runs: Sequence[StoredRun]) -> Content:
+    entries = [legend_entry(run, position) for position, run in enumerate(runs)]
+    names = list(dict.fromkeys(name for run in runs for name in run.main_metrics))
     return {
         "names": names,
-        "rows": [_joint_row(run, runs, line, names) for run, line in zip(runs, lines, strict=True)],
-        "figures": figures_of(curves.panels_of_all(runs), "joint"),
+        "rows": [_row(run, runs, entry, names) for run, entry in zip(runs, entries, strict=True)],
+        "figures": drawn_panels(panels_of_runs(runs), "joint"),
         "differences": _differences(runs),
-        "lines": lines,
+        "entries": entries,
     }
 
 
-def _joint_row(run: RunOutcome, runs: Sequence[RunOutcome], line: Line, names: Sequence[str]) -> Content:
-    summary, federated = run.summary or {}, side(run, "federated")
-    rounds, users = summary.get("num_rounds", num_rounds(run)), summary.get("num_users", np.nan)
-    total = bytes_per_round(run) * rounds
+def _row(run: StoredRun, runs: Sequence[StoredRun], entry: LegendEntry, names: Sequence[str]) -> Content:
+    summary, federated = run.summary or {}, run.side("federated")
+    rounds = summary.get("num_rounds", run.num_rounds)
+    total = run.bytes_per_round * rounds
     return {
-        "line": line,
+        "entry": entry,
         "is_finished": run.summary is not None,
         "cells": [
             *(number_text(federated.get(name)) for name in names),
@@ -191,20 +185,20 @@ def _joint_row(run: RunOutcome, runs: Sequence[RunOutcome], line: Line, names: S
             percent_text(_against_als(run, runs)),
             count_text(rounds),
             count_text(summary.get("cohort_size")),
-            size_text(total / users),
+            size_text(total / summary.get("num_users", np.nan)),
             size_text(total),
             seconds_text(summary.get("seconds_per_round")),
         ],
     }
 
 
-def _against_als(run: RunOutcome, runs: Sequence[RunOutcome]) -> float | None:
-    loss, reference = side(run, "federated").get("loss"), curves.als_loss(run, runs)
+def _against_als(run: StoredRun, runs: Sequence[StoredRun]) -> float | None:
+    loss, reference = run.side("federated").get("loss"), run.als_loss(runs)
     return 100 * (loss - reference) / abs(reference) if loss is not None and reference else None
 
 
-def _differences(runs: Sequence[RunOutcome]) -> Content:
-    """The keys of the configurations that are not the same in all runs."""
+def _differences(runs: Sequence[StoredRun]) -> Content:
+    """Return the keys of the configurations whose values are not the same in all runs."""
     flat = [
         {
             f"{section}.{key}": _value(value)

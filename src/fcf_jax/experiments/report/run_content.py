@@ -1,16 +1,15 @@
 """What a report says about one run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 
-from fcf_jax.experiments.report import curves
-from fcf_jax.experiments.report.curves import bytes_per_round, excess_loss, leading_metric, side
-from fcf_jax.experiments.report.outcomes import RunOutcome
-from fcf_jax.experiments.report.pictures import Line, Panel, describe, to_svg
+from fcf_jax.experiments.report.panels import LegendEntry, Panel, alt_text, panels_of_run, svg_of_panel
+from fcf_jax.experiments.report.read import StoredRun
 from fcf_jax.experiments.report.wording import (
-    NOTHING,
+    UNKNOWN,
     count_text,
     loss_text,
     metric_text,
@@ -19,58 +18,113 @@ from fcf_jax.experiments.report.wording import (
     seconds_text,
     several,
     size_text,
+    value_text,
 )
+from fcf_jax.experiments.store.summary import Summary
 
+_LOSS_LEVELS = (10.0, 1.0, 0.1)  # percent above the final loss of ALS
+_METRIC_SHARE = 0.995  # of the final value of ALS
 Content = dict[str, Any]
 
 
-class Tile(NamedTuple):
-    """A number to see at once."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-class Share(NamedTuple):
-    """A part of a whole, as a bar."""
-
-    label: str
-    value: str
-    percent: float
-
-
-class Figure(NamedTuple):
-    """A drawn panel with what stands around it."""
+class DrawnPanel(NamedTuple):
+    """A panel as the page shows it."""
 
     title: str
     svg: Markup
-    description: str
-    lines: list[Line]
+    alt: str
+    legend: list[LegendEntry]
 
 
-def run_content(run: RunOutcome, *, anchor: str) -> Content:
-    """Arrange the numbers and pictures of a run; `anchor` keeps the ids of its pictures apart."""
+class Milestone(NamedTuple):
+    """When a goal was first reached; None if it was not, or not measured.
+
+    Attributes:
+        goal: in words.
+        rounds: of the federation.
+        bytes: sent and received by all clients in these rounds.
+        sweeps: of ALS.
+    """
+
+    goal: str
+    rounds: int | None
+    bytes: float | None
+    sweeps: int | None
+
+
+def run_content(run: StoredRun, *, anchor: str) -> Content:
+    """Arrange the numbers and figures of a run; `anchor` keeps the ids of its figures apart."""
+    summary = run.summary
     return {
         "headline": _headline(run),
-        "is_finished": run.summary is not None,
+        "is_finished": summary is not None,
         "tiles": list(_tiles(run)),
         "tables": _result_tables(run),
-        "has_als": bool(side(run, "centralized")),
-        "figures": figures_of(curves.panels_of(run), anchor),
-        "milestones": curves.milestones(run),
+        "has_als": bool(run.side("centralized")),
+        "figures": drawn_panels(panels_of_run(run), anchor),
+        "milestones": milestones(run),
         "evaluations": _evaluations(run),
-        "data": list(_data(run.summary)) if run.summary else [],
-        "payload": list(_payload(run, run.summary)) if run.summary else [],
-        "shares": list(_shares(run.summary)) if run.summary else [],
+        "data": list(_data(summary)) if summary else [],
+        "payload": list(_payload(run, summary)) if summary else [],
+        "shares": list(_shares(summary)) if summary else [],
     }
 
 
-def _headline(run: RunOutcome) -> str:
-    rounds = several(num_rounds(run), "round")
+def drawn_panels(panels: Iterable[Panel], anchor: str) -> list[DrawnPanel]:
+    """Draw panels for the page."""
+    return [
+        DrawnPanel(
+            panel.title, Markup(svg_of_panel(panel, name=f"{anchor}-{index}")), alt_text(panel), panel.legend
+        )
+        for index, panel in enumerate(panels)
+    ]
+
+
+def plain_and_normalized(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Split the names of metrics into those as they are and those divided by their best possible value."""
+    normalized = [name for name in names if name.startswith("normalized_")]
+    return [name for name in names if name not in normalized], normalized
+
+
+def milestones(run: StoredRun) -> list[Milestone]:
+    """Return the first round within 10, 1 and 0.1 % of the loss of ALS, and at 99.5 % of its MAP.
+
+    Empty without ALS to compare with.
+    """
+    centralized, name = run.side("centralized"), run.leading_metric
+    if not centralized:
+        return []
+    rounds, sweeps = run.excess_loss(), run.excess_loss("als_sweep")
+    found = [
+        _milestone(
+            run,
+            f"loss within {percent_text(level, decimals=None, is_signed=False)} of ALS's",
+            _first(rounds.rounds, rounds.values <= level),
+            _first(sweeps.rounds, sweeps.values <= level),
+        )
+        for level in _LOSS_LEVELS
+    ]
+    if name != "rmse" and centralized.get(name) is not None:
+        evaluated = run.series("evaluation", name)
+        share = percent_text(100 * _METRIC_SHARE, decimals=None, is_signed=False)
+        reached = _first(evaluated.rounds, evaluated.values >= _METRIC_SHARE * centralized[name])
+        found.append(_milestone(run, f"{metric_text(name)} at {share} of ALS's", reached, None))
+    return found
+
+
+def _milestone(run: StoredRun, goal: str, rounds: int | None, sweeps: int | None) -> Milestone:
+    return Milestone(goal, rounds, None if rounds is None else rounds * run.bytes_per_round, sweeps)
+
+
+def _first(rounds: np.ndarray, is_reached: np.ndarray) -> int | None:
+    return int(rounds[is_reached.argmax()]) if is_reached.any() else None
+
+
+def _headline(run: StoredRun) -> str:
+    rounds = several(run.num_rounds, "round")
     if run.summary is None:
         return f"This run did not finish: it has no summary.json. On record: {rounds}."
-    name, federated, centralized = leading_metric(run), side(run, "federated"), side(run, "centralized")
+    name, federated, centralized = run.leading_metric, run.side("federated"), run.side("centralized")
     if not centralized:
         sentences = [f"After {rounds} the loss is {loss_text(federated.get('loss'))}; ALS was not trained."]
     else:
@@ -83,99 +137,79 @@ def _headline(run: RunOutcome) -> str:
     return " ".join(sentences)
 
 
-def _beside_als(run: RunOutcome) -> str:
-    excess = side(run, "difference_percent").get("loss")
+def _beside_als(run: StoredRun) -> str:
+    excess = run.side("difference_percent").get("loss")
     if excess is None:
         return "not comparable with"
-    return f"{percent_text(abs(excess)).lstrip('+')} {'above' if excess > 0 else 'below'}"
+    return f"{percent_text(abs(excess), is_signed=False)} {'above' if excess > 0 else 'below'}"
 
 
-def num_rounds(run: RunOutcome) -> int:
-    """Count the rounds on record."""
-    return sum(one["kind"] == "round" for one in run.records)
-
-
-def _tiles(run: RunOutcome) -> Iterator[Tile]:
-    federated, difference = side(run, "federated"), side(run, "difference_percent")
-    if not run.summary:
-        yield Tile("rounds on record", count_text(num_rounds(run)))
+def _tiles(run: StoredRun) -> Iterator[tuple[str, str, str]]:
+    """Yield the numbers at the top of the page: label, value and note."""
+    federated, difference, summary = run.side("federated"), run.side("difference_percent"), run.summary
+    if not summary:
+        yield "rounds on record", count_text(run.num_rounds), ""
         return
     if difference:
-        yield Tile(
-            "loss against ALS's", percent_text(difference.get("loss")), f"loss {loss_text(federated['loss'])}"
-        )
-    leading_first = sorted(curves.main_metrics(run), key=lambda name: name != leading_metric(run))
+        loss = f"loss {loss_text(federated['loss'])}"
+        yield "loss vs ALS", percent_text(difference.get("loss")), loss
+    leading_first = sorted(run.main_metrics, key=lambda name: name != run.leading_metric)
     for name in [name for name in leading_first if federated.get(name) is not None][:2]:
-        note = f"{percent_text(difference.get(name))} against ALS's" if difference else ""
-        yield Tile(metric_text(name), number_text(federated.get(name)), note)
-    summary = run.summary
-    cohort, everybody = count_text(summary["cohort_size"]), count_text(summary["num_users"])
-    who = f"all {everybody}" if cohort == everybody else f"{cohort} of {everybody}"
-    yield Tile("rounds", count_text(summary["num_rounds"]), f"{who} clients in each")
+        note = f"{percent_text(difference.get(name))} vs ALS" if difference else ""
+        yield metric_text(name), number_text(federated.get(name)), note
+    cohort, users = count_text(summary["cohort_size"]), count_text(summary["num_users"])
+    who = f"all {users}" if cohort == users else f"{cohort} of {users}"
+    yield "rounds", count_text(summary["num_rounds"]), f"{who} clients in each"
     rate = f"{count_text(summary['clients_per_second'])} clients/s"
-    yield Tile("time per round", seconds_text(summary["seconds_per_round"]), rate)
-    total = bytes_per_round(run) * summary["num_rounds"]
-    each = total / max(summary["num_users"], 1)
-    yield Tile("payload in all", size_text(total), f"{size_text(each)} for each client")
+    yield "time per round", seconds_text(summary["seconds_per_round"]), rate
+    total = run.bytes_per_round * summary["num_rounds"]
+    per_client = total / max(summary["num_users"], 1)
+    yield "total payload", size_text(total), f"{size_text(per_client)} per client"
 
 
-def _result_tables(run: RunOutcome) -> list[Content]:
-    federated = side(run, "federated")
-    plain = [name for name in federated if not name.startswith("normalized_")]
-    normalized = [name for name in federated if name.startswith("normalized_")]
-    titles = ("Metrics and loss", "Normalised by the best a user's test items allow")
+def _result_tables(run: StoredRun) -> list[Content]:
+    titles = ("Metrics and loss", "Normalised by the best value each user's test items allow")
     return [
         {"title": title, "rows": [_result_row(run, name) for name in names]}
-        for title, names in zip(titles, (plain, normalized), strict=True)
+        for title, names in zip(titles, plain_and_normalized(run.side("federated")), strict=True)
         if names
     ]
 
 
-def _result_row(run: RunOutcome, name: str) -> Content:
-    text = loss_text if name == "loss" else number_text
-    sides = (side(run, "federated").get(name), side(run, "centralized").get(name))
+def _result_row(run: StoredRun, name: str) -> Content:
     return {
         "name": name,
-        "federated": text(sides[0]),
-        "centralized": text(sides[1]),
-        "difference": percent_text(side(run, "difference_percent").get(name)),
+        "federated": value_text(name, run.side("federated").get(name)),
+        "centralized": value_text(name, run.side("centralized").get(name)),
+        "difference": percent_text(run.side("difference_percent").get(name)),
         "is_lower_better": name.endswith(("loss", "rmse")),
     }
 
 
-def figures_of(panels: Iterable[Panel], anchor: str) -> list[Figure]:
-    """Draw panels for the page."""
-    return [
-        Figure(panel.title, Markup(to_svg(panel, name=f"{anchor}-{position}")), describe(panel), panel.lines)
-        for position, panel in enumerate(panels)
-    ]
-
-
-def _evaluations(run: RunOutcome) -> Content:
-    """The numbers of the curves where metrics were measured."""
-    names = curves.main_metrics(run)
-    excess = dict(zip(*(array.tolist() for array in excess_loss(run)), strict=True))
+def _evaluations(run: StoredRun) -> Content:
+    """Return the table of all evaluations: the numbers behind the curves."""
+    excess = dict(zip(*(array.tolist() for array in run.excess_loss()), strict=True))
     rows = [
         [
-            count_text(one["round"]),
-            size_text(one["round"] * bytes_per_round(run)),
-            percent_text(excess.get(one["round"])),
-            *(number_text(one.get(name)) for name in names),
+            count_text(record["round"]),
+            size_text(record["round"] * run.bytes_per_round),
+            percent_text(excess.get(record["round"])),
+            *(number_text(record.get(name)) for name in run.main_metrics),
         ]
-        for one in run.records
-        if one["kind"] == "evaluation"
+        for record in run.records
+        if record["kind"] == "evaluation"
     ]
-    return {"head": ["round", "payload", "loss above", *map(metric_text, names)], "rows": rows}
+    return {"head": ["round", "payload", "excess loss", *map(metric_text, run.main_metrics)], "rows": rows}
 
 
-def _data(summary: Content) -> Iterator[tuple[str, str]]:
+def _data(summary: Summary) -> Iterator[tuple[str, str]]:
     users, items, total = (summary[f"num_{name}"] for name in ("users", "items", "interactions"))
     yield "users", count_text(users)
     yield "items", count_text(items)
     yield "interactions", count_text(total)
-    yield "to train on", count_text(summary["num_train_interactions"])
-    yield "to test on", count_text(summary["num_test_interactions"])
-    yield "share of all pairs", percent_text(100 * total / max(users * items, 1)).lstrip("+")
+    yield "training interactions", count_text(summary["num_train_interactions"])
+    yield "test interactions", count_text(summary["num_test_interactions"])
+    yield "share of user-item pairs", percent_text(100 * total / max(users * items, 1), is_signed=False)
     left_out = {
         "users without a test item": summary["num_users_without_test"],
         "users without a training item": summary["num_users_without_train"],
@@ -184,41 +218,31 @@ def _data(summary: Content) -> Iterator[tuple[str, str]]:
     for name, count in left_out.items():
         if count:
             yield name.replace("_", " "), count_text(count)
-    yield "fingerprint", str(summary.get("data_fingerprint", NOTHING))[:16]
+    yield "fingerprint", str(summary.get("data_fingerprint", UNKNOWN))[:16]
 
 
-def _payload(run: RunOutcome, summary: Content) -> Iterator[tuple[str, str]]:
-    up, down = summary["payload_bytes_up"], summary["payload_bytes_down"]
-    rounds, cohort_size, users = (summary[name] for name in ("num_rounds", "cohort_size", "num_users"))
-    yield "a client in a round receives", size_text(down)
-    yield "a client in a round sends", size_text(up)
-    yield "all clients of a round", size_text(bytes_per_round(run))
-    yield "a client in the whole run, on average", size_text(bytes_per_round(run) * rounds / max(users, 1))
-    yield "all clients in the whole run receive", size_text(down * cohort_size * rounds)
-    yield "all clients in the whole run send", size_text(up * cohort_size * rounds)
+def _payload(run: StoredRun, summary: Summary) -> Iterator[tuple[str, str]]:
+    up, down, users = summary["payload_bytes_up"], summary["payload_bytes_down"], summary["num_users"]
+    client_rounds = summary["cohort_size"] * summary["num_rounds"]
+    yield "received per client and round", size_text(down)
+    yield "sent per client and round", size_text(up)
+    yield "all clients, per round", size_text(run.bytes_per_round)
+    yield "per client in the whole run, on average", size_text((up + down) * client_rounds / max(users, 1))
+    yield "received by all clients in the whole run", size_text(down * client_rounds)
+    yield "sent by all clients in the whole run", size_text(up * client_rounds)
     if padding := summary.get("padding_factor"):
-        yield "slots computed for each interaction", number_text(padding, decimals=2)
+        yield "slots computed per interaction", number_text(padding, decimals=2)
 
 
-def _shares(summary: Content) -> Iterator[tuple[str, list[Share]]]:
+def _shares(summary: Summary) -> Iterator[tuple[str, list[tuple[str, str, float]]]]:
+    """Yield bars: a title, and of each part its label, value and percentage of the whole."""
     up, down = summary["payload_bytes_up"], summary["payload_bytes_down"]
-    yield (
-        "Payload of a client in a round",
-        [_share("received", size_text(down), down, up + down), _share("sent", size_text(up), up, up + down)],
-    )
+    percent = 100 / ((up + down) or 1)
+    received, sent = ("received", size_text(down), percent * down), ("sent", size_text(up), percent * up)
+    yield "Payload per client and round", [received, sent]
     if padding := summary.get("padding_factor"):
+        parts = {"interactions": 100 / padding, "padding": 100 - 100 / padding}
         yield (
-            "Slots computed in a round of everybody",
-            [
-                _share("interactions", _part(1 / padding), 1, padding),
-                _share("padding", _part(1 - 1 / padding), padding - 1, padding),
-            ],
+            "Slots computed in a round of all clients",
+            [(label, percent_text(part, decimals=1, is_signed=False), part) for label, part in parts.items()],
         )
-
-
-def _part(share: float) -> str:
-    return percent_text(100 * share, digits=1).lstrip("+")
-
-
-def _share(label: str, value: str, part: float, whole: float) -> Share:
-    return Share(label, value, 100 * part / whole if whole else 0.0)

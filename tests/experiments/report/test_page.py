@@ -4,23 +4,13 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.experiments.report import PRIVACY_NOTE, page, read_outcomes, render
-from fcf_jax.experiments.report.curves import Milestone, excess_loss, milestones, panels_of_all
-from fcf_jax.experiments.report.outcomes import RunOutcome
-from fcf_jax.experiments.report.pictures import COLORS, SERIES, to_png, to_svg
-from fcf_jax.experiments.report.wording import (
-    listed,
-    loss_text,
-    metric_text,
-    number_text,
-    percent_text,
-    seconds_text,
-    size_text,
-)
+from fcf_jax.experiments.report import page
+from fcf_jax.experiments.report.page import render
+from fcf_jax.experiments.report.read import read_folders
+from fcf_jax.experiments.report.wording import PRIVACY_NOTE, metric_text, size_text
 
 TINY = [  # as in test_cli: compiled once
     "--set", "data.num_users=60", "--set", "data.num_items=30", "--set", "data.mean_history=8",
@@ -127,27 +117,12 @@ def tuning(finished, tmp_path):
     return folder
 
 
-def run_of(losses, *, sweeps=(), centralized=None, config=None, evaluations=()):
-    """A run with these losses, 10 clients, and 3 + 2 bytes for each in a round."""
-    records = [{"kind": "round", "round": index, "loss": loss} for index, loss in enumerate(losses[:-1])]
-    records += [{"kind": "als_sweep", "round": index, "loss": loss} for index, loss in enumerate(sweeps)]
-    records += [{"kind": "evaluation", "round": round_, **values} for round_, values in evaluations]
-    summary = {
-        "federated": {"loss": losses[-1]},
-        "centralized": centralized,
-        "payload_bytes_up": 3,
-        "payload_bytes_down": 2,
-        "cohort_size": 10,
-    }
-    return RunOutcome("made up", config or {}, {}, records, summary)
-
-
 def test_tables_show_the_numbers_of_the_summary(finished):
     summary = json.loads((finished / "summary.json").read_text())
     tables = read(finished / "report.html").tables
     plain = [name for name in summary["federated"] if not name.startswith("normalized_")]
     normalized = [name for name in summary["federated"] if name.startswith("normalized_")]
-    shown = tables["Metrics and loss"], tables["Normalised by the best a user's test items allow"]
+    shown = tables["Metrics and loss"], tables["Normalised by the best value each user's test items allow"]
     for rows, names in zip(shown, (plain, normalized), strict=True):
         assert len(rows) == 1 + len(names)
         for row, name in zip(rows[1:], names, strict=True):
@@ -168,8 +143,8 @@ def test_tables_show_the_numbers_of_the_summary(finished):
     ],
 )
 def test_note_of_what_has_no_summary_is_that_of_its_mode(comparison, privacy, words):
-    (outcome,) = read_outcomes([comparison])
-    assert words in render([outcome._replace(config=outcome.config | {"privacy": privacy})])
+    (stored,) = read_folders([comparison])
+    assert words in render([stored._replace(config=stored.config | {"privacy": privacy})])
 
 
 def test_page_tells_payload_padding_environment_and_privacy(finished):
@@ -178,15 +153,15 @@ def test_page_tells_payload_padding_environment_and_privacy(finished):
     total = 6 * 60 * (summary["payload_bytes_up"] + summary["payload_bytes_down"])
     version = json.loads((finished / "environment.json").read_text())["versions"]["jax"]
     facts = {
-        "slots computed for each interaction": f"{summary['padding_factor']:.2f}",
-        "a client in a round sends": size_text(summary["payload_bytes_up"]),
+        "slots computed per interaction": f"{summary['padding_factor']:.2f}",
+        "sent per client and round": size_text(summary["payload_bytes_up"]),
         "jax": version,
         "num_factors": "4",
     }
     for name, value in facts.items():
         assert f"{name}{value}".replace("\N{NO-BREAK SPACE}", " ") in text
     assert PRIVACY_NOTE in text
-    assert f"payload in all {size_text(total)}".replace("\N{NO-BREAK SPACE}", " ") in text
+    assert f"total payload {size_text(total)}".replace("\N{NO-BREAK SPACE}", " ") in text
 
 
 def test_page_needs_nothing_but_itself(finished, comparison, tuning, tmp_path):
@@ -240,16 +215,16 @@ def test_runs_stand_side_by_side_with_what_differs(finished, copied, tmp_path):
     summary = json.loads((finished / "summary.json").read_text())
     assert [row[0] for row in rows] == ["first", "copy"]
     assert number(rows[0][head.index("MAP@10")]) == pytest.approx(summary["federated"]["map_at_10"], abs=5e-5)
-    assert number(rows[1][head.index("against ALS's")]) == pytest.approx(
+    assert number(rows[1][head.index("vs ALS")]) == pytest.approx(
         summary["difference_percent"]["loss"], abs=0.005
     )
-    differences = tables["What differs in the configurations"]
+    differences = tables["Configuration differences"]
     assert differences == [["run", "model.alpha"], ["first", "4.0"], ["copy", "2.5"]]
 
 
 def test_folders_of_one_name_are_told_apart(finished, tmp_path):
     other = shutil.copytree(finished, tmp_path / finished.name)
-    names = [outcome.name for outcome in read_outcomes([finished, other])]
+    names = [stored.name for stored in read_folders([finished, other])]
     assert names == [str(finished), str(other)]
 
 
@@ -262,7 +237,7 @@ def test_unfinished_run_says_so(copied):
         in read(copied / "report.html").text
     )
     (copied / "metrics.jsonl").unlink()
-    assert "On record: 0 rounds." in Page(render(read_outcomes([copied, copied]))).text
+    assert "On record: 0 rounds." in Page(render(read_folders([copied, copied]))).text
 
 
 def test_run_without_test_items_or_als_is_shown(copied):
@@ -343,78 +318,3 @@ def test_full_disk_is_a_failure_in_one_line(finished, monkeypatch, capsys):
     monkeypatch.setattr(page, "write_atomically", full)
     assert cli.main(["report", str(finished)]) == 1
     assert "free some space" in capsys.readouterr().err
-
-
-def test_excess_loss_known_answers():
-    run = run_of([30.0, 11.0, 10.1], sweeps=[30.0, 12.0], centralized={"loss": 10.0})
-    np.testing.assert_allclose(excess_loss(run).values, [200.0, 10.0, 1.0])
-    np.testing.assert_allclose(excess_loss(run, "als_sweep").values, [200.0, 20.0, 0.0])
-    np.testing.assert_array_equal(excess_loss(run).rounds, [0, 1, 2])
-    alone = run_of([30.0, None, 20.0])
-    np.testing.assert_allclose(excess_loss(alone).values, [50.0, np.nan, 0.0])
-    np.testing.assert_allclose(excess_loss(alone, others=[run]).values, [200.0, np.nan, 100.0])
-
-
-def test_cohort_shows_exact_losses_and_not_its_estimates():
-    cohort = {"federation": {"cohort_size": 5}}
-    run = run_of(
-        [99.0, 1.0, 11.0], centralized={"loss": 10.0}, config=cohort, evaluations=[(2, {"loss": 11.0})]
-    )
-    assert [values.tolist() for values in excess_loss(run)] == [[2.0], [pytest.approx(10.0)]]
-
-
-def test_milestones_known_answers():
-    evaluations = [(1, {"map_at_10": 0.3}), (2, {"map_at_10": 0.399})]
-    run = run_of(
-        [30.0, 10.9, 10.05],
-        sweeps=[30.0, 10.5],
-        centralized={"loss": 10.0, "map_at_10": 0.4},
-        evaluations=evaluations,
-    )
-    found = [one[1:] for one in milestones(run)]
-    assert found == [(1, 50.0, 1), (2, 100.0, 2), (None, None, 2), (2, 100.0, None)]
-    assert milestones(run_of([2.0, 1.0])) == []
-    assert isinstance(milestones(run)[0], Milestone)
-
-
-def test_svg_takes_its_colours_and_pngs_any_name():
-    runs = [
-        run_of([30.0, 11.0, 10.1])._replace(name=name)
-        for name in ("_hidden", "$x$ \N{SNOWMAN} 漢", *"abcdefg")
-    ]
-    panels = panels_of_all(runs)
-    svg = to_svg(panels[0], name="one")
-    assert not any(color.light in svg for color in COLORS)
-    assert all(f"var(--{color.name})" in svg for color in SERIES)
-    assert to_svg(panels[0], name="one") == svg
-    diverged = run_of([30.0, 1e9, 1e30], config={"data": {}})._replace(name="diverged")
-    assert to_png(panels_of_all([*runs, diverged])).startswith(b"\x89PNG")
-    labels = re.findall(">([^<]*%)<", to_svg(panels_of_all([diverged])[0], name="two"))
-    assert labels and not any("e+" in label for label in labels)  # the rest is outside of the picture
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (size_text(999), "999 B"),
-        (size_text(1_000), "1.00 kB"),
-        (size_text(326_400_000), "326 MB"),
-        (size_text(2e9, is_round=True), "2 GB"),
-        (seconds_text(75.0), "75.0 s"),
-        (seconds_text(0.0121), "12.1 ms"),
-        (seconds_text(2e-6), "2.00 µs"),
-        (percent_text(-0.0223), "\N{MINUS SIGN}0.02 %"),
-        (percent_text(-0.001), "0.00 %"),
-        (percent_text(100.0, digits=None), "+100 %"),
-        (loss_text(115821.288), "115,821"),
-        (loss_text(0.5), "0.500000"),
-        (loss_text(12.3, beside=115821.0), "12"),
-        (number_text(None), "\N{EN DASH}"),
-        (number_text(float("nan")), "\N{EN DASH}"),
-        (metric_text("normalized_hit_rate_at_5"), "Hit rate@5"),
-        (listed(["a"]), "a"),
-        (listed(["a", "b", "c"]), "a, b and c"),
-    ],
-)
-def test_wording_known_answers(text, expected):
-    assert text.replace("\N{NO-BREAK SPACE}", " ") == expected
