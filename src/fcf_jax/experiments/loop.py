@@ -1,5 +1,6 @@
-"""Federated training in blocks of rounds, timed, watched for divergence, stopped when asked to."""
+"""Training in blocks of rounds: timed, watched for divergence, stopped on request."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,9 +10,6 @@ import numpy as np
 
 from fcf_jax.core.records import Key, RoundInfo, ServerState
 from fcf_jax.experiments.build.devices import Runner
-from fcf_jax.experiments.config.privacy_modes import has_noise
-from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import step_of
 
 _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
 _LARGEST_BLOCK = 10
@@ -19,71 +17,153 @@ _LARGEST_BLOCK = 10
 Record = dict[str, Any]
 
 
+class Schedule(NamedTuple):
+    """When blocks of rounds end, and what is due there.
+
+    Attributes:
+        num_rounds: of the whole training.
+        evaluate_every: rounds between evaluations.
+        checkpoint_every: rounds between checkpoints, at least; None: with every evaluation.
+    """
+
+    num_rounds: int
+    evaluate_every: int
+    checkpoint_every: int | None = None
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Blocks of rounds that end where evaluations are due, most of one size, at least three.
+
+        Each size is a program of its own to compile.
+        """
+        largest = max(1, min(_LARGEST_BLOCK, self.evaluate_every, self.num_rounds // 3))
+        size = next(one for one in range(largest, 0, -1) if self.evaluate_every % one == 0)
+        whole, rest = divmod(self.num_rounds, size)
+        return [size] * whole + [rest] * (rest > 0)
+
+    def blocks(self, *, done: int = 0, then_of: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield the first round and the size of every block that is left.
+
+        Args:
+            done: rounds that need not be repeated.
+            then_of: size of further blocks without end, after the last round; 0: that of the first block, if
+                there is any; None: no further blocks.
+        """
+        sizes, first = self.block_sizes, 0
+        endless = [] if then_of is None else itertools.repeat(then_of or sizes[0])
+        for size in itertools.chain(sizes, endless):
+            if first >= done:
+                yield first, size
+            first += size
+
+    @property
+    def reports(self) -> Iterator[tuple[int, int]]:
+        """First round and size of every stretch between evaluations, for programs of any number of rounds."""
+        for first in range(0, self.num_rounds, self.evaluate_every):
+            yield first, min(self.evaluate_every, self.num_rounds - first)
+
+    def is_evaluation_due(self, done: int) -> bool:
+        """Return True after so many rounds."""
+        return done % self.evaluate_every == 0 or done == self.num_rounds
+
+    def is_checkpoint_due(self, done: int, size: int) -> bool:
+        """Return True after a block of this size that ends after so many rounds."""
+        every = self.checkpoint_every
+        if every is None or done == self.num_rounds:
+            return self.is_evaluation_due(done)
+        return done // every > (done - size) // every
+
+
 class Divergence(NamedTuple):
-    """Where the loss left the ground."""
+    """Round and loss at which training diverged."""
 
     round: int
     loss: float
 
 
 class Begun(NamedTuple):
-    """How far an earlier training came."""
+    """State of an earlier training that is resumed.
 
-    done: int  # rounds
+    Attributes:
+        done: rounds done.
+        state: of the server.
+        key: of the first item factors.
+        records: of these rounds.
+        starts: rounds at which a process took over; the last is `done`.
+    """
+
+    done: int
     state: ServerState
     key: Key
-    records: list[Record]  # of these rounds
-    starts: list[int]  # rounds at which a process took over; the last is `done`
+    records: list[Record]
+    starts: list[int]
 
 
 class Block(NamedTuple):
-    """What there is to tell after a block of rounds."""
+    """Outcome of a block of rounds.
 
-    done: int  # rounds of the whole training
+    Attributes:
+        done: rounds of the whole training.
+        size: rounds of the block.
+        state: of the server.
+        records: all so far; the receiver may add some.
+        loss: the latest.
+        seconds: per round of the block.
+    """
+
+    done: int
     size: int
     state: ServerState
-    records: list[Record]  # all so far; whoever is told may add some
-    loss: float  # the latest
-    seconds: float  # that each round of the block took
-    is_due: bool  # for an evaluation
+    records: list[Record]
+    loss: float
+    seconds: float
 
 
 class Training(NamedTuple):
-    """The outcome of all rounds, or of those before a stop or divergence."""
+    """Outcome of all rounds, or of those before a stop or divergence.
+
+    Attributes:
+        done: rounds done.
+        state: the last good one.
+        records: one for each round and each evaluation.
+        starts: rounds at which a process took over from another.
+        divergence: None if training did not diverge.
+    """
 
     done: int
-    state: ServerState  # the last good one
-    records: list[Record]  # one for each round and each evaluation
-    starts: list[int]  # rounds at which a process took over from another
+    state: ServerState
+    records: list[Record]
+    starts: list[int]
     divergence: Divergence | None
 
 
 def train(
     runner: Runner,
-    config: ExperimentConfig,
+    schedule: Schedule,
     *,
     on_block: Callable[[Block], bool],
+    watched: str = "loss",
+    is_guarded: bool = False,
     may_run: Callable[[int], bool] = lambda num_rounds: True,
     begun: Begun | None = None,
 ) -> Training:
     """Run all rounds that are left.
 
     Args:
-        runner: what is trained, and where.
-        config: how many rounds, and when an evaluation is due.
-        on_block: is told of each block of rounds, and answers whether to stop there.
-        may_run: is asked before each block, which counts so many rounds; a no ends the training.
-        begun: where to go on; None: at the start.
+        runner: runs the rounds.
+        schedule: how many rounds, in which blocks.
+        on_block: called with each block; returning True stops training.
+        watched: number of the records that shows divergence.
+        is_guarded: whether the server step takes back a round whose loss rose.
+        may_run: called with the block size before each block; returning False stops training.
+        begun: where to resume; None: at the start.
     """
-    num_rounds, every = config.federation.num_rounds, config.evaluation.every
     state = good = runner.start()
     done, records, starts = 0, [], []
     if begun is not None:
         done, state = begun.done, runner.place(begun.state)
         records, starts = begun.records, begun.starts
-    for first, size in blocks(num_rounds, every):
-        if first < done:
-            continue
+    for _, size in schedule.blocks(done=done):
         if not may_run(size):
             break
         start, started = state, time.perf_counter()
@@ -91,44 +171,23 @@ def train(
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
         records += _records(info, done, seconds)
-        losses = [one["loss"] for one in records if one["kind"] == "round"]
-        watched = losses if not has_noise(config) else _gradient_norms(records)
-        divergence = find_divergence(watched, is_guarded=step_of(config).is_guarded)
+        rounds = [one for one in records if one["kind"] == "round"]
+        divergence = find_divergence([one[watched] for one in rounds], is_guarded=is_guarded)
         if divergence is not None:
             last_good = start if divergence.round > done else good
             return Training(done, last_good, records, starts, divergence)
         good = start
         done += size
-        is_due = done % every == 0 or done == num_rounds
-        if on_block(Block(done, size, state, records, losses[-1], seconds, is_due)):
+        if on_block(Block(done, size, state, records, rounds[-1]["loss"], seconds)):
             break
     return Training(done, state, records, starts, None)
 
 
-def blocks(num_rounds: int, every: int) -> Iterator[tuple[int, int]]:
-    """Yield each block of rounds: its first round and its size."""
-    first = 0
-    for size in block_sizes(num_rounds, every):
-        yield first, size
-        first += size
-
-
-def block_sizes(num_rounds: int, every: int) -> list[int]:
-    """Cut the rounds into blocks that end where evaluations are due, most of one size, at least three.
-
-    Each size is a program of its own to compile.
-    """
-    largest = max(1, min(_LARGEST_BLOCK, every, num_rounds // 3))
-    size = next(one for one in range(largest, 0, -1) if every % one == 0)
-    whole, rest = divmod(num_rounds, size)
-    return [size] * whole + [rest] * (rest > 0)
-
-
-def seconds_per_round(training: Training, config: ExperimentConfig) -> float:
+def seconds_per_round(training: Training, schedule: Schedule) -> float:
     """Compute the median over blocks, without the first of each size in each process: it compiles."""
     seconds = {one["round"]: one["seconds"] for one in training.records if one["kind"] == "round"}
     warm, compiled = [], set()
-    for first, size in blocks(config.federation.num_rounds, config.evaluation.every):
+    for first, size in schedule.blocks():
         if first in training.starts:
             compiled.clear()
         if first in seconds and size in compiled:
@@ -138,7 +197,7 @@ def seconds_per_round(training: Training, config: ExperimentConfig) -> float:
 
 
 def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Divergence | None:
-    """Find the first loss that is not finite or above ten times the very first.
+    """Find the first loss that is not finite, or above ten times the very first.
 
     A guarded step takes one such loss back in the next round: only two in a row count.
     """
@@ -153,17 +212,12 @@ def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Diverge
     return Divergence(position, float(values[position]))
 
 
-def _gradient_norms(records: list[Record]) -> list[float]:
-    """Watch these where the clients do not send their loss."""
-    return [one["gradient_norm"] for one in records if one["kind"] == "round"]
-
-
 def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:
     host = jax.tree.map(np.asarray, info._replace(client_ids=None))
     return [
         {
             "kind": "round",
-            "round": done + index,  # the loss is that of the item factors which this round began with
+            "round": done + index,  # its loss is that of the item factors it began with
             "loss": float(host.loss[index]),
             "gradient_norm": float(host.gradient_norm[index]),
             "solve_error": float(host.solve_error[index]),

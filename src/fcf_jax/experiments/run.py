@@ -1,4 +1,4 @@
-"""One experiment: a federation and centralised ALS on the same data from the same start, on record."""
+"""`fcf run`: a federation and centralised ALS on the same data from the same start, recorded."""
 
 from functools import partial
 from pathlib import Path
@@ -8,17 +8,11 @@ import numpy as np
 
 from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
-from fcf_jax.experiments.build.baseline import offsets_rmse
-from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import pack_on
-from fcf_jax.experiments.build.models import first_item_factors
-from fcf_jax.experiments.build.privacy import payload_bytes
-from fcf_jax.experiments.build.problem import Setup, set_up
-from fcf_jax.experiments.build.secure_sum import described
-from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import step_of
+from fcf_jax.experiments.build.measuring import offsets_rmse
+from fcf_jax.experiments.build.problem import Problem, Setup, described_sums, set_up
 from fcf_jax.experiments.errors import DivergedError
-from fcf_jax.experiments.loop import Divergence, Training, seconds_per_round
+from fcf_jax.experiments.loop import Training, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
 from fcf_jax.experiments.report.page import write_report
@@ -29,79 +23,59 @@ from fcf_jax.parallel.mesh import fetch
 
 
 def run_experiment(
-    config: ExperimentConfig,
-    dataset: Dataset,
-    folder: Path,
-    progress: ProgressLine,
-    *,
-    resume: bool = False,
-    stop: Stop = NEVER,
+    problem: Problem, folder: Path, progress: ProgressLine, *, resume: bool = False, stop: Stop = NEVER
 ) -> Summary:
-    """Train, from the latest checkpoint on if there is one, compare and write the run directory.
+    """Train, from the latest checkpoint on if there is one, compare with ALS and write the run directory.
 
     Args:
-        config: as `load_config` resolved it.
-        dataset: what `load_dataset(config)` returned.
+        problem: from `resolve`.
         folder: the run directory, which `run_directory.claimed` made.
-        progress: where to say how far it is.
-        resume: whether a checkpoint is expected; if there is none, that is said.
-        stop: entered while rounds are under way; what it gives is asked after each block of rounds.
+        progress: shows how far training is.
+        resume: whether a checkpoint is expected; if there is none, `progress` says so.
+        stop: entered while rounds run; what it yields is asked after each block of rounds.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
         DivergedError: when training diverged; the last good item factors are in the run directory.
-        StoppedError: when a stop was asked for while rounds were under way; a checkpoint is written.
+        StoppedError: when a stop was asked for while rounds ran; a checkpoint is written.
         CheckpointError: when the checkpoint is one of another run.
         OSError: when the run directory cannot be written.
     """
-    setup = set_up(config, dataset)
+    setup = set_up(problem)
     training = train_on_record(setup, folder, progress, resume=resume, stop=stop)
     item_factors = setup.item_factors(training.state)
-    _write_model(setup, item_factors, folder)
+    _write_model(problem, item_factors, folder)
     if training.divergence is not None:
-        raise DivergedError(_describe(training.divergence, config, folder))
+        raise DivergedError(
+            f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); the last good "
+            f"item factors are in {folder}; {problem.divergence_remedy}"
+        )
     federated = latest_measures(training) or setup.measure(item_factors)
-    centralized = _centralized(setup, training.records, progress) if config.evaluation.baseline else None
+    has_baseline = problem.config.evaluation.baseline
+    centralized = _centralized(setup, training.records, progress) if has_baseline else None
     METRICS.write(folder, training.records)
     summary = _summarize(setup, training, federated, centralized)
-    if (budget := budget_of(config, folder, num_users=dataset.split.train.num_users)) is not None:
+    if (budget := budget_of(problem, folder)) is not None:
         summary["privacy"] = budget.stated()
     SUMMARY.write(folder, summary)
     write_report(folder)
     return summary
 
 
-def _describe(divergence: Divergence, config: ExperimentConfig, folder: Path) -> str:
-    return (
-        f"diverged in round {divergence.round} (loss {divergence.loss:g}); the last good item factors are in "
-        f"{folder}; {divergence_remedy(config)}"
-    )
-
-
-def divergence_remedy(config: ExperimentConfig) -> str:
-    """Return the remedy for a diverged training."""
-    if config.model.regularization == 0:
-        return "raise model.regularization"
-    if step_of(config).is_guarded:
-        return "raise server.initial_damping"
-    return 'lower server.learning_rate or set server.step = "guarded_gram"'
-
-
 def _centralized(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
-    num_items = setup.dataset.split.train.num_items
-    start = first_item_factors(setup.config, setup.key, num_items=num_items)
-    items = pack_on(setup.mesh, partial(pack_items, setup.dataset.split.train), is_streamed=False)
+    problem, mesh = setup.problem, setup.mesh
+    items = pack_on(mesh, partial(pack_items, problem.train), is_streamed=False)
     clients = setup.clients
-    if setup.config.parallel.stream:  # the baseline holds everything
-        clients = pack_on(setup.mesh, partial(pack_clients, setup.dataset.split.train), is_streamed=False)
+    if problem.config.parallel.stream:  # the baseline holds everything
+        clients = pack_on(mesh, partial(pack_clients, problem.train), is_streamed=False)
     item_factors, losses = converge_als(
-        setup.model,
-        start,
+        problem.model,
+        problem.first_item_factors(),
         clients,
         items,
-        mesh=setup.mesh,
+        mesh=mesh,
         on_block=lambda done, loss: progress.show("ALS sweep", done, None, f"loss {loss:.6g}"),
     )
     records += [{"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(losses)]
@@ -111,9 +85,9 @@ def _centralized(setup: Setup, records: list[dict[str, Any]], progress: Progress
 def _summarize(
     setup: Setup, training: Training, federated: dict[str, float], centralized: dict[str, float] | None
 ) -> Summary:
-    config, split = setup.config, setup.dataset.split
-    up, down = payload_bytes(config, num_items=split.train.num_items)
-    seconds = seconds_per_round(training, config)
+    problem, config, split = setup.problem, setup.problem.config, setup.problem.dataset.split
+    up, down = problem.payload_bytes
+    seconds = seconds_per_round(training, problem.schedule)
     summary: Summary = {
         "federated": federated,
         "centralized": centralized,
@@ -129,19 +103,19 @@ def _summarize(
         "num_users_without_train": split.num_users_without_train,
         "num_factors": config.model.num_factors,
         "padding_factor": padding_factor(setup.clients),
-        "cohort_size": setup.cohort_size,
+        "cohort_size": problem.cohort_size,
         "num_rounds": config.federation.num_rounds,
         "seconds_per_round": seconds,
-        "clients_per_second": setup.cohort_size / seconds if seconds else None,
+        "clients_per_second": problem.cohort_size / seconds if seconds else None,
         "payload_bytes_up": up,
         "payload_bytes_down": down,
         "resumed_from_rounds": training.starts,
-        "data_counts": setup.dataset.counts,
+        "data_counts": problem.dataset.counts,
         "data_fingerprint": split.train.fingerprint(),
     }
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
-    return cast(Summary, {**summary, **described(config, setup.dataset, training.records)})
+    return cast(Summary, {**summary, **described_sums(problem, training.records)})
 
 
 def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:
@@ -152,7 +126,7 @@ def difference_percent(federated: dict[str, float], centralized: dict[str, float
     }
 
 
-def _write_model(setup: Setup, item_factors: np.ndarray, folder: Path) -> None:
-    train = setup.dataset.split.train
+def _write_model(problem: Problem, item_factors: np.ndarray, folder: Path) -> None:
+    train = problem.train
     labels = np.arange(train.num_items) if train.item_labels is None else train.item_labels
-    write_item_factors(folder, item_factors, labels, mean_rating=setup.dataset.mean_rating)
+    write_item_factors(folder, item_factors, labels, mean_rating=problem.dataset.mean_rating)

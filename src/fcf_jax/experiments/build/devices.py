@@ -1,18 +1,22 @@
-"""Where an experiment runs: on which devices of which processes, and what is moved there when."""
+"""Devices and processes of an experiment, and how its rounds run on them."""
 
 import contextlib
+import io
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
 from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
-from fcf_jax.experiments.config.schema import ExperimentConfig, ParallelConfig
+from fcf_jax.experiments.config.schema import ParallelConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, replicate, use_cpu_devices
 from fcf_jax.parallel.stream import run_rounds_streamed
@@ -21,6 +25,7 @@ _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
 _CLIENTS_WORTH_A_DEVICE = 200  # of a cohort; fewer, and devices wait for each other (benchmarks/README.md)
 _WORTH_KEEPING = 0.1  # seconds of compiling
+_PIECE = 2**26  # bytes
 
 
 def start_devices(parallel: ParallelConfig) -> None:
@@ -50,13 +55,12 @@ def start_devices(parallel: ParallelConfig) -> None:
         ) from None
 
 
-def mesh_of(config: ExperimentConfig) -> Mesh | None:
-    """Arrange the devices; None where there is one only, or where one is faster for a small cohort.
+def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None) -> Mesh | None:
+    """Arrange the devices; None for one device, or where one is faster for a small cohort.
 
     Raises:
         ConfigError: for more devices than there are.
     """
-    parallel, cohort_size = config.parallel, config.federation.cohort_size
     available = jax.device_count()
     num_devices = available if parallel.devices is None else parallel.devices
     if parallel.devices is None:
@@ -81,11 +85,17 @@ def keep_compiled_programs() -> None:
 
 
 class Runner(NamedTuple):
-    """The rounds of one federation over the clients of one experiment, wherever they run."""
+    """The rounds of one federation over the clients of one experiment, wherever they run.
+
+    Attributes:
+        start: () -> the first state.
+        place: a state on the host -> the same on the devices.
+        run: (state, num_rounds) -> (state, info).
+    """
 
     start: Callable[[], ServerState]
-    place: Callable[[ServerState], ServerState]  # a state that was brought to the host
-    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]  # (state, num_rounds)
+    place: Callable[[ServerState], ServerState]
+    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]
 
 
 def pack_on(mesh: Mesh | None, pack: Callable[..., PackedClients], *, is_streamed: bool) -> PackedClients:
@@ -103,7 +113,9 @@ def runner_of(
     key_rounds: Key,
     clients: PackedClients,
     mesh: Mesh | None,
-    config: ExperimentConfig,
+    *,
+    num_rounds: int,
+    block_chunks: int | None,
 ) -> Runner:
     """Decide how the rounds are run.
 
@@ -113,9 +125,9 @@ def runner_of(
         key_rounds: of cohorts and noise.
         clients: where `pack_on` put them.
         mesh: of the devices.
-        config: how many rounds, and how they are run.
+        num_rounds: of the whole training.
+        block_chunks: chunks on the device at a time, for clients in host memory; None: all are there.
     """
-    num_rounds = config.federation.num_rounds
     key = key_rounds if mesh is None else replicate(key_rounds, mesh)
 
     def place(state: ServerState) -> ServerState:
@@ -124,8 +136,7 @@ def runner_of(
     def start() -> ServerState:
         return place(federation.init(key_start))
 
-    if config.parallel.stream:
-        block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
+    if block_chunks is not None:
         run = partial(run_rounds_streamed, block_chunks=block_chunks)
     else:
         capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds)
@@ -133,7 +144,7 @@ def runner_of(
 
     def run_in_place(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
         after, info = run(federation, key, state, clients, num_rounds=num_rounds)
-        if mesh is not None:  # every block begins alike, or it would be another program
+        if mesh is not None:  # every block starts alike, or it would be another program
             after = jax.device_put(after, jax.tree.map(lambda leaf: leaf.sharding, state))
         return after, info
 
@@ -145,3 +156,36 @@ def chunks_of_a_block(clients: PackedClients, megabytes: int) -> int:
     leaves = jax.tree.leaves((clients.rows, clients.owners, clients.client_ids))
     of_a_chunk = sum(leaf.nbytes for leaf in leaves) / clients.owners.shape[0]
     return max(int(megabytes * _MEGABYTE / of_a_chunk), 1)
+
+
+def any_process(flag: bool) -> bool:
+    """Return True if `flag` is set on any process. Collective: call on all."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def share_files(folder: Path, patterns: Iterable[str]) -> None:
+    """Copy files of process 0 to the same names in the folders of the others. Collective: call on all."""
+    if jax.process_count() == 1:
+        return
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
+            archive.write(path, path.relative_to(folder))
+    content = _broadcast(buffer.getvalue())
+    if jax.process_index() > 0:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(folder)
+
+
+def _broadcast(content: bytes) -> bytes:
+    """Send all processes the bytes of process 0, whose number only it knows, in pieces."""
+    is_first = jax.process_index() == 0
+    num_whole, rest = multihost_utils.broadcast_one_to_all(np.array(divmod(len(content), _PIECE), np.int32))
+    pieces = []
+    for size in [_PIECE] * int(num_whole) + [int(rest)]:
+        start = _PIECE * len(pieces)
+        piece = np.frombuffer(content, np.uint8, size, start) if is_first else np.zeros(size, np.uint8)
+        pieces.append(np.asarray(multihost_utils.broadcast_one_to_all(piece), np.uint8).tobytes())
+    return b"".join(pieces)

@@ -1,10 +1,10 @@
-"""What tuning may see: a training and a validation set. The test set ends here."""
+"""Held-out data for tuning: a training and a validation set. The test set is dropped here."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from fcf_jax.data import Interactions, split_per_user
+from fcf_jax.data import Interactions, Split, split_per_user
 from fcf_jax.experiments.build.dataset import Dataset, load_dataset
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
@@ -12,11 +12,22 @@ from fcf_jax.experiments.errors import ConfigError
 
 
 class HeldOut(NamedTuple):
-    """A training set, and the interactions that were held out of it to choose hyperparameters by."""
+    """A training set, and interactions held out of it to choose hyperparameters by.
+
+    Attributes:
+        train: training set.
+        validation: what was held out.
+        mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
+    """
 
     train: Interactions
     validation: Interactions
-    mean_rating: float  # taken off explicit ratings; 0 for implicit feedback
+    mean_rating: float
+
+    @property
+    def dataset(self) -> Dataset:
+        """The same as a data set whose test set is the validation set."""
+        return Dataset(Split(self.train, None, self.validation), self.mean_rating, {})
 
 
 def load_held_out(config: ExperimentConfig) -> HeldOut:

@@ -1,4 +1,4 @@
-"""What is measured of item factors, in the same way for the federation and for centralised ALS."""
+"""Measures of item factors, the same for the federation and for centralised ALS; and rating offsets."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,33 +11,53 @@ from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.records import CohortSum, Model, PackedClients
+from fcf_jax.data import Interactions
 from fcf_jax.evaluation import evaluate_data, evaluation_data
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.devices import chunks_of_a_block
-from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.parallel.mesh import replicate
 from fcf_jax.parallel.stream import collect_streamed
+
+_OFFSET_REGULARIZATION = 5.0  # ratings' worth of doubt about an offset
 
 ItemFactors = np.ndarray  # [items, factors], on the host
 
 
 class Measures(NamedTuple):
-    """Two views of item factors: how well they fit the training set, and what they find in the test set."""
+    """Two views of item factors.
 
-    loss: Callable[[ItemFactors], float]  # min_X J(X, Y)
+    Attributes:
+        loss: min_X J(X, Y) on the training set.
+        metrics: what they find in the test set, by name.
+    """
+
+    loss: Callable[[ItemFactors], float]
     metrics: Callable[[ItemFactors], dict[str, float]]
 
 
 def measures_of(
-    config: ExperimentConfig,
+    model: Model,
     dataset: Dataset,
     clients: PackedClients,
-    model: Model,
     mesh: Mesh | None,
+    *,
+    k: int,
+    max_users: int | None,
+    seed: int,
+    block_chunks: int | None,
 ) -> Measures:
-    """Prepare both; without any test item, every metric is nan."""
-    block_chunks = chunks_of_a_block(clients, config.parallel.block_megabytes)
+    """Prepare both measures; without any test item, every metric is nan.
+
+    Args:
+        model: weighting, lambda and w0.
+        dataset: whose test set is ranked.
+        clients: the training histories, packed.
+        mesh: of the devices.
+        k: length of the ranked lists.
+        max_users: users to evaluate, at most; None for all.
+        seed: of their sample.
+        block_chunks: chunks on the device at a time, for clients in host memory; None: all are there.
+    """
 
     @jax.jit
     def collect(received: tuple[Model, Array], clients: PackedClients) -> tuple[CohortSum, Array]:
@@ -45,22 +65,41 @@ def measures_of(
 
     def profiled_loss(on_host: ItemFactors) -> float:
         item_factors = jnp.asarray(on_host) if mesh is None else replicate(jnp.asarray(on_host), mesh)
-        if config.parallel.stream:
+        if block_chunks is None:
+            sums, _ = collect((model, item_factors), clients)
+        else:
             sums, _ = collect_streamed(
                 collect, (model, item_factors), clients, block_chunks=block_chunks, mesh=mesh
             )
-        else:
-            sums, _ = collect((model, item_factors), clients)
-        return float(sums.loss) + config.model.regularization * float(np.sum(on_host**2))
+        return float(sums.loss) + float(model.regularization) * float(np.sum(on_host**2))
 
-    return Measures(loss=profiled_loss, metrics=_metrics(config, dataset, model))
-
-
-def _metrics(
-    config: ExperimentConfig, dataset: Dataset, model: Model
-) -> Callable[[ItemFactors], dict[str, float]]:
-    train, test, k = dataset.split.train, dataset.split.test, config.evaluation.k
+    train, test = dataset.split.train, dataset.split.test
     if test.num_interactions == 0:
-        return lambda item_factors: dict.fromkeys(metric_names(k), float("nan"))
-    data = evaluation_data(train, test, max_users=config.evaluation.max_users, seed=config.data.seed)
-    return lambda item_factors: evaluate_data(model, jnp.asarray(item_factors), data, k=k)
+        return Measures(profiled_loss, lambda item_factors: dict.fromkeys(metric_names(k), float("nan")))
+    data = evaluation_data(train, test, max_users=max_users, seed=seed)
+    return Measures(
+        profiled_loss, lambda item_factors: evaluate_data(model, jnp.asarray(item_factors), data, k=k)
+    )
+
+
+def offsets_rmse(train: Interactions, test: Interactions, *, num_sweeps: int = 20) -> float:
+    """Predict ratings by mean + user offset + item offset, and compute the RMSE over all test ratings.
+
+    The offsets are regularised means of the residuals, computed in turns.
+
+    References:
+        Koren, Bell & Volinsky, Computer 2009, "Adding biases".
+    """
+    users, items = train.user_ids, train.item_ids
+    mean = train.strengths.mean(dtype=np.float64)
+    ratings = train.strengths - mean
+    user_offsets, item_offsets = np.zeros(train.num_users), np.zeros(train.num_items)
+    for _ in range(num_sweeps):
+        residuals = np.bincount(items, ratings - user_offsets[users], train.num_items)
+        item_offsets = residuals / (_OFFSET_REGULARIZATION + train.item_counts)
+        residuals = np.bincount(users, ratings - item_offsets[items], train.num_users)
+        user_offsets = residuals / (_OFFSET_REGULARIZATION + train.history_lengths)
+    if test.num_interactions == 0:
+        return float("nan")
+    errors = test.strengths - mean - user_offsets[test.user_ids] - item_offsets[test.item_ids]
+    return float(np.sqrt(np.mean(errors**2)))

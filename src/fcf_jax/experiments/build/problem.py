@@ -1,40 +1,71 @@
-"""What both sides of a comparison share: the data, where it lies, the model and what is measured."""
+"""The problem of an experiment: everything that a configuration and its data decide, resolved once."""
 
+import math
+import os
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
+from jax import numpy as jnp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from fcf_jax.core.federation import Federation
+from fcf_jax.channel import Link, chain, fixed_point
+from fcf_jax.channel.fixed_point import Formats, piece_shapes
+from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
+from fcf_jax.core.objective import explicit_ratings, implicit_feedback
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Key, Model, PackedClients, ServerState
+from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.devices import mesh_of, pack_on
-from fcf_jax.experiments.build.item_release import trained_histories
+from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
+from fcf_jax.experiments.build.fixed_point import largest_bounds
+from fcf_jax.experiments.build.histories import trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
-from fcf_jax.experiments.build.models import configured_federation, configured_model
-from fcf_jax.experiments.build.secure_sum import fixed_point_link
-from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.problems import formats_of
+from fcf_jax.experiments.config.protection import Protection, protection_of
+from fcf_jax.experiments.config.schema import ExperimentConfig, ModelConfig, PrivacyConfig
+from fcf_jax.experiments.loop import Schedule
 from fcf_jax.parallel.mesh import fetch
 
+_NUMBER_BYTES = 4  # a float32, or a word of a secure sum
 
-class Setup(NamedTuple):
-    """An experiment, ready to be run."""
+
+class Problem(NamedTuple):
+    """What is learned from which data under which protection.
+
+    Attributes:
+        config: as resolved.
+        dataset: what is learned from; of several replicates, the first.
+        model: weighting, lambda and w0.
+        protection: differential privacy; None without noise.
+        formats: of fixed-point sums; None where rounds are summed in floating point.
+    """
 
     config: ExperimentConfig
     dataset: Dataset
     model: Model
-    clients: PackedClients
-    measures: Measures
-    mesh: Mesh | None
+    protection: Protection | None
+    formats: Formats | None
+
+    @property
+    def train(self) -> Interactions:
+        """The training set."""
+        return self.dataset.split.train
 
     @property
     def key(self) -> Key:
-        """The key of everything random; the same start for both sides comes from it."""
+        """Key of the first item factors, the same for the federation and for ALS."""
         return jax.random.key(self.config.federation.seed)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When rounds end in blocks, evaluations and checkpoints."""
+        config = self.config
+        return Schedule(config.federation.num_rounds, config.evaluation.every, config.checkpoint.every)
 
     @property
     def map_name(self) -> str:
@@ -44,34 +75,188 @@ class Setup(NamedTuple):
     @property
     def cohort_size(self) -> int:
         """Clients in a round."""
-        return self.config.federation.cohort_size or self.dataset.split.train.num_users
+        return self.config.federation.cohort_among(self.train.num_users) or self.train.num_users
 
-    def federation(self, item_weights: Float[np.ndarray, "items"] | None = None) -> Federation:
-        """Set up the federation of this experiment; item weights are those of released counts."""
-        train = self.dataset.split.train
-        return configured_federation(
-            self.config,
-            self.model,
-            num_users=train.num_users,
-            num_items=train.num_items,
-            mesh=self.mesh,
-            item_weights=item_weights,
-            sums=fixed_point_link(self.config, self.dataset),
+    @property
+    def payload_bytes(self) -> tuple[int, int]:
+        """Bytes (up, down) of one client in one round, in dense float32 form.
+
+        Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
+        curvature also x x^T [factors, factors], the confidences [items] where they are weighed, and the loss
+        where there is no noise. Only learned items count; their noisy counts, sent once, do not.
+        """
+        return payload_bytes(self.config, num_items=self.train.num_items)
+
+    @property
+    def divergence_remedy(self) -> str:
+        """What helps against divergence."""
+        if self.config.model.regularization == 0:
+            return "raise model.regularization"
+        if self.config.server.row.is_guarded:
+            return "raise server.initial_damping"
+        return 'lower server.learning_rate or set server.step = "guarded_gram"'
+
+    def federation(
+        self,
+        *,
+        model: Model | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+        item_weights: Float[np.ndarray, "items"] | None = None,
+        mesh: Mesh | None = None,
+    ) -> Federation:
+        """Set up the federation.
+
+        Args:
+            model: in place of this problem's, such as one with traced numbers.
+            optimizer: in place of the configured server step.
+            item_weights: made of released counts, for clipping and noise.
+            mesh: devices that share a round.
+        """
+        config, num_users = self.config, self.train.num_users
+        return federated_cf(
+            self.model if model is None else model,
+            config.server.optimizer(config.federation.num_rounds) if optimizer is None else optimizer,
+            num_items=self.train.num_items,
+            num_factors=config.model.num_factors,
+            cohort_size=config.federation.cohort_among(num_users),
+            sampling=config.federation.sampling,
+            init_scale=config.model.init_scale,
+            channel=self._channel(item_weights),
+            mesh=mesh,
         )
 
+    def first_item_factors(self) -> Float[Array, "items factors"]:
+        """Draw the item factors that centralised ALS starts from, those of the federation."""
+        return draw_item_factors(
+            self.key,
+            num_items=self.train.num_items,
+            num_factors=self.config.model.num_factors,
+            init_scale=self.config.model.init_scale,
+        )
+
+    def _channel(self, item_weights: Float[np.ndarray, "items"] | None) -> Link | None:
+        links = [] if self.protection is None else [self.protection.link(item_weights)]
+        if self.formats is not None:
+            max_clients = self.config.federation.largest_cohort(self.train.num_users)
+            links.append(fixed_point(self.formats, max_clients=max_clients))
+        return chain(*links) if links else None
+
+
+def resolve(config: ExperimentConfig, *datasets: Dataset) -> Problem:
+    """Resolve a problem.
+
+    Args:
+        config: as `load_config` resolved it, and checked for the command with these data.
+        datasets: splits of the same data; several for replicates, which share the formats of sums.
+    """
+    train, formats = datasets[0].split.train, None
+    if config.is_in_fixed_point:
+        max_clients = config.federation.largest_cohort(train.num_users)
+        formats = formats_of(
+            largest_bounds(config, datasets), config.privacy.fraction_bits, max_clients=max_clients
+        )
+    return Problem(
+        config=config,
+        dataset=datasets[0],
+        model=model_of(config.model, config.data.feedback, datasets[0].mean_rating),
+        protection=protection_of(config, num_users=train.num_users),
+        formats=formats,
+    )
+
+
+def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
+    """Build the model of a configuration, whose numbers may be traced.
+
+    Args:
+        model: section of the configuration.
+        feedback: "implicit" or "explicit".
+        mean_rating: subtracted from explicit ratings.
+    """
+    is_explicit = feedback == "explicit"
+    weighting = explicit_ratings(mean=mean_rating) if is_explicit else implicit_feedback(alpha=model.alpha)
+    return Model(weighting, model.regularization, model.unobserved_weight)
+
+
+def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
+    """Count the bytes (up, down) of one client in one round; see `Problem.payload_bytes`."""
+    shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_factors)
+    up = sum(math.prod(shapes[name]) for name in config.sent_pieces)
+    return _NUMBER_BYTES * up, _NUMBER_BYTES * math.prod(shapes["upload"])
+
+
+def rounds_key(privacy: PrivacyConfig, key: Key) -> Key:
+    """Return the key of cohorts and noise: under noise from the system's entropy, never stored.
+
+    With `privacy.seed` the key is fixed, and the run is not private.
+    """
+    if not privacy.has_noise:
+        return key
+    if privacy.seed is not None:
+        return jax.random.key(privacy.seed)
+    bits = np.frombuffer(os.urandom(8), np.uint32)
+    if jax.process_count() > 1:
+        bits = multihost_utils.broadcast_one_to_all(bits)
+    return jax.random.wrap_key_data(jnp.asarray(bits))
+
+
+class Setup(NamedTuple):
+    """A problem on its devices, ready to run.
+
+    Attributes:
+        problem: what is learned.
+        clients: the histories that clients train on, packed where the rounds need them.
+        measures: how well item factors fit and rank.
+        mesh: devices that share a round; None for one.
+    """
+
+    problem: Problem
+    clients: PackedClients
+    measures: Measures
+    mesh: Mesh | None
+
     def item_factors(self, state: ServerState) -> np.ndarray:
-        """Bring the item factors here, without the rows that fill up the last device."""
-        return fetch(state.item_factors)[: self.dataset.split.train.num_items]
+        """Fetch the item factors to the host, without the rows that fill up the last device."""
+        return fetch(state.item_factors)[: self.problem.train.num_items]
 
     def measure(self, item_factors: np.ndarray) -> dict[str, float]:
         """Compute the metrics and the loss over all clients, which a cohort only estimates."""
         return {**self.measures.metrics(item_factors), "loss": self.measures.loss(item_factors)}
 
 
-def set_up(config: ExperimentConfig, dataset: Dataset) -> Setup:
-    """Place the clients, and prepare what is measured."""
-    model = configured_model(config, dataset.mean_rating)
-    mesh, histories = mesh_of(config), trained_histories(config, dataset.split.train)
+def set_up(problem: Problem) -> Setup:
+    """Place the clients on their devices, and prepare the measures."""
+    config = problem.config
+    mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size)
+    histories = trained_histories(config.privacy, problem.train, seed=config.data.seed)
     clients = pack_on(mesh, partial(pack_clients, histories), is_streamed=config.parallel.stream)
-    measures = measures_of(config, dataset, clients, model, mesh)
-    return Setup(config, dataset, model, clients, measures, mesh)
+    block_chunks = (
+        chunks_of_a_block(clients, config.parallel.block_megabytes) if config.parallel.stream else None
+    )
+    measures = measures_of(
+        problem.model,
+        problem.dataset,
+        clients,
+        mesh,
+        k=config.evaluation.k,
+        max_users=config.evaluation.max_users,
+        seed=config.data.seed,
+        block_chunks=block_chunks,
+    )
+    return Setup(problem, clients, measures, mesh)
+
+
+def described_sums(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Describe the formats of fixed-point sums and how many numbers were clipped; empty in floating point."""
+    if problem.formats is None:
+        return {}
+    formats = problem.formats._asdict().items()
+    clipped = sum(one.get("num_clipped_entries", 0) for one in records if one["kind"] == "round")
+    described: dict[str, Any] = {
+        "fixed_point": {
+            "formats": {name: number._asdict() for name, number in formats if number is not None},
+            "num_clipped_entries": clipped,
+        }
+    }
+    if problem.config.privacy.row.sums_securely:
+        described["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
+    return described

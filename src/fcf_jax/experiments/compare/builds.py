@@ -15,10 +15,8 @@ from fcf_jax.core.packing import choose_row_width, pack_clients, pack_items, sta
 from fcf_jax.core.records import Model, PackedClients, RoundInfo, ServerState
 from fcf_jax.evaluation import EvaluationData, evaluation_data, user_metrics
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.models import configured_federation, configured_model
-from fcf_jax.experiments.build.secure_sum import fixed_point_link
+from fcf_jax.experiments.build.problem import Problem, model_of
 from fcf_jax.experiments.compare.assessment import Assessment
-from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.batch import (
     map_runs,
@@ -32,61 +30,76 @@ from fcf_jax.parallel.batch import (
 
 
 class Both(NamedTuple):
-    """Where both sides of all builds stand; leaves with a leading axis of builds."""
+    """State of both sides of all builds; leaves have a leading axis of builds.
+
+    Attributes:
+        federated: of the federations.
+        centralized: item factors of ALS.
+    """
 
     federated: ServerState
     centralized: Float[Array, "builds items factors"]
 
 
 class Builds(NamedTuple):
-    """What can be done with all builds at once."""
+    """Operations on all builds at once.
+
+    Attributes:
+        start: () -> the first state of both sides.
+        place: states on the host -> the same on the devices.
+        run: (states, num_rounds) -> (states, infos).
+        sweep: (item_factors, num_sweeps) -> (item_factors, losses).
+        assess: item_factors -> metrics and losses of all builds.
+    """
 
     start: Callable[[], Both]
-    place: Callable[[Both], Both]  # what was brought to the host
-    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]  # (states, num_rounds)
-    sweep: Callable[[Array, int], tuple[Array, Array]]  # (item_factors, num_sweeps) -> and losses
+    place: Callable[[Both], Both]
+    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]
+    sweep: Callable[[Array, int], tuple[Array, Array]]
     assess: Callable[[Array], Assessment]
 
 
 class _Data(NamedTuple):
-    """Stacked along the builds, or the same for all."""
+    """Packed data, stacked along the builds or shared by all."""
 
     clients: PackedClients
     items: PackedClients
     evaluation: EvaluationData | None
 
 
-def mesh_of_builds(config: ExperimentConfig) -> Mesh | None:
-    """Arrange the devices that share the builds; None where there is one only.
+def mesh_of_builds(devices: int | None, num_builds: int) -> Mesh | None:
+    """Arrange the devices that share the builds; None for one device.
 
     Raises:
         ConfigError: for more devices than there are.
     """
-    devices = config.parallel.devices
     try:
         mesh = run_mesh(devices)
     except ValueError:
         raise ConfigError(
             f"parallel.devices: expected 1 to {jax.local_device_count()}, got {devices}; lower it"
         ) from None
-    used = min(mesh.size, config.comparison.num_builds)
+    used = min(mesh.size, num_builds)
     return None if used == 1 else run_mesh(used)
 
 
-def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) -> Builds:
+def prepare_builds(problem: Problem, datasets: list[Dataset], mesh: Mesh | None) -> Builds:
     """Pack the data and set up the programs; each is compiled once for all builds.
 
     Args:
-        config: with the seed of the first start; each further build takes the next.
+        problem: of the first build; each further build takes the next seed.
         datasets: one for each build, or one for all.
         mesh: from `mesh_of_builds`.
     """
-    num_builds = config.comparison.num_builds
-    seeds = config.federation.seed + np.arange(num_builds)
-    keys = jax.vmap(jax.random.key)(seeds)
-    models = _stack([configured_model(config, one.mean_rating) for one in datasets], num_builds)
-    data, num_rounds = _pack(config, datasets, mesh), config.federation.num_rounds
-    make_federation = _federations(config, datasets)
+    config = problem.config
+    num_builds, num_rounds = config.comparison.num_builds, config.federation.num_rounds
+    keys = jax.vmap(jax.random.key)(config.federation.seed + np.arange(num_builds))
+    each = [model_of(config.model, config.data.feedback, one.mean_rating) for one in datasets]
+    models, data = _stack(each, num_builds), _pack(config.evaluation.max_users, config.data.seed, datasets, mesh)
+
+    def make_federation(model: Model) -> Federation:
+        return problem.federation(model=model)
+
     start = place_runs(start_side_by_side(make_federation, keys, models), mesh)
     row_capacity = rows_side_by_side(
         make_federation, keys, models, data.clients, states=start, num_rounds=num_rounds
@@ -119,22 +132,17 @@ def prepare_builds(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh
     )
 
 
-def _federations(config: ExperimentConfig, datasets: list[Dataset]) -> Callable[[Model], Federation]:
-    train, sums = datasets[0].split.train, fixed_point_link(config, *datasets)
-    return lambda model: configured_federation(
-        config, model, num_users=train.num_users, num_items=train.num_items, sums=sums
-    )
-
-
-def _pack(config: ExperimentConfig, datasets: list[Dataset], mesh: Mesh | None) -> _Data:
+def _pack(max_users: int | None, seed: int, datasets: list[Dataset], mesh: Mesh | None) -> _Data:
     trains = [one.split.train for one in datasets]
     row_width = choose_row_width(trains[0].transpose())  # lengths of items differ from split to split
     clients = [pack_clients(train) for train in trains]
     items = [pack_items(train, row_width=row_width) for train in trains]
     evaluations = None
     if datasets[0].split.test.num_interactions > 0:
-        sample = {"max_users": config.evaluation.max_users, "seed": config.data.seed}
-        evaluations = [evaluation_data(one.split.train, one.split.test, **sample) for one in datasets]
+        evaluations = [
+            evaluation_data(one.split.train, one.split.test, max_users=max_users, seed=seed)
+            for one in datasets
+        ]
     if len(datasets) == 1:
         return _Data(clients[0], items[0], None if evaluations is None else evaluations[0])
     stacked = None if evaluations is None else _stack(evaluations, len(datasets))

@@ -1,4 +1,4 @@
-"""The paper's experiment, repeated: builds of FCF and of centralised ALS side by side, and what they say.
+"""`fcf compare`: the paper's experiment, repeated; builds of FCF and of centralised ALS side by side.
 
 Build b starts from the seed `federation.seed` + b and splits with `data.seed` + b, on both sides;
 K, alpha and lambda are the same. ALS of every build sweeps until its loss falls by less than 1e-5
@@ -12,8 +12,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fcf_jax.experiments.build.dataset import Dataset, has_random_split, load_datasets
-from fcf_jax.experiments.build.privacy import payload_bytes
-from fcf_jax.experiments.build.secure_sum import facts_of
+from fcf_jax.experiments.build.fixed_point import facts_of
+from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.compare.assessment import difference_between, metrics_of_builds, metrics_of_users
 from fcf_jax.experiments.compare.builds import prepare_builds
 from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED
@@ -49,7 +49,7 @@ def load_splits(config: ExperimentConfig) -> list[Dataset]:
 
 
 def run_comparison(
-    config: ExperimentConfig,
+    problem: Problem,
     datasets: list[Dataset],
     folder: Path,
     progress: ProgressLine,
@@ -61,13 +61,13 @@ def run_comparison(
     """Train all builds of both sides, from the latest checkpoint on if there is one, and compare them.
 
     Args:
-        config: as `load_config` resolved it, checked for "compare".
-        datasets: what `load_splits(config)` returned.
+        problem: `resolve(config, *datasets)`.
+        datasets: from `load_splits(config)`.
         folder: where to write, which `run_directory.claimed` made.
-        progress: where to say how far it is.
+        progress: shows how far training is.
         mesh: devices that share the builds, from `mesh_of_builds`; None: one.
-        resume: whether a checkpoint is expected; if there is none, that is said.
-        stop: entered while rounds and sweeps are under way; what it gives is asked after each block.
+        resume: whether a checkpoint is expected; if there is none, `progress` says so.
+        stop: entered while rounds and sweeps run; what it yields is asked after each block.
 
     Returns:
         The content of `comparison.json`.
@@ -80,13 +80,13 @@ def run_comparison(
     """
     started = time.perf_counter()
     splits = [one.split for one in datasets]
-    checkpoints = open_checkpoints(folder, config, *splits, on_damaged=progress.say)
-    builds = prepare_builds(config, datasets, mesh)
-    outcome = train_builds(builds, config, checkpoints, folder, progress, resume=resume, stop=stop)
-    ends, k = {CENTRALIZED: outcome.centralized, FEDERATED: outcome.federated}, config.evaluation.k
+    checkpoints = open_checkpoints(folder, problem.config, *splits, on_damaged=progress.say)
+    builds = prepare_builds(problem, datasets, mesh)
+    outcome = train_builds(builds, problem, checkpoints, folder, progress, resume=resume, stop=stop)
+    ends, k = {CENTRALIZED: outcome.centralized, FEDERATED: outcome.federated}, problem.config.evaluation.k
     sides = {side: metrics_of_builds(end, k=k) for side, end in ends.items()}
     users = {side: metrics_of_users(end, k=k) for side, end in ends.items()}
-    document = _describe(config, datasets[0], outcome, sides, users)
+    document = _describe(problem, outcome, sides, users)
     document["seconds"] = time.perf_counter() - started
     write_comparison_figures(folder, document, outcome.curves, users)
     write_comparison_tables(folder, document, sides)
@@ -95,14 +95,13 @@ def run_comparison(
 
 
 def _describe(
-    config: ExperimentConfig,
-    dataset: Dataset,
+    problem: Problem,
     outcome: Outcome,
     sides: dict[str, dict[str, Values]],
     users: dict[str, dict[str, Values]],
 ) -> dict[str, Any]:
-    """Put together what `comparison.json` says: figures and what follows from them, then circumstances."""
-    comparison = config.comparison
+    """Build the content of `comparison.json`: metrics, the verdict on them, then circumstances."""
+    config, comparison = problem.config, problem.config.comparison
     margin, tolerance = comparison.margin_percent, comparison.tolerance_percent
     metrics = compare_builds(sides[CENTRALIZED], sides[FEDERATED], margin_percent=margin)
     of_users = compare_users(users[CENTRALIZED], users[FEDERATED])
@@ -118,16 +117,17 @@ def _describe(
         "verdict": verdict(metrics, num_builds=comparison.num_builds, **bounds),
         "worse_metrics": worse_metrics(metrics, tolerance_percent=tolerance),
         "unproven_metrics": unproven_metrics(metrics),
-        "notes": _notes(config, outcome),
+        "notes": _notes(problem, outcome),
         **{name: float(of_builds.mean()) for name, of_builds in apart.items()},
-        **_circumstances(config, dataset, outcome),
+        **_circumstances(problem, outcome),
     }
 
 
-def _circumstances(config: ExperimentConfig, dataset: Dataset, outcome: Outcome) -> dict[str, Any]:
-    train, federation, model = dataset.split.train, config.federation, config.model
+def _circumstances(problem: Problem, outcome: Outcome) -> dict[str, Any]:
+    config, train = problem.config, problem.train
+    federation, model = config.federation, config.model
     builds, is_random = range(config.comparison.num_builds), has_random_split(config.data)
-    up, down = payload_bytes(config, num_items=train.num_items)
+    up, down = problem.payload_bytes
     return {
         "start_seeds": [federation.seed + build for build in builds],
         "split_seeds": [config.data.seed + build * is_random for build in builds],
@@ -137,21 +137,21 @@ def _circumstances(config: ExperimentConfig, dataset: Dataset, outcome: Outcome)
         "num_users": train.num_users,
         "num_items": train.num_items,
         "num_train_interactions": train.num_interactions,
-        "num_test_interactions": dataset.split.test.num_interactions,
+        "num_test_interactions": problem.dataset.split.test.num_interactions,
         "num_factors": model.num_factors,
         "alpha": model.alpha,
         "regularization": model.regularization,
         "server_step": config.server.step,
-        "cohort_size": min(federation.cohort_size or train.num_users, train.num_users),
+        "cohort_size": problem.cohort_size,
         "payload_bytes_up": up,
         "payload_bytes_down": down,
-        "data_counts": dataset.counts,
+        "data_counts": problem.dataset.counts,
     }
 
 
-def _notes(config: ExperimentConfig, outcome: Outcome) -> list[str]:
-    """Say what a reader should know beside the verdict."""
-    notes = []
+def _notes(problem: Problem, outcome: Outcome) -> list[str]:
+    """Return what a reader should know besides the verdict."""
+    notes, config = [], problem.config
     if not has_random_split(config.data) and config.comparison.num_builds > 1:
         notes.append(f'The split "{config.data.split}" is not random: the builds differ in their start only.')
     if outcome.num_unsettled:

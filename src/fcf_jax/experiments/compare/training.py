@@ -1,7 +1,5 @@
-"""The training of a comparison: rounds and sweeps in step, on record, from the latest checkpoint on."""
+"""Training of a comparison: rounds and sweeps in step, recorded, resumed from the latest checkpoint."""
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,15 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.als import MAX_SWEEPS, MIN_SWEEPS, has_converged
+from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.compare.assessment import Assessment, difference_between, metrics_of_builds
 from fcf_jax.experiments.compare.builds import Both, Builds
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves
-from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
-from fcf_jax.experiments.loop import block_sizes, find_divergence
+from fcf_jax.experiments.loop import find_divergence
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.recording import NEVER, Stop
-from fcf_jax.experiments.run import divergence_remedy
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import ENVIRONMENT, write_environment
 
@@ -27,18 +24,27 @@ _BLOCK_SWEEPS = 10  # where there are no rounds to keep in step with
 
 
 class Outcome(NamedTuple):
-    """Both sides at their ends."""
+    """Both sides at their ends.
+
+    Attributes:
+        federated: of the federations.
+        centralized: of ALS.
+        curves: of both over rounds and sweeps.
+        num_sweeps: of ALS.
+        num_unsettled: builds whose ALS has not converged.
+        starts: rounds, or sweeps, at which a process took over from another.
+    """
 
     federated: Assessment
     centralized: Assessment
     curves: Curves
     num_sweeps: int
-    num_unsettled: int  # builds whose ALS has not converged
-    starts: list[int]  # rounds, or sweeps, at which a process took over from another
+    num_unsettled: int
+    starts: list[int]
 
 
 class _Begun(NamedTuple):
-    """How far all builds came."""
+    """State of an earlier training that is resumed."""
 
     done: int  # rounds, or sweeps where there were more of them
     both: Both
@@ -46,9 +52,32 @@ class _Begun(NamedTuple):
     starts: list[int]
 
 
+class _Task(NamedTuple):
+    """What all steps of the training share."""
+
+    builds: Builds
+    problem: Problem
+    curves: Curves
+
+    def note_metrics(self, side: str, assessment: Assessment, done: int) -> None:
+        """Add the metrics of one side to the curves."""
+        k = self.problem.config.evaluation.k
+        for name, of_builds in metrics_of_builds(assessment, k=k).items():
+            self.curves.put(side, name, done, of_builds)
+
+    def assess(self, both: Both, done: int) -> None:
+        """Add all metrics of both sides to the curves, and how far apart the sides are."""
+        federated = self.builds.assess(both.federated.item_factors)
+        centralized = self.builds.assess(both.centralized)
+        self.note_metrics(FEDERATED, federated, done)
+        self.note_metrics(CENTRALIZED, centralized, done)
+        for name, of_builds in difference_between(federated, centralized).items():
+            self.curves.put(BOTH, name, done, of_builds)
+
+
 def train_builds(
     builds: Builds,
-    config: ExperimentConfig,
+    problem: Problem,
     checkpoints: Checkpoints,
     folder: Path,
     progress: ProgressLine,
@@ -59,13 +88,13 @@ def train_builds(
     """Run rounds and sweeps in step, then sweeps alone until ALS has converged in every build.
 
     Args:
-        builds: what is trained.
-        config: how many rounds, and when assessments and checkpoints are due.
-        checkpoints: where to go on, if there is one.
+        builds: from `prepare_builds`.
+        problem: of the first build.
+        checkpoints: where to resume, if there is one.
         folder: where the curves are written.
-        progress: where to say how far it is.
-        resume: whether a checkpoint is expected; if there is none, that is said.
-        stop: entered while blocks are under way; what it gives is asked after each of them.
+        progress: shows how far training is.
+        resume: whether a checkpoint is expected; if there is none, `progress` says so.
+        stop: entered while blocks run; what it yields is asked after each of them.
 
     Raises:
         DivergedError: when a build diverged.
@@ -73,37 +102,35 @@ def train_builds(
         CheckpointError: when the checkpoint is one of another comparison.
         OSError: when something cannot be written.
     """
-    begun = _begin(builds, config, checkpoints, folder, progress, resume=resume)
-    done, both, curves, starts = begun
+    done, both, curves, starts = _begin(builds, problem, checkpoints, folder, progress, resume=resume)
+    task, schedule = _Task(builds, problem, curves), problem.schedule
     write_environment(folder, resumed_from_rounds=starts)
     with stop as is_asked_for:
-        for first, size in _blocks(config):
-            if first < done:
-                continue
-            if _is_over(config, curves, done):
+        for _, size in schedule.blocks(done=done, then_of=0 if schedule.num_rounds else _BLOCK_SWEEPS):
+            if _is_over(curves, done, num_rounds=schedule.num_rounds):
                 break
-            both = _advance(builds, config, both, curves, done, size)
+            both = _advance(task, both, done, size)
             done += size
-            if done <= config.federation.num_rounds and _is_due(config, done):
-                _assess(builds, config, both, curves, done)
+            if done <= schedule.num_rounds and schedule.is_evaluation_due(done):
+                task.assess(both, done)
             curves.write(folder / CURVES)
-            _tell(progress, config, curves, done)
+            _show(progress, task, done)
             stops = is_asked_for()
-            if stops or _is_checkpoint_due(config, done, size):
+            if stops or schedule.is_checkpoint_due(done, size):
                 checkpoints.save(done, both)
             if stops:
                 raise StoppedError(f"after {done} rounds or sweeps of each build")
     num_unsettled = int(np.sum(~_is_settled(curves, done)))
     federated, centralized = builds.assess(both.federated.item_factors), builds.assess(both.centralized)
-    _note_metrics(curves, config, FEDERATED, federated, config.federation.num_rounds)
-    _note_metrics(curves, config, CENTRALIZED, centralized, done)
+    task.note_metrics(FEDERATED, federated, schedule.num_rounds)
+    task.note_metrics(CENTRALIZED, centralized, done)
     curves.write(folder / CURVES)
     return Outcome(federated, centralized, curves, done, num_unsettled, starts)
 
 
 def _begin(
     builds: Builds,
-    config: ExperimentConfig,
+    problem: Problem,
     checkpoints: Checkpoints,
     folder: Path,
     progress: ProgressLine,
@@ -114,14 +141,14 @@ def _begin(
     start = builds.start()
     restored = checkpoints.latest(start)
     if restored is not None:
-        done, both = restored
-        progress.say(f"going on after {done} rounds or sweeps of each build")
+        done, both = restored.done, restored.state
+        progress.say(f"resuming after {done} rounds or sweeps of each build")
         starts = [*ENVIRONMENT.read(folder)["resumed_from_rounds"], done]
         return _Begun(done, builds.place(both), _read_curves(folder / CURVES, done=done), starts)
     if resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
     curves = Curves()
-    _assess(builds, config, start, curves, 0)
+    _Task(builds, problem, curves).assess(start, 0)
     return _Begun(0, start, curves, [])
 
 
@@ -138,93 +165,58 @@ def _read_curves(path: Path, *, done: int) -> Curves:
     return curves
 
 
-def _blocks(config: ExperimentConfig) -> Iterator[tuple[int, int]]:
-    """Yield the first round and the size of each block without end, sizes few: each is to be compiled."""
-    sizes = block_sizes(config.federation.num_rounds, config.evaluation.every)
-    first = 0
-    for size in itertools.chain(sizes, itertools.repeat(sizes[0] if sizes else _BLOCK_SWEEPS)):
-        yield first, size
-        first += size
-
-
-def _is_over(config: ExperimentConfig, curves: Curves, done: int) -> bool:
-    """Say whether all rounds are done, and ALS has converged in every build, or will not."""
-    if done < max(config.federation.num_rounds, MIN_SWEEPS):
+def _is_over(curves: Curves, done: int, *, num_rounds: int) -> bool:
+    """Return whether all rounds are done, and ALS has converged in every build or never will."""
+    if done < max(num_rounds, MIN_SWEEPS):
         return False
     is_broken = ~np.isfinite(curves.get(CENTRALIZED, "loss").values[done - 1])
     return done >= MAX_SWEEPS or bool(np.all(_is_settled(curves, done) | is_broken))
 
 
 def _is_settled(curves: Curves, done: int) -> npt.NDArray[np.bool_]:
-    """Say of every build whether its ALS has converged."""
+    """Return whether ALS has converged, for every build."""
     before, after = curves.get(CENTRALIZED, "loss").values[done - 2 : done]
     return has_converged(before, after)
 
 
-def _is_due(config: ExperimentConfig, done: int) -> bool:
-    return done % config.evaluation.every == 0 or done == config.federation.num_rounds
-
-
-def _is_checkpoint_due(config: ExperimentConfig, done: int, size: int) -> bool:
-    every = config.checkpoint.every or config.evaluation.every
-    return done // every > (done - size) // every
-
-
-def _advance(
-    builds: Builds, config: ExperimentConfig, both: Both, curves: Curves, done: int, size: int
-) -> Both:
+def _advance(task: _Task, both: Both, done: int, size: int) -> Both:
     """Add sweeps, and rounds as long as there are any left."""
     federated, centralized = both
-    if done < config.federation.num_rounds:
-        federated, info = builds.run(federated, size)
-        _note_losses(curves, FEDERATED, done, info.loss)
-        _refuse_divergence(config, curves)
-    centralized, losses = builds.sweep(centralized, size)
-    _note_losses(curves, CENTRALIZED, done, losses)
+    if done < task.problem.schedule.num_rounds:
+        federated, info = task.builds.run(federated, size)
+        _note_losses(task.curves, FEDERATED, done, info.loss)
+        _refuse_divergence(task)
+    centralized, losses = task.builds.sweep(centralized, size)
+    _note_losses(task.curves, CENTRALIZED, done, losses)
     return Both(federated, centralized)
 
 
 def _note_losses(curves: Curves, side: str, done: int, losses: jax.Array) -> None:
-    """Note the losses before each of these rounds, [builds, rounds]; of a cohort they are estimates."""
+    """Add the losses before each of these rounds, [builds, rounds]; of a cohort they are estimates."""
     for index, of_builds in enumerate(np.asarray(losses).T):
         curves.put(side, "loss", done + index, of_builds)
 
 
-def _refuse_divergence(config: ExperimentConfig, curves: Curves) -> None:
-    for build, losses in enumerate(curves.get(FEDERATED, "loss").values.T.tolist()):
-        divergence = find_divergence(losses, is_guarded=config.server.step == "guarded_gram")
+def _refuse_divergence(task: _Task) -> None:
+    is_guarded = task.problem.config.server.row.is_guarded
+    for build, losses in enumerate(task.curves.get(FEDERATED, "loss").values.T.tolist()):
+        divergence = find_divergence(losses, is_guarded=is_guarded)
         if divergence is not None:
             raise DivergedError(
                 f"build {build} diverged in round {divergence.round} (loss {divergence.loss:g}); "
-                f"{divergence_remedy(config)}"
+                f"{task.problem.divergence_remedy}"
             )
 
 
-def _assess(builds: Builds, config: ExperimentConfig, both: Both, curves: Curves, done: int) -> None:
-    """Note all metrics of both sides, and how far apart the sides are."""
-    federated, centralized = builds.assess(both.federated.item_factors), builds.assess(both.centralized)
-    _note_metrics(curves, config, FEDERATED, federated, done)
-    _note_metrics(curves, config, CENTRALIZED, centralized, done)
-    for name, of_builds in difference_between(federated, centralized).items():
-        curves.put(BOTH, name, done, of_builds)
-
-
-def _note_metrics(
-    curves: Curves, config: ExperimentConfig, side: str, assessment: Assessment, done: int
-) -> None:
-    for name, of_builds in metrics_of_builds(assessment, k=config.evaluation.k).items():
-        curves.put(side, name, done, of_builds)
-
-
-def _tell(progress: ProgressLine, config: ExperimentConfig, curves: Curves, done: int) -> None:
-    k, num_rounds = config.evaluation.k, config.federation.num_rounds
+def _show(progress: ProgressLine, task: _Task, done: int) -> None:
+    config, num_rounds = task.problem.config, task.problem.schedule.num_rounds
     losses, maps = (
-        [curves.get(side, name).values[-1].mean() for side in (FEDERATED, CENTRALIZED)]
-        for name in ("loss", f"map_at_{k}")
+        [task.curves.get(side, name).values[-1].mean() for side in (FEDERATED, CENTRALIZED)]
+        for name in ("loss", task.problem.map_name)
     )
     status = (
         f"{config.comparison.num_builds} builds, FCF / ALS: loss {losses[0]:.6g} / {losses[1]:.6g}  "
-        f"MAP@{k} {maps[0]:.4f} / {maps[1]:.4f}"
+        f"MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
     )
     if done <= num_rounds:
         progress.show("round", done, num_rounds, status)

@@ -7,7 +7,6 @@ configuration and `f` the facts of the training data.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from fcf_jax.experiments.config.privacy_modes import has_noise, mode_of, needs_item_counts
 from fcf_jax.experiments.config.problems import (
     Facts,
     clients_to_adapt_clipping,
@@ -18,7 +17,6 @@ from fcf_jax.experiments.config.problems import (
     unknown_set,
 )
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import step_of
 from fcf_jax.experiments.errors import ConfigError
 
 Command = Literal["run", "compare", "tune", "audit", "audit rank_one", "plan"]
@@ -116,8 +114,8 @@ _CHECKS = (
         'data.strengths: explicit ratings are not transformed; set data.strengths = "keep"',
     ),
     _Check(
-        lambda c, f: c.server.decay != "constant" and not step_of(c).has_schedule,
-        lambda c, f: f'server.decay: {step_of(c).name} has no schedule; set server.decay = "constant"',
+        lambda c, f: c.server.decay != "constant" and not c.server.row.has_schedule,
+        lambda c, f: f'server.decay: {c.server.row.name} has no schedule; set server.decay = "constant"',
     ),
     _Check(
         lambda c, f: c.parallel.coordinator is not None or c.parallel.item_shards > 1,
@@ -131,22 +129,22 @@ _CHECKS = (
         commands=("compare",),
     ),
     _Check(
-        lambda c, f: needs_item_counts(c),
+        lambda c, f: c.privacy.needs_item_counts,
         "privacy.head_items: {command} releases no item counts, as `fcf run` does before its rounds; "
         "set privacy.head_items = 1 and privacy.item_weight_power = 0 for {command}",
         commands=_MEASURING,
     ),
     _Check(
-        lambda c, f: has_noise(c) and c.privacy.seed is None,
+        lambda c, f: c.privacy.has_noise and c.privacy.seed is None,
         "privacy.seed: {command} trains many times and charges no budget; set privacy.seed to "
         "measure what is NOT PRIVATE, and train what is released with `fcf run`",
         commands=_MEASURING,
     ),
     _Check(
-        lambda c, f: mode_of(c).sums_securely,
+        lambda c, f: c.privacy.row.sums_securely,
         lambda c, f: (
             f"privacy.mode: fcf tune searches with plain sums, which equal secure sums up to "
-            f'rounding; set privacy.mode = "plain", and run the result with "{mode_of(c).name}"'
+            f'rounding; set privacy.mode = "plain", and run the result with "{c.privacy.row.name}"'
         ),
         commands=("tune",),
     ),
@@ -194,14 +192,14 @@ _CHECKS = (
         commands=("tune",),
     ),
     _Check(
-        lambda c, f: has_noise(c) and c.privacy.item_weight_power != 0,
+        lambda c, f: c.privacy.has_noise and c.privacy.item_weight_power != 0,
         "privacy.item_weight_power: the attacks expect noise of one size on all items; set it to 0",
         commands=_AUDITS,
     ),
     _Check(
-        lambda c, f: mode_of(c).name != "plain",
+        lambda c, f: c.privacy.row.name != "plain",
         lambda c, f: (
-            f"--upload rank_one: expected privacy.mode = plain, got {mode_of(c).name}: pairs (e, x) cannot "
+            f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.row.name}: pairs (e, x) cannot "
             "be summed, clipped to one sum or masked; use --upload dense"
         ),
         commands=("audit rank_one",),
@@ -212,9 +210,9 @@ _CHECKS = (
         commands=("plan",),
     ),
     _Check(
-        lambda c, f: mode_of(c).noise_on == "upload",
+        lambda c, f: c.privacy.row.noise_on == "upload",
         lambda c, f: (
-            f"privacy.mode: expected noise on the sum to plan for, got {mode_of(c).name}, which releases "
+            f"privacy.mode: expected noise on the sum to plan for, got {c.privacy.row.name}, which releases "
             'every upload by itself; set privacy.mode = "central_noise" or "distributed_noise"'
         ),
         commands=("plan",),
@@ -233,45 +231,45 @@ _CHECKS = (
         when="data",
     ),
     _Check(
-        lambda c, f: step_of(c).needs_everybody and _cohort_size(c, f) < f.num_users,
+        lambda c, f: c.server.row.needs_everybody and _cohort_size(c, f) < f.num_users,
         lambda c, f: (
-            f"server.step: {step_of(c).name} needs everybody in every round, got {_cohort_size(c, f)} "
+            f"server.step: {c.server.row.name} needs everybody in every round, got {_cohort_size(c, f)} "
             'clients; set server.step = "running_sums" or leave out federation.cohort_size'
         ),
         when="data",
     ),
     _Check(
-        lambda c, f: has_noise(c) and c.data.feedback == "explicit",
+        lambda c, f: c.privacy.has_noise and c.data.feedback == "explicit",
         "data.feedback: explicit ratings are centred on their mean, which has no noise; "
         'set data.feedback = "implicit" under noise',
         when="data",
     ),
     _Check(
-        lambda c, f: has_noise(c) and c.data.min_item_interactions > 1,
+        lambda c, f: c.privacy.has_noise and c.data.min_item_interactions > 1,
         "data.min_item_interactions: it reveals without noise which items are rare; leave it out, and set "
         "privacy.head_items, whose counts are noised",
         when="data",
     ),
     _Check(
-        lambda c, f: has_noise(c) and step_of(c).is_guarded,
+        lambda c, f: c.privacy.has_noise and c.server.row.is_guarded,
         lambda c, f: (
-            f"server.step: {step_of(c).name} is guided by the clients' loss, which {mode_of(c).name} hides; "
+            f"server.step: {c.server.row.name} is guided by the clients' loss, which {c.privacy.row.name} hides; "
             'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
         ),
         when="data",
     ),
     _Check(
-        lambda c, f: mode_of(c).noise_on == "upload" and c.privacy.clipping == "adaptive",
+        lambda c, f: c.privacy.row.noise_on == "upload" and c.privacy.clipping == "adaptive",
         lambda c, f: (
-            f"privacy.clipping: adaptive needs a count of clipped clients, which {mode_of(c).name} does "
+            f"privacy.clipping: adaptive needs a count of clipped clients, which {c.privacy.row.name} does "
             'not release; set privacy.clipping = "static"'
         ),
         when="data",
     ),
     _Check(
-        lambda c, f: mode_of(c).noise_on == "upload" and needs_item_counts(c),
+        lambda c, f: c.privacy.row.noise_on == "upload" and c.privacy.needs_item_counts,
         lambda c, f: (
-            f"privacy.head_items: it needs summed item counts, which {mode_of(c).name} does not release; "
+            f"privacy.head_items: it needs summed item counts, which {c.privacy.row.name} does not release; "
             "leave out privacy.head_items and privacy.item_weight_power"
         ),
         when="data",
@@ -279,7 +277,7 @@ _CHECKS = (
     _Check(unaccountable_noise, lambda c, f: f"privacy: {unaccountable_noise(c, f)}", when="data"),
     _Check(
         lambda c, f: (
-            has_noise(c)
+            c.privacy.has_noise
             and c.privacy.clipping == "adaptive"
             and _cohort_size(c, f) <= clients_to_adapt_clipping(c, f)
         ),

@@ -4,10 +4,7 @@ A new mode is a new row of `PRIVACY_MODES`; configurations, checks and audits fo
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-if TYPE_CHECKING:  # the schema takes the names of the modes from here
-    from fcf_jax.experiments.config.schema import ExperimentConfig
+from typing import Literal, NamedTuple
 
 View = Literal[
     "upload", "noisy_upload", "noisy_uploads", "sum", "difference", "noisy_sum", "noisy_sums", "popularity"
@@ -51,27 +48,6 @@ class PrivacyMode(NamedTuple):
         """Name the attacks that apply, each with the view that it starts from."""
         some = self.attacks_on_cohorts if has_cohorts else self.attacks_on_everybody
         return {**self.attacks, **some, "popularity": "popularity"}
-
-
-def mode_of(config: "ExperimentConfig") -> PrivacyMode:
-    """Return the configured privacy mode."""
-    return PRIVACY_MODES[config.privacy.mode]
-
-
-def has_noise(config: "ExperimentConfig") -> bool:
-    """Return True if the configuration asks for differential privacy."""
-    return mode_of(config).has_noise
-
-
-def needs_item_counts(config: "ExperimentConfig") -> bool:
-    """Return True if noisy item counts are released before the first round, to drop or weigh items."""
-    return has_noise(config) and (config.privacy.head_items < 1 or config.privacy.item_weight_power != 0)
-
-
-def is_in_fixed_point(config: "ExperimentConfig") -> bool:
-    """Return True if rounds are summed in integers. Never under noise, which is added in floating point."""
-    mode = mode_of(config)
-    return mode.sums_securely or (config.parallel.deterministic and not mode.has_noise)
 
 
 _NOISY_SUM: Attacks = {"cohort_sum": "noisy_sum"}

@@ -1,21 +1,20 @@
 """Problems of a configuration that take a computation to find: each function describes one, or returns ""."""
 
 import difflib
+from functools import partial
 from typing import NamedTuple
 
-from fcf_jax.channel.fixed_point import check_formats
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from fcf_jax.channel.fixed_point import FixedPoint, Formats, check_formats, choose_formats
 from fcf_jax.core.records import Pieces
+from fcf_jax.core.sampling import draw_cohort
 from fcf_jax.data.known_sets import known_set
 from fcf_jax.evaluation.metrics import metric_names
-from fcf_jax.experiments.config.privacy_modes import has_noise, mode_of
-from fcf_jax.experiments.config.privacy_numbers import (
-    cohorts_drawn,
-    fixed_point_formats,
-    largest_cohort,
-    noise_multiplier_of,
-    participation_of,
-)
-from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.protection import protection_of
+from fcf_jax.experiments.config.schema import ExperimentConfig, FederationConfig
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
 
 
@@ -64,9 +63,7 @@ def unknown_metric(config: ExperimentConfig) -> str:
 def unaccountable_noise(config: ExperimentConfig, facts: Facts) -> str:
     """Describe why noise cannot be accounted for, or not be calibrated."""
     try:
-        if has_noise(config):
-            participation_of(config, num_users=facts.num_users)
-            noise_multiplier_of(config, num_users=facts.num_users)
+        protection_of(config, num_users=facts.num_users)
     except (ImportError, ValueError) as error:
         return str(error)
     return ""
@@ -74,16 +71,17 @@ def unaccountable_noise(config: ExperimentConfig, facts: Facts) -> str:
 
 def clients_to_adapt_clipping(config: ExperimentConfig, facts: Facts) -> float:
     """Return ten times the noise multiplier; a cohort with no more clients counts the clipped too noisily."""
-    return 10 * noise_multiplier_of(config, num_users=facts.num_users)
+    protection = protection_of(config, num_users=facts.num_users)
+    return 0.0 if protection is None else 10 * protection.noise_multiplier
 
 
 def overflowing_sum(config: ExperimentConfig, facts: Facts) -> str:
     """Describe a sum in fixed point that could overflow."""
     if facts.bounds is None:
         return ""
-    formats = fixed_point_formats(config, facts.bounds, num_users=facts.num_users)
+    max_clients, bits = config.federation.largest_cohort(facts.num_users), config.privacy.fraction_bits
     try:
-        check_formats(formats, max_clients=largest_cohort(config, num_users=facts.num_users))
+        check_formats(formats_of(facts.bounds, bits, max_clients=max_clients), max_clients=max_clients)
     except ValueError as error:
         return str(error)
     return ""
@@ -91,13 +89,39 @@ def overflowing_sum(config: ExperimentConfig, facts: Facts) -> str:
 
 def revealing_cohorts(config: ExperimentConfig, facts: Facts) -> str:
     """Describe cohorts whose secure sums would reveal too much: too small, or nearly the same."""
-    if not mode_of(config).sums_securely:
+    if not config.privacy.row.sums_securely:
         return ""
     first, num_users = config.federation.seed, facts.num_users
     try:
         for seed in range(first, first + facts.num_builds):
-            cohorts = cohorts_drawn(config, seed=seed, num_users=num_users)
+            cohorts = _cohorts_drawn(config.federation, seed=seed, num_users=num_users)
             check_cohorts(cohorts, num_users=num_users, min_cohort=config.privacy.min_cohort)
     except ValueError as error:
         return str(error)
     return ""
+
+
+def formats_of(bounds: Pieces[float], fraction_bits: int | None, *, max_clients: int) -> Formats:
+    """Return the fixed-point format of each piece: with the configured bits, or as many as sums allow."""
+    if fraction_bits is None:
+        return choose_formats(bounds, max_clients=max_clients)
+    return Pieces(*(FixedPoint(bound, fraction_bits) for bound in bounds))
+
+
+def _cohorts_drawn(federation: FederationConfig, *, seed: int, num_users: int) -> np.ndarray:
+    """Draw the cohorts of all rounds from a seed, [rounds, clients]; unsampled, everybody once.
+
+    Padding in a cohort is `num_users`.
+    """
+    cohort_size = federation.cohort_among(num_users)
+    if cohort_size is None:
+        return np.arange(num_users)[None]
+    draw = partial(
+        draw_cohort,
+        jax.random.key(seed),
+        num_users=num_users,
+        cohort_size=cohort_size,
+        sampling=federation.sampling,
+    )
+    rounds = jnp.arange(max(federation.num_rounds, 1))
+    return np.asarray(jax.jit(partial(jax.lax.map, draw))(rounds))

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import optax
 from pydantic import BaseModel, ConfigDict, Field
 
-from fcf_jax.core.sampling import Sampling
+from fcf_jax.core.sampling import Sampling, poisson_capacity
 from fcf_jax.data.columns import LAYOUT_NAMES
 from fcf_jax.data.known_sets import KNOWN_SETS
-from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
-from fcf_jax.experiments.config.server_steps import SERVER_STEPS
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
+from fcf_jax.experiments.config.server_steps import SERVER_STEPS, ServerStep
 
 if TYPE_CHECKING:
     _ServerStepName = _PrivacyModeName = str
@@ -122,7 +123,7 @@ class ServerConfig(_Section):
     confidence_factor: float | None = Field(
         default=None,
         ge=0,
-        description="weight of confidence in the curvature; unset = {_defaults('confidence_factor')}",
+        description=f"weight of confidence in the curvature; unset = {_defaults('confidence_factor')}",
     )
     averaging: float = Field(
         default=0.8, ge=0, le=1, description="of running_sums: round t weighs (t + 1)^-averaging"
@@ -133,6 +134,33 @@ class ServerConfig(_Section):
     memory: int = Field(
         default=5, ge=0, le=20, description="of guarded_gram: rounds that its acceleration combines; 0 = none"
     )
+
+    @property
+    def row(self) -> ServerStep:
+        """Facts about the step."""
+        return SERVER_STEPS[self.step]
+
+    @property
+    def rate(self) -> float:
+        """The configured learning rate, otherwise the default of the step.
+
+        Raises:
+            ValueError: for a step that has no learning rate.
+        """
+        rate = self.row.learning_rate if self.learning_rate is None else self.learning_rate
+        if rate is None:
+            raise ValueError(f"expected a server step with a learning rate, got {self.step}")
+        return rate
+
+    @property
+    def factor(self) -> float:
+        """The configured confidence factor, otherwise the default of the step; 0 if it has none."""
+        factor = self.confidence_factor
+        return self.row.confidence_factor or 0.0 if factor is None else factor
+
+    def optimizer(self, num_rounds: int) -> optax.GradientTransformation:
+        """Build the optax transformation; numbers may be traced, except `memory`."""
+        return self.row.build(self, num_rounds)
 
 
 class FederationConfig(_Section):
@@ -146,6 +174,18 @@ class FederationConfig(_Section):
         "anew; poisson: each client independently, cohort_size on average",
     )
     seed: int = Field(default=0, ge=0, description="seed of the initial item factors and the cohorts")
+
+    def cohort_among(self, num_users: int) -> int | None:
+        """Return the clients of a round; None for everybody."""
+        is_sampled = self.cohort_size is not None and self.cohort_size < num_users
+        return self.cohort_size if is_sampled else None
+
+    def largest_cohort(self, num_users: int) -> int:
+        """Return the most clients that a round can have."""
+        cohort_size = self.cohort_among(num_users)
+        if cohort_size is not None and self.sampling == "poisson":
+            return poisson_capacity(num_users=num_users, cohort_size=cohort_size)
+        return cohort_size or num_users
 
 
 class PrivacyConfig(_Section):
@@ -217,6 +257,25 @@ class PrivacyConfig(_Section):
     seed: int | None = Field(
         default=None, ge=0, description="fixes noise and sampling: NOT PRIVATE; unset = system entropy"
     )
+
+    @property
+    def row(self) -> PrivacyMode:
+        """Facts about the mode."""
+        return PRIVACY_MODES[self.mode]
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the mode is differentially private."""
+        return self.row.has_noise
+
+    @property
+    def needs_item_counts(self) -> bool:
+        """Whether noisy item counts are released before the first round, to drop or weigh items."""
+        return self.has_noise and (self.head_items < 1 or self.item_weight_power != 0)
+
+    def num_learned_items(self, num_items: int) -> int:
+        """Count the items that are learned: all, or under noise the configured share."""
+        return max(1, round((self.head_items if self.has_noise else 1.0) * num_items))
 
 
 class EvaluationConfig(_Section):
@@ -329,6 +388,19 @@ class ExperimentConfig(_Section):
     comparison: ComparisonConfig = ComparisonConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tuning: TuningConfig = TuningConfig()
+
+    @property
+    def sent_pieces(self) -> tuple[str, ...]:
+        """The pieces that a client sends: what the server step uses, and under noise never its loss."""
+        left_out = set() if self.server.factor > 0 else {"confidence_sum"}
+        left_out |= {"loss"} if self.privacy.has_noise else set()
+        return tuple(piece for piece in self.server.row.pieces if piece not in left_out)
+
+    @property
+    def is_in_fixed_point(self) -> bool:
+        """Whether rounds are summed in integers. Never under noise, which is added in floating point."""
+        privacy = self.privacy
+        return privacy.row.sums_securely or (self.parallel.deterministic and not privacy.has_noise)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without keys that are unset."""

@@ -11,7 +11,7 @@ import optax
 from fcf_jax.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
 
 if TYPE_CHECKING:  # the schema takes the names of the steps from here
-    from fcf_jax.experiments.config.schema import ExperimentConfig
+    from fcf_jax.experiments.config.schema import ServerConfig
 
 _GRADIENT = ("upload",)
 _SUMS = ("upload", "user_gram", "confidence_sum", "loss")
@@ -22,7 +22,7 @@ class ServerStep(NamedTuple):
 
     Attributes:
         name: value of `server.step`.
-        build: builds the optax transformation; numbers of the configuration may be traced, except
+        build: (server section, number of rounds) -> optax transformation; numbers may be traced, except
             `server.memory`.
         pieces: what the server asks of each client, by the field names of `CohortSum`.
         tuned: keys that `fcf tune` varies.
@@ -34,7 +34,7 @@ class ServerStep(NamedTuple):
     """
 
     name: str
-    build: "Callable[[ExperimentConfig], optax.GradientTransformation]"
+    build: "Callable[[ServerConfig, int], optax.GradientTransformation]"
     pieces: tuple[str, ...]
     tuned: tuple[str, ...]
     learning_rate: float | None = None
@@ -49,77 +49,42 @@ class ServerStep(NamedTuple):
         return "user_gram" in self.pieces
 
 
-def step_of(config: "ExperimentConfig") -> ServerStep:
-    """Return the configured server step."""
-    return SERVER_STEPS[config.server.step]
-
-
-def build_optimizer(config: "ExperimentConfig") -> optax.GradientTransformation:
-    """Build the optax transformation of the configured server step."""
-    return step_of(config).build(config)
-
-
-def learning_rate(config: "ExperimentConfig") -> float:
-    """Return the configured learning rate, otherwise the default of the step.
-
-    Raises:
-        ValueError: for a step that has no learning rate.
-    """
-    step, rate = step_of(config), config.server.learning_rate
-    rate = step.learning_rate if rate is None else rate
-    if rate is None:
-        raise ValueError(f"expected a server step with a learning rate, got {step.name}")
-    return rate
-
-
-def confidence_factor(config: "ExperimentConfig") -> float:
-    """Return the configured weight of confidence, otherwise the default of the step; 0 if it has none."""
-    factor = config.server.confidence_factor
-    return step_of(config).confidence_factor or 0.0 if factor is None else factor
-
-
-def _guarded_gram(config: "ExperimentConfig") -> optax.GradientTransformation:
-    server = config.server
+def _guarded_gram(server: "ServerConfig", num_rounds: int) -> optax.GradientTransformation:
     return guarded_gram(
-        confidence_factor=confidence_factor(config),
-        initial_damping=server.initial_damping,
-        memory=server.memory,
+        confidence_factor=server.factor, initial_damping=server.initial_damping, memory=server.memory
     )
 
 
-def _gram(config: "ExperimentConfig") -> optax.GradientTransformation:
-    return gram_preconditioned(learning_rate(config), confidence_factor=confidence_factor(config))
+def _gram(server: "ServerConfig", num_rounds: int) -> optax.GradientTransformation:
+    return gram_preconditioned(server.rate, confidence_factor=server.factor)
 
 
-def _running_sums(config: "ExperimentConfig") -> optax.GradientTransformation:
-    power = config.server.averaging
+def _running_sums(server: "ServerConfig", num_rounds: int) -> optax.GradientTransformation:
+    power = server.averaging
     return running_sums(
-        _schedule(config),
-        confidence_factor=confidence_factor(config),
+        _schedule(server, num_rounds),
+        confidence_factor=server.factor,
         averaging=lambda round_index: (round_index + 1.0) ** -power,
     )
 
 
-def _adam(config: "ExperimentConfig") -> optax.GradientTransformation:
-    server = config.server
-    return optax.adam(_schedule(config), b1=server.b1, b2=server.b2, eps=server.eps)
+def _adam(server: "ServerConfig", num_rounds: int) -> optax.GradientTransformation:
+    return optax.adam(_schedule(server, num_rounds), b1=server.b1, b2=server.b2, eps=server.eps)
 
 
-def _paper_adam(config: "ExperimentConfig") -> optax.GradientTransformation:
-    server = config.server
-    return paper_adam(_schedule(config), b1=server.b1, b2=server.b2, eps=server.eps)
+def _paper_adam(server: "ServerConfig", num_rounds: int) -> optax.GradientTransformation:
+    return paper_adam(_schedule(server, num_rounds), b1=server.b1, b2=server.b2, eps=server.eps)
 
 
-def _sgd(config: "ExperimentConfig") -> optax.GradientTransformation:
-    return optax.sgd(_schedule(config))
+def _sgd(server: "ServerConfig", num_rounds: int) -> optax.GradientTransformation:
+    return optax.sgd(_schedule(server, num_rounds))
 
 
-def _schedule(config: "ExperimentConfig") -> optax.ScalarOrSchedule:
-    rate = learning_rate(config)
-    if config.server.decay == "constant":
-        return rate
-    final = config.server.final_learning_rate / rate
-    return optax.cosine_decay_schedule(rate, max(config.federation.num_rounds, 1), alpha=final)
+def _schedule(server: "ServerConfig", num_rounds: int) -> optax.ScalarOrSchedule:
+    if server.decay == "constant":
+        return server.rate
+    final = server.final_learning_rate / server.rate
+    return optax.cosine_decay_schedule(server.rate, max(num_rounds, 1), alpha=final)
 
 
 _ROWS = (

@@ -8,13 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fcf_jax.data import Interactions
-from fcf_jax.experiments.build.item_release import release_item_counts, weights_of_counts
-from fcf_jax.experiments.build.privacy import rounds_key
-from fcf_jax.experiments.build.processes import share_files
-from fcf_jax.experiments.config.privacy_modes import has_noise, needs_item_counts
-from fcf_jax.experiments.config.privacy_numbers import delta_of, noise_multiplier_of, participation_of
-from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.build.devices import share_files
+from fcf_jax.experiments.build.histories import release_item_counts, weights_of_counts
+from fcf_jax.experiments.build.problem import Problem, rounds_key
 from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS
 from fcf_jax.experiments.store.summary import PrivacyStatement
@@ -100,38 +96,38 @@ class Budget(NamedTuple):
         }
 
 
-def budget_of(config: ExperimentConfig, folder: Path, *, num_users: int) -> Budget | None:
+def budget_of(problem: Problem, folder: Path) -> Budget | None:
     """Open the budget of a run; None without differential privacy."""
-    if not has_noise(config):
+    protection = problem.protection
+    if protection is None:
         return None
-    participation = participation_of(config, num_users=num_users)
-    noise_multiplier = noise_multiplier_of(config, num_users=num_users)
-    delta = delta_of(config, num_users=num_users)
-    accountant = accountant_used(participation, config.privacy.accountant)
+    accountant = accountant_used(protection.participation, protection.privacy.accountant)
     return Budget(
         folder=folder,
-        participation=participation,
-        noise_multiplier=noise_multiplier,
-        delta=delta,
+        participation=protection.participation,
+        noise_multiplier=protection.noise_multiplier,
+        delta=protection.delta,
         accountant=accountant,
         spent_after=epsilon_by_round(
-            participation, noise_multiplier=noise_multiplier, delta=delta, accountant=accountant
+            protection.participation,
+            noise_multiplier=protection.noise_multiplier,
+            delta=protection.delta,
+            accountant=accountant,
         ),
-        num_rounds=config.federation.num_rounds,
-        is_private=config.privacy.seed is None,
+        num_rounds=protection.num_rounds,
+        is_private=protection.privacy.seed is None,
     )
 
 
 def released_item_weights(
-    config: ExperimentConfig, train: Interactions, folder: Path, budget: Budget | None
+    problem: Problem, folder: Path, budget: Budget | None
 ) -> Float[np.ndarray, "items"] | None:
     """Return the item weights of a run, made of noised item counts that are released once.
 
     The counts are charged, then written, before they are used; a resumed run reads them.
 
     Args:
-        config: of the run.
-        train: interactions that the clients train on, uncapped.
+        problem: of the run.
         folder: run directory.
         budget: what the release is charged to.
 
@@ -142,14 +138,16 @@ def released_item_weights(
         CheckpointError: when a run that has begun lost its counts.
         OSError: when the counts cannot be written.
     """
-    if budget is None or not needs_item_counts(config):
+    protection, seed = problem.protection, problem.config.data.seed
+    if budget is None or protection is None or not protection.privacy.needs_item_counts:
         return None
     share_files(folder, [ITEM_COUNTS.name])
     if not ITEM_COUNTS.is_in(folder):
         if budget.rounds_spent() > 0:
             path = folder / ITEM_COUNTS.name
             raise CheckpointError(f"{path}: expected the counts that were released; choose another --out")
-        counts = release_item_counts(config, train, rounds_key(config, jax.random.key(0)))
+        key = rounds_key(protection.privacy, jax.random.key(0))
+        counts = release_item_counts(protection, problem.train, key, seed=seed)
         budget.charge(0)
         ITEM_COUNTS.write(folder, {"counts": counts})
-    return weights_of_counts(config, ITEM_COUNTS.read(folder)["counts"])
+    return weights_of_counts(protection.privacy, ITEM_COUNTS.read(folder)["counts"])

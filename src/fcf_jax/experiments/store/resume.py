@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Split
-from fcf_jax.experiments.build.processes import share_files
+from fcf_jax.experiments.build.devices import share_files
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import CheckpointError, ConfigError
 from fcf_jax.experiments.loop import Begun, Record

@@ -2,7 +2,7 @@
 
     mesh = candidate_mesh(2)
     data = candidate_data(train, validation, mesh)
-    learner = als_learner(config, mean_rating, data)
+    learner = als_learner(problem, data)
     settings = {"model.alpha": [2.0, 4.0], "model.regularization": [1.0, 8.0]}
     batch = begin(learner, settings, mesh, num_places=2)
     batch, report = advance(learner, batch, data, [5, 5])
@@ -24,12 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 from fcf_jax import als
 from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.packing import pack_clients, pack_items
-from fcf_jax.core.records import PackedClients
+from fcf_jax.core.records import Model, PackedClients
 from fcf_jax.data import Interactions
 from fcf_jax.evaluation import EvaluationData, UserMetrics, evaluation_data, user_metrics
-from fcf_jax.experiments.build.models import configured_federation, configured_model, first_item_factors
+from fcf_jax.experiments.build.problem import Problem, model_of
 from fcf_jax.experiments.config.load import with_values
-from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.parallel.batch import map_runs, run_mesh
 
 Settings = dict[str, Array]  # by key: a number for one candidate, [places] for a batch
@@ -78,12 +77,12 @@ def candidate_data(
     return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
 
 
-def als_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
+def als_learner(problem: Problem, data: CandidateData) -> Learner:
     """Set up centralised ALS; settings are keys of `model`."""
-    start = first_item_factors(config, jax.random.key(config.federation.seed), num_items=_num_items(data))
+    start = problem.first_item_factors()
 
     def step(settings: Settings, item_factors: Array, data: CandidateData) -> tuple[Array, Array]:
-        model = configured_model(with_values(config, settings), mean_rating)
+        model = _model(problem, settings)
         item_factors, info = als.sweep(model, item_factors, data.clients, data.items)
         return item_factors, info.loss
 
@@ -91,34 +90,34 @@ def als_learner(config: ExperimentConfig, mean_rating: float, data: CandidateDat
         init=lambda settings: start,
         step=step,
         item_factors=lambda item_factors: item_factors,
-        score=partial(_score, config, mean_rating),
+        score=partial(_score, problem),
     )
 
 
-def federated_learner(config: ExperimentConfig, mean_rating: float, data: CandidateData) -> Learner:
-    """Set up the configured federation; settings are keys of `server`, but its memory."""
-    num_users, num_items = data.clients.row_counts.shape[0], _num_items(data)
-    key = jax.random.key(config.federation.seed)
+def federated_learner(problem: Problem, data: CandidateData) -> Learner:
+    """Set up the configured federation; settings are keys of `server`, except its memory."""
+    num_rounds = problem.config.federation.num_rounds
 
     def federation_of(settings: Settings) -> Federation:
-        candidate = with_values(config, settings)
-        model = configured_model(candidate, mean_rating)
-        return configured_federation(candidate, model, num_users=num_users, num_items=num_items)
+        candidate = with_values(problem.config, settings)
+        return problem.federation(
+            model=_model(problem, settings), optimizer=candidate.server.optimizer(num_rounds)
+        )
 
     as_configured = federation_of({})
-    state = as_configured.init(key)
-    num_rounds = config.federation.num_rounds
-    capacity = cohort_rows(as_configured, key, state, data.clients, num_rounds=num_rounds)
+    state = as_configured.init(problem.key)
+    capacity = cohort_rows(as_configured, problem.key, state, data.clients, num_rounds=num_rounds)
 
     def step(settings: Settings, state: Any, data: CandidateData) -> tuple[Any, Array]:
-        state, info = federation_of(settings).round(key, state, data.clients, row_capacity=capacity)
+        federation = federation_of(settings)
+        state, info = federation.round(problem.key, state, data.clients, row_capacity=capacity)
         return state, info.loss
 
     return Learner(
-        init=lambda settings: federation_of(settings).init(key),
+        init=lambda settings: federation_of(settings).init(problem.key),
         step=step,
         item_factors=lambda state: state.item_factors,
-        score=partial(_score, config, mean_rating),
+        score=partial(_score, problem),
     )
 
 
@@ -161,20 +160,16 @@ def _filled(values: Sequence[float], num_places: int) -> Float[Array, "places"]:
     return jnp.asarray(np.pad(array, (0, num_places - len(array)), mode="edge"))
 
 
-def _num_items(data: CandidateData) -> int:
-    return data.items.row_counts.shape[0]
+def _model(problem: Problem, settings: Settings) -> Model:
+    candidate = with_values(problem.config, settings)
+    return model_of(candidate.model, candidate.data.feedback, problem.dataset.mean_rating)
 
 
 def _score(
-    config: ExperimentConfig,
-    mean_rating: float,
-    settings: Settings,
-    item_factors: Array,
-    data: CandidateData,
+    problem: Problem, settings: Settings, item_factors: Array, data: CandidateData
 ) -> UserMetrics:
-    candidate = with_values(config, settings)
-    model = configured_model(candidate, mean_rating)
-    return user_metrics(model, item_factors, data.validation, k=candidate.evaluation.k)
+    k = problem.config.evaluation.k
+    return user_metrics(_model(problem, settings), item_factors, data.validation, k=k)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

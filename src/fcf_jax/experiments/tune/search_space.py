@@ -7,7 +7,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from fcf_jax.experiments.config.load import value_of, with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import confidence_factor, learning_rate, step_of
 
 Space = dict[str, BaseDistribution]  # by key, such as "model.alpha"
 Values = dict[str, Any]  # by key
@@ -33,14 +32,14 @@ def model_start(config: ExperimentConfig) -> Values:
 
 def server_start(config: ExperimentConfig) -> Values:
     """Return the configured numbers that the server's step listens to, in the step's own where unset."""
-    names = list(step_of(config).tuned)
+    names = list(config.server.row.tuned)
     if config.server.decay == "cosine":
         names.append("server.final_learning_rate")
     filled = with_values(
         config,
         {
-            "server.learning_rate": learning_rate(config) if "server.learning_rate" in names else None,
-            "server.confidence_factor": confidence_factor(config),
+            "server.learning_rate": config.server.rate if "server.learning_rate" in names else None,
+            "server.confidence_factor": config.server.factor,
         },
     )
     return {name: value_of(filled, name) for name in names}
@@ -66,7 +65,7 @@ def _bounds(config: ExperimentConfig, name: str) -> tuple[float, float, bool]:
     if name in ("model.alpha", "model.regularization"):
         low, high = value_of(config, name.replace("model", "tuning"))
         return low, high, True
-    own_rate = learning_rate(with_values(config, {"server.learning_rate": None})) if "rate" in name else 0.0
+    own_rate = (config.server.row.learning_rate or 0.0) if "rate" in name else 0.0
     if name == "server.learning_rate":
         return own_rate / _FREE_RATE, own_rate * _FREE_RATE, True
     if name == "server.final_learning_rate":

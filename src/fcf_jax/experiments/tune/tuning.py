@@ -21,8 +21,10 @@ from optuna.trial import Trial, TrialState
 from fcf_jax.als import has_converged
 from fcf_jax.evaluation import summarize
 from fcf_jax.experiments.build.held_out import HeldOut
+from fcf_jax.experiments.build.problem import Problem, resolve
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.loop import Schedule
 from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.tune.candidates import (
@@ -66,7 +68,7 @@ class _Stage(NamedTuple):
     """How trials are trained."""
 
     name: str
-    make_learner: Callable[[ExperimentConfig, float, CandidateData], Learner]
+    make_learner: Callable[[Problem, CandidateData], Learner]
     num_trials: int
     num_steps: int  # sweeps or rounds of a trial, at most
     stops_early: bool  # once its loss hardly falls
@@ -160,7 +162,8 @@ def _search(task: _Task, stage: _Stage, config: ExperimentConfig, start: Values)
     @functools.cache
     def learner_of(*shape: int) -> Learner:
         shaped = with_values(config, dict(zip(of_shape, shape, strict=True)))
-        return stage.make_learner(shaped, task.held_out.mean_rating, task.data)
+        problem = resolve(shaped, task.held_out.dataset)._replace(formats=None)  # plain sums, in floats
+        return stage.make_learner(problem, task.data)
 
     study = open_study(task.storage, search)
     while num_finished(study) < search.num_trials:
@@ -186,11 +189,10 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
     batch = begin(learner, settings, task.mesh, num_places=task.config.tuning.batch_size)
     values: list[float | None] = [None] * len(trials)
     is_running = [True] * len(trials)
-    done, block = 0, max(stage.num_steps // _REPORTS, 1)
-    while any(is_running):
-        size = min(block, stage.num_steps - done)
+    schedule = Schedule(stage.num_steps, evaluate_every=max(stage.num_steps // _REPORTS, 1))
+    for first, size in schedule.reports:
         batch, report = advance(learner, batch, task.data, [size * running for running in is_running])
-        done += size
+        done = first + size
         for place, trial in enumerate(trials):
             if not is_running[place]:
                 continue
@@ -202,6 +204,8 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
                 trial.report(value, done)
                 values[place] = value if is_last else None
             is_running[place] = math.isfinite(value) and not is_last and not trial.should_prune()
+        if not any(is_running):
+            break
     return values
 
 

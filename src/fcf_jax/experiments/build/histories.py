@@ -1,0 +1,63 @@
+"""Histories under noise, before the first round: capped, and counted item by item with noise."""
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from fcf_jax.core.records import Key
+from fcf_jax.data import Interactions
+from fcf_jax.data.split import cap_histories
+from fcf_jax.experiments.config.protection import Protection
+from fcf_jax.experiments.config.schema import PrivacyConfig
+from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+
+_NO_ROUND = 2**32 - 1  # rounds derive their keys from their numbers
+
+
+def trained_histories(privacy: PrivacyConfig, train: Interactions, *, seed: int) -> Interactions:
+    """Return the histories that clients train on, capped where noise asks for it."""
+    most = privacy.max_user_items
+    if most is None or not privacy.has_noise:
+        return train
+    return cap_histories(train, max_user_items=most, seed=seed)
+
+
+def sent_histories(protection: Protection | None, train: Interactions, *, seed: int) -> Interactions:
+    """Return the histories that an audit attacks: capped, and of the learned items only.
+
+    The counts have the configured noise from a fixed key: an audit releases nothing.
+    """
+    if protection is None:
+        return train
+    histories = trained_histories(protection.privacy, train, seed=seed)
+    if not protection.privacy.needs_item_counts:
+        return histories
+    counts = release_item_counts(protection, train, jax.random.key(0), seed=seed)
+    weights = weights_of_counts(protection.privacy, counts)
+    return Interactions.from_scipy(histories.to_scipy()[:, weights > 0])
+
+
+def release_item_counts(
+    protection: Protection, train: Interactions, key: Key, *, seed: int
+) -> Float[np.ndarray, "items"]:
+    """Count items with the noise that the protection allows for it.
+
+    Args:
+        protection: of the run.
+        train: uncapped histories.
+        key: of the noise.
+        seed: of the cap.
+    """
+    return noisy_item_counts(
+        jax.random.fold_in(key, _NO_ROUND),
+        trained_histories(protection.privacy, train, seed=seed),
+        clip_norm=protection.privacy.count_clip_norm,
+        noise_multiplier=protection.participation.count_noise_multiplier or 0.0,
+    )
+
+
+def weights_of_counts(
+    privacy: PrivacyConfig, counts: Float[np.ndarray, "items"]
+) -> Float[np.ndarray, "items"]:
+    """Compute item weights from released counts, at no further cost."""
+    return item_weights(counts, head_share=privacy.head_items, power=privacy.item_weight_power)

@@ -1,0 +1,146 @@
+"""Differential privacy of a run, resolved from its configuration: who takes part, the noise and the clip norms."""
+
+import functools
+import math
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from jax import numpy as jnp
+from jaxtyping import Float
+
+from fcf_jax.channel import Link, Pieces, adaptive_clip_and_noise, clip_and_noise
+from fcf_jax.experiments.config.schema import ExperimentConfig, PrivacyConfig
+from fcf_jax.privacy import accounting
+from fcf_jax.privacy.accounting import Participation
+from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+
+_calibrated = functools.cache(calibrated_noise_multiplier)  # takes seconds
+
+
+class Protection(NamedTuple):
+    """Differential privacy of a run.
+
+    Attributes:
+        privacy: section of the configuration.
+        participation: who takes part in a round, for the accountant.
+        expected_cohort: clients in a round, which the server divides by.
+        delta: of the guarantee.
+        num_rounds: rounds of the run.
+        noise_multiplier: sigma, in clip norms.
+        clip_norms: of each piece that clients send, None for the others.
+    """
+
+    privacy: PrivacyConfig
+    participation: Participation
+    expected_cohort: int
+    delta: float
+    num_rounds: int
+    noise_multiplier: float
+    clip_norms: Pieces[float | None]
+
+    @property
+    def epsilon(self) -> float | None:
+        """Epsilon of all rounds; None where it is infinite."""
+        spent = accounting.epsilon(
+            self.participation,
+            noise_multiplier=self.noise_multiplier,
+            num_rounds=self.num_rounds,
+            delta=self.delta,
+            accountant=self.privacy.accountant,
+        )
+        return spent if math.isfinite(spent) else None
+
+    def link(self, item_weights: Float[np.ndarray, "items"] | None = None) -> Link:
+        """Build the link that clips the clients and adds the noise.
+
+        Noise that the clients add in shares (`distributed_noise`) has the same distribution as central noise
+        on the sum, and is simulated as such.
+
+        Args:
+            item_weights: made of released counts; None: 1 each.
+        """
+        make = (
+            partial(adaptive_clip_and_noise, quantile=self.privacy.clip_quantile)
+            if self.privacy.clipping == "adaptive"
+            else partial(clip_and_noise, is_local=self.privacy.row.noise_on == "upload")
+        )
+        return make(
+            clip_norms=self.clip_norms,
+            noise_multiplier=self.noise_multiplier,
+            expected_cohort_size=self.expected_cohort,
+            item_weights=None if item_weights is None else jnp.asarray(item_weights),
+        )
+
+
+def protection_of(config: ExperimentConfig, *, num_users: int) -> Protection | None:
+    """Resolve the differential privacy of a run; None without noise.
+
+    The noise is the configured sigma, otherwise the least that keeps epsilon and delta over all rounds,
+    calibrated once for each set of numbers in a process.
+
+    Raises:
+        ValueError: for sampling that cannot be accounted for, or numbers that no noise can keep.
+        ImportError: without dp-accounting.
+    """
+    privacy, federation = config.privacy, config.federation
+    if not privacy.has_noise:
+        return None
+    participation, delta = participation_of(config, num_users=num_users), delta_of(privacy, num_users)
+    noise_multiplier = privacy.noise_multiplier
+    if noise_multiplier is None:
+        noise_multiplier = _calibrated(
+            participation,
+            epsilon=privacy.epsilon,
+            delta=delta,
+            num_rounds=max(federation.num_rounds, 1),
+            accountant=privacy.accountant,
+        )
+    return Protection(
+        privacy=privacy,
+        participation=participation,
+        expected_cohort=federation.cohort_among(num_users) or num_users,
+        delta=delta,
+        num_rounds=federation.num_rounds,
+        noise_multiplier=noise_multiplier,
+        clip_norms=_clip_norms(privacy, config.sent_pieces),
+    )
+
+
+def participation_of(config: ExperimentConfig, *, num_users: int) -> Participation:
+    """Describe to the accountant who takes part in a round.
+
+    With noise on each upload, a client is protected by its own noise and gains nothing from sampling.
+
+    Raises:
+        ValueError: for sampling that cannot be accounted for.
+    """
+    is_local = config.privacy.row.noise_on == "upload"
+    cohort_size = None if is_local else config.federation.cohort_size
+    sampling = config.federation.sampling
+    who = accounting.participation_of(sampling, num_users=num_users, cohort_size=cohort_size)
+    return with_item_counts(config.privacy, who)
+
+
+def with_item_counts(privacy: PrivacyConfig, participation: Participation) -> Participation:
+    """Add the noise of item counts, where they are released: their share of the target's budget."""
+    if not privacy.needs_item_counts:
+        return participation
+    delta = delta_of(privacy, participation.num_users)
+    alone = participation.sensitivity * accounting.single_noise_multiplier(privacy.epsilon, delta=delta)
+    noise = 0.0 if privacy.noise_multiplier == 0 else alone / math.sqrt(privacy.count_share)
+    return participation._replace(count_noise_multiplier=noise)
+
+
+def delta_of(privacy: PrivacyConfig, num_users: int) -> float:
+    """Return the configured delta, otherwise 1 / (10 users)."""
+    return 1 / (10 * num_users) if privacy.delta is None else privacy.delta
+
+
+def _clip_norms(privacy: PrivacyConfig, sent_pieces: tuple[str, ...]) -> Pieces[float | None]:
+    return Pieces(
+        upload=privacy.clip_norm,
+        user_gram=privacy.gram_clip_norm if "user_gram" in sent_pieces else None,
+        confidence_sum=privacy.confidence_clip_norm if "confidence_sum" in sent_pieces else None,
+        loss=None,
+    )
