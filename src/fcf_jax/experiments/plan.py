@@ -23,10 +23,10 @@ from fcf_jax.privacy.accounting import (
     Accountant,
     Participation,
     accountant_used,
+    calibrated_noise_multiplier,
     epsilon,
     participation_of,
 )
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.limits import noise_to_signal
 
 HOPELESS = 0.1  # noise over signal of the averaged gradient: from there on about a ranking by popularity

@@ -7,9 +7,9 @@ import numpy as np
 from fcf_jax.experiments.audit import attacks as attacks
 from fcf_jax.experiments.audit.scene import Scene, cohorts, send, signal_sizes, sum_of
 from fcf_jax.experiments.build.privacy import delta_of, participation_of
+from fcf_jax.privacy.accounting import calibrated_noise_multiplier
 from fcf_jax.privacy.attacks import figures, linking
 from fcf_jax.privacy.attacks.taking_part import taking_part
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 _SIZES = (5, 10, 20, 50, 100, 200, 500)

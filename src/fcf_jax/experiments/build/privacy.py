@@ -15,8 +15,7 @@ from fcf_jax.experiments.config.load import ConfigError
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
 from fcf_jax.privacy import accounting as accountant
-from fcf_jax.privacy.accounting import Participation
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier
 from fcf_jax.privacy.mechanism import adaptive_gaussian_mechanism, gaussian_mechanism
 from fcf_jax.privacy.secure_sum.pieces import piece_shapes
 
