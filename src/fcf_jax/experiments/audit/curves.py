@@ -8,8 +8,7 @@ from fcf_jax.experiments.audit import attacks as attacks
 from fcf_jax.experiments.audit.scene import Scene, cohorts, send, signal_sizes, sum_of
 from fcf_jax.experiments.build.privacy import delta_of, participation_of
 from fcf_jax.privacy.accounting import calibrated_noise_multiplier
-from fcf_jax.privacy.attacks import figures, linking
-from fcf_jax.privacy.attacks.taking_part import taking_part
+from fcf_jax.privacy.attacks import figures, noised_uploads, summed_uploads
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 _SIZES = (5, 10, 20, 50, 100, 200, 500)
@@ -36,7 +35,7 @@ def _at_size(scene: Scene, size: int) -> dict[str, Any]:
             gram = one.user_factors.T @ one.user_factors
             seen = sum_of(scene, one)._replace(user_gram=gram)
             links, _ = attacks.links_of(scene, seen, knows_gram=knows_gram)
-            scores.append(linking.score_links(links, one.is_held, one.user_factors.astype(np.float64)))
+            scores.append(summed_uploads.score_links(links, one.is_held, one.user_factors.astype(np.float64)))
         correct, held = (np.concatenate([score[column] for score in scores]) for column in (0, 1))
         point[name] = figures.ratio(correct, held)._asdict()
     return point
@@ -68,12 +67,12 @@ def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
     sizes = signal_sizes(scene, sent)
     point = {
         "noise_multiplier": sigma,
-        "in_out": taking_part(sizes, noise_multiplier=sigma)[0]._asdict(),
+        "in_out": noised_uploads.membership(sizes, noise_multiplier=sigma)[0]._asdict(),
         "in_out_ceiling": in_out_auc_ceiling(sigma),
     }
     if scene.cohort_size == scene.train.num_users:
         rounds = {"noise_multiplier": sigma, "num_rounds": scene.num_rounds}
-        point["all_rounds"] = taking_part(sizes, **rounds)[0]._asdict()
+        point["all_rounds"] = noised_uploads.membership(sizes, **rounds)[0]._asdict()
         point["all_rounds_ceiling"] = in_out_auc_ceiling(sigma, scene.num_rounds)
     if scene.config.privacy.mode != "local_noise":
         return point

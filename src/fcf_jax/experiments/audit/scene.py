@@ -21,8 +21,8 @@ from fcf_jax.experiments.build.privacy import (
 )
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
-from fcf_jax.privacy.attacks import views
-from fcf_jax.privacy.attacks.knowledge import Floats, Public, weigh
+from fcf_jax.privacy.attacks import knowledge
+from fcf_jax.privacy.attacks.knowledge import Public, weigh
 from fcf_jax.privacy.mechanism import joint_norm
 
 ROUNDS_BEFORE = 10  # of the guarded Gram step with everybody: the attacked rounds are not the first
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
     train: Interactions
     weighting: Weighting
     public: Public
-    user_ids: Floats  # the users whose own uploads are attacked
+    user_ids: np.ndarray  # the users whose own uploads are attacked
     noise_multiplier: float  # sigma; 0 without noise
     mechanism: Mechanism | None
 
@@ -60,18 +60,18 @@ class Scene(NamedTuple):
 class Sent(NamedTuple):
     """What some clients send, before anything protects it, and the truth behind it."""
 
-    residuals: Floats  # [clients, items], float32
-    user_factors: Floats  # [clients, factors], float32
-    is_held: Floats  # bool [clients, items]
-    strengths: Floats  # [clients, items], 0 where not held
+    residuals: np.ndarray  # [clients, items], float32
+    user_factors: np.ndarray  # [clients, factors], float32
+    is_held: np.ndarray  # bool [clients, items]
+    strengths: np.ndarray  # [clients, items], 0 where not held
 
 
 class Seen(NamedTuple):
     """What the server gets of a sum; None for what the step does not ask for."""
 
-    upload: Floats  # [items, factors]
-    user_gram: Floats | None
-    confidence_sum: Floats | None
+    upload: np.ndarray  # [items, factors]
+    user_gram: np.ndarray | None
+    confidence_sum: np.ndarray | None
 
 
 def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> Scene:
@@ -102,21 +102,21 @@ def _noise(config: ExperimentConfig, *, num_users: int) -> tuple[float, Mechanis
     return sigma, configured_mechanism(config.model_copy(update={"privacy": privacy}), num_users=num_users)
 
 
-def send(scene: Scene, user_ids: Floats) -> Sent:
+def send(scene: Scene, user_ids: np.ndarray) -> Sent:
     """Let these clients solve and send, so many at a time, which compiles one program for all sizes."""
     item_factors = jnp.asarray(scene.public.item_factors, jnp.float32)
     model = scene.config.model
     parts = []
     for start in range(0, len(user_ids), _CHUNK):
         some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # repeats some to fill up the last
-        clients = views.histories(scene.train, some)
+        clients = knowledge.histories(scene.train, some)
         weights = model.regularization, model.unobserved_weight
-        parts.append(views.uploads_of(item_factors, clients, scene.weighting, *weights))
+        parts.append(knowledge.uploads_of(item_factors, clients, scene.weighting, *weights))
     residuals, factors = (np.concatenate(column)[: len(user_ids)] for column in zip(*parts, strict=True))
-    return Sent(residuals, factors, *views.held_and_strengths(scene.train, user_ids))
+    return Sent(residuals, factors, *knowledge.held_and_strengths(scene.train, user_ids))
 
 
-def extra_confidence(scene: Scene, sent: Sent) -> Floats:
+def extra_confidence(scene: Scene, sent: Sent) -> np.ndarray:
     """Compute c - w0 of each client, [clients, items]."""
     confidence, _ = weigh(scene.public, sent.strengths)
     return np.where(sent.is_held, confidence - scene.public.unobserved_weight, 0.0)
@@ -133,14 +133,14 @@ def norms_of(scene: Scene, sent: Sent) -> SentNorms:
     )
 
 
-def clip_factors(scene: Scene, sent: Sent) -> Floats:
+def clip_factors(scene: Scene, sent: Sent) -> np.ndarray:
     """Compute a_u of each client, with clip norms as they begin; 1 where nothing is clipped."""
     if scene.mechanism is None:
         return np.ones(len(sent.residuals), np.float32)
     return np.asarray(scene.mechanism.clip(scene.mechanism.init(), norms_of(scene, sent)))
 
 
-def signal_sizes(scene: Scene, sent: Sent) -> Floats:
+def signal_sizes(scene: Scene, sent: Sent) -> np.ndarray:
     """Compute how far each client moves the sums, all pieces together, in clip norms: at most 1."""
     return np.minimum(np.asarray(joint_norm(norms_of(scene, sent), clip_norms_of(scene.config))), 1.0)
 
@@ -173,7 +173,7 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
     )
 
 
-def cohorts(scene: Scene, size: int, *, num_cohorts: int) -> list[Floats]:
+def cohorts(scene: Scene, size: int, *, num_cohorts: int) -> list[np.ndarray]:
     """Draw cohorts at random; one only where it is everybody."""
     rng, num_users = np.random.default_rng(size), scene.train.num_users
     count = 1 if size == num_users else num_cohorts
