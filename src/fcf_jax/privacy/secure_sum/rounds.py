@@ -20,17 +20,16 @@ from fcf_jax.core.records import Clip, CohortSum, Key, PackedClients, Scalar, Se
 from fcf_jax.core.weighting import as_pytree
 from fcf_jax.privacy.secure_sum import protocol
 from fcf_jax.privacy.secure_sum.fixed_point import check_formats
-from fcf_jax.privacy.secure_sum.keys import Binding, model_hash
+from fcf_jax.privacy.secure_sum.keys import Binding, Entropy, model_hash
 from fcf_jax.privacy.secure_sum.masks import masked_words, sum_of_masks
 from fcf_jax.privacy.secure_sum.pieces import count_words
-from fcf_jax.privacy.secure_sum.shamir import Entropy
+from fcf_jax.privacy.secure_sum.protocol import ServerView
 from fcf_jax.privacy.secure_sum.uploads import (
     ClientUploads,
     client_uploads,
     read_sum,
     upload_words,
 )
-from fcf_jax.privacy.secure_sum.view import ServerView
 
 _SHAPES = 16  # clients and streams are filled up to multiples of this, so that few shapes are compiled
 
