@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-MIN_DEGREE = 20
+_MIN_DEGREE = 20
 _ROUNDS_AT_A_TIME = 256
 
 
@@ -83,8 +83,8 @@ def neighbor_graph(num_clients: int, *, degree: int, seed: bytes) -> np.ndarray:
     References:
         Bell et al., CCS 2020, section 3 (a Harary graph on nodes in random order).
     """
-    if degree < MIN_DEGREE or degree % 2:
-        raise ValueError(f"expected an even degree of at least {MIN_DEGREE}, got {degree}")
+    if degree < _MIN_DEGREE or degree % 2:
+        raise ValueError(f"expected an even degree of at least {_MIN_DEGREE}, got {degree}")
     if num_clients < 2:
         raise ValueError(f"expected at least 2 clients, got {num_clients}; no other client could hide them")
     order = np.random.default_rng(int.from_bytes(seed, "big")).permutation(num_clients)
@@ -132,7 +132,7 @@ def degree_needed(num_clients: int, *, num_dropped: int, failure_probability: fl
     Raises:
         ValueError: if no degree suffices, not even with all clients as neighbours.
     """
-    for degree in range(MIN_DEGREE, max(num_clients, MIN_DEGREE) + 2, 2):
+    for degree in range(_MIN_DEGREE, max(num_clients, _MIN_DEGREE) + 2, 2):
         threshold = min(degree, num_clients - 1) // 2 + 1
         failure = recovery_failure(num_clients, degree=degree, threshold=threshold, num_dropped=num_dropped)
         if failure <= failure_probability:

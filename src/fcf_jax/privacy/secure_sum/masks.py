@@ -25,10 +25,10 @@ _COLUMNS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15))
 _DIAGONALS = ((0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))
 _NONCE = 0  # a seed belongs to one pair in one round, so it serves one stream only
 
-Lanes = UInt32[Array, "*lanes"]
+_Lanes = UInt32[Array, "*lanes"]
 
 
-def quarter_round(a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> tuple[Lanes, Lanes, Lanes, Lanes]:
+def quarter_round(a: _Lanes, b: _Lanes, c: _Lanes, d: _Lanes) -> tuple[_Lanes, _Lanes, _Lanes, _Lanes]:
     """Stir four words; RFC 8439, section 2.1."""
     a, d = _add_rotate(a, b, d, 16)
     c, b = _add_rotate(c, d, b, 12)
@@ -37,7 +37,7 @@ def quarter_round(a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> tuple[Lanes, Lanes,
     return a, b, c, d
 
 
-def _add_rotate(total: Lanes, term: Lanes, rotated: Lanes, by: int) -> tuple[Lanes, Lanes]:
+def _add_rotate(total: _Lanes, term: _Lanes, rotated: _Lanes, by: int) -> tuple[_Lanes, _Lanes]:
     total = total + term
     mixed = rotated ^ total
     return total, (mixed << by) | (mixed >> (32 - by))
@@ -67,7 +67,7 @@ def chacha20_block(
     return jnp.stack([stirred + first for stirred, first in zip(end, start, strict=True)])
 
 
-def _double_round(state: tuple[Lanes, ...]) -> tuple[Lanes, ...]:
+def _double_round(state: tuple[_Lanes, ...]) -> tuple[_Lanes, ...]:
     words = list(state)
     for a, b, c, d in (*_COLUMNS, *_DIAGONALS):
         words[a], words[b], words[c], words[d] = quarter_round(words[a], words[b], words[c], words[d])
