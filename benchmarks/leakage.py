@@ -18,7 +18,7 @@ import numpy as np
 import fcf_jax as fcf
 from fcf_jax.data import simulate_taste
 from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.privacy.attacks import cohort_sum, figures, linking, single_upload, views
+from fcf_jax.privacy.attacks import figures, knowledge, single_upload, summed_uploads
 from fcf_jax.privacy.attacks.knowledge import Public
 
 ALPHA, REGULARIZATION, CHUNK = 4.0, 1.0, 50
@@ -32,10 +32,10 @@ def know(train: fcf.Interactions, num_factors: int) -> Public:
     return Public(np.asarray(item_factors, np.float64), REGULARIZATION, 1.0, ALPHA)
 
 
-def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> views.Uploads:
+def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> knowledge.Uploads:
     item_factors = jax.numpy.asarray(public.item_factors, jax.numpy.float32)
-    clients, weighting = views.histories(train, user_ids), fcf.implicit_feedback(alpha=ALPHA)
-    return views.uploads_of(item_factors, clients, weighting, REGULARIZATION)
+    clients, weighting = knowledge.histories(train, user_ids), fcf.implicit_feedback(alpha=ALPHA)
+    return knowledge.uploads_of(item_factors, clients, weighting, REGULARIZATION)
 
 
 def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> dict:
@@ -43,7 +43,7 @@ def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray)
     sets, strengths, checked = [], [], []
     for some in np.array_split(user_ids, -(-len(user_ids) // CHUNK)):
         found = single_upload.attack_dense(public, send(train, public, some).dense)
-        is_held, truth = views.held_and_strengths(train, some)
+        is_held, truth = knowledge.held_and_strengths(train, some)
         sets += list((found.is_held == is_held).all(axis=1))
         near = np.abs(np.nan_to_num(found.strengths) - truth) <= 0.01 * truth
         strengths += list((near & (found.is_held == is_held)).all(axis=1))
@@ -61,13 +61,15 @@ def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int
         e = np.concatenate([np.asarray(one.residuals) for one in parts])
         x = np.concatenate([np.asarray(one.user_factors) for one in parts])
         upload, gram = e.T @ x, x.T @ x  # float32
-        truth = views.held_and_strengths(train, user_ids)[0], x.astype(np.float64)
-        fitted = cohort_sum.touched_parts(public, upload, cohort_sum.fit_user_gram(public, upload))
-        known = cohort_sum.touched_parts(public, upload, gram)
-        links = linking.link_parallel(*known)
-        scores["simple"].append(linking.score_links(linking.link_parallel(*fitted), *truth))
-        scores["knows_gram"].append(linking.score_links(links, *truth))
-        scores["takes_apart"].append(linking.score_links(linking.take_apart(links, *known), *truth))
+        truth = knowledge.held_and_strengths(train, user_ids)[0], x.astype(np.float64)
+        fitted = summed_uploads.touched_parts(public, upload, summed_uploads.fit_user_gram(public, upload))
+        known = summed_uploads.touched_parts(public, upload, gram)
+        links = summed_uploads.link_parallel(*known)
+        scores["simple"].append(summed_uploads.score_links(summed_uploads.link_parallel(*fitted), *truth))
+        scores["knows_gram"].append(summed_uploads.score_links(links, *truth))
+        scores["takes_apart"].append(
+            summed_uploads.score_links(summed_uploads.take_apart(links, *known), *truth)
+        )
     return {"cohort_size": size} | {
         name: {
             "linked": figures.ratio(of_clients(of, "correct"), of_clients(of, "held"))._asdict(),
@@ -77,7 +79,7 @@ def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int
     }
 
 
-def of_clients(scores: list[linking.LinkScore], name: str) -> np.ndarray:
+def of_clients(scores: list[summed_uploads.LinkScore], name: str) -> np.ndarray:
     return np.concatenate([getattr(score, name) for score in scores])
 
 

@@ -39,8 +39,7 @@ from fcf_jax.experiments import timing
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.optimizers import guarded_gram, running_sums
-from fcf_jax.privacy.accounting import Participation, single_noise_multiplier
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier, single_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import noise_to_signal
 from fcf_jax.privacy.mechanism import gaussian_mechanism

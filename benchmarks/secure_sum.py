@@ -24,7 +24,7 @@ import fcf_jax as fcf
 from fcf_jax.core.records import SentNorms
 from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.privacy.secure_sum import SumRules, choose_formats, protocol
-from fcf_jax.privacy.secure_sum.graph import degree_needed, recovery_failure
+from fcf_jax.privacy.secure_sum.cohorts import degree_needed, recovery_failure
 from fcf_jax.privacy.secure_sum.keys import Binding
 from fcf_jax.privacy.secure_sum.rounds import mask_uploads, unmask
 from fcf_jax.privacy.secure_sum.uploads import ClientUploads, upload_words

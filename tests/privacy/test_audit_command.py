@@ -12,8 +12,7 @@ from fcf_jax.core.records import CohortSum, SentNorms
 from fcf_jax.experiments.audit import auditing
 from fcf_jax.experiments.audit import bounds as audit_bounds
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.config.server_steps import step_of
-from fcf_jax.privacy.attacks.taking_part import taking_part
+from fcf_jax.privacy.attacks.noised_uploads import membership
 from fcf_jax.privacy.limits import in_out_auc_ceiling
 from fcf_jax.privacy.mechanism import gaussian_mechanism
 
@@ -95,10 +94,10 @@ def test_popularity_is_at_chance_across_users(found):
 
 
 def test_taking_part_known_answer():
-    auc, rate = taking_part(np.ones(400), noise_multiplier=1.0)
+    auc, rate = membership(np.ones(400), noise_multiplier=1.0)
     assert auc.value == pytest.approx(in_out_auc_ceiling(1.0), abs=MONTE_CARLO)
     assert rate.value == pytest.approx(0.0183, abs=2e-3)  # Phi(1 - 3.0902)
-    assert taking_part(np.ones(3), noise_multiplier=0.0)[0].value == 1.0
+    assert membership(np.ones(3), noise_multiplier=0.0)[0].value == 1.0
 
 
 def test_noise_along_a_signal_is_that_of_the_mechanism():

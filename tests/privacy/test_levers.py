@@ -22,8 +22,12 @@ from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.budget import budget_of
 from fcf_jax.experiments.store.run_directory import BUDGET, claimed
-from fcf_jax.privacy.accounting import Participation, epsilon, single_noise_multiplier
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.accounting import (
+    Participation,
+    calibrated_noise_multiplier,
+    epsilon,
+    single_noise_multiplier,
+)
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.mechanism import add_noise, gaussian_mechanism
 

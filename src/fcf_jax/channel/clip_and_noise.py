@@ -8,7 +8,7 @@ so that one client moves the vector of all sums, each divided by its C_f, by at 
 deviation sigma C_f on every number of piece f is then one Gaussian mechanism with noise multiplier sigma.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -22,7 +22,7 @@ from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar, Uploads
 _COUNT_NOISE = 0.05  # of the count of clipped clients, in expected cohorts (Andrew et al., section 3.1)
 _ADAPTATION = 0.2  # eta_C, likewise
 
-ClipNorms = Pieces[Scalar | None]
+ClipNorms = Pieces[Any]  # a number above 0 for each piece; None for a piece that is not sent
 
 
 class ClippingState(NamedTuple):

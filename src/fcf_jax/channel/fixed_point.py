@@ -45,7 +45,7 @@ class FixedPoint(NamedTuple):
     fraction_bits: int
 
 
-Formats = Pieces[FixedPoint | None]
+Formats = Pieces[FixedPoint] | Pieces[FixedPoint | None]
 Stds = Pieces[float | None]
 
 

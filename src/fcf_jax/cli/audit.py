@@ -60,10 +60,10 @@ def audit(
 
 def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
     from fcf_jax.experiments.audit.bounds import figure_names, parse_bounds
-    from fcf_jax.experiments.audit.scene import sends_gram
 
     has_cohorts = config.federation.cohort_size is not None
-    known = figure_names(config.privacy.mode, has_cohorts=has_cohorts, sends_gram=sends_gram(config))
+    sends_gram = config.server.row.asks_for_gram
+    known = figure_names(config.privacy.mode, has_cohorts=has_cohorts, sends_gram=sends_gram)
     return parse_bounds(require, known)
 
 
@@ -73,14 +73,15 @@ def _audit(
     from fcf_jax.experiments.audit.auditing import run_audit
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.build.problem import resolve
     from fcf_jax.experiments.store.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
             start_devices(config.parallel)
             keep_compiled_programs()
-            dataset = load_dataset(config)
+            problem = resolve(config, load_dataset(config))
             stack.enter_context(claimed(folder, config))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         stack.enter_context(run_errors())
-        return run_audit(config, dataset, folder, progress, upload=upload, max_users=max_users, note=note)
+        return run_audit(problem, folder, progress, upload=upload, max_users=max_users, note=note)

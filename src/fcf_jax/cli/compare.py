@@ -43,6 +43,7 @@ def compare(
 
 def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
+    from fcf_jax.experiments.build.problem import resolve
     from fcf_jax.experiments.compare.builds import mesh_of_builds
     from fcf_jax.experiments.compare.comparison import load_splits, run_comparison
     from fcf_jax.experiments.store.run_directory import claimed
@@ -50,13 +51,14 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
     with ExitStack() as stack:
         with input_errors():
             start_devices(config.parallel)
-            mesh = mesh_of_builds(config)
+            mesh = mesh_of_builds(config.parallel.devices, config.comparison.num_builds)
             keep_compiled_programs()
             datasets = load_splits(config)
+            problem = resolve(config, *datasets)
             stack.enter_context(claimed(folder, config, resume=resume))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         signals = StopSignals(progress)
         stack.enter_context(run_errors())
         stack.enter_context(with_remedy(signals, "fcf compare", folder))
         stop = signals.held_back()
-        return run_comparison(config, datasets, folder, progress, mesh=mesh, resume=resume, stop=stop)
+        return run_comparison(problem, datasets, folder, progress, mesh=mesh, resume=resume, stop=stop)

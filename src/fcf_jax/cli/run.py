@@ -43,7 +43,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.build.secure_sum import facts_of
+    from fcf_jax.experiments.build.fixed_point import facts_of
+    from fcf_jax.experiments.build.problem import resolve
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.run import run_experiment
     from fcf_jax.experiments.store.run_directory import claimed
@@ -54,6 +55,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
             keep_compiled_programs()
             dataset = load_dataset(config)
             check(config, "run", facts_of(config, dataset))
+            problem = resolve(config, dataset)
             place = folder
             if jax.process_index() > 0:  # process 0 alone prints, and writes the run directory
                 place, quiet = Path(stack.enter_context(TemporaryDirectory(prefix="fcf-"))), True
@@ -62,12 +64,12 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
         signals = StopSignals(progress)
         stack.enter_context(run_errors())
         stack.enter_context(with_remedy(signals, "fcf run", folder))
-        train = dataset.split.train
+        train = problem.train
         progress.say(
             f"{train.num_users} users, {train.num_items} items, "
             f"{train.num_interactions} interactions to train on"
         )
-        summary = run_experiment(config, dataset, place, progress, resume=resume, stop=signals.held_back())
+        summary = run_experiment(problem, place, progress, resume=resume, stop=signals.held_back())
     if not quiet:
         _print_summary(summary, folder)
 

@@ -16,16 +16,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fcf_jax.experiments.config.privacy_modes import has_noise
-from fcf_jax.experiments.config.privacy_numbers import (
-    delta_of,
-    num_learned_items,
-    participation_of,
-    with_item_counts,
-)
+from fcf_jax.experiments.config.protection import delta_of, participation_of, with_item_counts
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.accounting import (
+    Accountant,
+    Participation,
+    accountant_used,
+    calibrated_noise_multiplier,
+    epsilon,
+)
 from fcf_jax.privacy.limits import noise_to_signal
 
 HOPELESS = 0.1  # noise over signal of the averaged gradient: from there on about a ranking by popularity
@@ -103,7 +102,7 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
         ValueError: in one line, for numbers that do not fit together.
         ImportError: without dp-accounting.
     """
-    if not has_noise(config):  # planned as if it were private already
+    if not config.privacy.has_noise:  # planned as if it were private already
         privacy = config.privacy.model_copy(update={"mode": "central_noise"})
         config = config.model_copy(update={"privacy": privacy})
     task = _Task(config, num_users, num_items)
@@ -176,7 +175,7 @@ class _Task(NamedTuple):
 
     @property
     def delta(self) -> float:
-        return delta_of(self.config, num_users=self.num_users)
+        return delta_of(self.config.privacy, self.num_users)
 
     @property
     def has_cohorts(self) -> bool:
@@ -190,13 +189,15 @@ class _Task(NamedTuple):
 
 def _candidates(task: _Task) -> Iterator[tuple[Participation, int]]:
     """Yield cohorts and number of rounds."""
-    everybody = with_item_counts(task.config, Participation("everybody", task.num_users, task.num_users))
+    everybody = with_item_counts(
+        task.config.privacy, Participation("everybody", task.num_users, task.num_users)
+    )
     for num_rounds in _ROUNDS_WITH_EVERYBODY:
         yield everybody, num_rounds
     for share in _COHORT_SHARES:
         cohort_size = round(share * task.num_users)
         if _SMALLEST_COHORT <= cohort_size < task.num_users:
-            who = with_item_counts(task.config, Participation("poisson", task.num_users, cohort_size))
+            who = with_item_counts(task.config.privacy, Participation("poisson", task.num_users, cohort_size))
             yield who, task.config.federation.num_rounds
 
 
@@ -230,7 +231,7 @@ def _choice(
     ratio = noise_to_signal(
         noise_multiplier=noise,
         cohort_size=who.cohort_size,
-        num_items=num_learned_items(task.config, num_items=task.num_items),
+        num_items=task.config.privacy.num_learned_items(task.num_items),
         num_factors=task.config.model.num_factors,
     )
     return Choice(

@@ -18,7 +18,7 @@ from fcf_jax.experiments.build.dataset import (
     load_published,
     transform_strengths,
 )
-from fcf_jax.experiments.build.models import configured_model
+from fcf_jax.experiments.build.problem import model_of
 from fcf_jax.experiments.store.run_directory import TrainedModel
 
 Label = int | str
@@ -52,7 +52,7 @@ def recommend_items(model: TrainedModel, history: History, *, count: int) -> lis
     Returns:
         At most `count` items, best first; none for a user who has every item.
     """
-    shared = configured_model(model.config, model.mean_rating)
+    shared = model_of(model.config.model, model.config.data.feedback, model.mean_rating)
     slots = max(_FEWEST_SLOTS, 1 << max(len(history.item_ids) - 1, 1).bit_length())  # few sizes to compile
     padding = (0, slots - len(history.item_ids))
     client = ClientData(

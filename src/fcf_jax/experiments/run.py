@@ -49,8 +49,8 @@ def run_experiment(
     _write_model(problem, item_factors, folder)
     if training.divergence is not None:
         raise DivergedError(
-            f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); the last good "
-            f"item factors are in {folder}; {problem.divergence_remedy}"
+            f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); "
+            f"the last good item factors are in {folder}; {problem.divergence_remedy}"
         )
     federated = latest_measures(training) or setup.measure(item_factors)
     has_baseline = problem.config.evaluation.baseline

@@ -1,1 +1,1 @@
-"""Privacy as pure functions: clipping, noise, accounting, secure sums, and the attacks that measure it."""
+"""Privacy: clipping and noise, accounting, secure sums, and the attacks that test them."""

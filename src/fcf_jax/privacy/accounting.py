@@ -1,86 +1,87 @@
-r"""What a run costs: epsilon of its rounds, for the data of one user.
+r"""Accounting of differential privacy: the epsilon of a run, and the noise that a target epsilon needs.
 
-A round is one Gaussian mechanism (`fcf_jax.privacy.mechanism`) on whoever takes part. Two runs are told
-apart by one user (the adjacency), and how depends on how users are drawn:
+A round is one Gaussian mechanism (`fcf_jax.privacy.mechanism`) on its cohort. Epsilon compares two runs
+whose data differ by one user. How they differ (the adjacency) follows from how cohorts are sampled:
 
-    everybody, poisson:  the user is there or not; the clipped sums differ by C at most
-    fixed_size:          the user is replaced, as the cohort stays full; they differ by 2 C at most
+    everybody, poisson:  the user is added or removed; the clipped sums differ by at most C
+    fixed_size:          the user is replaced, since the cohort stays full; they differ by at most 2 C
 
-The noise multiplier sigma is always noise over C, the clip norm. The figures come from dp-accounting,
-whose RDP accountant takes noise over *sensitivity* where users are replaced, so sigma / 2 goes there.
+The noise multiplier sigma is always noise over the clip norm C. The figures come from dp-accounting,
+whose RDP accountant expects noise over *sensitivity* when users are replaced, hence sigma / 2 there.
 """
 
-import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
 
 ParticipationSampling = Literal["everybody", "poisson", "fixed_size"]
 Adjacency = Literal["add or remove one user", "replace one user"]
 Accountant = Literal["pld", "rdp"]
-_OVERFLOW = 2e-14  # probability, a round, that a Poisson sample exceeds `core.cohort.poisson_capacity`
-_FINEST_INTERVAL = 1e-4  # of discretised privacy losses, as dp-accounting has it
-_MOST_LOSSES = 1.5e5  # of one round, a second; where noise is little that is still fine enough
-LARGEST_BY_PLD = 1e4  # beyond, and below the least noise, RDP has to do: its bound holds as well
-_LEAST_EXACT = 1e-4  # noise of all rounds, below which the closed form cancels; epsilon is in the millions
-_NO_NOISE = 1e-9  # less is called none
-LEAST_NOISE = 0.01  # where looking for less noise ends: epsilon is in the thousands there
+_Epsilon = Callable[[int, float], float]  # number of rounds, at least 1, and delta -> epsilon
+_OVERFLOW = 2e-14  # probability per round that a Poisson sample exceeds `core.sampling.poisson_capacity`
+_FINEST_INTERVAL = 1e-4  # of discretised privacy losses, the default of dp-accounting
+_MAX_LOSSES = 1.5e5  # grid points per round: one second, and fine enough even under little noise
+_MAX_PLD_EPSILON = 1e4  # above it the RDP bound, which is valid too, replaces the PLD
+_MIN_EXACT_NOISE = 1e-4  # below it the closed form cancels; epsilon is in the millions there
+_NO_NOISE = 1e-9  # smaller multipliers count as no noise
+_MIN_NOISE, _MAX_NOISE = 0.01, 1e9  # limits of the search: epsilon in the thousands; rounds that cost nothing
+_STEP, _TOLERANCE = 0.6, 1e-4  # of the search: ratio of multipliers that bracket a solution; relative error
 _REMEDY = 'set federation.sampling = "poisson" or "independent", or leave out federation.cohort_size'
 
 
 class Participation(NamedTuple):
-    """Who takes part in a round, and what everybody releases once before the first."""
+    """Who takes part in a round, and what all users release once before the first round.
+
+    Attributes:
+        sampling: how cohorts are drawn.
+        num_users: N.
+        cohort_size: clients in a round; the expected number under Poisson sampling.
+        count_noise_multiplier: noise of the released item counts, in clip norms; None if none are released.
+    """
 
     sampling: ParticipationSampling
     num_users: int
-    cohort_size: int  # expected, of a Poisson sample
-    count_noise_multiplier: float | None = None  # of item counts; None: no such release
+    cohort_size: int
+    count_noise_multiplier: float | None = None
 
     @property
     def sampling_probability(self) -> float:
-        """Share of the users that take part, 1 for everybody."""
+        """Probability that a user takes part in a round."""
         return 1.0 if self.sampling == "everybody" else self.cohort_size / self.num_users
 
     @property
     def adjacency(self) -> Adjacency:
-        """How the data of two runs differ that epsilon compares."""
+        """How the two data sets that epsilon compares differ."""
         return "replace one user" if self.sampling == "fixed_size" else "add or remove one user"
 
     @property
     def sensitivity(self) -> float:
-        """How far such data move the clipped sums, in clip norms."""
+        """Largest distance between the clipped sums of two adjacent data sets, in clip norms."""
         return 2.0 if self.sampling == "fixed_size" else 1.0
 
 
 def participation_of(sampling: str, *, num_users: int, cohort_size: int | None) -> Participation:
-    """Say who takes part in the rounds of a federation.
+    """Return the participation that accounts for a federation's sampling.
 
-    Args:
-        sampling: of `fcf_jax.core.sampling`; "independent" is what accounting calls fixed_size.
-        num_users: N.
-        cohort_size: expected; None or N: everybody, however drawn.
+    `sampling` is of `fcf_jax.core.sampling`, whose "independent" is called fixed_size here. With a
+    `cohort_size` of None or N everybody takes part, whatever the sampling.
 
     Raises:
-        ValueError: for cohorts whose sampling has no event to account for it, such as "shuffled", or that
-            do not fit the users.
+        ValueError: for cohorts that no accountant covers, such as "shuffled", or that exceed the users.
     """
     if cohort_size is None or cohort_size == num_users:
-        return checked(Participation("everybody", num_users, num_users))
+        return _checked(Participation("everybody", num_users, num_users))
     names: dict[str, ParticipationSampling] = {"poisson": "poisson", "independent": "fixed_size"}
     if sampling not in names:
         raise ValueError(f"expected sampling that can be accounted for, got {sampling!r}; {_REMEDY}")
-    return checked(Participation(names[sampling], num_users, cohort_size))
+    return _checked(Participation(names[sampling], num_users, cohort_size))
 
 
 def accountant_used(participation: Participation, accountant: Accountant = "pld") -> Accountant:
-    """Say which accountant will compute epsilon: dp-accounting has no PLD of a cohort of fixed size.
-
-    Raises:
-        ValueError: for another accountant.
-    """
+    """Return the accountant that computes epsilon: always "rdp" for fixed_size, which has no PLD."""
     if accountant not in get_args(Accountant):
         raise ValueError(f"expected accountant to be one of {get_args(Accountant)}, got {accountant!r}")
     return "rdp" if participation.sampling == "fixed_size" else accountant
@@ -94,42 +95,31 @@ def epsilon(
     delta: float,
     accountant: Accountant = "pld",
 ) -> float:
-    """Compute the epsilon that this many rounds cost together, at delta, an upper bound.
+    """Compute an upper bound on the epsilon of a run at `delta`.
 
     Args:
-        participation: decides about the adjacency.
+        participation: fixes the sampling and the adjacency.
         noise_multiplier: sigma, in clip norms, at least 0.
-        num_rounds: T, every one that was begun.
-        delta: in (0, 1), below 1 / N to mean something.
+        num_rounds: T, all rounds that were begun.
+        delta: in (0, 1), meaningful only below 1 / N.
         accountant: "pld", which is tighter, or "rdp"; see `accountant_used`.
 
     Returns:
-        At least 0; inf without noise; without rounds that of the item counts, or 0.
+        At least 0; inf without noise. For 0 rounds the epsilon of the item counts, or 0 without them.
 
     Raises:
-        ValueError: for figures out of range.
+        ValueError: for arguments out of range.
         ImportError: without dp-accounting.
 
     References:
-        Balle & Wang, ICML 2018 (everybody, exactly); Doroshenko et al., PoPETs 2022 (pld); Mironov, Talwar &
-        Zhang 2019 (rdp of Poisson samples); Wang, Balle & Kasiviswanathan, AISTATS 2019, theorem 27 (rdp of
+        Balle & Wang, ICML 2018 (everybody, exact); Doroshenko et al., PoPETs 2022 (PLD); Mironov, Talwar &
+        Zhang 2019 (RDP, Poisson samples); Wang, Balle & Kasiviswanathan, AISTATS 2019, theorem 27 (RDP,
         cohorts of fixed size).
     """
-    after = epsilon_by_round(
+    spent = epsilon_by_round(
         participation, noise_multiplier=noise_multiplier, delta=delta, accountant=accountant
     )
-    return after(num_rounds)
-
-
-def single_noise_multiplier(epsilon: float, *, delta: float) -> float:
-    """Compute the noise, over sensitivity, of one Gaussian release that costs epsilon by itself, exactly.
-
-    Args:
-        epsilon: above 0.
-        delta: in (0, 1).
-    """
-    check_figures(delta=delta)
-    return library().get_sigma_gaussian(epsilon, delta)
+    return spent(num_rounds)
 
 
 def epsilon_by_round(
@@ -139,228 +129,222 @@ def epsilon_by_round(
     delta: float,
     accountant: Accountant = "pld",
 ) -> Callable[[int], float]:
-    """Return the running epsilon of a run, a function of the rounds that it has begun.
+    """Return a function from the number of rounds begun to the epsilon spent; arguments as for `epsilon`.
 
-    What one round costs is computed once, so that every call is quick; arguments as of `epsilon`. Rounds that
-    a resumed run draws anew count again.
+    The cost of a single round is computed only once, so each call is fast. Rounds that a resumed run
+    repeats count again.
 
     Example:
         spent = epsilon_by_round(Participation("poisson", 6040, 100), noise_multiplier=1.0, delta=1e-5)
         spent(200), spent(400)
-
-    Raises:
-        ValueError: for figures out of range.
-        ImportError: without dp-accounting.
     """
-    used = accountant_used(checked(participation), accountant)
-    check_figures(noise_multiplier=noise_multiplier, delta=delta)
-    spent = _running(participation, used, noise_multiplier)
+    used = accountant_used(_checked(participation), accountant)
+    _check_delta(delta)
+    if not 0 <= noise_multiplier < math.inf:
+        raise ValueError(f"expected noise_multiplier of at least 0 and finite, got {noise_multiplier}")
+    epsilon_at = _epsilon_function(participation, used, noise_multiplier)
 
     @functools.cache
-    def after(num_rounds: int) -> float:
+    def epsilon_after(num_rounds: int) -> float:
         if num_rounds < 0:
             raise ValueError(f"expected num_rounds of at least 0, got {num_rounds}")
-        left = delta_left(participation, delta, num_rounds)
         if num_rounds == 0:
-            return _of_counts(participation, delta)
-        return float(spent(num_rounds, left)) if left > 0 else math.inf
+            return _count_epsilon(participation, delta)
+        remaining = _remaining_delta(participation, delta, num_rounds)
+        return float(epsilon_at(num_rounds, remaining)) if remaining > 0 else math.inf
 
-    return after
+    return epsilon_after
 
 
-def _running(
-    participation: Participation, used: Accountant, noise_multiplier: float
-) -> Callable[[int, float], float]:
-    """Return epsilon, a function of rounds, at least 1, and delta."""
-    if min(noise_multiplier, _noise_of_counts(participation)) < _NO_NOISE:
-        return _without_noise
-    if used == "pld" and participation.sampling == "everybody":
-        return _by_closed_form(participation, noise_multiplier)
-    by_rdp = spent_by_rdp(participation, noise_multiplier)
+def single_noise_multiplier(epsilon: float, *, delta: float) -> float:
+    """Compute the noise, over sensitivity, at which one Gaussian release costs exactly `epsilon` > 0."""
+    _check_delta(delta)
+    return _dp_accounting().get_sigma_gaussian(epsilon, delta)
+
+
+def calibrated_noise_multiplier(
+    participation: Participation,
+    *,
+    epsilon: float,
+    delta: float,
+    num_rounds: int,
+    accountant: Accountant = "pld",
+) -> float:
+    """Compute the least noise multiplier, to a relative 1e-3, whose epsilon does not exceed the target.
+
+    Args and Raises as for the function `epsilon`; here `epsilon` is the target, above 0 and finite.
+
+    Returns:
+        sigma, in clip norms; 0 for 0 rounds. The search ends near 0.01, where epsilon is in the thousands.
+    """
+    used = accountant_used(_checked(participation), accountant)
+    _check_delta(delta)
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"expected epsilon above 0 and finite, got {epsilon}")
+    if num_rounds < 0 or _remaining_delta(participation, delta, num_rounds) <= 0:
+        raise ValueError(f"expected num_rounds that delta = {delta} allows for, got {num_rounds}")
+    if num_rounds == 0:
+        return 0.0
+
+    @functools.cache
+    def excess(noise: float) -> float:
+        spent = epsilon_by_round(participation, noise_multiplier=noise, delta=delta, accountant=used)
+        return spent(num_rounds) - epsilon
+
+    noise = _exact_noise(participation, epsilon, delta, num_rounds)
+    if used == "rdp":
+        noise = _search(excess, noise)
+    elif participation.sampling != "everybody":
+        target = functools.partial(calibrated_noise_multiplier, participation, epsilon=epsilon, delta=delta)
+        noise = _search(excess, target(num_rounds=num_rounds, accountant="rdp"))  # RDP is faster, and close
+    while excess(noise) > 0:  # by a rounding error, or the tolerance of the search
+        noise *= 1 + _TOLERANCE
+    return noise
+
+
+def _exact_noise(participation: Participation, target: float, delta: float, num_rounds: int) -> float:
+    """Return the noise at which everybody spends the target, less the cost of the item counts if any."""
+    allowed = _dp_accounting().get_sigma_gaussian(target, delta) ** -2
+    remaining = allowed - (_count_noise(participation) / participation.sensitivity) ** -2
+    if remaining <= 0:
+        raise ValueError(
+            f"expected item counts that cost less than epsilon = {target}, got a count_noise_multiplier of "
+            f"{participation.count_noise_multiplier}; raise it"
+        )
+    return math.sqrt(num_rounds / remaining)
+
+
+def _search(excess: Callable[[float], float], upper: float) -> float:
+    """Find the zero of `excess`, which falls with the noise, or sufficient noise near `_MIN_NOISE`."""
+    from scipy.optimize import root_scalar  # scipy is a dependency of dp-accounting
+
+    while excess(upper) > 0:
+        upper /= _STEP
+        if upper > _MAX_NOISE:
+            raise ValueError("expected item counts that cost less than the target; raise their noise")
+    while excess(_STEP * upper) <= 0:
+        upper *= _STEP
+        if _STEP * upper < _MIN_NOISE:
+            return upper
+    bracket = _STEP * upper, upper
+    return root_scalar(excess, method="brentq", bracket=bracket, xtol=_TOLERANCE * upper).root
+
+
+def _epsilon_function(participation: Participation, used: Accountant, noise_multiplier: float) -> _Epsilon:
+    count_noise = _count_noise(participation)
+    if min(noise_multiplier, count_noise) < _NO_NOISE:
+        return lambda num_rounds, delta: math.inf
+    by_rdp = _rdp_epsilon(participation, noise_multiplier)
     if used == "rdp":
         return by_rdp
-    by_pld = spent_by_pld(participation, noise_multiplier, _MOST_LOSSES)
-    # both are upper bounds, and hundreds of thousands of rounds come out too dear on the grid of PLD
-    return lambda num_rounds, delta: min(by_pld(num_rounds, delta), by_rdp(num_rounds, delta))
+    if participation.sampling != "everybody":
+        return _pld_epsilon(participation, noise_multiplier, by_rdp)
+
+    def exact(num_rounds: int, delta: float) -> float:  # T rounds are one mechanism of sigma / sqrt(T)
+        noise = 1 / math.sqrt(num_rounds / noise_multiplier**2 + 1 / count_noise**2)
+        is_exact = noise >= _MIN_EXACT_NOISE
+        return _dp_accounting().get_epsilon_gaussian(noise, delta) if is_exact else by_rdp(num_rounds, delta)
+
+    return exact
 
 
-def _without_noise(num_rounds: int, delta: float) -> float:
-    del num_rounds, delta
-    return math.inf
+def _rdp_epsilon(participation: Participation, noise_multiplier: float) -> _Epsilon:
+    """Return epsilon by Renyi divergences."""
+    dp, relations = _dp_accounting(), _dp_accounting().NeighboringRelation
+    relation = relations.REPLACE_ONE if participation.sensitivity == 2 else relations.ADD_OR_REMOVE_ONE
+    gaussian = dp.GaussianDpEvent(noise_multiplier / participation.sensitivity)
+    event = {
+        "everybody": gaussian,
+        "poisson": dp.PoissonSampledDpEvent(participation.sampling_probability, gaussian),
+        "fixed_size": dp.SampledWithoutReplacementDpEvent(
+            participation.num_users, participation.cohort_size, gaussian
+        ),
+    }[participation.sampling]
+    counts = dp.GaussianDpEvent(_count_noise(participation) / participation.sensitivity)
+    of_round, of_counts = (dp.rdp.RdpAccountant(None, relation).compose(one) for one in (event, counts))
+
+    def epsilon_at(num_rounds: int, delta: float) -> float:
+        rdp = num_rounds * of_round.rdp + of_counts.rdp
+        return dp.rdp.compute_epsilon(of_round.orders, rdp, delta)[0]
+
+    return epsilon_at
 
 
-def _by_closed_form(participation: Participation, noise_multiplier: float) -> Callable[[int, float], float]:
-    """Everybody takes part: T rounds are one Gaussian mechanism of sigma / sqrt T, known exactly.
-
-    With item counts its noise is (T / sigma^2 + 1 / sigma_c^2)^(-1/2).
-    """
-    by_rdp = spent_by_rdp(participation, noise_multiplier)
-
-    def spent(num_rounds: int, delta: float) -> float:
-        precision = num_rounds / noise_multiplier**2 + 1 / _noise_of_counts(participation) ** 2
-        noise = 1 / math.sqrt(precision)
-        if noise < _LEAST_EXACT:
-            return by_rdp(num_rounds, delta)
-        return library().get_epsilon_gaussian(noise, delta)
-
-    return spent
-
-
-def spent_by_rdp(participation: Participation, noise_multiplier: float) -> Callable[[int, float], float]:
-    """Return epsilon, a function of rounds, at least 1, and delta, by Renyi divergences."""
-    dp = library()
-    with quiet():
-        accountant = fresh_accountant(participation, "rdp").compose(
-            round_event(participation, noise_multiplier)
-        )
-
-    of_counts = fresh_accountant(participation, "rdp")
-    if participation.count_noise_multiplier is not None:
-        of_counts.compose(count_event(participation))
-
-    def spent(num_rounds: int, delta: float) -> float:
-        rdp = num_rounds * accountant.rdp + of_counts.rdp
-        return dp.rdp.compute_epsilon(accountant.orders, rdp, delta)[0]
-
-    return spent
-
-
-def spent_by_pld(
-    participation: Participation, noise_multiplier: float, most_losses: float
-) -> Callable[[int, float], float]:
-    """Return the same by privacy loss distributions, of so many losses at most for a round."""
-    estimate = spent_by_rdp(participation, noise_multiplier)
-    gaussian = library().pld.privacy_loss_distribution.from_gaussian_mechanism
-    counts = participation.count_noise_multiplier
+def _pld_epsilon(participation: Participation, noise_multiplier: float, by_rdp: _Epsilon) -> _Epsilon:
+    """Return epsilon by privacy loss distributions, or by RDP where that is less or the grid too large."""
+    gaussian = _dp_accounting().pld.privacy_loss_distribution.from_gaussian_mechanism
+    least_noise = min(noise_multiplier, _count_noise(participation))
 
     @functools.cache
     def one_round(interval: float) -> Any:
-        return gaussian(
-            noise_multiplier,
-            sampling_prob=participation.sampling_probability,
-            value_discretization_interval=interval,
-        )
+        share = participation.sampling_probability
+        return gaussian(noise_multiplier, sampling_prob=share, value_discretization_interval=interval)
 
-    def spent(num_rounds: int, delta: float) -> float:
-        bound = estimate(num_rounds, delta)
-        least = min(noise_multiplier, _noise_of_counts(participation))
-        if bound > LARGEST_BY_PLD or least < LEAST_NOISE:
+    def epsilon_at(num_rounds: int, delta: float) -> float:
+        bound = by_rdp(num_rounds, delta)
+        if bound > _MAX_PLD_EPSILON or least_noise < _MIN_NOISE:
             return bound
-        interval = loss_interval(least, bound, most_losses)
+        # the losses of one round, with the tails that dp-accounting keeps, or those of all rounds
+        widest = max(bound, (0.5 / least_noise + 14) / least_noise)
+        doublings = math.ceil(math.log2(widest / _MAX_LOSSES / _FINEST_INTERVAL))
+        interval = _FINEST_INTERVAL * 2 ** max(0, doublings)
         losses = one_round(interval).self_compose(num_rounds)
-        if counts is not None:
-            losses = losses.compose(gaussian(counts, value_discretization_interval=interval))
-        return losses.get_epsilon_for_delta(delta)
+        if participation.count_noise_multiplier is not None:
+            counts = gaussian(participation.count_noise_multiplier, value_discretization_interval=interval)
+            losses = losses.compose(counts)
+        # both are upper bounds; over hundreds of thousands of rounds the grid of the PLD overestimates
+        return min(losses.get_epsilon_for_delta(delta), bound)
 
-    return spent
-
-
-def loss_interval(noise_multiplier: float, bound: float, most_losses: float) -> float:
-    """Choose how finely losses are discretised: 1e-4, doubled until there are not too many.
-
-    Args:
-        noise_multiplier: sigma, which decides how far the losses of one round reach.
-        bound: on epsilon, likewise of all rounds.
-        most_losses: to hold; from a noise multiplier of 1 on there are fewer.
-    """
-    widest = (0.5 / noise_multiplier + 14) / noise_multiplier  # with the tails that dp-accounting keeps
-    needed = max(bound, widest) / most_losses / _FINEST_INTERVAL
-    return _FINEST_INTERVAL * 2 ** max(0, math.ceil(math.log2(needed)))
+    return epsilon_at
 
 
-def fresh_accountant(participation: Participation, used: Accountant, interval: float = 1e-4) -> Any:
-    """Begin an accountant of dp-accounting, for the adjacency that goes with the sampling."""
-    dp = library()
-    relations = dp.NeighboringRelation
-    relation = relations.REPLACE_ONE if participation.sensitivity == 2 else relations.ADD_OR_REMOVE_ONE
-    if used == "pld":
-        return dp.pld.PLDAccountant(relation, value_discretization_interval=interval)
-    return dp.rdp.RdpAccountant(neighboring_relation=relation)
-
-
-def round_event(participation: Participation, noise_multiplier: float) -> Any:
-    """Describe one round as an event of dp-accounting."""
-    dp = library()
-    # RDP of sampling without replacement takes noise over sensitivity, which its event does not say
-    gaussian = dp.GaussianDpEvent(noise_multiplier / participation.sensitivity)
-    if participation.sampling == "everybody":
-        return gaussian
-    if participation.sampling == "poisson":
-        return dp.PoissonSampledDpEvent(participation.sampling_probability, gaussian)
-    return dp.SampledWithoutReplacementDpEvent(participation.num_users, participation.cohort_size, gaussian)
-
-
-def count_event(participation: Participation) -> Any:
-    """Describe the release of item counts, of everybody, as an event of dp-accounting."""
-    return library().GaussianDpEvent(_noise_of_counts(participation) / participation.sensitivity)
-
-
-def _noise_of_counts(participation: Participation) -> float:
+def _count_noise(participation: Participation) -> float:
     noise = participation.count_noise_multiplier
     return math.inf if noise is None else noise
 
 
-def _of_counts(participation: Participation, delta: float) -> float:
-    """Compute what item counts cost by themselves, exactly."""
-    noise = _noise_of_counts(participation) / participation.sensitivity
-    if noise == math.inf:
-        return 0.0
-    return library().get_epsilon_gaussian(noise, delta) if noise >= _LEAST_EXACT else math.inf
+def _count_epsilon(participation: Participation, delta: float) -> float:
+    """Compute the exact epsilon of the item counts alone, 0 without them."""
+    noise = _count_noise(participation) / participation.sensitivity
+    is_exact = noise >= _MIN_EXACT_NOISE
+    return float(_dp_accounting().get_epsilon_gaussian(noise, delta)) if is_exact else math.inf
 
 
-def delta_left(participation: Participation, delta: float, num_rounds: int) -> float:
-    """Put aside what may happen if a Poisson sample overflows, which nobody's own data decides about."""
+def _remaining_delta(participation: Participation, delta: float, num_rounds: int) -> float:
+    """Return delta less the probability that a Poisson sample overflows, which depends on no user's data."""
     return delta - num_rounds * _OVERFLOW if participation.sampling == "poisson" else delta
 
 
-def checked(participation: Participation) -> Participation:
-    """Refuse users and cohorts that do not fit each other."""
-    sampling, num_users, cohort_size = participation[:3]
-    if sampling not in get_args(ParticipationSampling):
-        known = get_args(ParticipationSampling)
-        raise ValueError(f"expected sampling to be one of {known}, got {sampling!r}; {_REMEDY}")
-    if not 1 <= cohort_size <= num_users:
-        raise ValueError(f"expected cohort_size in [1, {num_users}], the users, got {cohort_size}")
-    if sampling == "everybody" and cohort_size != num_users:
+def _checked(who: Participation) -> Participation:
+    """Return the participation, or raise ValueError if its users and cohort do not fit each other."""
+    if who.sampling not in (known := get_args(ParticipationSampling)):
+        raise ValueError(f"expected sampling to be one of {known}, got {who.sampling!r}; {_REMEDY}")
+    if not 1 <= who.cohort_size <= who.num_users:
+        raise ValueError(f"expected cohort_size in [1, {who.num_users}], the users, got {who.cohort_size}")
+    if who.sampling == "everybody" and who.cohort_size != who.num_users:
         raise ValueError(
-            f'expected a cohort of all {num_users} users, got {cohort_size}; use "poisson" or "fixed_size"'
+            f"expected a cohort of all {who.num_users} users, got {who.cohort_size}; "
+            'use "poisson" or "fixed_size"'
         )
-    return participation
+    return who
 
 
-def check_figures(*, delta: float, noise_multiplier: float = 1.0) -> None:
-    """Refuse figures out of range."""
+def _check_delta(delta: float) -> None:
     if not 0 < delta < 1:
-        raise ValueError(f"expected delta in (0, 1), got {delta}; well below 1 / users means something")
-    if not 0 <= noise_multiplier < math.inf:
-        raise ValueError(f"expected noise_multiplier of at least 0 and finite, got {noise_multiplier}")
+        raise ValueError(f"expected delta in (0, 1), got {delta}; only values well below 1 / users protect")
 
 
-@functools.cache
-def library() -> ModuleType:
-    """Import dp-accounting, or tell where it is to be had."""
+def _dp_accounting() -> ModuleType:
     try:
         import dp_accounting
     except ImportError:
         raise ImportError(
             "privacy accounting needs dp-accounting, which is not installed; pip install 'fcf_jax[dp]'"
         ) from None
+    logging.getLogger("absl").addFilter(_is_not_about_orders)
     return dp_accounting
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep dp-accounting from logging that a series of RDP orders near 1 did not converge.
-
-    It leaves those orders out, which can only raise epsilon; they matter where it is in the hundreds.
-    """
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return "failed to converge" not in record.getMessage()
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_news)
+def _is_not_about_orders(record: logging.LogRecord) -> bool:
+    """Hide that RDP orders near 1 did not converge: leaving them out can only raise epsilon."""
+    return "_compute_log_a_frac failed to converge" not in record.getMessage()

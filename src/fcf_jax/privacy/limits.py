@@ -1,14 +1,15 @@
-"""What noise leaves: to an attacker, the highest AUC there can be; to the server, the signal it drowns."""
+"""Limits set by noise: the highest AUC of any attacker, and the ratio of noise to the server's signal."""
 
 import math
 
 
 def in_out_auc_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
-    r"""Bound the AUC of any attacker who asks whether one client took part in the run.
+    r"""Bound the AUC of any attack that decides whether one client took part in the run.
 
-    Phi(mu / \sqrt 2), mu = \sqrt T / sigma: through all rounds the client moves the noised sums by \sqrt T
-    clip norms at most, so that nobody tells more apart than N(0, sigma^2) and N(\sqrt T, sigma^2). For a
-    client that takes part in every round and an attacker who knows everybody else; sampling lowers it.
+    Phi(mu / \sqrt 2), mu = \sqrt T / sigma: over all rounds the client moves the noised sums by at most
+    \sqrt T clip norms, so no attack does better than one that distinguishes N(0, sigma^2) from
+    N(\sqrt T, sigma^2). The bound is for a client that takes part in every round and an attacker who knows
+    all other uploads; sampling lowers it.
 
     Args:
         noise_multiplier: sigma, in clip norms, at least 0.
@@ -21,10 +22,10 @@ def in_out_auc_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
 
 
 def item_auc_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
-    r"""Bound the AUC of any attacker who asks which of two histories a client holds: has it this item?
+    r"""Bound the AUC of any attack that decides whether a client's history contains a given item.
 
-    Phi(\sqrt 2 mu), mu = \sqrt T / sigma: uploads of two histories, each clipped to C, differ by 2 C at most.
-    The AUC is of one item across users; across items popularity alone has more.
+    Phi(\sqrt 2 mu), mu = \sqrt T / sigma: uploads of two histories, each clipped to C, differ by at most 2 C.
+    The AUC is of one item across users; across items, popularity alone can exceed it.
 
     Args:
         noise_multiplier: sigma, in clip norms, at least 0.
@@ -39,23 +40,24 @@ def item_auc_ceiling(noise_multiplier: float, num_rounds: int = 1) -> float:
 def noise_to_signal(
     *, noise_multiplier: float, num_items: int, num_factors: int, cohort_size: float, num_rounds: int = 1
 ) -> float:
-    r"""Compare the noise on a round's sum with the sum, expected norm over the most it can be.
+    r"""Compute the expected norm of the noise on a round's sum over the largest possible norm of the sum.
 
-    \sigma \sqrt{M K} / (\Theta \sqrt T): noise of norm sigma C \sqrt{M K} on \Theta uploads of norm C at most
-    that all point one way. Real sums are shorter: the ratio compares choices, it foretells no quality.
+    \sigma \sqrt{M K} / (\Theta \sqrt T): noise of norm sigma C \sqrt{M K} on \Theta uploads of norm at most C
+    that all point in one direction. Real sums are shorter: the ratio compares choices, and does not predict
+    quality.
 
     Args:
         noise_multiplier: sigma, in clip norms.
-        num_items: M, those that are trained on.
+        num_items: M, the items that are trained.
         num_factors: K.
         cohort_size: \Theta, expected.
-        num_rounds: T, averaged over; 1 = of a single round.
+        num_rounds: T, the rounds averaged over.
     """
     return noise_multiplier * math.sqrt(num_items * num_factors / num_rounds) / cohort_size
 
 
 def _auc(distance: float, noise_multiplier: float, num_rounds: int) -> float:
-    """Compute the AUC of two Gaussians: Phi(distance in standard deviations / sqrt 2)."""
+    """Return the AUC between two Gaussians: Phi(distance in standard deviations / sqrt 2)."""
     if not noise_multiplier >= 0 or num_rounds < 0:
         raise ValueError(
             f"expected noise_multiplier and num_rounds of at least 0, got {noise_multiplier} and {num_rounds}"

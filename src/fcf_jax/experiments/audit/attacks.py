@@ -14,10 +14,8 @@ from fcf_jax.experiments.audit.scene import (
     signal_sizes,
     sum_of,
 )
-from fcf_jax.privacy.attacks import cohort_sum, figures, linking, noisy_upload, single_upload
+from fcf_jax.privacy.attacks import figures, noised_uploads, single_upload, summed_uploads
 from fcf_jax.privacy.attacks.figures import Figure
-from fcf_jax.privacy.attacks.knowledge import Floats
-from fcf_jax.privacy.attacks.taking_part import taking_part
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 Figures = dict[str, Figure]
@@ -48,7 +46,7 @@ def differencing(scene: Scene) -> Figures:
     return _recovery_figures(scene, found)
 
 
-def dense(sent: Sent) -> Floats:
+def dense(sent: Sent) -> np.ndarray:
     """Multiply out the uploads, [clients, items, factors]."""
     return sent.residuals[:, :, None] * sent.user_factors[:, None, :]
 
@@ -79,7 +77,7 @@ def _recovery_figures(scene: Scene, found: list[single_upload.Recovered]) -> Fig
     }
 
 
-def _set_figures(is_claimed: Floats, is_held: Floats) -> Figures:
+def _set_figures(is_claimed: np.ndarray, is_held: np.ndarray) -> Figures:
     right, claimed, held = ((one).sum(axis=1) for one in (is_claimed & is_held, is_claimed, is_held))
     exact = (is_claimed == is_held).all(axis=1)
     return {
@@ -90,7 +88,7 @@ def _set_figures(is_claimed: Floats, is_held: Floats) -> Figures:
     }
 
 
-def _score_figures(scores: Floats, is_held: Floats, *, ceiling: float) -> Figures:
+def _score_figures(scores: np.ndarray, is_held: np.ndarray, *, ceiling: float) -> Figures:
     return {
         "auc": figures.auc_across_users(scores, is_held),
         "auc_ceiling": figures.exactly(ceiling),
@@ -106,7 +104,9 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
     sent, sigma = send(scene, scene.user_ids), scene.noise_multiplier
     scores = noisy_scores(scene, sent, noise_scale=scene.noise_scale / num_rounds**0.5)
     ceiling = item_auc_ceiling(sigma, num_rounds)
-    auc, tpr = taking_part(signal_sizes(scene, sent), noise_multiplier=sigma, num_rounds=num_rounds)
+    auc, tpr = noised_uploads.membership(
+        signal_sizes(scene, sent), noise_multiplier=sigma, num_rounds=num_rounds
+    )
     return {
         **_set_figures(top_items(scores, sent.is_held.sum(axis=1)), sent.is_held),
         **_score_figures(scores, sent.is_held, ceiling=ceiling),
@@ -116,21 +116,21 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
     }
 
 
-def noisy_scores(scene: Scene, sent: Sent, *, noise_scale: float) -> Floats:
+def noisy_scores(scene: Scene, sent: Sent, *, noise_scale: float) -> np.ndarray:
     """Score the items of clients whose clipped uploads have noise of this size."""
     rng, shares = np.random.default_rng(0), scene.train.item_counts / scene.train.num_users
-    mean, expected = noisy_upload.expected_factors(scene.public, shares)
+    mean, expected = noised_uploads.expected_factors(scene.public, shares)
     clip, found = clip_factors(scene, sent)[:, None], []
     for some in np.array_split(np.arange(len(clip)), -(-len(clip) // _CHUNK)):
         clipped = (clip * sent.residuals)[some, :, None] * sent.user_factors[some, None, :]
         noised = clipped + noise_scale * rng.standard_normal(clipped.shape, np.float32)
-        by_own = noisy_upload.scores_by_own_direction(noised, mean)
-        found.append((noisy_upload.scores_by_expectation(noised, expected), by_own))
+        by_own = noised_uploads.scores_by_own_direction(noised, mean)
+        found.append((noised_uploads.scores_by_expectation(noised, expected), by_own))
     attackers = [np.concatenate(scores) for scores in zip(*found, strict=True)]
     return max(attackers, key=lambda scores: figures.auc_across_users(scores, sent.is_held).value)
 
 
-def top_items(scores: Floats, counts: Floats) -> Floats:
+def top_items(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Claim each client's best items, as many as `counts` says."""
     ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
     return ranks < counts[:, None]
@@ -164,19 +164,21 @@ def averaged_sums(scene: Scene) -> Figures:
 
 def _in_out(scene: Scene, *, num_rounds: int = 1) -> Figures:
     sigma, sizes = scene.noise_multiplier, signal_sizes(scene, send(scene, scene.user_ids))
-    auc, tpr = taking_part(sizes, noise_multiplier=sigma, num_rounds=num_rounds)
+    auc, tpr = noised_uploads.membership(sizes, noise_multiplier=sigma, num_rounds=num_rounds)
     ceiling = figures.exactly(in_out_auc_ceiling(sigma, num_rounds))
     return {"auc": auc, "auc_ceiling": ceiling, TPR: tpr}
 
 
-def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[linking.Links, Floats]:
+def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[summed_uploads.Links, np.ndarray]:
     """Link the items of one sum; also say which items anybody touched."""
-    fitted = seen.user_gram if knows_gram else cohort_sum.fit_user_gram(scene.public, seen.upload)
+    fitted = seen.user_gram if knows_gram else summed_uploads.fit_user_gram(scene.public, seen.upload)
     assert fitted is not None
-    residuals, is_touched = cohort_sum.touched_parts(
+    residuals, is_touched = summed_uploads.touched_parts(
         scene.public, seen.upload, fitted, noise=scene.noise_scale
     )
-    links = linking.take_apart(linking.link_parallel(residuals, is_touched), residuals, is_touched)
+    links = summed_uploads.take_apart(
+        summed_uploads.link_parallel(residuals, is_touched), residuals, is_touched
+    )
     if seen.confidence_sum is None or scene.channel is not None:
         return links, is_touched
     return links, np.abs(seen.confidence_sum) > 0  # where it is sent, it says so outright
@@ -184,16 +186,16 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[linking.Lin
 
 def _link(
     scene: Scene, sent: list[Sent], seen: list[Seen], *, knows_gram: bool
-) -> tuple[list[linking.LinkScore], list[Floats]]:
+) -> tuple[list[summed_uploads.LinkScore], list[np.ndarray]]:
     pairs = [links_of(scene, one, knows_gram=knows_gram) for one in seen]
     scores = [
-        linking.score_links(links, truth.is_held, truth.user_factors.astype(np.float64))
+        summed_uploads.score_links(links, truth.is_held, truth.user_factors.astype(np.float64))
         for (links, _), truth in zip(pairs, sent, strict=True)
     ]
     return scores, [touched for _, touched in pairs]
 
 
-def _link_figures(sent: list[Sent], scores: list[linking.LinkScore]) -> Figures:
+def _link_figures(sent: list[Sent], scores: list[summed_uploads.LinkScore]) -> Figures:
     correct, held, claimed, cosine = (
         np.concatenate([one[column] for one in scores]).astype(float) for column in range(4)
     )
@@ -209,7 +211,7 @@ def _link_figures(sent: list[Sent], scores: list[linking.LinkScore]) -> Figures:
     }
 
 
-def _union_figures(sent: list[Sent], touched: list[Floats]) -> Figures:
+def _union_figures(sent: list[Sent], touched: list[np.ndarray]) -> Figures:
     found = np.concatenate([(t.is_held & mine).sum(axis=1) for t, mine in zip(sent, touched, strict=True)])
     held = np.concatenate([one.is_held.sum(axis=1) for one in sent])
     claimed, union = np.concatenate(touched), np.concatenate([one.is_held.any(axis=0) for one in sent])

@@ -10,12 +10,11 @@ from fcf_jax.experiments.audit import attacks as attacks
 from fcf_jax.experiments.audit.attacks import Figures
 from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.audit.curves import curve_of
-from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, sends_gram, set_scene
-from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View, has_noise, mode_of
-from fcf_jax.experiments.config.privacy_numbers import epsilon_of
+from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
+from fcf_jax.experiments.build.problem import Problem
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import SERVER_STEPS, step_of
+from fcf_jax.experiments.config.server_steps import SERVER_STEPS
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report.figures import write_leakage_figure
 from fcf_jax.experiments.report.tables import write_audit_tables
@@ -31,8 +30,8 @@ def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
 
     The other step asks the clients for the same pieces, so that what leaks stays the same but for the loss.
     """
-    step, has_cohorts = step_of(config), config.federation.cohort_size is not None
-    if not (step.is_guarded and has_noise(config)) and not (step.needs_everybody and has_cohorts):
+    step, has_cohorts = config.server.row, config.federation.cohort_size is not None
+    if not (step.is_guarded and config.privacy.has_noise) and not (step.needs_everybody and has_cohorts):
         return config, ""
     fitting = next(
         other.name
@@ -49,8 +48,7 @@ def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
 
 
 def run_audit(
-    config: ExperimentConfig,
-    dataset: Dataset,
+    problem: Problem,
     folder: Path,
     progress: ProgressLine,
     *,
@@ -63,10 +61,9 @@ def run_audit(
     The audit reads histories in the clear: what it writes is for those who may.
 
     Args:
-        config: as `load_config` resolved it, checked for "audit".
-        dataset: what `load_dataset(config)` returned.
-        folder: where to.
-        progress: told what is attacked.
+        problem: from `resolve`, of a configuration checked for "audit".
+        folder: run directory.
+        progress: shows what is attacked.
         upload: what clients send in plain mode.
         max_users: whose own uploads are attacked, drawn at random.
         note: what a reader should know besides.
@@ -76,7 +73,7 @@ def run_audit(
     """
     began = time.monotonic()
     write_environment(folder, resumed_from_rounds=[])
-    scene = set_scene(config, dataset, max_users=max_users)
+    scene = set_scene(problem, max_users=max_users)
     planned = _attacks(scene, upload)
     found: dict[str, Any] = {}
     for done, (name, (attack, _)) in enumerate(planned.items()):
@@ -84,7 +81,7 @@ def run_audit(
         found[name] = {what: figure._asdict() for what, figure in attack().items()}
     progress.show("attack", len(planned), len(planned) + 1, "leakage.png")
     document = {
-        "mode": config.privacy.mode,
+        "mode": problem.config.privacy.mode,
         "upload": upload,
         "attacks": found,
         "facts": _facts(scene),
@@ -121,12 +118,12 @@ def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], F
         "popularity": (partial(attacks.popularity, scene), "how many clients hold each item, no more"),
     }
     has_cohorts = scene.config.federation.cohort_size is not None
-    applying = mode_of(scene.config).attacks_on(has_cohorts=has_cohorts)
+    applying = scene.config.privacy.row.attacks_on(has_cohorts=has_cohorts)
     return {name: planned[view] for name, view in applying.items()}
 
 
 def _extra_sums(scene: Scene) -> str:
-    if not sends_gram(scene.config):
+    if not scene.sends_gram:
         return ""
     return f"; A = sum x x^T and what else {scene.config.server.step} asks for; fitted_: without these"
 
@@ -143,7 +140,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "attacked_cohort_size": min(size, LARGEST_SUM),
         "min_cohort": config.privacy.min_cohort,
         "noise_multiplier": scene.noise_multiplier,
-        "epsilon": epsilon_of(config, num_users=scene.train.num_users),
+        "epsilon": None if scene.problem.protection is None else scene.problem.protection.epsilon,
         "num_rounds": scene.num_rounds,
         "rounds_trained_before": ROUNDS_BEFORE,
         "trained_with": "guarded_gram, everybody, in the clear",
@@ -154,13 +151,13 @@ def _facts(scene: Scene) -> dict[str, Any]:
 
 def _small_cohort(scene: Scene) -> str:
     least, size = scene.config.privacy.min_cohort, scene.cohort_size
-    if not mode_of(scene.config).sums_securely or size >= least:
+    if not scene.config.privacy.row.sums_securely or size >= least:
         return ""
     return f"A secure sum of fewer than {least} clients is refused; this has {size}."
 
 
 def _verdict(document: dict[str, Any]) -> str:
-    """Say in a sentence what the server learns."""
+    """Return a sentence about what the server learns."""
     found, facts, mode = document["attacks"], document["facts"], PRIVACY_MODES[document["mode"]]
     if not mode.has_noise and not mode.sums_securely:
         exact = found["single_upload"]["exact_set_rate"]["value"]

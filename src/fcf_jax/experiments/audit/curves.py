@@ -1,4 +1,4 @@
-"""How leakage falls with the size of the cohort, or with epsilon."""
+"""Leakage against the size of the cohort, or against epsilon."""
 
 from typing import Any
 
@@ -6,11 +6,8 @@ import numpy as np
 
 from fcf_jax.experiments.audit import attacks as attacks
 from fcf_jax.experiments.audit.scene import Scene, cohorts, send, signal_sizes, sum_of
-from fcf_jax.experiments.config.privacy_modes import mode_of
-from fcf_jax.experiments.config.privacy_numbers import delta_of, participation_of
-from fcf_jax.privacy.attacks import figures, linking
-from fcf_jax.privacy.attacks.taking_part import taking_part
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.accounting import calibrated_noise_multiplier
+from fcf_jax.privacy.attacks import figures, noised_uploads, summed_uploads
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 _SIZES = (5, 10, 20, 50, 100, 200, 500)
@@ -20,7 +17,7 @@ _NUM_COHORTS = 2
 
 
 def curve_of(scene: Scene) -> list[dict[str, Any]]:
-    """Measure the curve that goes with the mode, a record for each point."""
+    """Measure the curve that goes with the mode: one record per point."""
     if scene.channel is not None:
         return _against_noise(scene)
     sizes = sorted({min(size, scene.train.num_users) for size in _SIZES})
@@ -28,7 +25,7 @@ def curve_of(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _at_size(scene: Scene, size: int) -> dict[str, Any]:
-    """Link sums of so many clients, with A fitted and with A known."""
+    """Link sums of this many clients, with A fitted and with A known."""
     sent = [send(scene, user_ids) for user_ids in cohorts(scene, size, num_cohorts=_NUM_COHORTS)]
     point: dict[str, Any] = {"cohort_size": size}
     for name, knows_gram in (("fitted", False), ("knows_gram", True)):
@@ -37,7 +34,7 @@ def _at_size(scene: Scene, size: int) -> dict[str, Any]:
             gram = one.user_factors.T @ one.user_factors
             seen = sum_of(scene, one)._replace(user_gram=gram)
             links, _ = attacks.links_of(scene, seen, knows_gram=knows_gram)
-            scores.append(linking.score_links(links, one.is_held, one.user_factors.astype(np.float64)))
+            scores.append(summed_uploads.score_links(links, one.is_held, one.user_factors.astype(np.float64)))
         correct, held = (np.concatenate([score[column] for score in scores]) for column in (0, 1))
         point[name] = figures.ratio(correct, held)._asdict()
     return point
@@ -52,31 +49,30 @@ def _against_noise(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _noise_multiplier(scene: Scene, epsilon: float) -> float:
-    """Calibrate the noise of a whole run; of cohorts by RDP, which is quick, and says no less than holds."""
-    config, num_users = scene.config, scene.train.num_users
-    participation = participation_of(config, num_users=num_users)
+    """Calibrate the noise of a whole run; for cohorts by RDP, quick and never below the true epsilon."""
+    participation = scene.protection.participation
     return calibrated_noise_multiplier(
         participation,
         epsilon=epsilon,
-        delta=delta_of(config, num_users=num_users),
+        delta=scene.protection.delta,
         num_rounds=scene.num_rounds,
         accountant="pld" if participation.sampling == "everybody" else "rdp",
     )
 
 
 def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
-    """Tell taking part at this noise; under local noise also which items a client holds."""
+    """Attack membership at this noise; under local noise also which items a client holds."""
     sizes = signal_sizes(scene, sent)
     point = {
         "noise_multiplier": sigma,
-        "in_out": taking_part(sizes, noise_multiplier=sigma)[0]._asdict(),
+        "in_out": noised_uploads.membership(sizes, noise_multiplier=sigma)[0]._asdict(),
         "in_out_ceiling": in_out_auc_ceiling(sigma),
     }
     if scene.cohort_size == scene.train.num_users:
         rounds = {"noise_multiplier": sigma, "num_rounds": scene.num_rounds}
-        point["all_rounds"] = taking_part(sizes, **rounds)[0]._asdict()
+        point["all_rounds"] = noised_uploads.membership(sizes, **rounds)[0]._asdict()
         point["all_rounds_ceiling"] = in_out_auc_ceiling(sigma, scene.num_rounds)
-    if mode_of(scene.config).noise_on != "upload":
+    if scene.config.privacy.row.noise_on != "upload":
         return point
     scores = attacks.noisy_scores(scene, sent, noise_scale=sigma * scene.config.privacy.clip_norm)
     items = figures.auc_across_users(scores, sent.is_held)._asdict()

@@ -1,27 +1,24 @@
-"""What an audit looks at: a model trained a little, clients, and what their server gets to see."""
+"""Setting of an audit: a briefly trained model, its clients, and what their server sees."""
 
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jaxtyping import Bool, Float
 
 from fcf_jax import optimizers
 from fcf_jax.channel import Link, Pieces, clip_factor, joint_norm
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.packing import pack_clients
-from fcf_jax.core.records import CohortSum, Model
+from fcf_jax.core.records import CohortSum
 from fcf_jax.data import Interactions
-from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.item_release import sent_histories
-from fcf_jax.experiments.build.models import configured_model
-from fcf_jax.experiments.build.privacy import clip_norms_of, configured_channel
-from fcf_jax.experiments.config.privacy_modes import has_noise
-from fcf_jax.experiments.config.privacy_numbers import noise_multiplier_of
+from fcf_jax.experiments.build.histories import sent_histories
+from fcf_jax.experiments.build.problem import Problem
+from fcf_jax.experiments.config.protection import Protection
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.config.server_steps import confidence_factor, step_of
-from fcf_jax.privacy.attacks import views
-from fcf_jax.privacy.attacks.knowledge import Floats, Public, weigh
+from fcf_jax.privacy.attacks import knowledge
+from fcf_jax.privacy.attacks.knowledge import Public, weigh
 
 ROUNDS_BEFORE = 10  # of the guarded Gram step with everybody: the attacked rounds are not the first
 _CHUNK = 50  # clients that send at a time
@@ -29,101 +26,135 @@ LARGEST_SUM = 2000  # clients; larger sums, which tell less, are attacked as sum
 
 
 class Scene(NamedTuple):
-    """The setting of all attacks of an audit."""
+    """Setting of all attacks of an audit.
 
-    config: ExperimentConfig
+    Attributes:
+        problem: what the run would learn.
+        train: histories that clients send gradients of.
+        public: what everybody knows.
+        user_ids: users whose single uploads are attacked.
+    """
+
+    problem: Problem
     train: Interactions
-    model: Model
     public: Public
-    user_ids: Floats  # the users whose own uploads are attacked
-    noise_multiplier: float  # sigma; 0 without noise
-    channel: Link | None
+    user_ids: np.ndarray
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The configuration of the run."""
+        return self.problem.config
+
+    @property
+    def protection(self) -> Protection:
+        """Differential privacy of the run, for attacks on noised sums."""
+        assert self.problem.protection is not None
+        return self.problem.protection
+
+    @property
+    def channel(self) -> Link | None:
+        """The link that clips and adds noise; None without noise."""
+        return None if self.problem.protection is None else self.problem.protection.link()
 
     @property
     def cohort_size(self) -> int:
         """Clients in a round."""
-        return min(self.config.federation.cohort_size or self.train.num_users, self.train.num_users)
+        return self.problem.cohort_size
 
     @property
     def num_rounds(self) -> int:
         """Rounds of a run, in which a client may be seen."""
-        return max(self.config.federation.num_rounds, 1)
+        return max(self.problem.schedule.num_rounds, 1)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Sigma; 0 without noise."""
+        return 0.0 if self.problem.protection is None else self.problem.protection.noise_multiplier
 
     @property
     def noise_scale(self) -> float:
         """Standard deviation of the noise on each number of F."""
         return self.noise_multiplier * self.config.privacy.clip_norm
 
+    @property
+    def sends_gram(self) -> bool:
+        """Whether the server step asks for A = sum x x^T."""
+        return self.config.server.row.asks_for_gram
+
 
 class Sent(NamedTuple):
-    """What some clients send, before anything protects it, and the truth behind it."""
+    """What some clients send, before anything protects it, and the truth behind it.
 
-    residuals: Floats  # [clients, items], float32
-    user_factors: Floats  # [clients, factors], float32
-    is_held: Floats  # bool [clients, items]
-    strengths: Floats  # [clients, items], 0 where not held
+    Attributes:
+        residuals: e of every item.
+        user_factors: x.
+        is_held: whether a client holds an item.
+        strengths: r, 0 where not held.
+    """
+
+    residuals: Float[np.ndarray, "clients items"]
+    user_factors: Float[np.ndarray, "clients factors"]
+    is_held: Bool[np.ndarray, "clients items"]
+    strengths: Float[np.ndarray, "clients items"]
 
 
 class Seen(NamedTuple):
-    """What the server gets of a sum; None for what the step does not ask for."""
+    """What the server receives of a sum; None for what the step does not ask for.
 
-    upload: Floats  # [items, factors]
-    user_gram: Floats | None
-    confidence_sum: Floats | None
+    Attributes:
+        upload: F.
+        user_gram: S.
+        confidence_sum: sum of c - w0.
+    """
+
+    upload: Float[np.ndarray, "items factors"]
+    user_gram: Float[np.ndarray, "factors factors"] | None
+    confidence_sum: Float[np.ndarray, "items"] | None
 
 
-def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> Scene:
-    """Train a little in the clear, choose whom to attack, and calibrate the noise."""
-    train = sent_histories(config, dataset.split.train)
-    model = configured_model(config, dataset.mean_rating)
+def set_scene(problem: Problem, *, max_users: int) -> Scene:
+    """Train briefly in the clear, and choose whom to attack."""
+    config = problem.config
+    train = sent_histories(problem.protection, problem.train, seed=config.data.seed)
     alpha = config.model.alpha if config.data.feedback == "implicit" else None
     public = Public(
-        np.asarray(_trained(config, model, train), np.float64),
-        float(model.regularization),
-        float(model.unobserved_weight),
+        np.asarray(_trained(problem, train), np.float64),
+        config.model.regularization,
+        config.model.unobserved_weight,
         alpha,
-        dataset.mean_rating,
+        problem.dataset.mean_rating,
     )
     user_ids = np.random.default_rng(0).permutation(train.num_users)[:max_users]
-    sigma, channel = _noise(config, num_users=train.num_users)
-    return Scene(config, train, model, public, user_ids, sigma, channel)
+    return Scene(problem, train, public, user_ids)
 
 
-def _trained(config: ExperimentConfig, model: Model, train: Interactions) -> np.ndarray:
-    """Train a little, in the clear: the attacked rounds are not the first."""
+def _trained(problem: Problem, train: Interactions) -> np.ndarray:
+    """Train briefly in the clear, so that the attacked rounds are not the first."""
     clients, key = pack_clients(train), jax.random.key(0)
     federation = federated_cf(
-        model,
+        problem.model,
         optimizers.guarded_gram(),
         num_items=train.num_items,
-        num_factors=config.model.num_factors,
-        init_scale=config.model.init_scale,
+        num_factors=problem.config.model.num_factors,
+        init_scale=problem.config.model.init_scale,
     )
     state, _ = run_rounds(federation, key, federation.init(key), clients, num_rounds=ROUNDS_BEFORE)
     return np.asarray(state.item_factors)
 
 
-def _noise(config: ExperimentConfig, *, num_users: int) -> tuple[float, Link | None]:
-    if not has_noise(config):
-        return 0.0, None
-    sigma = noise_multiplier_of(config, num_users=num_users)
-    privacy = config.privacy.model_copy(update={"noise_multiplier": sigma})  # calibrating takes seconds
-    return sigma, configured_channel(config.model_copy(update={"privacy": privacy}), num_users=num_users)
-
-
-def send(scene: Scene, user_ids: Floats) -> Sent:
-    """Let these clients solve and send, so many at a time, which compiles one program for all sizes."""
+def send(scene: Scene, user_ids: np.ndarray) -> Sent:
+    """Compute what these clients send, a fixed number at a time, so that one program serves all sizes."""
     item_factors = jnp.asarray(scene.public.item_factors, jnp.float32)
     parts = []
     for start in range(0, len(user_ids), _CHUNK):
-        some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # repeats some to fill up the last
-        clients = views.histories(scene.train, some)
-        parts.append(views.uploads_of(scene.model, item_factors, clients))
+        some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # the last is padded with repeats
+        clients = knowledge.histories(scene.train, some)
+        parts.append(knowledge.uploads_of(scene.problem.model, item_factors, clients))
     residuals, factors = (np.concatenate(column)[: len(user_ids)] for column in zip(*parts, strict=True))
-    return Sent(residuals, factors, *views.held_and_strengths(scene.train, user_ids))
+    return Sent(residuals, factors, *knowledge.held_and_strengths(scene.train, user_ids))
 
 
-def extra_confidence(scene: Scene, sent: Sent) -> Floats:
+def extra_confidence(scene: Scene, sent: Sent) -> np.ndarray:
     """Compute c - w0 of each client, [clients, items]."""
     confidence, _ = weigh(scene.public, sent.strengths)
     return np.where(sent.is_held, confidence - scene.public.unobserved_weight, 0.0)
@@ -140,25 +171,21 @@ def norms_of(scene: Scene, sent: Sent) -> Pieces:
     )
 
 
-def clip_factors(scene: Scene, sent: Sent) -> Floats:
-    """Compute a_u of each client, with clip norms as they begin; 1 where nothing is clipped."""
-    if scene.channel is None:
+def clip_factors(scene: Scene, sent: Sent) -> np.ndarray:
+    """Compute a_u of each client, with the first clip norms; 1 where nothing is clipped."""
+    protection = scene.problem.protection
+    if protection is None:
         return np.ones(len(sent.residuals), np.float32)
-    return np.asarray(clip_factor(norms_of(scene, sent), clip_norms_of(scene.config)))
+    return np.asarray(clip_factor(norms_of(scene, sent), protection.clip_norms))
 
 
-def signal_sizes(scene: Scene, sent: Sent) -> Floats:
-    """Compute how far each client moves the sums, all pieces together, in clip norms: at most 1."""
-    return np.minimum(np.asarray(joint_norm(norms_of(scene, sent), clip_norms_of(scene.config))), 1.0)
-
-
-def sends_gram(config: ExperimentConfig) -> bool:
-    """Return True if the server step asks for A = sum x x^T."""
-    return step_of(config).asks_for_gram
+def signal_sizes(scene: Scene, sent: Sent) -> np.ndarray:
+    """Compute how far each client moves the noised sums, all pieces together, in clip norms: at most 1."""
+    return np.minimum(np.asarray(joint_norm(norms_of(scene, sent), scene.protection.clip_norms)), 1.0)
 
 
 def sum_of(scene: Scene, sent: Sent) -> Seen:
-    """Sum up what these clients send, as the server gets it."""
+    """Sum what these clients send, as the server receives it."""
     factors = clip_factors(scene, sent)
     clipped = factors[:, None] * sent.user_factors
     sums = CohortSum(
@@ -169,10 +196,9 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
         num_clients=jnp.asarray(len(factors)),
         num_clipped=jnp.asarray(np.count_nonzero(factors < 1)),
     )
-    if scene.channel is not None:
-        key = jax.random.key(len(factors))
-        sums, _ = scene.channel.server(key, scene.channel.init(), sums)
-    has_gram, has_confidence = sends_gram(scene.config), confidence_factor(scene.config) > 0
+    if (channel := scene.channel) is not None:
+        sums, _ = channel.server(jax.random.key(len(factors)), channel.init(), sums)
+    has_gram, has_confidence = scene.sends_gram, scene.config.server.factor > 0
     return Seen(
         np.asarray(sums.upload),
         np.asarray(sums.user_gram) if has_gram else None,
@@ -180,8 +206,8 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
     )
 
 
-def cohorts(scene: Scene, size: int, *, num_cohorts: int) -> list[Floats]:
-    """Draw cohorts at random; one only where it is everybody."""
+def cohorts(scene: Scene, size: int, *, num_cohorts: int) -> list[np.ndarray]:
+    """Draw cohorts at random; only one if it is everybody."""
     rng, num_users = np.random.default_rng(size), scene.train.num_users
     count = 1 if size == num_users else num_cohorts
     return [rng.choice(num_users, size, replace=False) for _ in range(count)]

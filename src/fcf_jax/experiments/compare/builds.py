@@ -95,7 +95,10 @@ def prepare_builds(problem: Problem, datasets: list[Dataset], mesh: Mesh | None)
     num_builds, num_rounds = config.comparison.num_builds, config.federation.num_rounds
     keys = jax.vmap(jax.random.key)(config.federation.seed + np.arange(num_builds))
     each = [model_of(config.model, config.data.feedback, one.mean_rating) for one in datasets]
-    models, data = _stack(each, num_builds), _pack(config.evaluation.max_users, config.data.seed, datasets, mesh)
+    models, data = (
+        _stack(each, num_builds),
+        _pack(config.evaluation.max_users, config.data.seed, datasets, mesh),
+    )
 
     def make_federation(model: Model) -> Federation:
         return problem.federation(model=model)

@@ -144,7 +144,7 @@ _CHECKS = (
         lambda c, f: c.privacy.row.sums_securely,
         lambda c, f: (
             f"privacy.mode: fcf tune searches with plain sums, which equal secure sums up to "
-            f'rounding; set privacy.mode = "plain", and run the result with "{c.privacy.row.name}"'
+            f'rounding; set privacy.mode = "plain", and run the result with "{c.privacy.mode}"'
         ),
         commands=("tune",),
     ),
@@ -197,9 +197,9 @@ _CHECKS = (
         commands=_AUDITS,
     ),
     _Check(
-        lambda c, f: c.privacy.row.name != "plain",
+        lambda c, f: c.privacy.mode != "plain",
         lambda c, f: (
-            f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.row.name}: pairs (e, x) cannot "
+            f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.mode}: pairs (e, x) cannot "
             "be summed, clipped to one sum or masked; use --upload dense"
         ),
         commands=("audit rank_one",),
@@ -212,7 +212,7 @@ _CHECKS = (
     _Check(
         lambda c, f: c.privacy.row.noise_on == "upload",
         lambda c, f: (
-            f"privacy.mode: expected noise on the sum to plan for, got {c.privacy.row.name}, which releases "
+            f"privacy.mode: expected noise on the sum to plan for, got {c.privacy.mode}, which releases "
             'every upload by itself; set privacy.mode = "central_noise" or "distributed_noise"'
         ),
         commands=("plan",),
@@ -253,7 +253,7 @@ _CHECKS = (
     _Check(
         lambda c, f: c.privacy.has_noise and c.server.row.is_guarded,
         lambda c, f: (
-            f"server.step: {c.server.row.name} is guided by the clients' loss, which {c.privacy.row.name} hides; "
+            f"server.step: {c.server.row.name} is guided by the clients' loss, which {c.privacy.mode} hides; "
             'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
         ),
         when="data",
@@ -261,7 +261,7 @@ _CHECKS = (
     _Check(
         lambda c, f: c.privacy.row.noise_on == "upload" and c.privacy.clipping == "adaptive",
         lambda c, f: (
-            f"privacy.clipping: adaptive needs a count of clipped clients, which {c.privacy.row.name} does "
+            f"privacy.clipping: adaptive needs a count of clipped clients, which {c.privacy.mode} does "
             'not release; set privacy.clipping = "static"'
         ),
         when="data",
@@ -269,7 +269,7 @@ _CHECKS = (
     _Check(
         lambda c, f: c.privacy.row.noise_on == "upload" and c.privacy.needs_item_counts,
         lambda c, f: (
-            f"privacy.head_items: it needs summed item counts, which {c.privacy.row.name} does not release; "
+            f"privacy.head_items: it needs summed item counts, which {c.privacy.mode} does not release; "
             "leave out privacy.head_items and privacy.item_weight_power"
         ),
         when="data",

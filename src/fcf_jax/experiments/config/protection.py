@@ -1,4 +1,4 @@
-"""Differential privacy of a run, resolved from its configuration: who takes part, the noise and the clip norms."""
+"""Differential privacy of a run, resolved: who takes part, the noise and the clip norms."""
 
 import functools
 import math
@@ -12,8 +12,7 @@ from jaxtyping import Float
 from fcf_jax.channel import Link, Pieces, adaptive_clip_and_noise, clip_and_noise
 from fcf_jax.experiments.config.schema import ExperimentConfig, PrivacyConfig
 from fcf_jax.privacy import accounting
-from fcf_jax.privacy.accounting import Participation
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
+from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier
 
 _calibrated = functools.cache(calibrated_noise_multiplier)  # takes seconds
 

@@ -203,7 +203,7 @@ def _evaluations(run: StoredRun) -> Content:
 
 
 def _data(summary: Summary) -> Iterator[tuple[str, str]]:
-    users, items, total = (summary[f"num_{name}"] for name in ("users", "items", "interactions"))
+    users, items, total = summary["num_users"], summary["num_items"], summary["num_interactions"]
     yield "users", count_text(users)
     yield "items", count_text(items)
     yield "interactions", count_text(total)

@@ -165,9 +165,7 @@ def _model(problem: Problem, settings: Settings) -> Model:
     return model_of(candidate.model, candidate.data.feedback, problem.dataset.mean_rating)
 
 
-def _score(
-    problem: Problem, settings: Settings, item_factors: Array, data: CandidateData
-) -> UserMetrics:
+def _score(problem: Problem, settings: Settings, item_factors: Array, data: CandidateData) -> UserMetrics:
     k = problem.config.evaluation.k
     return user_metrics(_model(problem, settings), item_factors, data.validation, k=k)
 

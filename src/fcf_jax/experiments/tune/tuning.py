@@ -24,8 +24,8 @@ from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.build.problem import Problem, resolve
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.loop import Schedule
 from fcf_jax.experiments.errors import DivergedError
+from fcf_jax.experiments.loop import Schedule
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.tune.candidates import (
     CandidateData,

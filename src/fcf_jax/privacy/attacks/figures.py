@@ -1,21 +1,26 @@
-"""Figures with intervals: users are drawn again, with replacement, and the figure is computed anew.
+"""Figures with bootstrap confidence intervals over users.
 
-An own, vectorised bootstrap: multinomial counts of the users weigh sums. Percentile intervals of 95 %.
+A vectorised bootstrap: multinomial counts of the users weigh sums. Percentile intervals of 95 %.
 """
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-
-from fcf_jax.privacy.attacks.knowledge import Floats
+from jaxtyping import Bool, Float, Num
 
 _RESAMPLES = 1000
 _ENDS = (2.5, 97.5)
 
 
 class Figure(NamedTuple):
-    """A figure with the ends of its interval."""
+    """A figure with its 95 % interval.
+
+    Attributes:
+        value: from all users.
+        low: lower end of the interval.
+        high: upper end.
+    """
 
     value: float
     low: float
@@ -23,12 +28,17 @@ class Figure(NamedTuple):
 
 
 def exactly(value: float) -> Figure:
-    """Make a figure of what is known without error."""
+    """Return a figure that is known without error."""
     return Figure(value, value, value)
 
 
-def ratio(numerators: Floats, denominators: Floats, *, seed: int = 0) -> Figure:
-    """Divide sums over users, [users] each; where all resamples of a share agree, by the rule of three."""
+def ratio(
+    numerators: Num[np.ndarray, "users"] | Bool[np.ndarray, "users"],
+    denominators: Num[np.ndarray, "users"] | Bool[np.ndarray, "users"],
+    *,
+    seed: int = 0,
+) -> Figure:
+    """Divide sums over users; where all resamples of a share agree, the interval is by the rule of three."""
     counts = _counts(len(numerators), seed)
     tops, bottoms = counts @ np.asarray(numerators, float), counts @ np.asarray(denominators, float)
     if not np.sum(denominators) > 0:
@@ -41,13 +51,10 @@ def ratio(numerators: Floats, denominators: Floats, *, seed: int = 0) -> Figure:
     return Figure(value, float(low), float(high))
 
 
-def auc_across_users(scores: Floats, is_held: Floats, *, seed: int = 0) -> Figure:
-    """Compare, for a fixed item, users who hold it with users who do not; popularity cancels.
-
-    Args:
-        scores: [users, items].
-        is_held: bool [users, items], the truth.
-    """
+def auc_across_users(
+    scores: Num[np.ndarray, "users items"], is_held: Bool[np.ndarray, "users items"], *, seed: int = 0
+) -> Figure:
+    """Compute the AUC between users who hold an item and users who do not; its popularity cancels."""
     wins, pairs = wins_across_users(scores, is_held)
     if not pairs.any():
         return exactly(math.nan)
@@ -58,8 +65,11 @@ def auc_across_users(scores: Floats, is_held: Floats, *, seed: int = 0) -> Figur
     return Figure(float(wins.sum() / pairs.sum()), float(low), float(high))
 
 
-def wins_across_users(scores: Floats, is_held: Floats) -> tuple[Floats, Floats]:
-    """Count, over the items that a user holds and another does not, wins and pairs, [users, users] each."""
+def wins_across_users(
+    scores: Num[np.ndarray, "users items"] | Bool[np.ndarray, "users items"],
+    is_held: Bool[np.ndarray, "users items"],
+) -> tuple[Float[np.ndarray, "users users"], Float[np.ndarray, "users users"]]:
+    """Count wins and pairs over the items that the first user holds and the second does not."""
     num_users = len(scores)
     wins, pairs = np.zeros((num_users, num_users)), np.zeros((num_users, num_users))
     for user in range(num_users):
@@ -72,15 +82,26 @@ def wins_across_users(scores: Floats, is_held: Floats) -> tuple[Floats, Floats]:
 
 
 def true_positive_rate(
-    scores: Floats, is_held: Floats, *, false_positive_rate: float = 1e-3, seed: int = 0
+    scores: Num[np.ndarray, "users items"],
+    is_held: Bool[np.ndarray, "users items"],
+    *,
+    false_positive_rate: float = 1e-3,
+    seed: int = 0,
 ) -> Figure:
-    """Share of what is held that scores above all but a few of what is not, one threshold for all users."""
+    """Compute the share of held items that score above nearly all others, with one threshold for all users.
+
+    Args:
+        scores: of every item for every user.
+        is_held: the truth.
+        false_positive_rate: share of items that are not held and may score above the threshold.
+        seed: of the resamples.
+    """
     if is_held.all() or not is_held.any():
         return exactly(math.nan)
     threshold = np.quantile(scores[~is_held], 1.0 - false_positive_rate)
     return ratio(((scores > threshold) & is_held).sum(axis=1), is_held.sum(axis=1), seed=seed)
 
 
-def _counts(num_users: int, seed: int) -> Floats:
+def _counts(num_users: int, seed: int) -> Float[np.ndarray, "resamples users"]:
     rng = np.random.default_rng(seed)
     return rng.multinomial(num_users, np.full(num_users, 1 / num_users), _RESAMPLES).astype(float)

@@ -1,10 +1,10 @@
-r"""One client's upload gives away its items, their strengths and its factor.
+r"""Attacks on the upload of one client: its items, their strengths and its factor.
 
-F = e x^T with x = beta v gives g = F v = beta e; and t = Y v. Off the history e = -w0 beta t, so
+F = e x^T with x = beta v, |v| = 1, gives g = F v = beta e. With t = Y v, e = -w0 beta t off the history, so
 
     deviation_i = (g_i + w0 beta^2 t_i) / beta = e_i + w0 s_i
 
-is 0 there, and c p - (c - w0) s on the history. The right beta^2 makes most items vanish.
+is 0 there, and c p - (c - w0) s on the history. The right beta^2 makes most deviations vanish.
 """
 
 from typing import NamedTuple
@@ -12,30 +12,38 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from fcf_jax.privacy.attacks.knowledge import Floats, Public, solve_user, strengths_of
+from fcf_jax.privacy.attacks.knowledge import Public, solve_user, strengths_from_residuals
 
-ROUNDING = 1e-5  # of a deviation: above what float32 leaves of a 0, below what any interaction makes
-_QUANTA = 2.0  # that fixed point moves F v by at most: .3 are its standard deviation
-_MATCH = 1e-3  # relative: the solved factor of a history recovered aright
+_ROUNDING = 1e-5  # of a deviation: more than float32 leaves of a 0, less than any interaction makes
+_QUANTA = 2.0  # largest change of F v by fixed point; its standard deviation is .3
+_MATCH = 1e-3  # relative error of the factor that a correctly recovered history solves to
 
 
 class Recovered(NamedTuple):
-    """What an attacker makes of uploads, one row a client."""
+    """Histories recovered from uploads.
 
-    is_held: Floats  # bool [clients, items]
-    strengths: Floats  # [clients, items], nan off the history
-    deviations: Floats  # [clients, items], the score of each item
-    user_factors: Floats  # [clients, factors]
-    is_consistent: Floats  # bool [clients]: solving the history gives the factor
+    Attributes:
+        is_held: which items each client holds.
+        strengths: nan off the history.
+        deviations: the score of each item.
+        user_factors: x.
+        is_consistent: whether solving the history gives the factor.
+    """
+
+    is_held: Bool[np.ndarray, "*clients items"]
+    strengths: Float[np.ndarray, "*clients items"]
+    deviations: Float[np.ndarray, "*clients items"]
+    user_factors: Float[np.ndarray, "*clients factors"]
+    is_consistent: Bool[np.ndarray, "*clients"]
 
 
 @jax.jit
-def factorize(
+def _factorize(
     uploads: Float[Array, "clients items factors"],
 ) -> tuple[Float[Array, "clients factors"], Float[Array, "clients items"]]:
-    """Split rank-one uploads into a direction v, up to its sign, and g = F v."""
+    """Split rank-one uploads into their direction v, up to its sign, and g = F v."""
 
     def split(upload: Array) -> tuple[Array, Array]:
         largest = upload[jnp.argmax(jnp.sum(upload**2, axis=1))]
@@ -55,27 +63,36 @@ def _unit(vector: Array) -> Array:
 def attack_dense(
     public: Public, uploads: Float[Array | np.ndarray, "clients items factors"], *, quantum: float = 0.0
 ) -> Recovered:
-    """Recover histories from dense uploads; call it with as many clients as memory allows.
+    """Recover histories from dense uploads; memory limits the number of clients per call.
 
     Args:
-        public: what the attacker knows.
+        public: the server's knowledge.
         uploads: F of each client.
-        quantum: what their numbers are rounded to, in fixed point; 0: float32.
+        quantum: unit of the fixed point that the numbers are rounded to; 0: float32.
     """
-    directions, projected = (np.asarray(one, np.float64) for one in factorize(uploads))
+    directions, projected = (np.asarray(part, np.float64) for part in _factorize(uploads))
     rows = [_attack_one(public, v, g, quantum) for v, g in zip(directions, projected, strict=True)]
     return Recovered(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def attack_rank_one(public: Public, residuals: Floats | Array, user_factors: Floats | Array) -> Recovered:
-    """Recover histories from uploads (e, x): there is nothing to find out about x."""
+def attack_rank_one(
+    public: Public,
+    residuals: Float[Array | np.ndarray, "clients items"],
+    user_factors: Float[Array | np.ndarray, "clients factors"],
+) -> Recovered:
+    """Recover histories from uploads (e, x), which contain the factor as it is."""
     residuals, factors = np.asarray(residuals, np.float64), np.asarray(user_factors, np.float64)
     rows = [_explain(public, e, x) for e, x in zip(residuals, factors, strict=True)]
     return Recovered(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _attack_one(public: Public, direction: Floats, projected: Floats, quantum: float) -> Recovered:
-    """Try each estimate of beta^2; take the history that solves to the factor, or the smaller one."""
+def _attack_one(
+    public: Public,
+    direction: Float[np.ndarray, "factors"],
+    projected: Float[np.ndarray, "items"],
+    quantum: float,
+) -> Recovered:
+    """Try each estimate of beta^2; prefer a history that solves to the factor, then the smaller history."""
     if not projected.any():
         return _explain(public, projected, np.zeros_like(direction))
     along = public.item_factors @ direction
@@ -86,25 +103,33 @@ def _attack_one(public: Public, direction: Floats, projected: Floats, quantum: f
     ]
     if not candidates:
         return _explain(public, np.zeros_like(projected), np.zeros_like(direction))
-    return min(candidates, key=lambda one: (not one.is_consistent, one.is_held.sum()))
+    return min(candidates, key=lambda found: (not found.is_consistent, found.is_held.sum()))
 
 
-def _squared_lengths(public: Public, direction: Floats, projected: Floats, along: Floats) -> list[float]:
-    """Estimate beta^2: by the unseen items, and by the normal equations Y^T e = lambda x."""
+def _squared_lengths(
+    public: Public,
+    direction: Float[np.ndarray, "factors"],
+    projected: Float[np.ndarray, "items"],
+    along: Float[np.ndarray, "items"],
+) -> list[float]:
+    """Estimate beta^2 from the items off the history, and from the normal equations Y^T e = lambda x."""
     normal = float(direction @ (public.item_factors.T @ projected))
     estimates = [normal / public.regularization] if public.regularization > 0 else []
     w0 = public.unobserved_weight
     if w0 == 0:
         return estimates
     scores = w0 * along
-    sure = np.argsort(-np.abs(scores))[: max(len(scores) // 2, 1)]
-    sure = sure[np.abs(scores[sure]) > 0]
-    starts = [float(np.median(-projected[sure] / scores[sure])), *estimates] if len(sure) else estimates
-    return [_refined(projected, scores, start) for start in starts]
+    largest = np.argsort(-np.abs(scores))[: max(len(scores) // 2, 1)]
+    largest = largest[np.abs(scores[largest]) > 0]
+    if len(largest):
+        estimates = [float(np.median(-projected[largest] / scores[largest])), *estimates]
+    return [_refined(projected, scores, start) for start in estimates]
 
 
-def _refined(projected: Floats, scores: Floats, squared: float) -> float:
-    """Fit beta^2 again to the quarter of the items that it explains best."""
+def _refined(
+    projected: Float[np.ndarray, "items"], scores: Float[np.ndarray, "items"], squared: float
+) -> float:
+    """Refit beta^2, repeatedly, to the quarter of the items that it explains best."""
     for _ in range(4):
         misfit = np.abs(projected + squared * scores) / (np.abs(scores) + 1e-300)
         best = np.argsort(misfit)[: max(len(scores) // 4, 1)]
@@ -114,32 +139,42 @@ def _refined(projected: Floats, scores: Floats, squared: float) -> float:
 
 
 def _explain_up_to_sign(
-    public: Public, direction: Floats, projected: Floats, length: float, quantum: float
+    public: Public,
+    direction: Float[np.ndarray, "factors"],
+    projected: Float[np.ndarray, "items"],
+    length: float,
+    quantum: float,
 ) -> Recovered:
-    rounding = ROUNDING + _QUANTA * quantum / length
+    """Read the history with either sign of the direction, and return the more likely one."""
+    rounding = _ROUNDING + _QUANTA * quantum / length
     both = [
         _explain(public, sign * projected / length, sign * length * direction, rounding)
         for sign in (1.0, -1.0)
     ]
-    return min(both, key=lambda one: (not one.is_consistent, _unlikeliness(public, one)))
+    return min(both, key=lambda found: (not found.is_consistent, _unlikeliness(public, found)))
 
 
 def _unlikeliness(public: Public, found: Recovered) -> float:
-    """Compare signs: histories have positive deviations, and ratings are whole or half numbers."""
+    """Score a sign: deviations of implicit feedback are positive, ratings are whole or half numbers."""
     if public.alpha is not None:
         return -float(np.sum(found.deviations))
     doubled = 2 * found.strengths[found.is_held]
     return float(np.abs(doubled - np.round(doubled)).sum())
 
 
-def _explain(public: Public, residuals: Floats, user_factor: Floats, rounding: float = ROUNDING) -> Recovered:
-    """Read the history off e and x, and check that it solves to x."""
+def _explain(
+    public: Public,
+    residuals: Float[np.ndarray, "items"],
+    user_factor: Float[np.ndarray, "factors"],
+    rounding: float = _ROUNDING,
+) -> Recovered:
+    """Read the history from e and x, and check that it solves to x."""
     scores = public.item_factors @ user_factor
     deviations = residuals + public.unobserved_weight * scores
     is_held = np.abs(deviations) > rounding
     (item_ids,) = np.nonzero(is_held)
     strengths = np.full(len(scores), np.nan)
-    strengths[item_ids] = strengths_of(public, residuals[item_ids], scores[item_ids])
+    strengths[item_ids] = strengths_from_residuals(public, residuals[item_ids], scores[item_ids])
     usable = np.where(np.isfinite(strengths[item_ids]), strengths[item_ids], 0.0)
     try:
         solved = solve_user(public, item_ids, usable)

@@ -1,56 +1,140 @@
-"""Which cohorts may be summed: large ones, and no two that are nearly the same.
+"""Cohorts of secure sums: which of them may be summed, and who masks with whom.
 
-Two sums differ by what the clients in only one of them sent. So their number must reach the
-minimum, or be 0: the same clients at another model is what full participation is. Only pairs of
-rounds are looked at; what three or more say together is not.
+Two sums differ by the uploads of the clients that are in only one of them. The number of these clients
+must be 0 (full participation: the same clients at another model) or reach the minimum. Only pairs of
+rounds are compared; what three or more rounds reveal together is not checked.
+
+Clients stand in a ring, in an order drawn anew for each round from a public seed, and each is a neighbour
+of the `degree` / 2 next to it on either side. In small cohorts all are neighbours of each other.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
+_MIN_DEGREE = 20
 _ROUNDS_AT_A_TIME = 256
 
 
-def tells_too_much(num_different: npt.ArrayLike, *, min_cohort: int) -> npt.NDArray[np.bool_]:
-    """Say whether sums of cohorts that differ in so many clients are too near to each other."""
+def differ_too_little(num_different: npt.ArrayLike, *, min_cohort: int) -> npt.NDArray[np.bool_]:
+    """Return whether cohorts that differ in this many clients are too near to each other to be summed."""
     num_different = np.asarray(num_different)
     return np.asarray((num_different > 0) & (num_different < min_cohort))
 
 
 def check_cohorts(cohorts: np.ndarray, *, num_users: int, min_cohort: int) -> None:
-    """Refuse, before any round, cohorts of rounds whose sums would say too much.
+    """Refuse the cohorts of a run, before any round, if their sums would reveal too much.
 
     Args:
-        cohorts: ids of those in each round, [rounds, clients]; `num_users` stands for nobody.
+        cohorts: client ids [rounds, clients]; `num_users` is padding.
         num_users: N.
-        min_cohort: clients in a sum, and in the difference of two, at least.
+        min_cohort: least number of clients in a sum, and in the difference of two.
 
     Raises:
         ValueError: naming the first round that is too small, or too near to an earlier one.
     """
-    members = _members(cohorts, num_users)
-    sizes = np.asarray(members.sum(axis=1))
+    sizes = (cohorts < num_users).sum(axis=1)
     if (sizes < min_cohort).any():
         first = int(np.argmax(sizes < min_cohort))
         raise ValueError(
             f"expected cohorts of at least {min_cohort} clients (min_cohort), got {sizes[first]} in "
             f"round {first}"
         )
-    for start in range(0, len(sizes), _ROUNDS_AT_A_TIME):
-        these = slice(start, start + _ROUNDS_AT_A_TIME)
-        common = (members[these] @ members.T).toarray()
-        different = sizes[these, None] + sizes[None, :] - 2 * common
-        pairs = np.argwhere(tells_too_much(different, min_cohort=min_cohort))
+    for start, different in _differences(cohorts, num_users):
+        pairs = np.argwhere(differ_too_little(different, min_cohort=min_cohort))
         if pairs.size:
-            one, other = int(pairs[0, 0]), int(pairs[0, 1])
+            first, second = int(pairs[0, 0]), int(pairs[0, 1])
             raise ValueError(
                 f"expected cohorts equal or different in at least {min_cohort} clients (min_cohort), got a "
-                f"difference of {different[one, other]} between rounds {start + one} and {other}"
+                f"difference of {different[first, second]} between rounds {start + first} and {second}"
             )
 
 
-def _members(cohorts: np.ndarray, num_users: int) -> csr_array:
+def _differences(cohorts: np.ndarray, num_users: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield, for blocks of rounds from `start` on, in how many clients they differ from all rounds."""
+    from scipy.sparse import csr_array
+
     rounds, places = np.nonzero(cohorts < num_users)
     ones = np.ones(rounds.size, np.int64)
-    return csr_array((ones, (rounds, cohorts[rounds, places])), shape=(len(cohorts), num_users))
+    members = csr_array((ones, (rounds, cohorts[rounds, places])), shape=(len(cohorts), num_users))
+    sizes = np.asarray(members.sum(axis=1))
+    for start in range(0, len(cohorts), _ROUNDS_AT_A_TIME):
+        block = slice(start, start + _ROUNDS_AT_A_TIME)
+        common = (members[block] @ members.T).toarray()
+        yield start, sizes[block, None] + sizes[None, :] - 2 * common
+
+
+def neighbor_graph(num_clients: int, *, degree: int, seed: bytes) -> np.ndarray:
+    """Draw each client's neighbours.
+
+    Args:
+        num_clients: in the cohort, at least 2.
+        degree: neighbours of each client, even, at least 20.
+        seed: public, and new in each round.
+
+    Returns:
+        Positions in the cohort [clients, degree], ascending; in cohorts that are too small for `degree`
+        neighbours, all other clients.
+
+    Raises:
+        ValueError: for another degree, or fewer than two clients.
+
+    References:
+        Bell et al., CCS 2020, section 3 (a Harary graph on nodes in random order).
+    """
+    if degree < _MIN_DEGREE or degree % 2:
+        raise ValueError(f"expected an even degree of at least {_MIN_DEGREE}, got {degree}")
+    if num_clients < 2:
+        raise ValueError(f"expected at least 2 clients, got {num_clients}; no other client could hide them")
+    order = np.random.default_rng(int.from_bytes(seed, "big")).permutation(num_clients)
+    half = degree // 2
+    steps = np.arange(1, num_clients) if num_clients <= degree + 1 else np.r_[-half:0, 1 : half + 1]
+    neighbors = np.empty((num_clients, steps.size), np.int64)
+    neighbors[order] = order[(np.arange(num_clients)[:, None] + steps) % num_clients]
+    return np.sort(neighbors, axis=1)
+
+
+def is_connected(neighbors: np.ndarray, present: np.ndarray) -> bool:
+    """Return whether the present clients are connected; if not, the server could sum each part."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    places = np.flatnonzero(present)
+    rows = np.repeat(np.arange(len(neighbors)), neighbors.shape[1])
+    edges = csr_matrix((np.ones(rows.size, bool), (rows, neighbors.ravel())), (len(neighbors),) * 2)
+    return connected_components(edges[places][:, places], directed=False, return_labels=False) == 1
+
+
+def recovery_failure(num_clients: int, *, degree: int, threshold: int, num_dropped: int) -> float:
+    """Bound the probability that some client has too few neighbours left to recover its secrets.
+
+    A union bound over all clients, for random dropouts.
+
+    Args:
+        num_clients: in the cohort.
+        degree: neighbours of each client.
+        threshold: neighbours that recover a secret.
+        num_dropped: clients that drop out.
+    """
+    from scipy.stats import hypergeom
+
+    degree = min(degree, num_clients - 1)
+    left = hypergeom.cdf(threshold - 1, num_clients - 1, num_clients - num_dropped - 1, degree)
+    return min(float(num_clients * left), 1.0)
+
+
+def degree_needed(num_clients: int, *, num_dropped: int, failure_probability: float = 1e-3) -> int:
+    """Compute the least even degree at which a majority of every client's neighbours remains.
+
+    `failure_probability` is that of any client losing its majority.
+
+    Raises:
+        ValueError: if no degree suffices, not even with all clients as neighbours.
+    """
+    for degree in range(_MIN_DEGREE, max(num_clients, _MIN_DEGREE) + 2, 2):
+        threshold = min(degree, num_clients - 1) // 2 + 1
+        failure = recovery_failure(num_clients, degree=degree, threshold=threshold, num_dropped=num_dropped)
+        if failure <= failure_probability:
+            return degree
+    raise ValueError(f"expected fewer dropouts, got {num_dropped} of {num_clients}; no degree recovers them")

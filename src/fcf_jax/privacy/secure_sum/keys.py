@@ -1,36 +1,50 @@
-"""Keys of the clients, on the host: X25519 and HKDF from the package `cryptography`.
+"""Keys of the clients, the seeds they agree on, and shares of their secrets; on the host.
 
-The seed of a mask is bound to what it is for: the model that the round is about, the round, and
-the pair. Clients that were given different models so draw different masks, which do not cancel: a
-server that hands one client a model of its own learns nothing from it, and spoils its sum.
+Keys are X25519 and seeds HKDF, from the package `cryptography`. The seed of a mask is bound to its
+purpose: the model of the round, the round, and the pair. Clients that were given different models draw
+masks that do not cancel, so a server that sends one client a special model learns nothing from it, and
+spoils the sum.
+
+Shares are Shamir's: any `threshold` of them recover a secret, fewer reveal nothing at all about it. A
+secret is the value at 0 of a random polynomial modulo the Mersenne prime 2^521 - 1, and a share its
+value elsewhere.
 """
 
 import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Float
 
-from fcf_jax.privacy.secure_sum.shamir import Entropy
-
+PRIME = 2**521 - 1
+SECRET_BYTES = 32
+_COEFFICIENT_BYTES = 66
 _PURPOSE = b"fcf_jax secure sum: pair mask"
-_SIZE = 32
+Entropy = Callable[[int], bytes]  # a number of bytes -> that many random bytes
 
 
 class KeyPair(NamedTuple):
-    """Of one client, in one round."""
+    """Keys of one client in one round, 32 bytes each."""
 
-    private: bytes  # 32
-    public: bytes  # 32
+    private: bytes
+    public: bytes
 
 
 class Binding(NamedTuple):
-    """What the masks of a round are bound to."""
+    """What the masks of a round are bound to.
 
-    model_hash: bytes  # sha256(Y)
+    Attributes:
+        model_hash: SHA-256 of Y, see `model_hash`.
+        round_index: of the round.
+    """
+
+    model_hash: bytes
     round_index: int
 
 
-def model_hash(item_factors: Any) -> bytes:
+def model_hash(item_factors: Float[Array | np.ndarray, "*shape"]) -> bytes:
     """Hash the model as a client received it: its shape, its type and all its bytes."""
     array = np.ascontiguousarray(item_factors)
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).digest()
@@ -43,18 +57,18 @@ def draw_key_pair(entropy: Entropy) -> KeyPair:
         ImportError: without the package `cryptography`.
     """
     x25519, _, _ = _cryptography()
-    private = entropy(_SIZE)
-    return KeyPair(
-        private, x25519.X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-    )
+    private = entropy(SECRET_BYTES)
+    key = x25519.X25519PrivateKey.from_private_bytes(private)
+    return KeyPair(private, key.public_key().public_bytes_raw())
 
 
 def pair_seed(private: bytes, public: bytes, binding: Binding, pair: tuple[int, int]) -> bytes:
-    """Agree on the seed of the mask of two clients: both sides compute the same.
+    """Compute the seed of the mask of two clients, the same on both sides.
 
     Args:
-        private: one side's key.
-        public: the other side's.
+        private: key of one side.
+        public: key of the other side.
+        binding: model and round.
         pair: ids of the two, in either order.
 
     Raises:
@@ -64,14 +78,14 @@ def pair_seed(private: bytes, public: bytes, binding: Binding, pair: tuple[int, 
         Bonawitz et al., CCS 2017, section 4; Pasquini et al. 2021 (arXiv:2111.07380) on models that differ.
     """
     x25519, hashes, hkdf = _cryptography()
-    own = x25519.X25519PrivateKey.from_private_bytes(private)
-    secret = own.exchange(x25519.X25519PublicKey.from_public_bytes(public))
+    key = x25519.X25519PrivateKey.from_private_bytes(private)
+    secret = key.exchange(x25519.X25519PublicKey.from_public_bytes(public))
     numbers = b"".join(number.to_bytes(8, "big") for number in (binding.round_index, *sorted(pair)))
     info = _PURPOSE + binding.model_hash + numbers
-    return hkdf.HKDF(algorithm=hashes.SHA256(), length=_SIZE, salt=None, info=info).derive(secret)
+    return hkdf.HKDF(algorithm=hashes.SHA256(), length=SECRET_BYTES, salt=None, info=info).derive(secret)
 
 
-def _cryptography() -> tuple[Any, Any, Any]:
+def _cryptography() -> tuple[ModuleType, ModuleType, ModuleType]:
     try:
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import x25519
@@ -81,3 +95,71 @@ def _cryptography() -> tuple[Any, Any, Any]:
             "secure sums need the package cryptography: pip install 'fcf_jax[secure]'"
         ) from None
     return x25519, hashes, hkdf
+
+
+def share(secret: bytes, holders: Sequence[int], *, threshold: int, entropy: Entropy) -> dict[int, int]:
+    """Split a secret of 32 bytes into one share for each holder.
+
+    Args:
+        secret: 32 bytes.
+        holders: different numbers, at least 0.
+        threshold: number of shares that recover the secret, from 1 to the number of holders.
+        entropy: of the polynomial.
+
+    Raises:
+        ValueError: for a secret of another size, or a threshold out of range.
+
+    References:
+        Shamir, Communications of the ACM 22 (1979).
+    """
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"expected a secret of {SECRET_BYTES} bytes, got {len(secret)}")
+    if not 1 <= threshold <= len(holders):
+        raise ValueError(f"expected a threshold from 1 to {len(holders)} (holders), got {threshold}")
+    coefficients = [_draw_coefficient(entropy) for _ in range(threshold - 1)]
+    coefficients.append(int.from_bytes(secret, "big"))
+
+    def value_at(place: int) -> int:
+        value = 0
+        for coefficient in coefficients:
+            value = (value * place + coefficient) % PRIME
+        return value
+
+    return {holder: value_at(holder + 1) for holder in holders}  # the secret is at 0
+
+
+def recover(shares: Mapping[int, int], *, threshold: int) -> bytes:
+    """Recover a secret from the shares of at least `threshold` holders.
+
+    Raises:
+        ValueError: for too few shares, or shares of different secrets.
+    """
+    if len(shares) < threshold:
+        raise ValueError(
+            f"expected shares of at least {threshold} holders, got {len(shares)}; nothing is known"
+        )
+    chosen = dict(sorted(shares.items())[:threshold])
+    secret = interpolate({holder + 1: value for holder, value in chosen.items()}, at=0)
+    if secret >> (8 * SECRET_BYTES):
+        raise ValueError("expected shares of one secret, got shares that give no 32 bytes")
+    return secret.to_bytes(SECRET_BYTES, "big")
+
+
+def interpolate(points: Mapping[int, int], *, at: int) -> int:
+    """Evaluate the polynomial of lowest degree through these points, by Lagrange's formula."""
+    total = 0
+    for place, value in points.items():
+        numerator, denominator = value, 1
+        for other in points:
+            if other != place:
+                numerator = numerator * (at - other) % PRIME
+                denominator = denominator * (place - other) % PRIME
+        total += numerator * pow(denominator, -1, PRIME)
+    return total % PRIME
+
+
+def _draw_coefficient(entropy: Entropy) -> int:
+    """Draw uniformly below the prime: of all 521-bit numbers only the prime itself is rejected."""
+    while (value := int.from_bytes(entropy(_COEFFICIENT_BYTES), "big") & PRIME) == PRIME:
+        pass
+    return value

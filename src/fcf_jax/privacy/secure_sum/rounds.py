@@ -20,9 +20,9 @@ from fcf_jax.core.cohort_sum import add_unobserved
 from fcf_jax.core.packing import one_chunk_each, present_ids
 from fcf_jax.core.records import CohortSum, Key, Link, Model, PackedClients, Pieces, as_pytree
 from fcf_jax.privacy.secure_sum import protocol
-from fcf_jax.privacy.secure_sum.keys import Binding, model_hash
+from fcf_jax.privacy.secure_sum.keys import Binding, Entropy, model_hash
 from fcf_jax.privacy.secure_sum.masks import masked_words, sum_of_masks
-from fcf_jax.privacy.secure_sum.shamir import Entropy
+from fcf_jax.privacy.secure_sum.protocol import ServerView
 from fcf_jax.privacy.secure_sum.uploads import (
     ClientUploads,
     client_uploads,
@@ -30,7 +30,6 @@ from fcf_jax.privacy.secure_sum.uploads import (
     read_sum,
     upload_words,
 )
-from fcf_jax.privacy.secure_sum.view import ServerView
 
 _SHAPES = 16  # clients and streams are padded to multiples of this, so that few shapes are compiled
 

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fcf_jax.privacy import accounting as accountant
 from fcf_jax.privacy.accounting import (
     Participation,
     accountant_used,
+    calibrated_noise_multiplier,
     epsilon,
     epsilon_by_round,
     participation_of,
 )
-from fcf_jax.privacy.calibration import calibrated_noise_multiplier
-from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling, noise_to_signal
 
 TARGETS = (1, 2, 5, 10, 20)
 TABLE = [  # the noise multipliers for them
@@ -179,6 +177,16 @@ def test_a_target_that_needs_hardly_any_noise_ends_the_search():
     assert epsilon(seldom, noise_multiplier=noise, **run) <= 1.0
 
 
+@pytest.mark.parametrize(("num_rounds", "target"), [(40, 2.0), (8, 20.0)])
+def test_the_search_ends_where_rdp_takes_over_from_pld(num_rounds, target):
+    """Below some noise only the RDP bound is left, and epsilon jumps from 0 to above 1e4."""
+    seldom = Participation("poisson", 10**7, 1)
+    noise = calibrated_noise_multiplier(seldom, epsilon=target, delta=1e-5, num_rounds=num_rounds)
+    run = {"num_rounds": num_rounds, "delta": 1e-5}
+    assert epsilon(seldom, noise_multiplier=noise, **run) <= target
+    assert epsilon(seldom, noise_multiplier=0.999 * noise, **run) > target
+
+
 @pytest.mark.parametrize("noise", [0.2, 0.02, 1e-6, 1e-200])
 @pytest.mark.parametrize("who", [Participation("poisson", 10, 3), EVERYBODY], ids=lambda who: who.sampling)
 def test_little_noise_needs_no_giant_arrays(who, noise):
@@ -206,36 +214,6 @@ def test_running_epsilon_agrees_and_computes_a_round_once(monkeypatch):
     assert len(calls) == 1
     assert history[0] == 0 and history == sorted(history)
     assert history[-1] == cost(POISSON, **RUN)
-
-
-def test_ceilings_match_the_auc_of_gaussian_samples():
-    noise, rounds = 3.0, 4
-    generator = np.random.default_rng(0)
-    reference = np.sort(generator.normal(size=20_000))
-    ceilings = {1.0: in_out_auc_ceiling(noise, rounds), 2.0: item_auc_ceiling(noise, rounds)}
-    for clip_norms, ceiling in ceilings.items():  # the sum over rounds, in its own standard deviations
-        shifted = generator.normal(clip_norms * math.sqrt(rounds) / noise, 1.0, 20_000)
-        auc = np.searchsorted(reference, shifted).mean() / len(reference)
-        assert auc == pytest.approx(ceiling, abs=0.01)  # three standard errors of an AUC of 20,000 pairs
-    mean = math.sqrt(rounds) / noise
-    assert ceilings[1.0] == pytest.approx(norm.cdf(mean / math.sqrt(2)))
-    assert ceilings[2.0] == pytest.approx(norm.cdf(mean * math.sqrt(2)))
-
-
-def test_limit_ceilings():
-    assert in_out_auc_ceiling(0.0, 1) == item_auc_ceiling(0.0, 1) == 1.0
-    assert in_out_auc_ceiling(0.0, 0) == item_auc_ceiling(1.0, 0) == 0.5
-    with pytest.raises(ValueError, match="noise_multiplier"):
-        in_out_auc_ceiling(-1.0, 1)
-
-
-def test_noise_to_signal_matches_drawn_noise():
-    items, factors, users, noise = 300, 8, 40, 1.7
-    drawn = np.random.default_rng(1).normal(scale=noise, size=(items, factors))
-    expected = np.linalg.norm(drawn) / users  # over uploads of norm 1 that all point one way
-    sizes = {"noise_multiplier": noise, "num_items": items, "num_factors": factors, "cohort_size": users}
-    assert noise_to_signal(**sizes) == pytest.approx(expected, rel=0.05)  # 1 / sqrt(2 * 2400), three times
-    assert noise_to_signal(**sizes, num_rounds=4) == pytest.approx(noise_to_signal(**sizes) / 2)
 
 
 def test_participation_of_a_federation():
@@ -275,7 +253,6 @@ def test_an_unknown_accountant_is_refused_where_no_annotation_is_executed(monkey
 
 
 def test_without_dp_accounting_the_remedy_is_told(monkeypatch):
-    accountant.library.cache_clear()
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ImportError, match=r"pip install 'fcf_jax\[dp\]'"):
         epsilon(POISSON, **RUN)

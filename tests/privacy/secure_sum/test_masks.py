@@ -1,4 +1,6 @@
-"""ChaCha20 against the vectors of RFC 8439, and against OpenSSL."""
+"""Masks: ChaCha20 against the vectors of RFC 8439, and against OpenSSL."""
+
+from functools import partial
 
 import jax
 import numpy as np
@@ -6,16 +8,24 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from jax import numpy as jnp
 
-from fcf_jax.privacy.secure_sum.chacha20 import chacha20_block, keystream, quarter_round, words_of
-from fcf_jax.privacy.secure_sum.masks import mask
+from fcf_jax.privacy.secure_sum.masks import chacha20_block, mask, quarter_round, words_from_bytes
 
 COUNTING_KEY = bytes(range(32))
-stream = jax.jit(keystream, static_argnames=("num_blocks", "first_block"))
+
+
+@partial(jax.jit, static_argnames=("num_blocks", "first_block"))
+def stream(key, nonce, *, num_blocks, first_block=0):
+    """The words of consecutive blocks in the order of the RFC."""
+    counter = first_block + jnp.arange(num_blocks, dtype=jnp.uint32)
+    return chacha20_block(key, counter, nonce).T.reshape(-1)
 
 
 def stream_bytes(key, nonce, counter, num_blocks=1):
     words = stream(
-        jnp.asarray(words_of(key)), jnp.asarray(words_of(nonce)), num_blocks=num_blocks, first_block=counter
+        jnp.asarray(words_from_bytes(key)),
+        jnp.asarray(words_from_bytes(nonce)),
+        num_blocks=num_blocks,
+        first_block=counter,
     )
     return np.asarray(words).astype("<u4").tobytes()
 
@@ -28,7 +38,9 @@ def test_known_answer_of_quarter_round():
 def test_known_answer_of_block():
     nonce = bytes.fromhex("000000090000004a00000000")
     found = chacha20_block(
-        jnp.asarray(words_of(COUNTING_KEY))[:, None], jnp.uint32([1]), jnp.asarray(words_of(nonce))[:, None]
+        jnp.asarray(words_from_bytes(COUNTING_KEY))[:, None],
+        jnp.uint32([1]),
+        jnp.asarray(words_from_bytes(nonce))[:, None],
     )
     expected = """e4e7f110 15593bd1 1fdd0f50 c47120a3 c7f4d1c7 0368c033 9aaa2204 4e6cd4c3
                   466482d2 09aa9f07 05d7c214 a2028bd9 d19c12b5 b94e16de e883d0cb 4e3c50a2"""
@@ -73,6 +85,6 @@ def test_long_stream_agrees_with_openssl():
 
 
 def test_mask_is_the_stream_in_another_order():
-    seed = jnp.asarray(words_of(COUNTING_KEY))
+    seed = jnp.asarray(words_from_bytes(COUNTING_KEY))
     rfc_order = np.asarray(stream(seed, jnp.zeros(3, jnp.uint32), num_blocks=4)).reshape(4, 16)
     np.testing.assert_array_equal(mask(seed, num_words=60), rfc_order.T.ravel()[:60])

@@ -1,0 +1,35 @@
+"""The graph of neighbours in a cohort."""
+
+import numpy as np
+import pytest
+
+from fcf_jax.privacy.secure_sum.cohorts import degree_needed, is_connected, neighbor_graph, recovery_failure
+
+
+def test_neighbors_are_mutual_and_as_many_as_asked_for():
+    neighbors = neighbor_graph(101, degree=20, seed=b"a")
+    assert neighbors.shape == (101, 20)
+    for own, others in enumerate(neighbors):
+        assert own not in others and len(set(others)) == 20
+        assert all(own in neighbors[other] for other in others)
+    assert is_connected(neighbors, np.ones(101, bool))
+    assert (neighbors != neighbor_graph(101, degree=20, seed=b"b")).any()
+
+
+def test_small_cohorts_all_are_neighbors():
+    assert neighbor_graph(5, degree=20, seed=b"a").tolist() == [
+        [other for other in range(5) if other != own] for own in range(5)
+    ]
+
+
+@pytest.mark.parametrize("degree", [18, 21])
+def test_degrees_out_of_range_are_refused(degree):
+    with pytest.raises(ValueError, match="even degree of at least 20"):
+        neighbor_graph(100, degree=degree, seed=b"a")
+
+
+def test_degree_needed_is_the_first_that_recovers():
+    degree = degree_needed(1000, num_dropped=300)
+    sizes = {"num_dropped": 300}
+    assert recovery_failure(1000, degree=degree, threshold=degree // 2 + 1, **sizes) <= 1e-3
+    assert recovery_failure(1000, degree=degree - 2, threshold=degree // 2, **sizes) > 1e-3
