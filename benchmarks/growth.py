@@ -3,12 +3,12 @@
 Simulated data (`simulate_taste`: planted tastes, long tails), binarised. One size at a time is doubled while
 the others stay: 8192 users, 4096 items, about half a million interactions, K = 32, everybody; "scale" doubles
 users and interactions together, up to eight million. A round of everybody ends with the guarded Gram step, a
-round of Theta sampled clients with Adam. Rounds start from trained item factors, compiling is not counted, and
-the points of an axis are timed in turn. Memory is what XLA's `memory_analysis` of the compiled round counts:
-arguments (the data among them), temporaries and results, of all devices together; it is exact, and free of
-whatever else the process holds. Exponents are least squares lines through the logarithms, with their standard
-errors. A sum of terms such as nnz K + N K^2 has no single exponent, so an exponent describes the growth within
-these sizes only.
+round of Theta sampled clients with Adam. Rounds start from trained item factors, compiling is not counted,
+and the points of an axis are timed in turn. Memory is what XLA's `memory_analysis` of the compiled round
+counts: arguments (the data among them), temporaries and results, of all devices together; it is exact, and
+free of whatever else the process holds. Exponents are least squares lines through the logarithms, with their
+standard errors. A sum of terms such as nnz K + N K^2 has no single exponent, so an exponent describes the
+growth within these sizes only.
 
     python benchmarks/growth.py --out growth.json --picture growth.png
 """

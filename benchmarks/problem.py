@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import optax
 from common import seconds_of
+from jax import numpy as jnp
 from jax.sharding import Mesh
 
 import fcf_jax as fcf
@@ -26,6 +27,7 @@ from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.records import Key, Mechanism, Scalar, Weighting
 from fcf_jax.core.sampling import Sampling
 from fcf_jax.core.server import ServerState
+from fcf_jax.evaluation import evaluate_data, evaluation_data
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -246,6 +248,25 @@ def converge_als(problem: Problem, key: Key, items: fcf.PackedClients) -> tuple[
         if len(losses) >= _MAX_SWEEPS:
             break
     return item_factors, losses
+
+
+def ranking_of(
+    problem: Problem, train: fcf.Interactions, test: fcf.Interactions, *, k: int
+) -> Callable[[Any], dict[str, float]]:
+    """Return the function from item factors to the ranking metrics on the test set."""
+    data, model = evaluation_data(train, test), problem.model
+
+    def ranking(item_factors: Any) -> dict[str, float]:
+        return evaluate_data(
+            jnp.asarray(np.asarray(item_factors)),
+            data,
+            model.weighting,
+            regularization=model.regularization,
+            unobserved_weight=model.unobserved_weight,
+            k=k,
+        )
+
+    return ranking
 
 
 def has_implicit() -> bool:
