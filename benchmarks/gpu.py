@@ -216,7 +216,7 @@ def agreement(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
     item_factors = problem.federation(optax.sgd(0.1)).init(jax.random.key(0)).item_factors
     arguments = item_factors, problem.clients
 
-    def upload_on(device: jax.Device) -> np.ndarray:
+    def upload_on(device: Any) -> np.ndarray:
         upload = jax.jit(lambda item_factors, clients: problem.cohort_sum(item_factors, clients).upload)
         return np.asarray(upload(*jax.device_put(arguments, device)), np.float64)
 

@@ -142,7 +142,7 @@ def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> Exponent:
     """Fit values = a sizes^slope."""
     from scipy.stats import linregress
 
-    line = linregress(np.log(sizes), np.log(values))
+    line: Any = linregress(np.log(sizes), np.log(values))
     return Exponent(float(line.slope), float(line.stderr))
 
 

@@ -27,7 +27,7 @@ from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.records import Key, Mechanism, Scalar, Weighting
 from fcf_jax.core.sampling import Sampling
 from fcf_jax.core.server import ServerState
-from fcf_jax.evaluation import evaluate_data, evaluation_data
+from fcf_jax.evaluation import EvaluationData, evaluate_data
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -60,15 +60,15 @@ def guarded_gram(model: Model, *, confidence_factor: float = 1.0) -> optax.Gradi
 
 
 def running_sums(
-    model: Model, *, learning_rate: float = 0.5, confidence_factor: float = 3.0, power: float = 0.8
+    model: Model, *, learning_rate: float = 0.5, confidence_factor: float = 3.0, averaging: float = 0.8
 ) -> optax.GradientTransformation:
-    """Create the running-sums step for this model; round t has the weight (t + 1)^-power."""
+    """Create the running-sums step for this model; round t has the weight (t + 1)^-averaging."""
     return fcf.running_sums(
         learning_rate,
         regularization=model.regularization,
         unobserved_weight=model.unobserved_weight,
         confidence_factor=confidence_factor,
-        averaging=lambda round_index: (round_index + 1.0) ** -power,
+        averaging=lambda round_index: (round_index + 1.0) ** -averaging,
     )
 
 
@@ -135,9 +135,8 @@ class Problem(NamedTuple):
 
         def loss(item_factors: Any) -> float:
             on_host = np.asarray(item_factors)
-            return float(summed(on_host, self.clients)) + self.model.regularization * float(
-                (on_host**2).sum()
-            )
+            penalty = self.model.regularization * float((on_host**2).sum())
+            return float(summed(on_host, self.clients) + penalty)
 
         return loss
 
@@ -250,23 +249,16 @@ def converge_als(problem: Problem, key: Key, items: fcf.PackedClients) -> tuple[
     return item_factors, losses
 
 
-def ranking_of(
-    problem: Problem, train: fcf.Interactions, test: fcf.Interactions, *, k: int
-) -> Callable[[Any], dict[str, float]]:
-    """Return the function from item factors to the ranking metrics on the test set."""
-    data, model = evaluation_data(train, test), problem.model
-
-    def ranking(item_factors: Any) -> dict[str, float]:
-        return evaluate_data(
-            jnp.asarray(np.asarray(item_factors)),
-            data,
-            model.weighting,
-            regularization=model.regularization,
-            unobserved_weight=model.unobserved_weight,
-            k=k,
-        )
-
-    return ranking
+def rank(model: Model, item_factors: Any, data: EvaluationData, *, k: int) -> dict[str, float]:
+    """Rank the catalogue for every user of the evaluation data, and average the metrics."""
+    return evaluate_data(
+        jnp.asarray(item_factors),
+        data,
+        model.weighting,
+        regularization=model.regularization,
+        unobserved_weight=model.unobserved_weight,
+        k=k,
+    )
 
 
 def has_implicit() -> bool:
@@ -307,7 +299,7 @@ def implicit_iterations(
     """
     model = importlib.import_module("implicit.cpu.als").AlternatingLeastSquares(use_cg=use_cg)
     items = np.array(item_factors)
-    users = draw_factors(matrix.shape[0], items.shape[1], seed=seed)
+    users = draw_factors(len(matrix.indptr) - 1, items.shape[1], seed=seed)
 
     def run(num_iterations: int) -> None:
         for _ in range(num_iterations):

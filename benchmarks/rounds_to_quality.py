@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from common import add_data_arguments, argument_parser, positive, publish, read_data, show
 from jax import numpy as jnp
@@ -32,7 +33,7 @@ from problem import (
     guarded_gram,
     pack_items,
     problem_of,
-    ranking_of,
+    rank,
     running_sums,
     use_all_cores,
 )
@@ -40,6 +41,7 @@ from problem import (
 import fcf_jax as fcf
 from fcf_jax.core.federation import Federation, cohort_rows
 from fcf_jax.core.server import ServerState
+from fcf_jax.evaluation import evaluation_data
 
 LOSS_GOALS = (1.05, 1.02, 1.01, 1.005, 1.002)  # of converged ALS's loss
 MAP_GOAL = 0.995  # of its MAP
@@ -74,8 +76,8 @@ def adam_grid(num_rounds: int) -> list[Setting]:
 def adam(setting: dict[str, jax.Array]) -> optax.GradientTransformation:
     """Create Adam whose rate falls to a fiftieth along a cosine."""
 
-    def rate(step: jax.Array) -> jax.Array:
-        share = jnp.minimum(step / setting["decay_rounds"], 1.0)
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        share = jnp.minimum(jnp.asarray(step) / setting["decay_rounds"], 1.0)
         return setting["rate"] * (0.02 + 0.98 * 0.5 * (1.0 + jnp.cos(jnp.pi * share)))
 
     return optax.adam(rate, b1=setting["b1"], b2=0.99)
@@ -199,8 +201,12 @@ def main() -> None:
     is_small = arguments.cohort_size is not None and arguments.cohort_size < 2 * CLIENTS_WORTH_A_DEVICE
     mesh = None if is_small else all_devices()
     problem = problem_of(train, num_factors=arguments.num_factors, mesh=mesh)
-    ranked = ranking_of(problem, train, test, k=10)
-    quality = Quality(problem.loss(), lambda item_factors: ranked(item_factors)["map_at_10"])
+    data = evaluation_data(train, test)
+
+    def mean_average_precision(item_factors: jax.Array) -> float:
+        return rank(problem.model, np.asarray(item_factors), data, k=10)["map_at_10"]
+
+    quality = Quality(problem.loss(), mean_average_precision)
     item_factors, losses = converge_als(problem, jax.random.key(0), pack_items(train, mesh))
     als_loss, als_map = quality.loss(item_factors), quality.mean_average_precision(item_factors)
     loss_goals = {f"loss {goal}": goal * als_loss for goal in LOSS_GOALS}

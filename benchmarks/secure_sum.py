@@ -28,6 +28,8 @@ from fcf_jax.privacy.secure_sum.keys import Binding
 from fcf_jax.privacy.secure_sum.rounds import mask_uploads, unmask
 from fcf_jax.privacy.secure_sum.uploads import ClientUploads, upload_words
 
+DEGREE = 20  # neighbours of a client
+
 
 def time_round(
     uploads: ClientUploads, *, degree: int, threshold: int | None, dropout: float, repeats: int
@@ -120,10 +122,9 @@ def main() -> None:
     parser.add_argument("--num-clients", type=positive, default=1000)
     parser.add_argument("--num-items", type=positive, default=3706)
     parser.add_argument("--num-factors", type=positive, default=25)
-    parser.add_argument("--degree", type=positive, default=20, help="neighbours of a client")
     parser.add_argument("--dropouts", type=float, nargs="+", default=[0.0, 0.1, 0.3])
     parser.add_argument(
-        "--low-threshold", type=positive, default=5, help="of the neighbours, above 10 %% dropouts"
+        "--low-threshold", type=positive, default=5, help="of 20 neighbours, above 10 %% dropouts"
     )
     parser.add_argument(
         "--majority", action="store_true", help="also 30 %% dropouts with as many neighbours as it takes"
@@ -135,7 +136,7 @@ def main() -> None:
     use_devices(arguments.num_devices)
     uploads = random_uploads(arguments.num_clients, arguments.num_items, arguments.num_factors)
     rounds = [
-        (arguments.degree, arguments.low_threshold if dropout > 0.1 else None, dropout)
+        (DEGREE, arguments.low_threshold if dropout > 0.1 else None, dropout)
         for dropout in arguments.dropouts
     ]
     if arguments.majority:

@@ -64,8 +64,8 @@ def compare(train: fcf.Interactions, *, num_runs: int, num_factors: int, repeats
 
 def relative_difference(found: jax.Array, expected: jax.Array) -> float:
     """Divide the largest difference by the largest expected number."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    difference = np.asarray(found) - np.asarray(expected)
+    return float(np.abs(difference).max() / np.abs(np.asarray(expected)).max())
 
 
 def main() -> None:

@@ -1,48 +1,61 @@
-"""Time a full round against the same round in federated simulators and plain loops.
+"""Time of a full round against the same round in federated simulators and plain loops.
 
-A round: everybody solves exactly, all uploads are summed. Ours includes the server's Adam step, a
-peer's ends with the sum, which must equal ours. A peer runs in a process of its own and waits
-while we time ourselves, just before and just after each of its rounds; a ratio is a peer's round
-over the mean of these two. Environments are made on first use from requirements/.
+A round: everybody solves exactly, all uploads are summed. Ours includes the server's Adam step, a peer's ends
+with the sum, which must equal ours. A peer runs in a process of its own and waits while we time ourselves,
+just before and just after each of its rounds; a ratio is a peer's round over the mean of these two.
+Environments are made on first use from simulators/requirements/.
 
-    python benchmarks/simulators/compare.py path/to/ml-100k --peers numpy_loop pfl --out result.json
+    python benchmarks/against_simulators.py path/to/ml-100k --peers numpy_loop pfl --out result.json
 """
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from exchange import Problem, write_problem
+from common import (
+    add_data_arguments,
+    argument_parser,
+    positive,
+    publish,
+    seconds_of,
+    show,
+    sizes_of,
+    spread,
+    training_set,
+)
+from problem import ALPHA, REGULARIZATION, all_devices, problem_of, use_all_cores
+from simulators.exchange import Problem, write_problem
 
 import fcf_jax as fcf
-from fcf_jax.experiments import timed_runs
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "simulators"
 ENVIRONMENTS = HERE / ".environments"
-ALPHA, REGULARIZATION, NUM_FACTORS, BLOCK = 4.0, 1.0, 25, 20
+BLOCK = 20  # our rounds in a call
 TOLERANCE = 1e-4  # float32 solves in another order agree to about 1e-6
 LIMIT_S = 1800.0
 
 
 class Peer(NamedTuple):
-    """How to start a peer."""
+    """Script of a peer, and how to start it.
+
+    Attributes:
+        script: under simulators/.
+        environment: name under simulators/requirements/; None: ours.
+        arguments: of the script.
+        most_repeats: rounds that are timed at most.
+    """
 
     script: str
-    environment: str | None = None  # name under requirements/, None: ours
+    environment: str | None = None
     arguments: tuple[str, ...] = ()
     most_repeats: int = 1000
 
@@ -61,35 +74,29 @@ class PeerError(Exception):
     """A peer that cannot be compared, and why."""
 
 
-def set_up(path: str) -> tuple[Problem, np.ndarray, Callable[[], float]]:
-    """Read and split the data; return the round's inputs, its sum, and a function that times our round."""
-    interactions, _ = fcf.read_interactions(path)
-    train = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=0).train
-    mesh, weighting = timed_runs.local_mesh(), fcf.implicit_feedback(alpha=ALPHA)
-    clients = timed_runs.placed(partial(fcf.batch_clients, train), mesh)
-    federation = fcf.federated_cf(
-        optax.adam(0.05),
-        weighting,
-        num_items=train.num_items,
-        num_factors=NUM_FACTORS,
-        regularization=REGULARIZATION,
-        mesh=mesh,
-    )
-    key = jax.random.key(0)
-    state = federation.init(key)
-    state = state if mesh is None else fcf.place_state(state, mesh)
-    total, _ = jax.jit(federation.collect)(state, clients)
-    sums = federation.read(state, total)
+class OurRound(NamedTuple):
+    """Inputs of a round, its sum, and the function that times it."""
+
+    problem: Problem
+    upload: np.ndarray
+    seconds: Callable[[], float]
+
+
+def set_up(train: fcf.Interactions, num_factors: int) -> OurRound:
+    """Pack the clients and compile our round."""
+    ours = problem_of(train, num_factors=num_factors, mesh=all_devices())
+    federation, key = ours.federation(optax.adam(0.05)), jax.random.key(0)
+    state = ours.start(federation, key)
+    upload = jax.jit(ours.cohort_sum)(state.item_factors, ours.clients).upload
 
     def seconds_per_round() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(fcf.run_rounds(federation, key, state, clients, num_rounds=BLOCK))
-        return (time.perf_counter() - start) / BLOCK
+        rounds = lambda: fcf.run_rounds(federation, key, state, ours.clients, num_rounds=BLOCK)  # noqa: E731
+        return seconds_of(rounds) / BLOCK
 
     seconds_per_round()
     item_factors = np.asarray(state.item_factors)
     problem = Problem(item_factors, train.indptr, train.item_ids, train.strengths, ALPHA, REGULARIZATION)
-    return problem, np.asarray(sums.upload), seconds_per_round
+    return OurRound(problem, np.asarray(upload), seconds_per_round)
 
 
 def environment_python(name: str | None) -> str:
@@ -114,13 +121,11 @@ def environment_python(name: str | None) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something."""
+    """Return the last line that is not empty."""
     return ([line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"])[-1]
 
 
-def run_peer(
-    peer: Peer, problem_path: Path, own_round: Callable[[], float], upload: np.ndarray, repeats: int
-) -> dict:
+def run_peer(peer: Peer, problem_path: Path, ours: OurRound, repeats: int) -> dict[str, Any]:
     """Time a peer and ourselves in turn, and check the sum of its last round.
 
     Raises:
@@ -138,25 +143,25 @@ def run_peer(
         watchdog = threading.Timer(LIMIT_S, process.kill)
         watchdog.start()
         try:
-            versions, own, theirs = talk(process, own_round, min(repeats, peer.most_repeats))
+            versions, own, theirs = talk(process, ours.seconds, min(repeats, peer.most_repeats))
             if process.wait() != 0:
                 raise PeerError(f"exit status {process.returncode}")
-        except (PeerError, BrokenPipeError) as problem:
+        except (PeerError, BrokenPipeError) as error:
             log.seek(0)
-            raise PeerError(f"did not run: {problem}; {last_line(log.read())}") from None
+            raise PeerError(f"did not run: {error}; {last_line(log.read())}") from None
         finally:
             watchdog.cancel()
             process.kill()
-        difference = relative_difference(np.load(answer_path), upload)
+        difference = relative_difference(np.load(answer_path), ours.upload)
     if not difference <= TOLERANCE:
         raise ValueError(
             f"expected {peer.script} to sum to our upload within {TOLERANCE}, got {difference:.1e}"
         )
     beside = (np.array(own[:-1]) + np.array(own[1:])) / 2
     return {
-        "ratio": spread(np.array(theirs) / beside, ""),
-        "peer": spread(1e3 * np.array(theirs), "_ms"),
-        "own": spread(1e3 * np.array(own), "_ms"),
+        "ratio": spread(np.array(theirs) / beside)._asdict(),
+        "peer": milliseconds(theirs),
+        "own": milliseconds(own),
         "repeats": len(theirs),
         "relative_difference": difference,
         "versions": versions,
@@ -166,7 +171,7 @@ def run_peer(
 def talk(
     process: subprocess.Popen, own_round: Callable[[], float], repeats: int
 ) -> tuple[dict, list[float], list[float]]:
-    """Let the peer run a round for each line it gets, our own rounds between them."""
+    """Send a line for each round of the peer, and run our own rounds between them."""
     requests, replies = process.stdin, process.stdout
     if requests is None or replies is None:
         raise TypeError("expected a process with pipes")
@@ -193,48 +198,44 @@ def relative_difference(theirs: np.ndarray, own: np.ndarray) -> float:
     return float(np.linalg.norm(theirs - own) / np.linalg.norm(own))
 
 
-def spread(values: np.ndarray, unit: str) -> dict[str, float]:
+def milliseconds(seconds: list[float]) -> dict[str, float]:
     """Describe repeated measurements."""
-    names = ("median", "min", "max")
-    return {f"{name}{unit}": float(getattr(np, name)(values)) for name in names}
+    return {f"{name}_ms": 1e3 * value for name, value in spread(seconds)._asdict().items()}
+
+
+def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Arrange one peer as a row of the table."""
+    if "failed" in result:
+        return {"peer": name, "failed": result["failed"]}
+    found = result["ratio"]
+    return {
+        "peer": name,
+        "times slower": f"{found['median']:.1f} ({found['min']:.1f}-{found['max']:.1f})",
+        "round ms": result["peer"]["median_ms"],
+        "ours ms": result["own"]["median_ms"],
+    }
 
 
 def main() -> None:
-    """Run the peers, one line each; write the JSON document."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
+    parser = argument_parser(__doc__, repeats=9)
+    add_data_arguments(parser)
+    parser.add_argument("--num-factors", type=positive, default=25)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="where to write the JSON document; else standard output")
     arguments = parser.parse_args()
-
-    fcf.use_cpu_devices()
-    problem, upload, own_round = set_up(arguments.path)
-    results = {}
+    use_all_cores()
+    train = training_set(arguments)
+    ours, results = set_up(train, arguments.num_factors), {}
     with tempfile.TemporaryDirectory() as folder:
         problem_path = Path(folder, "problem.npz")
-        write_problem(str(problem_path), problem)
+        write_problem(str(problem_path), ours.problem)
         for name in arguments.peers:
             try:
-                results[name] = run_peer(PEERS[name], problem_path, own_round, upload, arguments.repeats)
-                row = results[name]
-                print(
-                    f"{name:18s} {row['ratio']['median']:8.1f} x ({row['ratio']['min']:.1f}-"
-                    f"{row['ratio']['max']:.1f})  {row['peer']['median_ms']:9.1f} ms, ours "
-                    f"{row['own']['median_ms']:.2f} ms",
-                    file=sys.stderr,
-                )
-            except PeerError as problem_found:
-                results[name] = {"failed": str(problem_found)}
-                print(f"{name:18s} {problem_found}", file=sys.stderr)
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    versions = {name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
-    users, items = len(problem.indptr) - 1, len(upload)
-    data = {"num_users": users, "num_items": items, "nnz": len(problem.item_ids), "num_factors": NUM_FACTORS}
-    document = json.dumps(
-        {"machine": machine, "versions": versions, "data": data, "results": results}, indent=2
-    )
-    print(document) if arguments.out is None else arguments.out.write_text(document + "\n")
+                results[name] = run_peer(PEERS[name], problem_path, ours, arguments.repeats)
+            except PeerError as error:
+                results[name] = {"failed": str(error)}
+            show(name, [row(name, results[name])])
+    data = sizes_of(train) | {"num_factors": arguments.num_factors}
+    publish({"data": data, "results": results}, arguments.out)
 
 
 if __name__ == "__main__":
