@@ -5,14 +5,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jaxtyping import Array, Float
 
+from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.packing import batch_clients
 from fcf_jax.core.records import CohortSum, Mechanism, SentNorms, Weighting
 from fcf_jax.data import Interactions
-from fcf_jax.experiments import timed_runs
 from fcf_jax.experiments.build.dataset import Dataset, weighting_of
 from fcf_jax.experiments.build.item_release import sent_histories
-from fcf_jax.experiments.build.models import model_options
+from fcf_jax.experiments.build.models import model_options, weights_of
 from fcf_jax.experiments.build.privacy import (
     clip_norms_of,
     configured_mechanism,
@@ -21,6 +22,7 @@ from fcf_jax.experiments.build.privacy import (
 )
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import GRAM_STEPS, confidence_factor
+from fcf_jax.optimizers import guarded_gram
 from fcf_jax.privacy.attacks import views
 from fcf_jax.privacy.attacks.knowledge import Floats, Public, weigh
 from fcf_jax.privacy.mechanism import joint_norm
@@ -78,8 +80,7 @@ def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> 
     """Train a little in the clear, choose whom to attack, and calibrate the noise."""
     train = sent_histories(config, dataset.split.train)
     weighting = weighting_of(config, dataset.mean_rating)
-    options = model_options(config, num_items=train.num_items)
-    item_factors = timed_runs.trained(weighting, batch_clients(train), num_rounds=ROUNDS_BEFORE, **options)
+    item_factors = _trained(config, weighting, train)
     alpha = config.model.alpha if config.data.feedback == "implicit" else None
     model = config.model
     public = Public(
@@ -92,6 +93,17 @@ def set_scene(config: ExperimentConfig, dataset: Dataset, *, max_users: int) -> 
     user_ids = np.random.default_rng(0).permutation(train.num_users)[:max_users]
     sigma, mechanism = _noise(config, num_users=train.num_users)
     return Scene(config, train, weighting, public, user_ids, sigma, mechanism)
+
+
+def _trained(
+    config: ExperimentConfig, weighting: Weighting, train: Interactions
+) -> Float[Array, "items factors"]:
+    """Run the rounds before the attacked ones."""
+    optimizer = guarded_gram(**weights_of(config))
+    federation = federated_cf(optimizer, weighting, **model_options(config, num_items=train.num_items))
+    key = jax.random.key(0)
+    clients, start = batch_clients(train), federation.init(key)
+    return run_rounds(federation, key, start, clients, num_rounds=ROUNDS_BEFORE)[0].item_factors
 
 
 def _noise(config: ExperimentConfig, *, num_users: int) -> tuple[float, Mechanism | None]:
