@@ -137,21 +137,21 @@ def run_peer(peer: Peer, problem_path: Path, ours: OurRound, repeats: int) -> di
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "log"), "w+") as log:
         answer_path = Path(folder, "upload.npy")
         command = [python, str(HERE / peer.script), str(problem_path), str(answer_path), *peer.arguments]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        )
-        watchdog = threading.Timer(LIMIT_S, process.kill)
-        watchdog.start()
-        try:
-            versions, own, theirs = talk(process, ours.seconds, min(repeats, peer.most_repeats))
-            if process.wait() != 0:
-                raise PeerError(f"exit status {process.returncode}")
-        except (PeerError, BrokenPipeError) as error:
-            log.seek(0)
-            raise PeerError(f"did not run: {error}; {last_line(log.read())}") from None
-        finally:
-            watchdog.cancel()
-            process.kill()
+        ) as process:
+            watchdog = threading.Timer(LIMIT_S, process.kill)
+            watchdog.start()
+            try:
+                versions, own, theirs = talk(process, ours.seconds, min(repeats, peer.most_repeats))
+                if process.wait() != 0:
+                    raise PeerError(f"exit status {process.returncode}")
+            except (PeerError, BrokenPipeError) as error:
+                log.seek(0)
+                raise PeerError(f"did not run: {error}; {last_line(log.read())}") from None
+            finally:
+                watchdog.cancel()
+                process.kill()
         difference = relative_difference(np.load(answer_path), ours.upload)
     if not difference <= TOLERANCE:
         raise ValueError(

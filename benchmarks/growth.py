@@ -213,7 +213,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="where to draw the growth")
     arguments = parser.parse_args()
     use_all_cores()
-    axes = SMALL_AXES if arguments.small else {name: AXES[name] for name in arguments.axes}
+    all_axes = SMALL_AXES if arguments.small else AXES
+    axes = {name: all_axes[name] for name in arguments.axes if name in all_axes}
     points = {name: measure_axis(name, sizes, repeats=arguments.repeats) for name, (_, sizes) in axes.items()}
     exponents = {name: exponents_of(measured) for name, measured in points.items()}
     document = {
