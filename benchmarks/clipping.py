@@ -1,79 +1,74 @@
-"""What clipping costs a round: the norm of everything that a client sends, and the factor that goes with it.
+"""Cost of clipping in a round: the norm of everything that a client sends, and the factor made of it.
 
-Full rounds of the same step in turn: plain, clipped, and clipped with noise on the sum. The step is SGD
-with a rate of 0, so that all rounds begin with the same trained item factors. Data as in against_implicit.py.
+Full rounds of the same step in turn: plain, clipped, and clipped with noise on the sum. The step is SGD with
+a rate of 0, so that all rounds start from the same trained item factors. Data as in rounds.py.
 
     python benchmarks/clipping.py path/to/ml-1m --num-factors 25 64 --out clipping.json
 """
 
-import argparse
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optax
+from common import add_data_arguments, argument_parser, measure, positive, publish, ratio, show, training_set
+from problem import all_devices, problem_of, rounds_of, train_item_factors, use_all_cores
 
 import fcf_jax as fcf
 from fcf_jax.core.records import SentNorms
-from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.privacy.mechanism import gaussian_mechanism
 
-ALPHA, REGULARIZATION, CLIP_NORM = 4.0, 1.0, 50.0
-ROUNDS = 5  # in a call
+CLIP_NORM, ROUNDS = 50.0, 5
 
 
-def measure(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict[str, Any]:
+def time_clipping(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict[str, Any]:
     """Time the three kinds of rounds in turn."""
-    mesh, weighting = timed_runs.local_mesh(), fcf.implicit_feedback(alpha=ALPHA)
-    clients = timed_runs.placed(partial(fcf.batch_clients, train), mesh)
-    sizes = {"num_items": train.num_items, "num_factors": num_factors, "mesh": mesh}
-    model = {**sizes, "regularization": REGULARIZATION}
-    item_factors = timed_runs.trained(weighting, clients, **model)
-    clip_norms = SentNorms(CLIP_NORM, CLIP_NORM, None, None)
-    options = {"clip_norms": clip_norms, "expected_cohort_size": train.num_users}
-    noisy = gaussian_mechanism(noise_multiplier=1.0, **options)
+    problem = problem_of(train, num_factors=num_factors, mesh=all_devices())
+    item_factors = train_item_factors(problem)
+    noisy = gaussian_mechanism(
+        clip_norms=SentNorms(CLIP_NORM, CLIP_NORM, None, None),
+        noise_multiplier=1.0,
+        expected_cohort_size=train.num_users,
+    )
     quiet = noisy._replace(release=lambda key, state, sums: (sums, state))
     runs = {}
-    for name, mechanism in {"plain": None, "clipped": quiet, "clipped, with noise": noisy}.items():
-        federation = fcf.federated_cf(optax.sgd(0.0), weighting, mechanism=mechanism, **model)
-        rounds = timed_runs.rounds_of(
-            federation, clients, item_factors, mesh, num_rounds=ROUNDS, num_calls=repeats + 1
-        )
-        runs[name] = rounds.run
-    timings = {name: timed.per(ROUNDS) for name, timed in timing.measure(runs, repeats=repeats).items()}
+    for name, channel in {"plain": None, "clipped": quiet, "clipped, with noise": noisy}.items():
+        federation = problem.federation(optax.sgd(0.0), channel=channel)
+        runs[name] = rounds_of(
+            problem, federation, item_factors, num_rounds=ROUNDS, num_calls=repeats + 1
+        ).run
+    timings = {name: timing.per(ROUNDS) for name, timing in measure(runs, repeats=repeats).items()}
     return {
         "num_factors": num_factors,
-        "timings": {name: timed.to_dict() for name, timed in timings.items()},
-        "ratios": {name: timing.ratio(timed, timings["plain"])._asdict() for name, timed in timings.items()},
+        "timings": {name: timing.to_dict() for name, timing in timings.items()},
+        "ratios": {name: ratio(timing, timings["plain"])._asdict() for name, timing in timings.items()},
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
-    parser.add_argument("--num-factors", type=int, nargs="+", default=[25, 64])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="where to write JSON")
-    arguments = parser.parse_args()
-    timed_runs.use_all_cores()
-    interactions, _ = fcf.read_interactions(arguments.path)
-    train = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=0).train
-    results = [
-        measure(train, num_factors=num_factors, repeats=arguments.repeats)
-        for num_factors in arguments.num_factors
-    ]
-    timing.publish({"results": results}, arguments.out)
-    rows = [
+def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Arrange one result as rows of the table."""
+    return [
         {
-            "K": one["num_factors"],
+            "K": result["num_factors"],
             "round": name,
-            "ms": f"{1e3 * one['timings'][name]['median_s']:.4g}",
+            "ms": 1e3 * result["timings"][name]["median_s"],
             "to plain": f"{found['median']:.3f} ({found['min']:.3f}-{found['max']:.3f})",
         }
-        for one in results
-        for name, found in one["ratios"].items()
+        for name, found in result["ratios"].items()
     ]
-    timing.show("what clipping costs", rows)
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, repeats=15)
+    add_data_arguments(parser)
+    parser.add_argument("--num-factors", type=positive, nargs="+", default=[25, 64])
+    arguments = parser.parse_args()
+    use_all_cores()
+    train = training_set(arguments)
+    results = [
+        time_clipping(train, num_factors=num_factors, repeats=arguments.repeats)
+        for num_factors in arguments.num_factors
+    ]
+    publish({"results": results}, arguments.out)
+    show("rounds with clipping", [one for result in results for one in rows(result)])
 
 
 if __name__ == "__main__":

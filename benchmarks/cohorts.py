@@ -1,97 +1,83 @@
-"""Time rounds of sampled cohorts, and tell what fraction of the ideal they reach.
+"""Time of rounds of sampled cohorts, as a fraction of the ideal.
 
-Ideal would be N / Theta times the rounds a second of a full round with the same step (Adam): work
-that is in proportion to the clients. Blocks of rounds go on where the last one ended, so every
-block has new cohorts; how many rows they need is found beforehand for all of them, and the time
-that takes is in the figures. Compilations after the first block are counted. Rounds begin with
-trained item factors. Data as in against_implicit.py.
+The ideal is N / Theta times the rounds a second of a full round with the same step (Adam): work in
+proportion to the clients. Each call of rounds goes on where the last one ended, so it has new cohorts; how
+many rows they need is found beforehand for all of them, and the time for that is included. Compilations after
+the first call are counted. Data as in rounds.py.
 
     python benchmarks/cohorts.py path/to/ml-1m --num-factors 25 64 --out cohorts.json
 
-With --num-devices 1 a CPU's cores are not seen as devices of their own.
+With --num-devices 1 a CPU counts as one device, else each core does.
 """
 
-import argparse
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 import optax
+from common import (
+    Timing,
+    add_data_arguments,
+    argument_parser,
+    count_compilations,
+    measure,
+    positive,
+    publish,
+    seconds_of,
+    show,
+    sizes_of,
+    training_set,
+)
+from problem import Rounds, all_devices, problem_of, rounds_of, train_item_factors, use_devices
 
 import fcf_jax as fcf
-from fcf_jax.experiments import timed_runs, timing
 
-ALPHA, REGULARIZATION = 4.0, 1.0
 FULL_BLOCK, CLIENTS_IN_A_BLOCK = 3, 10_000
 
 
-def measure(
+def time_cohorts(
     train: fcf.Interactions, cohort_sizes: list[int], *, num_factors: int, repeats: int
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Time full rounds and all sizes of cohorts in turn."""
-    mesh, weighting = timed_runs.local_mesh(), fcf.implicit_feedback(alpha=ALPHA)
-    clients = timed_runs.placed(partial(fcf.batch_clients, train), mesh)
-    model = {
-        "num_items": train.num_items,
-        "num_factors": num_factors,
-        "regularization": REGULARIZATION,
-        "mesh": mesh,
-    }
-    item_factors = timed_runs.trained(weighting, clients, **model)
-    rounds = {}
-    for cohort_size in [None, *cohort_sizes]:
-        federation = fcf.federated_cf(
-            optax.adam(0.01, b1=0.1, b2=0.99), weighting, cohort_size=cohort_size, **model
-        )
-        rounds[cohort_size] = timed_runs.rounds_of(
-            federation,
-            clients,
+    problem = problem_of(train, num_factors=num_factors, mesh=all_devices())
+    item_factors = train_item_factors(problem)
+    rounds = {
+        size: rounds_of(
+            problem,
+            problem.federation(optax.adam(0.01, b1=0.1, b2=0.99), cohort_size=size),
             item_factors,
-            mesh,
-            num_rounds=max(CLIENTS_IN_A_BLOCK // cohort_size, 1) if cohort_size else FULL_BLOCK,
+            num_rounds=max(CLIENTS_IN_A_BLOCK // size, 1) if size else FULL_BLOCK,
             num_calls=repeats + 1,
         )
-    first = {size: timing.seconds_of(one.run) for size, one in rounds.items()}
-    with timing.count_compilations() as compilations:
-        timings = timing.measure({str(size): one.run for size, one in rounds.items()}, repeats=repeats - 1)
+        for size in (None, *cohort_sizes)
+    }
+    first = {size: seconds_of(one.run) for size, one in rounds.items()}
+    with count_compilations() as compilations:
+        timings = measure({str(size): one.run for size, one in rounds.items()}, repeats=repeats - 1)
     full_s = timings["None"].per(FULL_BLOCK).median_s
-    return [
-        describe(
-            timings[str(size)].per(one.num_rounds),
-            one,
-            first_call_s=first[size],
-            full_s=full_s,
-            cohort_size=size,
-            num_users=train.num_users,
-        )
-        | {"num_factors": num_factors, "compilations_after_first": compilations.count}
-        for size, one in rounds.items()
-    ]
+    found = []
+    for size, one in rounds.items():
+        warm, theta = timings[str(size)].per(one.num_rounds), size or train.num_users
+        result = describe(warm, one, cohort_size=theta, ideal_s=full_s * theta / train.num_users)
+        result["round_s"]["first_call_s"] = first[size]
+        counts = {"num_factors": num_factors, "compilations_after_first": compilations.count}
+        found.append(result | counts)
+    return found
 
 
-def describe(
-    warm: timing.Timing,
-    rounds: timed_runs.Rounds,
-    *,
-    first_call_s: float,
-    full_s: float,
-    cohort_size: int | None,
-    num_users: int,
-) -> dict:
-    """Put rates together."""
-    theta = num_users if cohort_size is None else cohort_size
+def describe(warm: Timing, rounds: Rounds, *, cohort_size: int, ideal_s: float) -> dict[str, Any]:
+    """Compute the rates of one size of cohort."""
     seconds = warm.median_s + rounds.plan_s
     return {
-        "cohort_size": theta,
-        "round_s": warm.to_dict() | {"first_call_s": first_call_s},
+        "cohort_size": cohort_size,
+        "round_s": warm.to_dict(),
         "plan_s": rounds.plan_s,
         "rounds_per_s": 1 / seconds,
-        "clients_per_s": theta / seconds,
-        "fraction_of_ideal": full_s * theta / num_users / seconds,
+        "clients_per_s": cohort_size / seconds,
+        "fraction_of_ideal": ideal_s / seconds,
     }
 
 
-def row(result: dict) -> dict:
-    """Arrange one result for the eye."""
+def row(result: dict[str, Any]) -> dict[str, Any]:
+    """Arrange one result as a row of the table."""
     names = ("rounds_per_s", "clients_per_s", "fraction_of_ideal", "compilations_after_first")
     return {
         "K": result["num_factors"],
@@ -102,25 +88,21 @@ def row(result: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
-    parser.add_argument("--num-factors", type=int, nargs="+", default=[25, 64])
-    parser.add_argument("--cohort-sizes", type=int, nargs="+", default=[100, 200, 500, 1000])
-    parser.add_argument("--num-devices", type=int, help="that a CPU counts as; default: one for each core")
-    parser.add_argument("--repeats", type=int, default=7, help="blocks of rounds after the first, at least 2")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser = argument_parser(__doc__, repeats=7)
+    add_data_arguments(parser)
+    parser.add_argument("--num-factors", type=positive, nargs="+", default=[25, 64])
+    parser.add_argument("--cohort-sizes", type=positive, nargs="+", default=[100, 200, 500, 1000])
+    parser.add_argument(
+        "--num-devices", type=positive, help="that a CPU counts as; default: one for each core"
+    )
     arguments = parser.parse_args()
-    fcf.use_cpu_devices(arguments.num_devices)
-    interactions, _ = fcf.read_interactions(arguments.path)
-    train = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=0).train
-    results = []
+    use_devices(arguments.num_devices)
+    train, results = training_set(arguments), []
     for num_factors in arguments.num_factors:
-        results += measure(
-            train, arguments.cohort_sizes, num_factors=num_factors, repeats=max(arguments.repeats, 2)
-        )
-    data = {"num_users": train.num_users, "num_items": train.num_items, "nnz": train.num_interactions}
-    timing.publish({"data": data, "results": results}, arguments.out)
-    timing.show("rounds of cohorts", map(row, results))
+        repeats = max(arguments.repeats, 2)  # one call is apart, and one at least is timed
+        results += time_cohorts(train, arguments.cohort_sizes, num_factors=num_factors, repeats=repeats)
+    publish({"data": sizes_of(train), "results": results}, arguments.out)
+    show("rounds of cohorts", map(row, results))
 
 
 if __name__ == "__main__":

@@ -1,46 +1,37 @@
-"""Measure how a round's time and memory grow with users, items, K, Theta and interactions.
+"""Growth of a round's time and memory with users, items, K, Theta and interactions.
 
-Generated data (`simulate_taste`: planted tastes, long tails), binarised. One size at a time is
-doubled, the others stay: 8192 users, 4096 items, about half a million interactions, K = 32,
-everybody; "scale" doubles users and interactions together, up to eight million. A round of
-everybody ends with the guarded Gram step, a round of Theta sampled clients with Adam. Rounds begin
-with trained item factors, compiling is not counted, and the points of an axis are timed in turn.
-Memory is what XLA's `memory_analysis` of the compiled round counts, arguments (the data among
-them), temporaries and results, of all devices together: exact, and free of what the process holds
-besides. Exponents are least squares lines through the logarithms, with their standard errors; a sum
-of terms, such as nnz K + N K^2, has no single exponent, so read one as the growth within the sizes
-here.
+Simulated data (`simulate_taste`: planted tastes, long tails), binarised. One size at a time is doubled while
+the others stay: 8192 users, 4096 items, about half a million interactions, K = 32, everybody; "scale" doubles
+users and interactions together, up to eight million. A round of everybody ends with the guarded Gram step, a
+round of Theta sampled clients with Adam. Rounds start from trained item factors, compiling is not counted,
+and the points of an axis are timed in turn. Memory is what XLA's `memory_analysis` of the compiled round
+counts: arguments (the data among them), temporaries and results, of all devices together; it is exact, and
+free of whatever else the process holds. Exponents are least squares lines through the logarithms, with their
+standard errors. A sum of terms such as nnz K + N K^2 has no single exponent, so an exponent describes the
+growth within these sizes only.
 
     python benchmarks/growth.py --out growth.json --picture growth.png
 """
 
-import argparse
 import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
-from scipy.stats import linregress
+from common import Shape, argument_parser, measure, publish, show, simulated
+from problem import Problem, all_devices, guarded_gram, problem_of, train_item_factors, use_all_cores
 
 import fcf_jax as fcf
 from fcf_jax.core.federation import cohort_rows
-from fcf_jax.data import simulate_taste
-from fcf_jax.experiments import timed_runs, timing
-from fcf_jax.parallel.mesh import place_state
 
-ALPHA, REGULARIZATION = 4.0, 1.0
 TRAINING_ROUNDS = 5
 
 
 class Size(NamedTuple):
-    """Everything that can grow."""
+    """Everything that can grow; without a cohort, everybody takes part."""
 
     users: int = 8192
     items: int = 4096
@@ -50,9 +41,9 @@ class Size(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A size with what it takes."""
+    """Time and memory of a round at one size along an axis."""
 
-    size: float  # along its axis
+    size: float
     seconds: float
     bytes: int
 
@@ -65,7 +56,7 @@ class Exponent(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A compiled round that goes on where the last one ended."""
+    """A compiled round that starts from the state where the last one ended, and its size."""
 
     run: Callable[[], Any]
     num_interactions: int
@@ -83,75 +74,60 @@ AXES: dict[str, tuple[str, list[Size]]] = {
     "factors": ("factors K", [Size(factors=2**power) for power in range(3, 8)]),
     "cohort": ("clients of a round, Theta", [Size(cohort=2**power) for power in range(7, 12)]),
 }
-SMALL_AXES = {  # to try the script
+SMALL_AXES = {
     "nnz": ("interactions nnz", [Size(128, 64, 2.0**power, 4) for power in (2, 3, 4)]),
     "cohort": ("clients of a round, Theta", [Size(128, 64, 8.0, 4, 2**power) for power in (3, 4, 5)]),
 }
 
 
 @functools.cache
-def interactions_of(users: int, items: int, mean_history: float) -> fcf.Interactions:
-    """Generate; the axes share what they can."""
-    return simulate_taste(num_users=users, num_items=items, mean_history=mean_history, seed=0).binarized()
+def interactions_of(shape: Shape) -> fcf.Interactions:
+    """Simulate the interactions; the axes share what they can."""
+    return simulated(shape).binarized()
 
 
 @functools.cache
-def trained_of(size: Size) -> tuple[fcf.PackedClients, jax.Array]:
+def trained_of(size: Size) -> tuple[Problem, jax.Array]:
     """Pack the clients and train item factors with everybody."""
-    interactions = interactions_of(size.users, size.items, size.mean_history)
-    clients = timed_runs.placed(partial(fcf.batch_clients, interactions), timed_runs.local_mesh())
-    weighting, model = model_of(size)
-    return clients, timed_runs.trained(weighting, clients, num_rounds=TRAINING_ROUNDS, **model)
-
-
-def model_of(size: Size) -> tuple[Any, dict[str, Any]]:
-    """Tell the weighting, and the options of `federated_cf`."""
-    return fcf.implicit_feedback(alpha=ALPHA), {
-        "num_items": size.items,
-        "num_factors": size.factors,
-        "regularization": REGULARIZATION,
-        "mesh": timed_runs.local_mesh(),
-    }
+    interactions = interactions_of(Shape(size.users, size.items, size.mean_history))
+    problem = problem_of(interactions, num_factors=size.factors, mesh=all_devices())
+    return problem, train_item_factors(problem, num_rounds=TRAINING_ROUNDS)
 
 
 def prepare(size: Size, *, num_calls: int) -> Prepared:
     """Compile a round of this size."""
-    clients, item_factors = trained_of(size._replace(cohort=None))
-    weighting, model = model_of(size)
-    step = fcf.guarded_gram(regularization=REGULARIZATION) if size.cohort is None else optax.adam(0.01)
-    federation = fcf.federated_cf(step, weighting, cohort_size=size.cohort, **model)
-    key, mesh = jax.random.key(0), model["mesh"]
-    state = federation.init(key)._replace(item_factors=item_factors)
-    state = state if mesh is None else place_state(state, mesh)
-    capacity = 1
-    if size.cohort is not None:
-        capacity = cohort_rows(federation, key, state, clients, num_rounds=num_calls)
+    problem, item_factors = trained_of(size._replace(cohort=None))
+    step = guarded_gram(problem.model) if size.cohort is None else optax.adam(0.01)
+    federation, key = problem.federation(step, cohort_size=size.cohort), jax.random.key(0)
+    state = problem.start(federation, key, item_factors)
+    capacity = cohort_rows(federation, key, state, problem.clients, num_rounds=num_calls)
     compiled = (
         jax.jit(federation.round, static_argnames="row_capacity")
-        .lower(key, state, clients, row_capacity=capacity)
+        .lower(key, state, problem.clients, row_capacity=capacity)
         .compile()
     )
     carried = [state]
 
     def run() -> Any:
-        carried[0], _ = compiled(key, carried[0], clients)
+        carried[0], _ = compiled(key, carried[0], problem.clients)
         return carried[0]
 
-    memory, num_devices = compiled.memory_analysis(), 1 if mesh is None else mesh.size
-    of_a_device = (
-        memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
-    num_interactions = interactions_of(size.users, size.items, size.mean_history).num_interactions
-    return Prepared(run, num_interactions, num_devices * of_a_device)
+    num_devices = 1 if problem.mesh is None else problem.mesh.size
+    interactions = interactions_of(Shape(size.users, size.items, size.mean_history))
+    return Prepared(run, interactions.num_interactions, num_devices * bytes_of(compiled))
+
+
+def bytes_of(compiled: Any) -> int:
+    """Add up what the compiled program holds on one device."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return held - memory.alias_size_in_bytes
 
 
 def measure_axis(name: str, sizes: list[Size], *, repeats: int) -> list[Point]:
     """Time all points of an axis in turn."""
     prepared = [prepare(size, num_calls=repeats + 1) for size in sizes]
-    timings = timing.measure({str(place): one.run for place, one in enumerate(prepared)}, repeats=repeats)
+    timings = measure({str(place): one.run for place, one in enumerate(prepared)}, repeats=repeats)
     return [
         Point(
             size=one.num_interactions if name in ("nnz", "scale") else getattr(size, name),
@@ -164,12 +140,14 @@ def measure_axis(name: str, sizes: list[Size], *, repeats: int) -> list[Point]:
 
 def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> Exponent:
     """Fit values = a sizes^slope."""
-    line = linregress(np.log(sizes), np.log(values))
+    from scipy.stats import linregress
+
+    line: Any = linregress(np.log(sizes), np.log(values))
     return Exponent(float(line.slope), float(line.stderr))
 
 
 def exponents_of(points: list[Point]) -> dict[str, Exponent]:
-    """Fit time and memory."""
+    """Fit the exponents of time and memory."""
     sizes = [point.size for point in points]
     return {
         "seconds": fit_exponent(sizes, [point.seconds for point in points]),
@@ -178,7 +156,11 @@ def exponents_of(points: list[Point]) -> dict[str, Exponent]:
 
 
 def draw(axes: dict[str, tuple[str, list[Size]]], points: dict[str, list[Point]], picture: Path) -> None:
-    """Draw time above memory, an axis in each column."""
+    """Draw time above memory, with a column for each axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
     figure = Figure(figsize=(2.9 * len(points), 5.6), layout="constrained")
     figure.suptitle("a round's time and memory, one size doubled at a time (log scales)")
     panels = figure.subplots(2, len(points), sharey="row", squeeze=False)
@@ -203,7 +185,7 @@ def draw(axes: dict[str, tuple[str, list[Size]]], points: dict[str, list[Point]]
 
 
 def short(size: float) -> str:
-    """Write 2048 as 2k, 524288 as 524k."""
+    """Format 2048 as 2k and 524288 as 524k."""
     if size >= 1e6:
         return f"{size / 1e6:.1f}M"
     if size >= 1e4:
@@ -211,16 +193,28 @@ def short(size: float) -> str:
     return f"{size / 1e3:.2g}k" if size >= 1e3 else f"{size:g}"
 
 
+def row(name: str, points: list[Point], exponents: dict[str, Exponent]) -> dict[str, str]:
+    """Arrange one axis as a row of the table."""
+    return {
+        "axis": name,
+        "from": short(points[0].size),
+        "to": short(points[-1].size),
+        "ms": " ".join(f"{1e3 * point.seconds:.3g}" for point in points),
+        "MB": " ".join(f"{1e-6 * point.bytes:.3g}" for point in points),
+        "exponent of time": "{:.2f} +- {:.2f}".format(*exponents["seconds"]),
+        "of memory": "{:.2f} +- {:.2f}".format(*exponents["bytes"]),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__, repeats=9)
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="where to write JSON")
-    parser.add_argument("--picture", type=Path, help="where to write a PNG")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="where to draw the growth")
     arguments = parser.parse_args()
-    timed_runs.use_all_cores()
-    axes = SMALL_AXES if arguments.small else {name: AXES[name] for name in arguments.axes}
+    use_all_cores()
+    all_axes = SMALL_AXES if arguments.small else AXES
+    axes = {name: all_axes[name] for name in arguments.axes if name in all_axes}
     points = {name: measure_axis(name, sizes, repeats=arguments.repeats) for name, (_, sizes) in axes.items()}
     exponents = {name: exponents_of(measured) for name, measured in points.items()}
     document = {
@@ -231,23 +225,10 @@ def main() -> None:
         }
         for name, measured in points.items()
     }
-    timing.publish({"memory": "memory_analysis of the compiled round", "axes": document}, arguments.out)
+    publish({"memory": "memory_analysis of the compiled round", "axes": document}, arguments.out)
     if arguments.picture is not None:
         draw(axes, points, arguments.picture)
-    timing.show("growth of a round", [row(name, points[name], exponents[name]) for name in points])
-
-
-def row(name: str, points: list[Point], exponents: dict[str, Exponent]) -> dict[str, str]:
-    """Arrange one axis for the eye."""
-    return {
-        "axis": name,
-        "from": short(points[0].size),
-        "to": short(points[-1].size),
-        "ms": " ".join(f"{1e3 * point.seconds:.3g}" for point in points),
-        "MB": " ".join(f"{1e-6 * point.bytes:.3g}" for point in points),
-        "exponent of time": "{:.2f} +- {:.2f}".format(*exponents["seconds"]),
-        "of memory": "{:.2f} +- {:.2f}".format(*exponents["bytes"]),
-    }
+    show("growth of a round", [row(name, points[name], exponents[name]) for name in points])
 
 
 if __name__ == "__main__":

@@ -1,45 +1,44 @@
-"""Measure what uploads and their sums give away, against the size of the cohort.
+"""Leakage of uploads and of their sums, against the size of the cohort.
 
-One upload of each of some users, for binarised and raw strengths; then the share of interactions
-that sums of Theta clients link to one pseudonymous client: by L1 regression, knowing A = sum x x^T
-(what sending user_gram gives away), and the latter with mixed residuals taken apart. Cohorts are
-drawn at random, three of each size; item factors after 10 rounds. Prints as it goes.
+One upload of each of some users, for binarised and raw strengths; then the share of interactions that sums of
+Theta clients link to one pseudonymous client: by L1 regression, by knowing A = sum x x^T (which sending
+user_gram reveals), and the latter with mixed residuals taken apart. Cohorts are drawn at random, three of
+each size; item factors after 10 rounds. Prints as it goes.
 
     python benchmarks/leakage.py path/to/ml-1m --out leakage.json
     python benchmarks/leakage.py                # 3000 simulated users x 2000 items, 50 items a user
 """
 
-import argparse
-from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from common import Shape, add_data_arguments, argument_parser, positive, publish, read_data
+from problem import ALPHA, REGULARIZATION, problem_of, train_item_factors
 
 import fcf_jax as fcf
-from fcf_jax.data import simulate_taste
-from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.privacy.attacks import figures, knowledge, single_upload, summed_uploads
 from fcf_jax.privacy.attacks.knowledge import Public
 
-ALPHA, REGULARIZATION, CHUNK = 4.0, 1.0, 50
+CHUNK = 50
+SIMULATED = Shape(3000, 2000, 50.0)
 
 
 def know(train: fcf.Interactions, num_factors: int) -> Public:
-    """Train for some rounds; what the server then knows."""
-    model = {"num_items": train.num_items, "num_factors": num_factors, "regularization": REGULARIZATION}
-    weighting = fcf.implicit_feedback(alpha=ALPHA)
-    item_factors = timed_runs.trained(weighting, fcf.batch_clients(train), **model)
+    """Train for some rounds, and return what the server then knows."""
+    item_factors = train_item_factors(problem_of(train, num_factors=num_factors))
     return Public(np.asarray(item_factors, np.float64), REGULARIZATION, 1.0, ALPHA)
 
 
 def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> knowledge.Uploads:
+    """Compute what these clients send."""
     item_factors = jax.numpy.asarray(public.item_factors, jax.numpy.float32)
     clients, weighting = knowledge.histories(train, user_ids), fcf.implicit_feedback(alpha=ALPHA)
     return knowledge.uploads_of(item_factors, clients, weighting, REGULARIZATION)
 
 
-def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> dict:
-    """Attack dense uploads; strengths are exact within 1 %."""
+def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> dict[str, Any]:
+    """Attack dense uploads; strengths within 1 % of the truth count as exact."""
     sets, strengths, checked = [], [], []
     for some in np.array_split(user_ids, -(-len(user_ids) // CHUNK)):
         found = single_upload.attack_dense(public, send(train, public, some).dense)
@@ -52,8 +51,8 @@ def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray)
     return {name: figures.ratio(np.array(one), np.ones(len(one)))._asdict() for name, one in rates.items()}
 
 
-def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int) -> dict:
-    """Attack sums of `size` random clients; intervals over clients."""
+def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int) -> dict[str, Any]:
+    """Attack sums of `size` random clients; the intervals are over clients."""
     rng, scores = np.random.default_rng(size), {"simple": [], "knows_gram": [], "takes_apart": []}
     for _ in range(num_cohorts):
         user_ids = rng.choice(train.num_users, size, replace=False)
@@ -83,7 +82,7 @@ def of_clients(scores: list[summed_uploads.LinkScore], name: str) -> np.ndarray:
     return np.concatenate([getattr(score, name) for score in scores])
 
 
-def row(result: dict) -> dict:
+def row(result: dict[str, Any]) -> dict[str, Any]:
     return {"Theta": result["cohort_size"]} | {
         f"{name} {what}": result[name][what]["value"]
         for name in ("simple", "knows_gram", "takes_apart")
@@ -91,35 +90,31 @@ def row(result: dict) -> dict:
     }
 
 
-def say(figures_of_one: dict) -> None:
-    cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in figures_of_one.values())
-    print("  ".join(f"{name} {cell}" for name, cell in zip(figures_of_one, cells, strict=True)), flush=True)
+def print_row(values: dict[str, Any]) -> None:
+    cells = (f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values())
+    print("  ".join(f"{name} {cell}" for name, cell in zip(values, cells, strict=True)), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", nargs="?", help="a data set that fcf_jax reads; without: simulated")
-    parser.add_argument("--num-factors", type=int, default=25)
-    parser.add_argument("--cohort-sizes", type=int, nargs="*", default=[5, 10, 20, 50, 100, 200, 500])
-    parser.add_argument("--num-cohorts", type=int, default=3)
-    parser.add_argument("--max-users", type=int, default=300, help="whose single uploads are attacked")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser = argument_parser(__doc__)
+    add_data_arguments(parser, SIMULATED)
+    parser.add_argument("--num-factors", type=positive, default=25)
+    parser.add_argument("--cohort-sizes", type=positive, nargs="*", default=[5, 10, 20, 50, 100, 200, 500])
+    parser.add_argument("--num-cohorts", type=positive, default=3)
+    parser.add_argument("--max-users", type=positive, default=300, help="whose single uploads are attacked")
     arguments = parser.parse_args()
-    if arguments.path is None:
-        interactions = simulate_taste(num_users=3000, num_items=2000, mean_history=50, seed=0)
-    else:
-        interactions, _ = fcf.read_interactions(arguments.path)
-    train = fcf.split_per_user(interactions, test_fraction=0.2, seed=0).train
+    train = fcf.split_per_user(read_data(arguments), test_fraction=0.2, seed=0).train
     user_ids = np.random.default_rng(0).permutation(train.num_users)[: arguments.max_users]
+    data = {"raw": train, "binarised": train.binarized()}
+    known = {name: know(histories, arguments.num_factors) for name, histories in data.items()}
     singles, sums = {}, []
-    for name, data in {"raw": train, "binarised": train.binarized()}.items():
-        public = know(data, arguments.num_factors)
-        singles[name] = of_one_upload(data, public, user_ids)
-        say({"one upload": name} | {what: one["value"] for what, one in singles[name].items()})
-    for size in arguments.cohort_sizes:  # of binarised strengths
-        sums.append(of_sums(train.binarized(), public, size, arguments.num_cohorts))
-        say(row(sums[-1]))
-    timing.publish({"single_upload": singles, "sums": sums}, arguments.out)
+    for name, histories in data.items():
+        singles[name] = of_one_upload(histories, known[name], user_ids)
+        print_row({"one upload": name} | {what: one["value"] for what, one in singles[name].items()})
+    for size in arguments.cohort_sizes:
+        sums.append(of_sums(data["binarised"], known["binarised"], size, arguments.num_cohorts))
+        print_row(row(sums[-1]))
+    publish({"single_upload": singles, "sums": sums}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What differential privacy costs: ranking quality at several epsilon, with levers tuned on other data.
+"""Cost of differential privacy: ranking quality at several epsilon, with levers tuned on other data.
 
-Everybody takes part in every round of `running_sums`; item counts are released first, for the share of
-items that is learned. The levers (K, rounds, clip norm, share of items, lambda) are chosen for each epsilon
-from a grid on a *tuning set*, which must be public or synthetic, with noise scaled so that a number of
-the sum there is as noisy as on the data that is measured. Then the data is trained on with these
-levers, several times with fresh noise. The reference without privacy is guarded FCF, and the bar is
-high: the best of 48 settings of K, alpha and lambda on the test items themselves. What is not tuned
-(alpha, the clip norm of x x^T, the averaging) was set on MovieLens 100K.
+Everybody takes part in every round of `running_sums`; item counts are released first, for the share of items
+that is learned. The levers (K, rounds, clip norm, share of items, lambda) are chosen for each epsilon from a
+grid on a *tuning set*, which must be public or synthetic, with noise scaled so that a number of the sum there
+is as noisy as on the data that is measured. Then models are trained on that data with these levers, several
+times with fresh noise. The reference without privacy is FCF with the guarded Gram step, and it is a strong
+one: the best of 48 settings of K, alpha and lambda on the test items themselves. What is not tuned (alpha,
+the clip norm of x x^T, the averaging) was set on MovieLens 100K.
 
 `--top-items` and `--new-users` repeat the protocol of Chien et al. ("Private Alternating Least Squares",
 ICML 2021) on MovieLens 20M: a tenth of the items, users that were not trained on, recall over the best
@@ -19,7 +19,6 @@ that a list of 20 can do.
         --tune-set evaluation.max_users=4000 --num-seeds 2
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Iterator
@@ -29,16 +28,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from common import argument_parser, positive, publish, show
 from jax import numpy as jnp
-from matplotlib.figure import Figure
+from problem import Model, Problem, guarded_gram, pack_clients, rank, running_sums
 
 import fcf_jax as fcf
 from fcf_jax.core.records import Key, PackedClients, SentNorms
-from fcf_jax.evaluation import evaluate_data, evaluation_data
-from fcf_jax.experiments import timing
+from fcf_jax.evaluation import EvaluationData, evaluation_data
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.optimizers import guarded_gram, running_sums
 from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier, single_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import noise_to_signal
@@ -56,6 +54,7 @@ PLAIN_GRID = {
     "alpha": (0.5, 1.0, 4.0),
     "regularization": (10.0, 30.0, 100.0, 200.0),
 }
+Grid = dict[str, tuple[float, ...]]  # values of each lever
 MEASURES = {10: ("ndcg_at_10",), 20: ("recall_at_20", "normalized_recall_at_20")}  # of lists of k
 PLAIN_ROUNDS = 20
 GRAM_CLIP_NORM = 0.5
@@ -74,26 +73,34 @@ class Levers(NamedTuple):
     regularization: float
 
 
-class Problem(NamedTuple):
-    """Data, where it is trained on and how it is measured."""
+class Task(NamedTuple):
+    """Data that is trained on and measured.
+
+    Attributes:
+        train: interactions of the users that take part.
+        clients: the same, packed.
+        data: of the users that are measured.
+        num_factors: K to choose from.
+        alpha: of the private models.
+    """
 
     train: fcf.Interactions
     clients: PackedClients
-    data: Any
-    num_factors: tuple[int, ...]  # to choose from
+    data: EvaluationData
+    num_factors: tuple[int, ...]
     alpha: float
 
     def quality(self, item_factors: jax.Array, *, alpha: float, regularization: float) -> dict[str, float]:
         """Rank all items that a user has not got, for every user with test items."""
-        weighting, found = fcf.implicit_feedback(alpha=alpha), {}
+        model, found = Model(fcf.implicit_feedback(alpha=alpha), regularization), {}
         for k, names in MEASURES.items():
-            metrics = evaluate_data(item_factors, self.data, weighting, regularization=regularization, k=k)
+            metrics = rank(model, item_factors, self.data, k=k)
             found |= {name: metrics[name] for name in names}
         return found
 
 
-def problem_of(name: str, overrides: list[str], *, top_items: float = 1.0, new_users: int = 0) -> Problem:
-    """Load and split; perhaps the most popular items alone, perhaps tested on users not trained on."""
+def task_of(name: str, overrides: list[str], *, top_items: float = 1.0, new_users: int = 0) -> Task:
+    """Load and split, optionally with the most popular items only, or tested on users not trained on."""
     config = load_config(name, overrides)
     split = load_dataset(config).split
     train, test = split.train, split.test
@@ -107,7 +114,7 @@ def problem_of(name: str, overrides: list[str], *, top_items: float = 1.0, new_u
         trained, train, test = rows(train, ~is_new), rows(train, is_new), rows(test, is_new)
     data = evaluation_data(train, test, max_users=config.evaluation.max_users)
     model = config.model
-    return Problem(trained, fcf.batch_clients(trained), data, (model.num_factors,), model.alpha)
+    return Task(trained, pack_clients(trained), data, (model.num_factors,), model.alpha)
 
 
 def rows(interactions: fcf.Interactions, is_kept: np.ndarray) -> fcf.Interactions:
@@ -119,55 +126,42 @@ def train_privately(
     key_start: Key, key_noise: Key, clients: PackedClients, weights: jax.Array, numbers: dict[str, jax.Array],
     *, num_rounds: int, num_factors: int, num_items: int, num_users: int,
 ) -> jax.Array:  # fmt: skip
-    """Train one federation; everything but its sizes is traced, so that a grid compiles a few programs."""
+    """Train one federation; all but its sizes is traced, so that a grid compiles few programs."""
     regularization, clip_norm = numbers["regularization"], numbers["clip_norm"]
-    step = running_sums(
-        1.0,
-        regularization=regularization,
-        confidence_factor=0.0,
-        averaging=lambda round_index: (round_index + 1.0) ** -AVERAGING,
-    )
+    model = Model(fcf.implicit_feedback(alpha=numbers["alpha"]), regularization)
+    step = running_sums(model, learning_rate=1.0, confidence_factor=0.0, averaging=AVERAGING)
     mechanism = gaussian_mechanism(
         clip_norms=SentNorms(clip_norm, GRAM_CLIP_NORM, None, None),
         noise_multiplier=numbers["noise"],
         expected_cohort_size=num_users,
         item_weights=weights,
     )
-    model = {"num_items": num_items, "num_factors": num_factors, "regularization": regularization}
-    weighting = fcf.implicit_feedback(alpha=numbers["alpha"])
-    federation = fcf.federated_cf(step, weighting, mechanism=mechanism, **model)
+    federation = Problem(model, clients, num_items, num_factors).federation(step, channel=mechanism)
     state = federation.init(key_start)
     return fcf.run_rounds(federation, key_noise, state, clients, num_rounds=num_rounds)[0].item_factors
 
 
-def private_quality(
-    problem: Problem, levers: Levers, epsilon: float, *, delta: float, scale: float, seed: int
-):
+def private_quality(task: Task, levers: Levers, epsilon: float, *, delta: float, scale: float, seed: int):
     """Train with noise for epsilon of `1 / delta`'s users, `scale` times as much, and measure."""
-    train, key = problem.train, jax.random.key(seed)
+    train, key = task.train, jax.random.key(seed)
     noise, count_noise = noises(levers, epsilon, delta=delta)
     key_start, key_noise, key_counts = jax.random.split(key, 3)
-    counts = noisy_item_counts(
-        key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=scale * count_noise
-    )
-    numbers = {
-        "alpha": problem.alpha,
-        "clip_norm": levers.clip_norm,
-        "noise": scale * noise,
-        "regularization": levers.regularization,
-    }
+    noise_of_counts = scale * count_noise
+    counts = noisy_item_counts(key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=noise_of_counts)
+    numbers = {"alpha": task.alpha, "clip_norm": levers.clip_norm, "noise": scale * noise}
+    numbers |= {"regularization": levers.regularization}
     item_factors = train_privately(
         key_start,
         key_noise,
-        problem.clients,
+        task.clients,
         jnp.asarray(item_weights(counts, head_share=levers.head_items)),
-        {name: jnp.float32(number) for name, number in numbers.items()},
+        jax.tree.map(jnp.float32, numbers),
         num_rounds=levers.num_rounds,
         num_factors=levers.num_factors,
         num_items=train.num_items,
         num_users=train.num_users,
     )
-    return problem.quality(item_factors, alpha=problem.alpha, regularization=levers.regularization)
+    return task.quality(item_factors, alpha=task.alpha, regularization=levers.regularization)
 
 
 def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, float]:
@@ -175,29 +169,32 @@ def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, floa
     if epsilon == math.inf:
         return 0.0, 0.0
     counts = single_noise_multiplier(epsilon, delta=delta) / math.sqrt(COUNT_SHARE)
-    everybody = Participation("everybody", 1, 1, counts)
-    rounds = calibrated_noise_multiplier(
-        everybody, epsilon=epsilon, delta=delta, num_rounds=levers.num_rounds
-    )
+    everybody, num_rounds = Participation("everybody", 1, 1, counts), levers.num_rounds
+    rounds = calibrated_noise_multiplier(everybody, epsilon=epsilon, delta=delta, num_rounds=num_rounds)
     return rounds, counts
 
 
-def plain_quality(problem: Problem, *, num_factors: int, alpha: float, regularization: float, seed: int = 0):
+def plain_quality(task: Task, *, num_factors: int, alpha: float, regularization: float, seed: int = 0):
     """Train without any protection, and measure."""
-    weighting, key = fcf.implicit_feedback(alpha=alpha), jax.random.key(seed)
-    model = {"num_factors": num_factors, "regularization": regularization}
-    step = guarded_gram(regularization=regularization)
-    federation = fcf.federated_cf(step, weighting, num_items=problem.train.num_items, **model)
-    state, _ = fcf.run_rounds(federation, key, federation.init(key), problem.clients, num_rounds=PLAIN_ROUNDS)
-    return problem.quality(state.item_factors, alpha=alpha, regularization=regularization)
+    model, key = Model(fcf.implicit_feedback(alpha=alpha), regularization), jax.random.key(seed)
+    problem = Problem(model, task.clients, task.train.num_items, num_factors)
+    federation = problem.federation(guarded_gram(model))
+    state, _ = fcf.run_rounds(federation, key, federation.init(key), task.clients, num_rounds=PLAIN_ROUNDS)
+    return task.quality(state.item_factors, alpha=alpha, regularization=regularization)
 
 
-def points(grid: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def first_of(grid: Grid) -> Grid:
+    """Return the grid of one point, the first."""
+    return {name: values[:1] for name, values in grid.items()}
+
+
+def points(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Generate all points of a grid."""
     for values in itertools.product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
 
 
-def noise_scale(measured: Problem, tuned: Problem) -> float:
+def noise_scale(measured: Task, tuned: Task) -> float:
     """Match noise over signal of one number of the sum, N sqrt(mean history) / M, of both data sets."""
 
     def signal(train: fcf.Interactions) -> float:
@@ -206,26 +203,25 @@ def noise_scale(measured: Problem, tuned: Problem) -> float:
     return signal(tuned.train) / signal(measured.train)
 
 
-def tuned_levers(problem: Problem, epsilon: float, *, delta: float, scale: float) -> tuple[Levers, float]:
-    """Return the best of the grid on the tuning set, by NDCG@10, and that."""
-    found = {}
-    for point in points({"num_factors": problem.num_factors, **GRID}):
+def tuned_levers(
+    task: Task, epsilon: float, *, delta: float, scale: float, grid: Grid
+) -> tuple[Levers, float]:
+    """Return the levers that are best on the tuning set, by NDCG@10, and their NDCG@10."""
+    trained, found = partial(private_quality, task, epsilon=epsilon, delta=delta, scale=scale), {}
+    for point in points({"num_factors": task.num_factors, **grid}):
         levers = Levers(**point)
-        runs = [
-            private_quality(problem, levers, epsilon, delta=delta, scale=scale, seed=seed)["ndcg_at_10"]
-            for seed in range(TUNING_SEEDS)
-        ]
+        runs = [trained(levers, seed=seed)["ndcg_at_10"] for seed in range(TUNING_SEEDS)]
         found[levers] = float(np.mean(runs))
-    best = max(found, key=lambda levers: found[levers])
+    best = max(found, key=found.__getitem__)
     return best, found[best]
 
 
-def reference(problem: Problem) -> dict[str, Any]:
+def reference(task: Task, grid: Grid) -> dict[str, Any]:
     """Measure the best of the plain grid, and the ranking by popularity."""
-    found = [(plain_quality(problem, **point), point) for point in points(PLAIN_GRID)]
+    found = [(plain_quality(task, **point), point) for point in points(grid)]
     plain, best = max(found, key=lambda one: one[0]["ndcg_at_10"])
-    counts = jnp.asarray(problem.train.item_counts, jnp.float32)
-    popularity = problem.quality((counts / counts.max())[:, None], alpha=1.0, regularization=1.0)
+    counts = jnp.asarray(task.train.item_counts, jnp.float32)
+    popularity = task.quality((counts / counts.max())[:, None], alpha=1.0, regularization=1.0)
     return {
         "plain": plain,
         "plain_setting": best,
@@ -235,22 +231,24 @@ def reference(problem: Problem) -> dict[str, Any]:
 
 
 def measure(
-    problem: Problem, tuning: Problem, epsilon: float, *, delta: float, num_seeds: int
+    task: Task, tuning: Task, epsilon: float, *, delta: float, grid: Grid, num_seeds: int
 ) -> dict[str, Any]:
-    scale = noise_scale(problem, tuning)
-    levers, ndcg = tuned_levers(tuning, epsilon, delta=delta, scale=scale)
-    options = {"delta": delta, "scale": 1.0}
-    runs = [
-        private_quality(problem, levers, epsilon, **options, seed=100 + seed) for seed in range(num_seeds)
-    ]
-    silent = private_quality(problem, levers, math.inf, **options, seed=100)
+    scale = noise_scale(task, tuning)
+    levers, ndcg = tuned_levers(tuning, epsilon, delta=delta, scale=scale, grid=grid)
+    trained = partial(private_quality, task, levers, delta=delta, scale=1.0)
+    runs = [trained(epsilon=epsilon, seed=100 + seed) for seed in range(num_seeds)]
+    silent = trained(epsilon=math.inf, seed=100)
     noise, count_noise = noises(levers, epsilon, delta=delta)
-    num_items = max(1, round(levers.head_items * problem.train.num_items))
-    sizes = {"num_items": num_items, "num_factors": levers.num_factors}
-    sizes |= {"cohort_size": problem.train.num_users, "num_rounds": levers.num_rounds}
+    num_items = max(1, round(levers.head_items * task.train.num_items))
     return {
         "epsilon": epsilon,
-        "noise_to_signal": noise_to_signal(noise_multiplier=noise, **sizes),
+        "noise_to_signal": noise_to_signal(
+            noise_multiplier=noise,
+            num_items=num_items,
+            num_factors=levers.num_factors,
+            cohort_size=task.train.num_users,
+            num_rounds=levers.num_rounds,
+        ),
         "levers": levers._asdict(),
         "noise_multiplier": noise,
         "count_noise_multiplier": count_noise,
@@ -262,14 +260,13 @@ def measure(
 
 
 def row(result: dict[str, Any], plain: dict[str, float]) -> dict[str, Any]:
-    levers = result["levers"]
+    levers, silent = result["levers"], result["same_without_noise"]
     return {
         "epsilon": result["epsilon"],
         "NDCG@10": result["ndcg_at_10"],
         "+-": float(np.std([run["ndcg_at_10"] for run in result["runs"]])),
         "of plain, %": 100 * (result["ndcg_at_10"] / plain["ndcg_at_10"] - 1),
-        "of itself without noise, %": 100
-        * (result["ndcg_at_10"] / result["same_without_noise"]["ndcg_at_10"] - 1),
+        "of itself without noise, %": 100 * (result["ndcg_at_10"] / silent["ndcg_at_10"] - 1),
         "Recall@20": result["recall_at_20"],
         "of the best possible": result["normalized_recall_at_20"],
         "K": levers["num_factors"],
@@ -283,7 +280,9 @@ def row(result: dict[str, Any], plain: dict[str, float]) -> dict[str, Any]:
 
 
 def draw(title: str, results: list[dict[str, Any]], found: dict[str, Any], path: Path) -> None:
-    """Draw NDCG@10 against epsilon, the points of all runs, and what it lies between."""
+    """Draw NDCG@10 against epsilon, with all runs and the two references."""
+    from matplotlib.figure import Figure
+
     noisy = [one for one in results if one["epsilon"] < math.inf]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -306,41 +305,44 @@ def draw(title: str, results: list[dict[str, Any]], found: dict[str, Any], path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("config", help="of the data that is measured")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--tune-on", required=True, metavar="CONFIG", help="public or synthetic data")
     parser.add_argument("--tune-set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epsilons", type=float, nargs="*", default=EPSILONS)
-    parser.add_argument("--num-factors", type=int, nargs="*", help="to choose from; default: as configured")
+    parser.add_argument(
+        "--num-factors", type=positive, nargs="*", help="to choose from; default: as configured"
+    )
     parser.add_argument("--top-items", type=float, default=1.0, help="share of the most popular to keep")
     parser.add_argument("--new-users", type=int, default=0, help="to test on, and not to train on")
-    parser.add_argument("--num-seeds", type=int, default=3)
-    parser.add_argument("--picture", type=Path, help="where to draw")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument("--num-seeds", type=positive, default=3)
+    parser.add_argument(
+        "--small-grids", action="store_true", help="one value of each lever, to try the script"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="where to draw the results")
     arguments = parser.parse_args()
     top_items = arguments.top_items
-    problem = problem_of(
-        arguments.config, arguments.overrides, top_items=top_items, new_users=arguments.new_users
-    )
-    tuning = problem_of(arguments.tune_on, arguments.tune_set, top_items=top_items)
+    task = task_of(arguments.config, arguments.overrides, top_items=top_items, new_users=arguments.new_users)
+    tuning = task_of(arguments.tune_on, arguments.tune_set, top_items=top_items)
     if arguments.num_factors:
-        problem = problem._replace(num_factors=tuple(arguments.num_factors))
-    tuning = tuning._replace(num_factors=problem.num_factors, alpha=problem.alpha)
-    train, delta = problem.train, 1 / (10 * problem.train.num_users)
-    found = reference(problem)
+        task = task._replace(num_factors=tuple(arguments.num_factors))
+    tuning = tuning._replace(num_factors=task.num_factors, alpha=task.alpha)
+    grid, plain_grid = (first_of(GRID), first_of(PLAIN_GRID)) if arguments.small_grids else (GRID, PLAIN_GRID)
+    train, delta = task.train, 1 / (10 * task.train.num_users)
+    found = reference(task, plain_grid)
     print(
         f"plain {found['plain']} with {found['plain_setting']}; popularity {found['popularity']}", flush=True
     )
     results = []
     for epsilon in arguments.epsilons:
-        results.append(measure(problem, tuning, epsilon, delta=delta, num_seeds=arguments.num_seeds))
+        results.append(measure(task, tuning, epsilon, delta=delta, grid=grid, num_seeds=arguments.num_seeds))
         print(row(results[-1], found["plain"]), flush=True)
     title = f"{arguments.config}: {train.num_users} users, {train.num_items} items, delta = {delta:.2g}"
-    timing.show(title, [row(one, found["plain"]) for one in results])
+    show(title, [row(one, found["plain"]) for one in results])
     if arguments.picture is not None:
         draw(title, results, found, arguments.picture)
-    timing.publish({"title": title, "delta": delta, "results": results, **found}, arguments.out)
+    publish({"title": title, "delta": delta, "results": results, **found}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,41 @@
-"""Time a round of secure summation: keys and shares, masks, and taking them off with dropouts.
+"""Time of a round of secure summation: keys and shares, masking, and unmasking with dropouts.
 
-Words are those of a cohort of MovieLens 1M's size (all pieces of a cohort sum: item gradients, user
-Gram matrix, confidences, loss), random numbers, for what they are costs nothing. Both ends of every
-pair make its mask, as in earnest: degree + 1 streams for each client. Keys and shares, on the host
+The words are those of a cohort of MovieLens 1M's size (all pieces of a cohort sum: item gradients, user Gram
+matrix, confidences, loss); they are random numbers, since the time does not depend on them. Both ends of
+every pair make its mask, as real clients do: degree + 1 streams for each client. Keys and shares, on the host
 with X25519 and Shamir, are timed apart. Every sum is compared with the plain integer sum.
 
     python benchmarks/secure_sum.py --out secure_sum.json
 
-A majority of 20 neighbours does not survive 30 % dropouts (`degree_needed` says what would): there
-the threshold is lowered to --low-threshold, good against a server that follows the protocol.
+A majority of 20 neighbours does not survive 30 % dropouts (`degree_needed` computes what would): there the
+threshold is lowered to --low-threshold, which is safe only against a server that follows the protocol.
 """
 
-import argparse
 import random
 import time
-from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from common import argument_parser, measure, positive, publish, show
 from jax import numpy as jnp
+from problem import all_devices, use_devices
 
-import fcf_jax as fcf
 from fcf_jax.core.records import SentNorms
-from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.privacy.secure_sum import SumRules, choose_formats, protocol
 from fcf_jax.privacy.secure_sum.cohorts import degree_needed, recovery_failure
 from fcf_jax.privacy.secure_sum.keys import Binding
 from fcf_jax.privacy.secure_sum.rounds import mask_uploads, unmask
 from fcf_jax.privacy.secure_sum.uploads import ClientUploads, upload_words
 
+DEGREE = 20  # neighbours of a client
 
-def measure(
+
+def time_round(
     uploads: ClientUploads, *, degree: int, threshold: int | None, dropout: float, repeats: int
-) -> dict:
-    """Time one round's parts."""
-    mesh, num_clients = timed_runs.local_mesh(), uploads.loss.size
+) -> dict[str, Any]:
+    """Time the parts of one round."""
+    mesh, num_clients = all_devices(), uploads.loss.size
     formats = choose_formats(SentNorms(50.0, 50.0, 50.0, 50.0), max_clients=num_clients)
     rules = SumRules(degree=degree, threshold=threshold)
     clock = time.perf_counter
@@ -59,7 +60,7 @@ def measure(
     plain = np.zeros_like(found)
     for who in range(len(request.survivors)):
         plain += np.asarray(words(jax.tree.map(lambda leaf, who=who: leaf[who], survivors)))
-    timings = timing.measure(
+    timings = measure(
         {
             "mask": lambda: mask_uploads(survivors, seeds, signs, formats, mesh=mesh),
             "unmask": lambda: unmask(sent, *removed, mesh=mesh),
@@ -103,8 +104,8 @@ def random_uploads(num_clients: int, num_items: int, num_factors: int) -> Client
     )
 
 
-def row(result: dict) -> dict:
-    """Arrange one result for the eye."""
+def row(result: dict[str, Any]) -> dict[str, Any]:
+    """Arrange one result as a row of the table."""
     names = ("degree", "threshold", "dropout", "recovery_failure", "num_streams")
     seconds = ("deal_keys_and_shares_s", "agree_on_pairs_s", "recover_s")
     mask, unmask = result["mask_s"]["median_s"], result["unmask_s"]["median_s"]
@@ -112,36 +113,44 @@ def row(result: dict) -> dict:
         {name.replace("_", " "): result[name] for name in names}
         | {"mask s": mask, "unmask s": unmask, "both s": mask + unmask}
         | {name.removesuffix("_s").replace("_", " ") + " s": result[name] for name in seconds}
-        | {"exact": str(result["is_exact"])}
+        | {"exact": result["is_exact"]}
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--num-clients", type=int, default=1000)
-    parser.add_argument("--num-items", type=int, default=3706)
-    parser.add_argument("--num-factors", type=int, default=25)
+    parser = argument_parser(__doc__, repeats=3)
+    parser.add_argument("--num-clients", type=positive, default=1000)
+    parser.add_argument("--num-items", type=positive, default=3706)
+    parser.add_argument("--num-factors", type=positive, default=25)
     parser.add_argument("--dropouts", type=float, nargs="+", default=[0.0, 0.1, 0.3])
-    parser.add_argument("--low-threshold", type=int, default=5, help="of 20 neighbours, above 10 % dropouts")
     parser.add_argument(
-        "--majority", action="store_true", help="also 30 % with as many neighbours as it takes"
+        "--low-threshold", type=positive, default=5, help="of 20 neighbours, above 10 %% dropouts"
     )
-    parser.add_argument("--num-devices", type=int, help="that a CPU counts as; default: one for each core")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument(
+        "--majority", action="store_true", help="also 30 %% dropouts with as many neighbours as it takes"
+    )
+    parser.add_argument(
+        "--num-devices", type=positive, help="that a CPU counts as; default: one for each core"
+    )
     arguments = parser.parse_args()
-    fcf.use_cpu_devices(arguments.num_devices)
+    use_devices(arguments.num_devices)
     uploads = random_uploads(arguments.num_clients, arguments.num_items, arguments.num_factors)
-    rounds = [(20, arguments.low_threshold if one > 0.1 else None, one) for one in arguments.dropouts]
+    rounds = [
+        (DEGREE, arguments.low_threshold if dropout > 0.1 else None, dropout)
+        for dropout in arguments.dropouts
+    ]
     if arguments.majority:
         degree = degree_needed(arguments.num_clients, num_dropped=round(0.3 * arguments.num_clients))
         rounds.append((degree, None, 0.3))
     results = []
     for degree, threshold, dropout in rounds:
-        options = {"degree": degree, "threshold": threshold, "dropout": dropout}
-        results.append(measure(uploads, repeats=arguments.repeats, **options))
-        timing.publish({"results": results}, arguments.out)
-    timing.show("rounds of secure summation", map(row, results))
+        results.append(
+            time_round(
+                uploads, degree=degree, threshold=threshold, dropout=dropout, repeats=arguments.repeats
+            )
+        )
+        publish({"results": results}, arguments.out)
+    show("rounds of secure summation", map(row, results))
 
 
 if __name__ == "__main__":

@@ -1,83 +1,86 @@
-"""Time federations side by side against one alone: 8 seeds in one program, Adam, K = 25, everybody.
+"""Time of federations side by side against one alone: 8 seeds in one program, Adam, K = 25, everybody.
 
     python benchmarks/side_by_side.py path/to/ml-100k --out side_by_side.json
 
-One alone runs on one device, and, its clients split, on all: a CPU counts as one for each core. The
-8 are split over the devices and run there in batches: 1 at a time, 4 at a time. Each of them is compared
-with the run alone. Data as in against_implicit.py.
+One federation alone runs on one device, and, with its clients split, on all: a CPU counts as one device for
+each core. The 8 are split over the devices and run there in batches: 1 at a time, 4 at a time. Each of them
+is compared with the same run alone. Data as in rounds.py.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
+from common import add_data_arguments, argument_parser, measure, positive, publish, ratio, show, training_set
+from jax.sharding import Mesh
+from problem import all_devices, problem_of, use_all_cores
 
 import fcf_jax as fcf
-from fcf_jax.experiments import timed_runs, timing
 from fcf_jax.parallel.batch import run_mesh
 
-ROUNDS = 20
+ROUNDS, RATE = 20, 0.05
 
 
-def measure(train: fcf.Interactions, *, num_runs: int, num_factors: int, repeats: int) -> dict:
+def compare(train: fcf.Interactions, *, num_runs: int, num_factors: int, repeats: int) -> dict[str, Any]:
     """Time all forms in turn."""
-    weighting, rates = fcf.implicit_feedback(alpha=4.0), np.full(num_runs, 0.05, np.float32)
     keys = jax.random.split(jax.random.key(0), num_runs)
+    shared = problem_of(train, num_factors=num_factors)
 
-    def make(rate, mesh=None):
-        optimizer = optax.adam(rate, b1=0.1, b2=0.99)
-        model = {"num_items": train.num_items, "num_factors": num_factors, "regularization": 1.0}
-        return fcf.federated_cf(optimizer, weighting, mesh=mesh, **model)
+    def make(rate):
+        return shared.federation(optax.adam(rate, b1=0.1, b2=0.99))
 
-    def alone(mesh, key=keys[0]):
-        federation, clients = make(0.05, mesh), timed_runs.placed(partial(fcf.batch_clients, train), mesh)
-        state = federation.init(key) if mesh is None else fcf.place_state(federation.init(key), mesh)
-        return partial(fcf.run_rounds, federation, key, state, clients, num_rounds=ROUNDS)
+    def alone(mesh: Mesh | None, key=keys[0]):
+        problem = shared if mesh is None else problem_of(train, num_factors=num_factors, mesh=mesh)
+        federation = problem.federation(optax.adam(RATE, b1=0.1, b2=0.99))
+        state = problem.start(federation, key)
+        return partial(fcf.run_rounds, federation, key, state, problem.clients, num_rounds=ROUNDS)
 
-    def together(at_a_time):
-        options = {"num_rounds": ROUNDS, "at_a_time": at_a_time, "mesh": run_mesh()}
-        return partial(fcf.run_side_by_side, make, keys, rates, fcf.batch_clients(train), **options)
+    def together(at_a_time: int):
+        rates = np.full(num_runs, RATE, np.float32)
+        run = partial(fcf.run_side_by_side, make, keys, rates, shared.clients)
+        return partial(run, num_rounds=ROUNDS, at_a_time=at_a_time, mesh=run_mesh())
 
-    runs = {"alone, one device": alone(None), "alone, all devices": alone(timed_runs.local_mesh())}
+    runs = {"alone, one device": alone(None), "alone, all devices": alone(all_devices())}
     runs |= {f"{num_runs} runs, {size} at a time": together(size) for size in (1, 4)}
-    timings = timing.measure(runs, repeats=repeats)
+    timings = measure(runs, repeats=repeats)
     states, _ = together(1)()
-    worst = 0.0
-    for run, key in enumerate(keys):
-        expected = np.asarray(alone(None, key)()[0].item_factors)
-        worst = max(worst, float(np.abs(states.item_factors[run] - expected).max() / np.abs(expected).max()))
     one, every = timings["alone, one device"], timings["alone, all devices"]
     rows = [
         {
             "what": name,
-            "first call s": found.first_call_s,
-            "ms a round": 1e3 * found.median_s / ROUNDS,
-            "to one alone, one device": timing.ratio(found, one).median,
-            "to one alone, all devices": timing.ratio(found, every).median,
+            "first call s": timing.first_call_s,
+            "ms a round": 1e3 * timing.median_s / ROUNDS,
+            "to one alone, one device": ratio(timing, one).median,
+            "to one alone, all devices": ratio(timing, every).median,
         }
-        for name, found in timings.items()
+        for name, timing in timings.items()
     ]
+    expected = [alone(None, key)()[0].item_factors for key in keys]
+    worst = max(map(relative_difference, states.item_factors, expected))
     return {"rows": rows, "largest_difference_from_alone": worst}
 
 
+def relative_difference(found: jax.Array, expected: jax.Array) -> float:
+    """Divide the largest difference by the largest expected number."""
+    difference = np.asarray(found) - np.asarray(expected)
+    return float(np.abs(difference).max() / np.abs(np.asarray(expected)).max())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", help="a data set in any layout that fcf_jax reads")
-    parser.add_argument("--num-runs", type=int, default=8)
-    parser.add_argument("--num-factors", type=int, default=25)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser = argument_parser(__doc__, repeats=7)
+    add_data_arguments(parser)
+    parser.add_argument("--num-runs", type=positive, default=8)
+    parser.add_argument("--num-factors", type=positive, default=25)
     arguments = parser.parse_args()
-    fcf.use_cpu_devices()
-    interactions, _ = fcf.read_interactions(arguments.path)
-    train = fcf.split_per_user(interactions.binarized(), test_fraction=0.2, seed=0).train
-    options = {name: getattr(arguments, name) for name in ("num_runs", "num_factors", "repeats")}
-    found = measure(train, **options)
-    timing.publish(found, arguments.out)
-    timing.show("side by side", found["rows"])
+    use_all_cores()
+    train = training_set(arguments)
+    found = compare(
+        train, num_runs=arguments.num_runs, num_factors=arguments.num_factors, repeats=arguments.repeats
+    )
+    publish(found, arguments.out)
+    show("side by side", found["rows"])
     print(f"largest relative difference from a run alone: {found['largest_difference_from_alone']:.1e}")
 
 

@@ -1,23 +1,33 @@
-"""What a peer is given and what it answers. NumPy only: every peer's environment has it."""
+"""Exchange with a peer: its problem, its answer and its arguments. Needs NumPy only, as every peer does."""
 
+import argparse
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 
 class Problem(NamedTuple):
-    """One round's inputs, the histories in compressed sparse rows."""
+    """Inputs of one round, the histories in compressed sparse rows.
 
-    item_factors: np.ndarray  # Y [items, factors], float32
-    indptr: np.ndarray  # [users + 1]
+    Attributes:
+        item_factors: Y [items, factors], float32.
+        indptr: [users + 1].
+        item_ids: of all histories.
+        strengths: r of all histories, float32.
+        alpha: of the confidence 1 + alpha r.
+        regularization: lambda.
+    """
+
+    item_factors: np.ndarray
+    indptr: np.ndarray
     item_ids: np.ndarray
-    strengths: np.ndarray  # r, as float32
+    strengths: np.ndarray
     alpha: float
     regularization: float
 
@@ -26,6 +36,19 @@ class Problem(NamedTuple):
         confidence = 1.0 + self.alpha * self.strengths
         ends = self.indptr[1:-1]
         return list(zip(np.split(self.item_ids, ends), np.split(confidence, ends), strict=True))
+
+
+def missing(package: str) -> NoReturn:
+    """Stop a peer whose package is not installed."""
+    sys.exit(f"{package} is not installed; run benchmarks/against_simulators.py, which makes an environment")
+
+
+def peer_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Create the parser of a peer: where its problem lies, and where it writes its answer."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("problem", help="file that `write_problem` wrote")
+    parser.add_argument("answer", help="file for the sum of the last round; a round runs for each input line")
+    return parser
 
 
 def read_problem(path: str) -> Problem:

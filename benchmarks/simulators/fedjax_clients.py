@@ -5,15 +5,18 @@ a batch for `client_step` would need a copy of the item factors in every client'
 client's output is its dense upload [items, factors]; a jitted, in-place addition sums them up.
 """
 
-import sys
 from functools import partial
 
-import fedjax  # pyright: ignore[reportMissingImports]
 import jax
 import numpy as np
-from exchange import read_problem, serve_rounds
+from exchange import missing, peer_parser, read_problem, serve_rounds
 from jax import numpy as jnp
 from python_loop import add, client_update, gram, padded
+
+try:
+    import fedjax  # pyright: ignore[reportMissingImports]
+except ImportError:
+    missing("fedjax")
 
 
 def client_init(shared_input, client_input):
@@ -32,7 +35,8 @@ def client_final(shared_input, state, *, regularization: float):
 
 
 def main() -> None:
-    problem = read_problem(sys.argv[1])
+    arguments = peer_parser(__doc__).parse_args()
+    problem = read_problem(arguments.problem)
     item_factors = jnp.asarray(problem.item_factors)
     clients = [(user, [], padded(*history)) for user, history in enumerate(problem.histories())]
     with fedjax.for_each_client_backend("jit"):
@@ -45,7 +49,7 @@ def main() -> None:
             upload = add(upload, output)
         return np.asarray(jax.block_until_ready(upload))
 
-    serve_rounds(run_round, sys.argv[2], ("fedjax", "jax", "jaxlib", "numpy"))
+    serve_rounds(run_round, arguments.answer, ("fedjax", "jax", "jaxlib", "numpy"))
 
 
 if __name__ == "__main__":

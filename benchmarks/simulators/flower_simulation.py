@@ -6,19 +6,22 @@ core, so that as many run at a time as there are cores, and its process reads th
 """
 
 import os
-import sys
 from functools import cache
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import numpy as np
-from exchange import Problem, read_problem, serve_rounds
-from flwr.app import ArrayRecord, Context, Message, RecordDict  # pyright: ignore[reportMissingImports]
-from flwr.clientapp import ClientApp  # pyright: ignore[reportMissingImports]
-from flwr.serverapp import Grid, ServerApp  # pyright: ignore[reportMissingImports]
-from flwr.simulation import run_simulation  # pyright: ignore[reportMissingImports]
+from exchange import Problem, missing, peer_parser, read_problem, serve_rounds
 from numpy_loop import dense_upload, ridge_of
+
+try:
+    from flwr.app import ArrayRecord, Context, Message, RecordDict  # pyright: ignore[reportMissingImports]
+    from flwr.clientapp import ClientApp  # pyright: ignore[reportMissingImports]
+    from flwr.serverapp import Grid, ServerApp  # pyright: ignore[reportMissingImports]
+    from flwr.simulation import run_simulation  # pyright: ignore[reportMissingImports]
+except ImportError:
+    missing("flwr")
 
 
 @cache
@@ -64,11 +67,11 @@ def server_app(problem: Problem, answer_path: str) -> ServerApp:
 
 
 def main() -> None:
-    problem_path, answer_path = sys.argv[1:3]
-    problem = read_problem(problem_path)
+    arguments = peer_parser(__doc__).parse_args()
+    problem = read_problem(arguments.problem)
     run_simulation(
-        server_app=server_app(problem, answer_path),
-        client_app=client_app(problem_path),
+        server_app=server_app(problem, arguments.answer),
+        client_app=client_app(arguments.problem),
         num_supernodes=len(problem.indptr) - 1,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )

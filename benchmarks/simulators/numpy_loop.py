@@ -1,14 +1,13 @@
 """Peer: a NumPy loop over the clients with the algebra of the fast path.
 
 The Gram matrix is shared, a client touches its own rows only, and the part of the sum that
-belongs to items nobody touched is added once, as Y times the Gram matrix of the user factors.
+belongs to items that no client touched is added once, as Y times the Gram matrix of the user factors.
 """
 
-import sys
 from functools import partial
 
 import numpy as np
-from exchange import Problem, read_problem, serve_rounds
+from exchange import Problem, peer_parser, read_problem, serve_rounds
 
 
 def solve_client(
@@ -40,7 +39,7 @@ def ridge_of(problem: Problem) -> np.ndarray:
 
 
 def run_round(item_factors: np.ndarray, histories: list, ridge: np.ndarray) -> np.ndarray:
-    """Let everybody solve; return the sum of all uploads."""
+    """Solve for everybody, and return the sum of all uploads."""
     item_gram = item_factors.T @ item_factors
     upload = np.zeros_like(item_factors)
     user_factors = np.empty((len(histories), item_factors.shape[1]), item_factors.dtype)
@@ -54,7 +53,12 @@ def run_round(item_factors: np.ndarray, histories: list, ridge: np.ndarray) -> n
     return upload - item_factors @ (user_factors.T @ user_factors)
 
 
-if __name__ == "__main__":
-    problem = read_problem(sys.argv[1])
+def main() -> None:
+    arguments = peer_parser(__doc__).parse_args()
+    problem = read_problem(arguments.problem)
     everybody = partial(run_round, problem.item_factors, problem.histories(), ridge_of(problem))
-    serve_rounds(everybody, sys.argv[2], ("numpy",))
+    serve_rounds(everybody, arguments.answer, ("numpy",))
+
+
+if __name__ == "__main__":
+    main()

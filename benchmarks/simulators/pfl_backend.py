@@ -5,20 +5,23 @@ SumAggregator adds up; the client's algebra is that of numpy_loop.py.
 """
 
 import asyncio
-import sys
 from typing import NamedTuple
 
 import numpy as np
-from exchange import read_problem, serve_rounds
+from exchange import missing, peer_parser, read_problem, serve_rounds
 from numpy_loop import dense_upload, ridge_of
-from pfl.aggregate.simulate import SimulatedBackend  # pyright: ignore[reportMissingImports]
-from pfl.algorithm.base import FederatedAlgorithm  # pyright: ignore[reportMissingImports]
-from pfl.common_types import Population  # pyright: ignore[reportMissingImports]
-from pfl.context import CentralContext  # pyright: ignore[reportMissingImports]
-from pfl.data.federated_dataset import FederatedDataset  # pyright: ignore[reportMissingImports]
-from pfl.data.sampling import MinimizeReuseUserSampler  # pyright: ignore[reportMissingImports]
-from pfl.metrics import Metrics  # pyright: ignore[reportMissingImports]
-from pfl.stats import MappedVectorStatistics  # pyright: ignore[reportMissingImports]
+
+try:
+    from pfl.aggregate.simulate import SimulatedBackend  # pyright: ignore[reportMissingImports]
+    from pfl.algorithm.base import FederatedAlgorithm  # pyright: ignore[reportMissingImports]
+    from pfl.common_types import Population  # pyright: ignore[reportMissingImports]
+    from pfl.context import CentralContext  # pyright: ignore[reportMissingImports]
+    from pfl.data.federated_dataset import FederatedDataset  # pyright: ignore[reportMissingImports]
+    from pfl.data.sampling import MinimizeReuseUserSampler  # pyright: ignore[reportMissingImports]
+    from pfl.metrics import Metrics  # pyright: ignore[reportMissingImports]
+    from pfl.stats import MappedVectorStatistics  # pyright: ignore[reportMissingImports]
+except ImportError:
+    missing("pfl")
 
 
 class ItemFactors(NamedTuple):
@@ -48,7 +51,8 @@ class CollaborativeFiltering(FederatedAlgorithm):
 
 
 def main() -> None:
-    problem = read_problem(sys.argv[1])
+    arguments = peer_parser(__doc__).parse_args()
+    problem = read_problem(arguments.problem)
     histories = dict(enumerate(problem.histories()))
     everybody = FederatedDataset.from_slices(histories, MinimizeReuseUserSampler(list(histories)))
     backend = SimulatedBackend(training_data=everybody, val_data=everybody)
@@ -70,7 +74,7 @@ def main() -> None:
         statistics, _ = asyncio.run(gathered)
         return statistics["item_factors"]
 
-    serve_rounds(run_round, sys.argv[2], ("pfl", "numpy"))
+    serve_rounds(run_round, arguments.answer, ("pfl", "numpy"))
 
 
 if __name__ == "__main__":

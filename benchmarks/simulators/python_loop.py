@@ -6,13 +6,12 @@ is one jitted call and no upload exists. Histories are padded to powers of two, 
 than padding to the longest and compiles seven times. Factors are solved by Cholesky.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import numpy as np
-from exchange import read_problem, serve_rounds
+from exchange import peer_parser, read_problem, serve_rounds
 from jax import numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 
@@ -24,7 +23,7 @@ def padded(item_ids: np.ndarray, confidence: np.ndarray, shortest: int = 16) -> 
 
 
 def solve_client(item_factors, item_gram, item_ids, confidence, *, regularization: float) -> tuple:
-    """Return x [factors] and what the own items add to -x.y_i in the residuals [history]."""
+    """Return x [factors] and what the observed items add to -x.y_i in the residuals [history]."""
     rows = item_factors[item_ids]
     extra = jnp.where(confidence > 0, confidence - 1.0, 0.0)
     ridge = regularization * jnp.eye(item_factors.shape[1])
@@ -82,9 +81,16 @@ def fused_loop(item_factors, histories: list, regularization: float) -> Callable
     return run_round
 
 
-if __name__ == "__main__":
-    problem = read_problem(sys.argv[1])
-    loop = fused_loop if "--fused" in sys.argv else plain_loop
+def main() -> None:
+    parser = peer_parser(__doc__)
+    parser.add_argument("--fused", action="store_true", help="keep running sums only")
+    arguments = parser.parse_args()
+    problem = read_problem(arguments.problem)
+    loop = fused_loop if arguments.fused else plain_loop
     on_device = [padded(*history) for history in problem.histories()]
     everybody = loop(jnp.asarray(problem.item_factors), on_device, problem.regularization)
-    serve_rounds(everybody, sys.argv[2], ("jax", "jaxlib", "numpy"))
+    serve_rounds(everybody, arguments.answer, ("jax", "jaxlib", "numpy"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from common import count_compilations
 from jax import numpy as jnp
 
 from fcf_jax.als import fit_als
@@ -10,7 +11,6 @@ from fcf_jax.evaluation import evaluate_data, summarize
 from fcf_jax.experiments.build.held_out import load_held_out
 from fcf_jax.experiments.config.load import load_config, with_values
 from fcf_jax.experiments.config.server_steps import build_optimizer
-from fcf_jax.experiments.timing import count_compilations
 from fcf_jax.experiments.tune.candidates import (
     advance,
     als_learner,

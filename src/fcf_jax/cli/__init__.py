@@ -14,7 +14,6 @@ import typer
 from typer.main import get_command
 
 from fcf_jax.cli.audit import audit
-from fcf_jax.cli.bench import bench
 from fcf_jax.cli.compare import compare
 from fcf_jax.cli.data import data
 from fcf_jax.cli.errors import CommandError
@@ -38,7 +37,6 @@ app.command()(compare)
 app.command()(report)
 app.command()(recommend)
 app.command()(tune)
-app.command()(bench)
 app.command()(audit)
 app.add_typer(data, name="data")
 app.add_typer(privacy, name="privacy")

@@ -1,0 +1,226 @@
+"""Every script of benchmarks/ is imported, explains itself, and runs at toy size."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SHARED = {"common", "problem"}  # what all scripts import
+DATA = ["--simulated", "60", "30", "8", "--num-factors", "4"]
+ONCE = [*DATA, "--repeats", "1"]
+TINY_CONFIG = ["data.num_users=60", "data.num_items=30", "data.mean_history=8"]
+
+
+class Toy(NamedTuple):
+    """Arguments of a quick run, and keys that its document must have, one below the other."""
+
+    arguments: list[str]
+    keys: tuple
+
+
+TOYS = {
+    "against_simulators": Toy([*ONCE, "--peers", "numpy_loop"], ("results", "numpy_loop", "ratio", "median")),
+    "billion": Toy(
+        ["--num-users", "200", "--num-items", "50", "--num-factors", "4", "--chunk-slots", "2048"]
+        + ["--repeats", "1"],
+        ("streamed", "round_s", "median_s"),
+    ),
+    "clipping": Toy(ONCE, ("results", 0, "ratios", "clipped, with noise", "median")),
+    "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 1, "fraction_of_ideal")),
+    "gpu": Toy(
+        ["--small", "--repeats", "1", "--only", "agreement", "determinism", "movielens_20m"],
+        ("pieces", "movielens_20m", "roofline_ratio"),
+    ),
+    "growth": Toy(
+        ["--small", "--axes", "nnz", "--repeats", "1"], ("axes", "nnz", "exponents", "seconds", "slope")
+    ),
+    "kill_and_resume": Toy(["--num-kills", "1", "--num-rounds", "20"], ("results", 0, "is_identical")),
+    "leakage": Toy(
+        [*DATA, "--cohort-sizes", "5", "--num-cohorts", "1", "--max-users", "5"],
+        ("sums", 0, "takes_apart", "linked", "value"),
+    ),
+    "privacy_utility": Toy(
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--tune-on", "simulated"]
+        + [*(part for one in TINY_CONFIG for part in ("--tune-set", one)), "--num-factors", "4"]
+        + ["--epsilons", "10", "--num-seeds", "1", "--small-grids"],
+        ("results", 0, "ndcg_at_10"),
+    ),
+    "roofline": Toy(["--num-copied", "1000", "--matrix-size", "16", "--repeats", "1"], ("copy_bytes_per_s",)),
+    "rounds": Toy(
+        [*ONCE, "--cohort-size", "10"], ("results", 0, "ratios", "full_round / als_sweep", "median")
+    ),
+    "rounds_to_quality": Toy(
+        [*DATA, "--num-rounds", "4", "--every", "2", "--num-settings", "1"],
+        ("steps", "guarded_gram", "best", "loss 1.05"),
+    ),
+    "secure_sum": Toy(
+        ["--num-clients", "120", "--num-items", "20", "--num-factors", "2", "--dropouts", ".1"]
+        + ["--repeats", "1"],
+        ("results", 0, "is_exact"),
+    ),
+    "side_by_side": Toy([*ONCE, "--num-runs", "2"], ("rows", 0, "ms a round")),
+    "time_to_quality": Toy(ONCE, ("results", 0, "seconds", "federated")),
+}  # fmt: skip
+OF_COMMANDS = {"kill_and_resume", "privacy_utility"}
+PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
+PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
+OPTIONAL = {"pydantic", "tomli_w", "pooch", "rich", "typer", "matplotlib", "jinja2", "optuna", "implicit"}
+
+
+def run_script(name, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    importlib.import_module(name).main()
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.fixture(scope="module")
+def documents():
+    """What the toy runs wrote, by script."""
+    return {}
+
+
+def test_every_script_has_a_toy_run():
+    assert {path.stem for path in FOLDER.glob("*.py")} == SHARED | set(TOYS)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_script_explains_itself(name, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_script(name, ["--help"], monkeypatch)
+    assert stopped.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_script_runs_at_toy_size(name, documents, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "new" / f"{name}.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run_script(name, [*TOYS[name].arguments, "--out", str(out)], monkeypatch)
+    assert capsys.readouterr().out.strip()
+    documents[name] = found = json.loads(out.read_text())
+    assert found["machine"]["versions"]["jax"] and found["peak_memory_bytes"] > 0
+    for key in TOYS[name].keys:
+        found = found[key]
+
+
+@pytest.mark.parametrize("name", sorted(set(TOYS) - OF_COMMANDS | SHARED))
+def test_benchmarks_of_the_core_know_no_experiment(name):
+    assert not [
+        module for module in imported_modules(FOLDER / f"{name}.py")
+        if module.startswith(("fcf_jax.experiments", "fcf_jax.cli"))
+    ]  # fmt: skip
+
+
+def test_benchmarks_of_the_core_need_no_package_more_than_fcf_jax_at_import():
+    blocked = f"sys.modules.update(dict.fromkeys({OPTIONAL} - set(sys.modules)))"
+    program = f"import sys, fcf_jax; {blocked}; import {', '.join(sorted(set(TOYS) - OF_COMMANDS))}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peer_explains_itself_or_names_what_it_needs(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER / "simulators")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    package = PACKAGES.get(name)
+    with pytest.raises(SystemExit) as stopped:
+        run_script(name, ["--help"], monkeypatch)
+    if package is None or importlib.util.find_spec(package):
+        assert stopped.value.code == 0
+        assert "problem" in capsys.readouterr().out
+    else:
+        assert stopped.value.code.startswith(f"{package} is not installed; ")
+        assert "\n" not in stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["/nowhere/at/all.csv"], "/nowhere/at/all.csv"),
+        (["--repeats", "0"], "--repeats"),
+        (["--num-factors", "0"], "--num-factors"),
+        (["--out", "."], "name a file"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_script("rounds", arguments, monkeypatch)
+    assert stopped.value.code
+    assert named in f"{stopped.value.code}" + capsys.readouterr().err
+
+
+def test_rounds_are_timed_without_compiling_and_related_to_the_ideal(documents):
+    result = documents["rounds"]["results"][0]
+    for name in ("full_round", "full_round_adam", "cohort_round", "als_sweep"):
+        one = result["timings"][name]
+        assert 0 < one["min_s"] <= one["median_s"] <= one["max_s"]
+        assert result["compile_s"][name] >= 0
+    assert result["compilations_of_another_call"] == 0
+    assert result["padding_factor"] >= 1
+    rates = result["rates"]["cohort_round"]
+    assert rates["clients_per_s"] == pytest.approx(10 * rates["rounds_per_s"])
+    expected = rates["rounds_per_s"] * 10 / (60 * result["rates"]["full_round_adam"]["rounds_per_s"])
+    assert rates["fraction_of_ideal"] == pytest.approx(expected)
+    if importlib.util.find_spec("implicit"):
+        assert result["ratios"]["full_round / implicit_cg"]["median"] > 0
+    else:
+        assert "pip install 'fcf_jax[bench]'" in documents["rounds"]["note"]
+
+
+def test_gpu_script_agrees_with_float64(documents):
+    found = documents["gpu"]["pieces"]
+    assert set(found) == {"rates", "agreement", "determinism", "movielens_20m"}
+    assert found["agreement"]["here_to_float64"] < 1e-5  # float32
+    assert found["agreement"]["here_to_cpu"] < 1e-5
+    assert found["determinism"]["largest_difference"] < 1e-4  # zero but on a GPU
+    assert found["movielens_20m"]["roofline_ratio"] > 0
+
+
+def test_exact_sums_and_identical_runs_are_found(documents):
+    assert documents["secure_sum"]["results"][0]["is_exact"]
+    assert documents["kill_and_resume"]["results"][0]["is_identical"]
+    assert documents["side_by_side"]["largest_difference_from_alone"] < 1e-4
+    assert documents["against_simulators"]["results"]["numpy_loop"]["relative_difference"] < 1e-4
+
+
+def test_exponent_of_a_power_law_is_found():
+    import growth
+
+    sizes = [2.0, 4.0, 8.0, 16.0]
+    slope, error = growth.fit_exponent(sizes, [3.0 * size**1.5 for size in sizes])
+    assert slope == pytest.approx(1.5)
+    assert error == pytest.approx(0.0, abs=1e-6)
+    noisy = growth.fit_exponent(sizes, [3.0, 5.0, 14.0, 20.0])
+    assert noisy.standard_error > 0.01
+
+
+def test_drawn_clients_are_whole_and_add_up():
+    import billion
+
+    clients = billion.drawn_clients(billion.Shape(100, 20, 64.0), chunk_clients=25)
+    counts = np.asarray(clients.row_counts)
+    assert clients.client_ids.shape == (4, 25)
+    assert counts.min() >= 1
+    assert counts.sum() == clients.owners.size == 100 * 64 // 32
+    owners = np.asarray(clients.client_ids)[0][np.asarray(clients.owners)[0]]
+    np.testing.assert_array_equal(np.bincount(owners), counts[:25])
+    assert np.asarray(clients.rows.item_ids).min() >= 0 and np.asarray(clients.rows.item_ids).max() < 20
