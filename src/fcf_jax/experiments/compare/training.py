@@ -14,6 +14,7 @@ from fcf_jax.experiments.compare.assessment import Assessment, difference_betwee
 from fcf_jax.experiments.compare.builds import Both, Builds
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.server_steps import step_of
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import block_sizes, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
@@ -192,7 +193,7 @@ def _note_losses(curves: Curves, side: str, done: int, losses: jax.Array) -> Non
 
 def _refuse_divergence(config: ExperimentConfig, curves: Curves) -> None:
     for build, losses in enumerate(curves.get(FEDERATED, "loss").values.T.tolist()):
-        divergence = find_divergence(losses, is_guarded=config.server.step == "guarded_gram")
+        divergence = find_divergence(losses, is_guarded=step_of(config).is_guarded)
         if divergence is not None:
             raise DivergedError(
                 f"build {build} diverged in round {divergence.round} (loss {divergence.loss:g}); "

@@ -199,7 +199,7 @@ _CHECKS = (
         commands=_AUDITS,
     ),
     _Check(
-        lambda c, f: mode_of(c).name != "plain",
+        lambda c, f: mode_of(c).protects_uploads,
         lambda c, f: (
             f"--upload rank_one: expected privacy.mode = plain, got {mode_of(c).name}: pairs (e, x) cannot "
             "be summed, clipped to one sum or masked; use --upload dense"

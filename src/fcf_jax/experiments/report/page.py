@@ -49,7 +49,7 @@ def _note_of(outcome: Outcome) -> str:
     summary = getattr(outcome, "summary", None)
     privacy = outcome.config.get("privacy", {})
     mode = PRIVACY_MODES[privacy.get("mode", "plain")]
-    if summary is not None or not (mode.has_noise or mode.sums_securely):
+    if summary is not None or not mode.protects_uploads:
         return privacy_note(summary)
     if mode.sums_securely:
         return SECURE_SUM_NOTE.format(privacy["min_cohort"])
