@@ -159,7 +159,7 @@ def _small_cohort(scene: Scene) -> str:
 def _verdict(document: dict[str, Any]) -> str:
     """Return a sentence about what the server learns."""
     found, facts, mode = document["attacks"], document["facts"], PRIVACY_MODES[document["mode"]]
-    if not mode.has_noise and not mode.sums_securely:
+    if not mode.protects_uploads:
         exact = found["single_upload"]["exact_set_rate"]["value"]
         return f"From one upload the server has the exact item set of {100 * exact:.1f} % of the clients."
     if not mode.has_noise:

@@ -1,1 +1,1 @@
-"""Configurations: their keys, how they are read, and what is refused."""
+"""Configurations: their keys, how they are read, and the checks that they must pass."""

@@ -197,7 +197,7 @@ _CHECKS = (
         commands=_AUDITS,
     ),
     _Check(
-        lambda c, f: c.privacy.mode != "plain",
+        lambda c, f: c.privacy.row.protects_uploads,
         lambda c, f: (
             f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.mode}: pairs (e, x) cannot "
             "be summed, clipped to one sum or masked; use --upload dense"

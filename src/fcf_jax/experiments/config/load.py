@@ -1,4 +1,4 @@
-"""The configuration of an experiment: read, checked as a whole, overridden and explained."""
+"""Reading of a configuration: defaults, a TOML file, overrides, then checks; and its explanation."""
 
 import difflib
 import importlib.resources
@@ -23,8 +23,8 @@ def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> Exp
     """Resolve defaults, then a TOML file, then `section.key=value` overrides.
 
     Args:
-        source: a path, or the bare name of a shipped config such as "movielens-1m".
-        overrides: values in TOML notation; text needs no quotes.
+        source: a path, or the name of a shipped config such as "movielens-1m"; None: the defaults.
+        overrides: values in TOML notation; strings need no quotes.
 
     Raises:
         ConfigError: naming the file or key, and the remedy.
@@ -41,7 +41,7 @@ def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> Exp
 
 
 def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
-    """Check plain values and fill in what depends on other keys."""
+    """Validate plain values, check them, and fill in values that depend on other keys."""
     try:
         config = ExperimentConfig.model_validate(sections)
     except ValidationError as error:
@@ -55,7 +55,7 @@ def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
 
 
 def with_values(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
-    """Replace values by their keys, such as "model.alpha", unchecked: they may be traced."""
+    """Replace values by key, such as "model.alpha", without checks, so that they may be traced."""
     for name, value in values.items():
         section, key = name.split(".")
         changed = getattr(config, section).model_copy(update={key: value})
@@ -64,20 +64,20 @@ def with_values(config: ExperimentConfig, values: Mapping[str, Any]) -> Experime
 
 
 def value_of(config: ExperimentConfig, name: str) -> Any:
-    """Look a value up by its key, such as "model.alpha"."""
+    """Return the value of a key such as "model.alpha"."""
     section, key = name.split(".")
     return getattr(getattr(config, section), key)
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Find the configs that come with the package (or lie in its repository), by name."""
+    """Return the path of each config that is shipped with the package or lies in its repository, by name."""
     packaged = Path(str(importlib.resources.files("fcf_jax"))) / "configs"
     folder = packaged if packaged.is_dir() else _REPOSITORY_CONFIGS
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def explain(config: ExperimentConfig | None = None) -> str:
-    """Describe every key with its value, default, bounds and meaning, as a valid TOML file."""
+    """Return a valid TOML file that describes every key: value, meaning, default and bounds."""
     config = ExperimentConfig() if config is None else config
     lines = []
     for section, model in _sections():
@@ -97,7 +97,7 @@ def _explain_key(key: str, value: Any, field: FieldInfo) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, list):  # on one line
-        return f"[{', '.join(_toml(one) for one in value)}]"
+        return f"[{', '.join(_toml(item) for item in value)}]"
     return tomli_w.dumps({"_": value}).partition("=")[2].strip()
 
 
@@ -136,10 +136,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got a mistake: {error}; correct the file") from None
+        raise ConfigError(f"{path}: expected TOML, got an error: {error}; correct the file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: expected UTF-8 text, got a bad byte at {error.start}; convert it"
+            f"{path}: expected UTF-8 text, got an invalid byte at {error.start}; convert the file"
         ) from None
 
 
@@ -148,7 +148,7 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
         raise ConfigError(
-            f"--set {override}: expected section.key=value; for example --set federation.num_rounds=50"
+            f"--set {override}: expected section.key=value, as in --set federation.num_rounds=50"
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -173,7 +173,7 @@ def _refuse_unknown(sections: dict[str, Any], place: str) -> None:
 
 
 def _nearest_key(section: str, key: str, known: dict[str, list[str]]) -> str:
-    """Prefer a close key of this section, then one of another, then whatever is least far here."""
+    """Return a close key of this section, otherwise one of another, otherwise the nearest of this section."""
     if close := difflib.get_close_matches(key, known[section], n=1, cutoff=0.8):
         return f"{section}.{close[0]}"
     for other, keys in known.items():

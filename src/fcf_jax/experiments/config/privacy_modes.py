@@ -40,9 +40,9 @@ class PrivacyMode(NamedTuple):
         return self.noise_on is not None
 
     @property
-    def has_aggregates(self) -> bool:
-        """Whether clients can be counted together: item counts, and how many were clipped."""
-        return self.noise_on != "upload"
+    def protects_uploads(self) -> bool:
+        """Whether the server never sees a client's upload as it is."""
+        return self.has_noise or self.sums_securely
 
     def attacks_on(self, *, has_cohorts: bool) -> dict[str, View]:
         """Name the attacks that apply, each with the view that it starts from."""

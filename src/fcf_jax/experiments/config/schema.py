@@ -81,7 +81,7 @@ class DataConfig(_Section):
     sparsity: float = Field(default=0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
     split: Literal["ratio", "leave_one_out", "temporal", "published"] = Field(
         default="ratio",
-        description="test set: a share of each history, its latest item, later than a time, or as published",
+        description="test set: a share of each history, its latest item, all after a time, or as published",
     )
     test_fraction: float = Field(default=0.2, ge=0, lt=1, description="share held out for testing")
     validation_fraction: float = Field(
@@ -309,7 +309,7 @@ class ParallelConfig(_Section):
     devices: int | None = Field(
         default=None,
         ge=1,
-        description="of all processes, that share a round; unset = all that help (a CPU: one per core)",
+        description="of all processes, for a round; unset = all that speed it up (a CPU: one per core)",
     )
     item_shards: int = Field(
         default=1, ge=1, description="parts of the item factors, each on its own devices; 1 = not split"
