@@ -21,6 +21,8 @@ from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.federation import draw_item_factors
 from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
 
+__all__ = ["AlsInfo", "converge_als", "fit_als", "has_converged", "run_sweeps", "sweep"]
+
 MIN_SWEEPS = 40
 MAX_SWEEPS = 1000
 TOLERANCE = 1e-5  # relative fall of the loss in one sweep at which ALS has converged

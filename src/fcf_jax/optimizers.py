@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from fcf_jax.core.linalg import inverse_cholesky
 from fcf_jax.core.records import Model, Scalar
 
+__all__ = ["gram_preconditioned", "guarded_gram", "paper_adam", "running_sums"]
+
 _ANDERSON_RIDGE = 1e-5
 
 

@@ -5,5 +5,5 @@ uploads = knowledge.uploads_of(...)                     # what clients send
 single_upload.attack_dense(public, uploads.dense)       # histories from plain uploads
 summed_uploads.link_parallel(residuals, is_touched)     # histories from their sum
 noised_uploads.scores_by_expectation(noised, expected)  # items from uploads with noise
-estimates.auc_across_users(scores, is_held)             # with confidence intervals
+figures.auc_across_users(scores, is_held)             # with confidence intervals
 """
