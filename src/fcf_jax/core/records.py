@@ -68,11 +68,34 @@ class Model(NamedTuple):
 class Histories(Protocol):
     """Interactions in CSR form, one row per user: all that packing needs (`fcf_jax.Interactions` has it)."""
 
-    num_users: int
-    num_items: int
-    indptr: np.ndarray
-    item_ids: np.ndarray
-    strengths: np.ndarray
+    @property
+    def num_users(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        ...
+
+    @property
+    def indptr(self) -> np.ndarray:
+        """Where each user's interactions begin, [users + 1]."""
+        ...
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Item of each interaction, ascending within a user."""
+        ...
+
+    @property
+    def strengths(self) -> np.ndarray:
+        """The strength r of each interaction."""
+        ...
+
+    def transpose(self) -> "Histories":
+        """Return the same interactions with items as rows."""
+        ...
 
 
 class PackedClients(NamedTuple):
