@@ -11,9 +11,9 @@ import pytest
 import references
 from references import ALPHA, NUM_FACTORS, REGULARIZATION
 from scipy import sparse
+from small_data import MODEL
 
 import fcf_jax as fcf
-from fcf_jax.recommender import model as recommender
 
 OPTIONS = {"num_factors": NUM_FACTORS, "alpha": ALPHA, "regularization": REGULARIZATION}
 LOWEST = np.finfo(np.float32).min
@@ -53,15 +53,9 @@ def dense_best(scores, liked, count):
 
 
 def test_fit_agrees_with_the_pure_functions(model, small, rounds):
-    weighting, key = fcf.implicit_feedback(alpha=ALPHA), jax.random.key(3)
-    federation = fcf.federated_cf(
-        fcf.guarded_gram(regularization=REGULARIZATION),
-        weighting,
-        num_items=17,
-        num_factors=NUM_FACTORS,
-        regularization=REGULARIZATION,
-    )
-    clients = fcf.batch_clients(small.interactions)
+    key, optimizer = jax.random.key(3), fcf.optimizers.guarded_gram()
+    federation = fcf.federated_cf(MODEL, optimizer, num_items=17, num_factors=NUM_FACTORS)
+    clients = fcf.pack_clients(small.interactions)
     state, info = fcf.run_rounds(federation, key, federation.init(key), clients, num_rounds=8)
     np.testing.assert_allclose(model.item_factors, state.item_factors, atol=1e-5)  # float32, fused otherwise
     np.testing.assert_allclose([loss for _, _, loss in rounds], info.loss, rtol=1e-5)
@@ -249,10 +243,11 @@ def test_the_loss_falls_with_cohorts(views):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_other_weights_compile_nothing(views, model):
-    compiled = recommender.run_round._cache_size()
-    fcf.FederatedCollaborativeFilter(**(OPTIONS | {"alpha": 1, "regularization": 2}), num_rounds=1).fit(views)
-    assert recommender.run_round._cache_size() == compiled
+def test_other_numbers_and_more_rounds_compile_nothing(views, model, num_compiled):
+    before = num_compiled()
+    for changed in ({"alpha": 1, "regularization": 2}, {"unobserved_weight": 0.5}):
+        fcf.FederatedCollaborativeFilter(**(OPTIONS | changed), num_rounds=2).fit(views)
+    assert num_compiled() == before
 
 
 @pytest.fixture

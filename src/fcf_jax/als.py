@@ -141,7 +141,7 @@ def converge_als(
     return item_factors, losses
 
 
-def has_converged(before: npt.ArrayLike, after: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def has_converged(before: npt.ArrayLike, after: npt.ArrayLike) -> np.bool_ | npt.NDArray[np.bool_]:
     """Return whether losses before and after a sweep differ by less than the tolerance."""
     return np.subtract(before, after) < TOLERANCE * np.abs(before)
 

@@ -1,7 +1,5 @@
 """The exact user factor, against dense float64."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
@@ -10,18 +8,15 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
-from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
-from fcf_jax.core.objective import gram, item_gradient, loss
-from fcf_jax.core.solve import (
-    owned_by,
-    solve_rows,
-    solve_user_factor,
-    unseen_part,
-)
+from fcf_jax.core.objective import gram, implicit_feedback, item_gradient, loss
+from fcf_jax.core.records import Model
+from fcf_jax.core.solve import owned_by, shared_part, solve_rows, solve_user_factor
 
-solve = jax.jit(lambda *args, **weights: solve_user_factor(args[0], gram(args[0]), args[1], **weights))
+solve = jax.jit(solve_user_factor)
 loss_jit, gradient_jit = jax.jit(loss), jax.jit(item_gradient)
 NUM_ITEMS, NUM_FACTORS, SLOTS = 60, 6, 20
+WEIGHTING = implicit_feedback(alpha=1.0)  # of observations that are weighted already
+MODEL = Model(WEIGHTING, regularization=1.0)
 
 
 def one_user(seed, history, largest_gain, unobserved_weight):
@@ -51,16 +46,17 @@ def test_solve_loss_and_gradient_match_dense_reference(dtype, rtol, seed, histor
         y = jnp.asarray(item_factors, dtype)
         observations = observed(ids, c[ids], p[ids], slots=SLOTS, dtype=dtype)
         # lambda 1: with w0 = 0 and a short history nothing else bounds the condition
-        x = solve(y, observations, regularization=1.0, unobserved_weight=w0)
+        model = Model(WEIGHTING, 1.0, w0)
+        x = solve(model, y, observations)
         assert x.dtype == dtype
         expected = solve_user(item_factors, c, p, regularization=1.0)
         assert relative_error(x, expected) <= rtol
         x64 = np.asarray(x, np.float64)
         # both relative to the terms that cancel, which p - s does where it is small
-        value = loss_jit(y, x, observations, regularization=1.0, unobserved_weight=w0)
+        value = loss_jit(model, y, x, observations)
         dense = user_loss(item_factors, x64, c, p, regularization=1.0)
         assert abs(float(value) - dense) <= rtol * (dense + np.sum(c * p**2))
-        gradient = gradient_jit(y, x, observations, unobserved_weight=w0)
+        gradient = gradient_jit(model, y, x, observations)
         dense = -2 * upload(item_factors, x64, c, p)
         terms = np.linalg.norm(c * (np.abs(p) + np.abs(item_factors @ x64))) * np.linalg.norm(x64)
         assert np.linalg.norm(np.asarray(gradient, np.float64) - dense) <= rtol * 2 * terms
@@ -89,7 +85,7 @@ def test_heavy_confidence_matches_dense_reference(kind, gain, rtol, catalogues, 
         c, p = np.ones(1200), np.zeros(1200)
         c[ids], p[ids] = 1 + gain, 1.0
         observations = observed(ids, c[ids], p[ids], slots=1000)
-        x = solve(jnp.asarray(item_factors), observations, regularization=1.0)
+        x = solve(MODEL, jnp.asarray(item_factors), observations)
         assert np.isfinite(x).all()
         expected = solve_user(item_factors, np.float32(c).astype(float), p, regularization=1.0)
         error = relative_error(x, expected)
@@ -112,8 +108,8 @@ def batch_of_users(observed, gains, dtype):
 
 def solve_batch(item_factors, observations):
     row_sums = owned_by(jnp.arange(observations.mask.shape[0]), num_clients=observations.mask.shape[0])
-    unseen = unseen_part(gram(item_factors), regularization=1.0)
-    return solve_rows(item_factors, unseen, observations, row_sums)
+    shared = shared_part(MODEL, gram(item_factors))
+    return solve_rows(MODEL, item_factors, shared, observations, row_sums)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])  # as above
@@ -151,8 +147,8 @@ def test_gradient_of_a_user_factor_matches_finite_difference(observed, float64):
     observations = observed(ids, c[ids], p[ids], slots=SLOTS, dtype=jnp.float64)
 
     def norm(regularization):
-        y = jnp.asarray(item_factors)
-        return jnp.sum(solve_user_factor(y, gram(y), observations, regularization=regularization) ** 2)
+        model = Model(WEIGHTING, regularization)
+        return jnp.sum(solve_user_factor(model, jnp.asarray(item_factors), observations) ** 2)
 
     step = 1e-5
     difference = (norm(1.0 + step) - norm(1.0 - step)) / (2 * step)
@@ -165,9 +161,10 @@ def test_rank_deficient_without_regularization_is_finite(observed):
     observations = observed(ids, c[ids], p[ids], slots=SLOTS)
     for w0 in (0.0, 1.0):
         y = jnp.asarray(item_factors, jnp.float32)
-        x = solve(y, observations, regularization=0.0, unobserved_weight=w0)
+        model = Model(WEIGHTING, 0.0, w0)
+        x = solve(model, y, observations)
         assert np.isfinite(x).all()
-        zero = solve(jnp.zeros_like(y), observations, regularization=0.0, unobserved_weight=w0)
+        zero = solve(model, jnp.zeros_like(y), observations)
         assert np.isfinite(zero).all()
 
 
@@ -180,41 +177,15 @@ def test_invariant_to_padding(observed):
         confidence=jnp.where(padded.mask, padded.confidence, 1e6),
         preference=jnp.where(padded.mask, padded.preference, -50.0),
     )
-    plain, other = (solve(y, observations, regularization=1.0) for observations in (padded, wild))
+    plain, other = (solve(MODEL, y, observations) for observations in (padded, wild))
     np.testing.assert_array_equal(plain, other)
-    tight = solve(y, observed(ids, c[ids], p[ids]), regularization=1.0)
+    tight = solve(MODEL, y, observed(ids, c[ids], p[ids]))
     np.testing.assert_allclose(tight, plain, rtol=1e-5, atol=1e-6)  # float32: sums in another order
 
 
 def test_empty_history_gives_zero(observed):
     y = jnp.asarray(one_user(5, 1, 1.0, 1.0)[0], jnp.float32)
-    assert not np.asarray(solve(y, observed([], [], [], slots=SLOTS), regularization=1.0)).any()
-
-
-@pytest.mark.parametrize(
-    "size", [1, 7, 25, 33]
-)  # below, at and beyond the sizes at which the recursion splits
-def test_inverse_cholesky_matches_dense_reference(size):
-    root = np.random.default_rng(size).normal(size=(size, size + 5))
-    matrix = root @ root.T
-    inverse = np.asarray(jax.jit(inverse_cholesky)(jnp.asarray(matrix, jnp.float32)), np.float64)
-    condition = np.linalg.cond(matrix)
-    assert (
-        relative_error(inverse.T @ inverse, np.linalg.inv(matrix))
-        <= 10 * condition * np.finfo(np.float32).eps
-    )
-    assert not np.triu(inverse, 1).any()
-
-
-@pytest.mark.parametrize("size", [1, 7, 8, 25])
-def test_shared_inverse_matches_dense_reference(size):
-    root = np.random.default_rng(size).normal(size=(size, size + 5))
-    matrix = root @ root.T
-    inverse = np.asarray(jax.jit(inverse_matrix)(jnp.asarray(matrix, jnp.float32)), np.float64)
-    bound = 100 * np.linalg.cond(matrix) * np.finfo(np.float32).eps  # what is added to the diagonal
-    assert relative_error(inverse, np.linalg.inv(matrix)) <= bound
-    singular = jnp.asarray(root[:, :1] @ root[:, :1].T, jnp.float32)
-    assert np.isfinite(jax.jit(inverse_matrix)(singular)).all()
+    assert not np.asarray(solve(MODEL, y, observed([], [], [], slots=SLOTS))).any()
 
 
 def test_batched_solve_lowers_to_no_library_call(observed):
@@ -222,8 +193,8 @@ def test_batched_solve_lowers_to_no_library_call(observed):
     one = observed(ids, c[ids], p[ids])
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), one)
     y = jnp.asarray(item_factors, jnp.float32)
-    batched = jax.vmap(partial(solve_user_factor, regularization=1.0), in_axes=(None, None, 0))
-    lowered = jax.jit(batched).lower(y, gram(y), batch)
+    batched = jax.vmap(solve_user_factor, in_axes=(None, None, 0, None))
+    lowered = jax.jit(batched).lower(MODEL, y, batch, gram(y))
     for text in (lowered.as_text(), lowered.compile().as_text()):
         calls = [line for line in text.splitlines() if "custom_call" in line or "custom-call" in line]
         calls += [

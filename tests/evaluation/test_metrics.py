@@ -1,3 +1,5 @@
+"""Metrics of one ranked list, by hand and against the best list."""
+
 import functools
 
 import jax
@@ -17,7 +19,7 @@ DISCOUNTS = 1 / np.log2(np.arange(5) + 2.0)
         ([0, 0, 0, 0, 1], 8, (1 / 5, 1 / 8, 2 / 13, 1 / 25, DISCOUNTS[4] / DISCOUNTS.sum(), 1)),
         ([1, 1, 1, 1, 1], 5, (1, 1, 1, 1, 1, 1)),
         ([0, 0, 0, 0, 0], 3, (0, 0, 0, 0, 0, 0)),
-        ([0, 0, 0, 0, 0], 0, (0, 0, 0, 0, 0, 0)),  # nobody: padding must not divide by zero
+        ([0, 0, 0, 0, 0], 0, (0, 0, 0, 0, 0, 0)),  # a padding client: no division by zero
     ],
 )
 def test_known_answer_metrics(hits, num_relevant, expected):

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.core.weighting import explicit_ratings, implicit_feedback
+from fcf_jax.core.objective import explicit_ratings, implicit_feedback
+from fcf_jax.core.records import Model
 from fcf_jax.data import Interactions
-from fcf_jax.evaluation import evaluate, evaluate_data, evaluation_data, per_user, ranking, user_metrics
+from fcf_jax.evaluation import evaluate, evaluate_data, evaluation_data, per_user, user_metrics
 
 NUM_USERS, NUM_ITEMS, NUM_FACTORS = 37, 23, 3
 REGULARIZATION = 0.7
-IMPLICIT = implicit_feedback(alpha=3.0)
-EXPLICIT = explicit_ratings(mean=2.5)
+IMPLICIT = Model(implicit_feedback(alpha=3.0), REGULARIZATION)
+EXPLICIT = Model(explicit_ratings(mean=2.5), REGULARIZATION, unobserved_weight=0.0)
 
 
 def random_split(*, seed=0, num_items=NUM_ITEMS, density=0.4):
@@ -39,11 +40,11 @@ def random_factors(*, num_items=NUM_ITEMS, ties=False):
     return factors[jnp.arange(num_items) // 2 * 2] if ties else factors
 
 
-def reference_user(item_factors, own, wanted, *, k, alpha=None, mean=0.0, unobserved_weight=1.0):
-    """All metrics of one user from its dense rows `own` (train) and `wanted` (test)."""
-    seen = own > 0
-    confidence = np.where(seen, 1.0 + (alpha or 0.0) * own, unobserved_weight)
-    preference = np.where(seen, 1.0 if alpha is not None else own - mean, 0.0)
+def reference_user(item_factors, observed, wanted, *, k, alpha=None, mean=0.0, unobserved_weight=1.0):
+    """All metrics of one user from its dense rows `observed` (train) and `wanted` (test)."""
+    seen = observed > 0
+    confidence = np.where(seen, 1.0 + (alpha or 0.0) * observed, unobserved_weight)
+    preference = np.where(seen, 1.0 if alpha is not None else observed - mean, 0.0)
     matrix = item_factors.T @ (confidence[:, None] * item_factors) + REGULARIZATION * np.eye(NUM_FACTORS)
     user_factor = np.linalg.solve(matrix, item_factors.T @ (confidence * preference))
     scores = np.round(item_factors @ user_factor, 9)  # twins tie again, whatever the order of summation
@@ -100,15 +101,13 @@ def assert_same(found, expected, rtol=2e-5):  # float32 fold-in and scores
 def test_evaluate_matches_dense_reference(k, ties):
     train, test = random_split()
     factors = random_factors(ties=ties)
-    weights = {"regularization": REGULARIZATION, "k": k}
-    found = evaluate(factors, interactions(train), interactions(test), IMPLICIT, **weights)
+    found = evaluate(IMPLICIT, factors, interactions(train), interactions(test), k)
     assert_same(found, reference(factors, train, test, k=k, alpha=3.0))
 
 
 def test_evaluate_of_ratings_matches_dense_reference():
     train, test = random_split(seed=1)
-    weights = {"regularization": REGULARIZATION, "unobserved_weight": 0.0, "k": 5}
-    found = evaluate(random_factors(), interactions(train), interactions(test), EXPLICIT, **weights)
+    found = evaluate(EXPLICIT, random_factors(), interactions(train), interactions(test), k=5)
     assert_same(found, reference(random_factors(), train, test, k=5, mean=2.5, unobserved_weight=0.0))
 
 
@@ -117,8 +116,7 @@ def test_user_metrics_invariant_to_chunk_size():
     data = evaluation_data(train, test, chunk_scores=5 * NUM_ITEMS)  # 8 chunks, 4 places empty
     in_one_chunk = evaluation_data(train, test)
     found, wanted = (
-        per_user(user_metrics(random_factors(), part, IMPLICIT, regularization=REGULARIZATION), k=10)
-        for part in (data, in_one_chunk)
+        per_user(user_metrics(IMPLICIT, random_factors(), part), k=10) for part in (data, in_one_chunk)
     )
     assert_same(found, wanted)
 
@@ -129,9 +127,9 @@ def test_evaluate_invariant_to_item_and_user_permutation():
     rng = np.random.default_rng(5)
     users, items = rng.permutation(NUM_USERS), rng.permutation(NUM_ITEMS)
     permuted = (interactions(dense[users][:, items]) for dense in (train, test))
-    found = evaluate(random_factors()[items], *permuted, IMPLICIT, regularization=REGULARIZATION)
+    found = evaluate(IMPLICIT, random_factors()[items], *permuted)
     plain = (interactions(dense) for dense in (train, test))
-    assert_same(found, evaluate(random_factors(), *plain, IMPLICIT, regularization=REGULARIZATION))
+    assert_same(found, evaluate(IMPLICIT, random_factors(), *plain))
 
 
 def test_sampled_users_get_the_metrics_that_they_get_among_all():
@@ -144,8 +142,7 @@ def test_sampled_users_get_the_metrics_that_they_get_among_all():
     assert np.all(np.diff(sample.user_ids) > 0)
     places = np.searchsorted(everybody.user_ids, sample.user_ids)
     of_sample, of_all = (
-        per_user(user_metrics(random_factors(), data, IMPLICIT, regularization=REGULARIZATION), k=10)
-        for data in (sample, everybody)
+        per_user(user_metrics(IMPLICIT, random_factors(), data), k=10) for data in (sample, everybody)
     )
     assert_same(of_sample, {name: values[places] for name, values in of_all.items()})
 
@@ -154,7 +151,7 @@ def test_training_items_are_never_hits_where_candidates_run_out():
     train = Interactions.from_arrays([0, 0, 0, 1], [0, 1, 2, 0], num_users=2, num_items=4)
     test = Interactions.from_arrays([0, 0, 1], [0, 3, 1], num_users=2, num_items=4)  # 0 is in both
     data = evaluation_data(train, test)
-    metrics = user_metrics(jnp.eye(4), data, IMPLICIT, regularization=REGULARIZATION, k=4)
+    metrics = user_metrics(IMPLICIT, jnp.eye(4), data, k=4)
     np.testing.assert_allclose(
         metrics.at_k.precision, [0.25, 0.25]
     )  # item 3 alone; item 1, first of the ties
@@ -166,23 +163,27 @@ def test_user_without_training_history_is_ranked_by_item_id():
     train = Interactions.from_arrays([1], [0], num_users=2, num_items=30)
     test = Interactions.from_arrays([0, 0], [1, 29], num_users=2, num_items=30)
     factors = random_factors(num_items=30)
-    metrics = user_metrics(
-        factors, evaluation_data(train, test), IMPLICIT, regularization=REGULARIZATION, k=2
-    )
+    metrics = user_metrics(IMPLICIT, factors, evaluation_data(train, test), k=2)
     np.testing.assert_allclose(metrics.at_k.map, [0.25])
     np.testing.assert_allclose(metrics.auc, [0.5])
     np.testing.assert_allclose(metrics.squared_error_sum, [2.0])
 
 
-def test_user_metrics_does_not_recompile():
+def test_another_model_and_other_item_factors_compile_nothing(num_compiled):
     train, test = map(interactions, random_split(seed=8, num_items=NUM_ITEMS - 2))
     factors = random_factors(num_items=NUM_ITEMS - 2)
     data = evaluation_data(train, test)
-    before = ranking._user_metrics._cache_size()
-    evaluate_data(factors, data, IMPLICIT, regularization=REGULARIZATION)
-    evaluate_data(2 * factors, data, IMPLICIT, regularization=2.0)
-    evaluate(factors, train, test, IMPLICIT, regularization=3.0)
-    assert ranking._user_metrics._cache_size() == before + 1
+    expected, others = evaluate_data(IMPLICIT, factors, data), 2 * factors
+    before = num_compiled()
+    for changed in (
+        Model(implicit_feedback(alpha=1.0), REGULARIZATION),
+        IMPLICIT._replace(regularization=20.0),
+        IMPLICIT._replace(unobserved_weight=0.1),
+    ):
+        assert evaluate_data(changed, factors, data) != expected  # it was not ignored
+    evaluate_data(IMPLICIT, others, data)
+    assert evaluate(IMPLICIT, factors, train, test) == expected
+    assert num_compiled() == before
 
 
 def test_evaluation_refuses_what_it_cannot_evaluate():
@@ -196,6 +197,6 @@ def test_evaluation_refuses_what_it_cannot_evaluate():
     with pytest.raises(ValueError, match="max_users"):
         evaluation_data(train, test, max_users=0)
     with pytest.raises(ValueError, match="item factors"):
-        evaluate(random_factors(num_items=9), train, test, IMPLICIT, regularization=1.0)
+        evaluate(IMPLICIT, random_factors(num_items=9), train, test)
     with pytest.raises(ValueError, match="k >= 1"):
-        evaluate(random_factors(), train, test, IMPLICIT, regularization=1.0, k=0)
+        evaluate(IMPLICIT, random_factors(), train, test, k=0)

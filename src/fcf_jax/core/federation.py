@@ -48,8 +48,7 @@ class Federation(NamedTuple):
     Attributes:
         init: key -> the first state.
         round: (key, state, clients, *, row_capacity=None) -> (state, info). The same key may be given to
-            every
-            round: each derives its own from the state's round index.
+            every round: each derives its own from the state's round index.
     """
 
     init: Callable[[Key], ServerState]

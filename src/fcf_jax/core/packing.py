@@ -116,12 +116,13 @@ def pack(interactions: Histories, chunks: np.ndarray, *, row_width: int) -> Pack
     is_present[chunks] = True
     owners = _owners(chunk_counts, first_in_chunk, rows_per_chunk)
     rows = _fill_rows(interactions, first_row[:num_users], is_present[:num_users], num_rows, row_width)
+    put = jax.device_put  # jnp.asarray would compile a program for every shape
     return PackedClients(
-        rows=ClientData(*(jnp.asarray(leaf.reshape(*owners.shape, row_width)) for leaf in rows)),
-        owners=jnp.asarray(owners),
-        client_ids=jnp.asarray(chunks, jnp.int32),
-        first_row=jnp.asarray(first_row[:num_users], jnp.int32),
-        row_counts=jnp.asarray(np.where(is_present, counts, 0)[:num_users], jnp.int32),
+        rows=ClientData(*(put(leaf.reshape(*owners.shape, row_width)) for leaf in rows)),
+        owners=put(owners),
+        client_ids=put(chunks.astype(np.int32)),
+        first_row=put(first_row[:num_users].astype(np.int32)),
+        row_counts=put(np.where(is_present, counts, 0)[:num_users].astype(np.int32)),
     )
 
 
@@ -314,7 +315,7 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
     filled = [
         fill_up(one, num_chunks=num_chunks, num_rows=num_rows, num_clients=num_clients) for one in packings
     ]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *filled)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *filled)
 
 
 def is_split(mesh: Mesh | None) -> bool:

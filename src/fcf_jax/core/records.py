@@ -69,16 +69,33 @@ class Histories(Protocol):
     """Interactions in CSR form, one row per user: all that packing needs. `fcf_jax.Interactions` has it."""
 
     @property
-    def num_users(self) -> int: ...  # noqa: D102
+    def num_users(self) -> int:
+        """Number of rows."""
+        ...
+
     @property
-    def num_items(self) -> int: ...  # noqa: D102
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        ...
+
     @property
-    def indptr(self) -> np.ndarray: ...  # noqa: D102
+    def indptr(self) -> np.ndarray:
+        """Where each user's interactions begin, [users + 1]."""
+        ...
+
     @property
-    def item_ids(self) -> np.ndarray: ...  # noqa: D102
+    def item_ids(self) -> np.ndarray:
+        """Item of each interaction, ascending within a user."""
+        ...
+
     @property
-    def strengths(self) -> np.ndarray: ...  # noqa: D102
-    def transpose(self) -> "Histories": ...  # noqa: D102
+    def strengths(self) -> np.ndarray:
+        """The strength r of each interaction."""
+        ...
+
+    def transpose(self) -> "Histories":
+        """Return the same interactions with items as rows."""
+        ...
 
 
 class PackedClients(NamedTuple):

@@ -83,7 +83,7 @@ def evaluation_data(
     return EvaluationData(
         train=pack(train, chunks, row_width=choose_row_width(train)),
         test=pack(test, chunks, row_width=choose_row_width(test)),
-        user_ids=jnp.asarray(user_ids, jnp.int32),
+        user_ids=jax.device_put(user_ids.astype(np.int32)),
         num_items=train.num_items,
     )
 

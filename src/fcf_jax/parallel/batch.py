@@ -20,6 +20,7 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
+from jaxtyping import Key as TypedKey
 
 from fcf_jax.als import AlsInfo, run_sweeps
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
@@ -28,12 +29,13 @@ from fcf_jax.core.records import Key, Model, PackedClients, RoundInfo, ServerSta
 _SHARE_OF_MEMORY = 0.5  # of what a device has left
 _COPIES = 4  # of a state or of a chunk's factors that are alive at a time, about
 
+_Keys = TypedKey[Array, "runs"]
 Tree = TypeVar("Tree")
 
 
 def run_side_by_side(
     make_federation: Callable[[Any], Federation],
-    keys: Key,
+    keys: _Keys,
     hyperparameters: Any,
     clients: PackedClients,
     *,
@@ -48,7 +50,7 @@ def run_side_by_side(
     Args:
         make_federation: hyperparameters of one run -> its federation; pass the same
             function again, or every call compiles anew. Shapes and sizes must not depend on them.
-        keys: [runs].
+        keys: one for each run.
         hyperparameters: any pytree whose leaves have a leading axis of runs.
         clients: shared by all runs, or stacked along a leading axis of runs. What is shared lies whole
             on each device.
@@ -80,7 +82,7 @@ def run_side_by_side(
 
 
 def start_side_by_side(
-    make_federation: Callable[[Any], Federation], keys: Key, hyperparameters: Any
+    make_federation: Callable[[Any], Federation], keys: _Keys, hyperparameters: Any
 ) -> ServerState:
     """Draw the first state of every run, stacked; arguments as for `run_side_by_side`."""
     return _start_all(make_federation, keys, hyperparameters)
@@ -88,7 +90,7 @@ def start_side_by_side(
 
 def rows_side_by_side(
     make_federation: Callable[[Any], Federation],
-    keys: Key,
+    keys: _Keys,
     hyperparameters: Any,
     clients: PackedClients,
     *,
@@ -212,7 +214,7 @@ def run_mesh(num_devices: int | None = None) -> Mesh:
 
 
 @partial(jax.jit, static_argnums=0)
-def _start_all(make_federation: Callable, keys: Key, hyperparameters: Any) -> ServerState:
+def _start_all(make_federation: Callable, keys: _Keys, hyperparameters: Any) -> ServerState:
     return jax.vmap(lambda key, own: make_federation(own).init(key))(keys, hyperparameters)
 
 
@@ -223,7 +225,7 @@ def _run_all(
     row_capacity: int,
     at_a_time: int,
     mesh: Mesh | None,
-    runs: tuple[Key, Any, ServerState],
+    runs: tuple[_Keys, Any, ServerState],
     clients: PackedClients,
 ) -> tuple[ServerState, RoundInfo]:
     def run(key: Key, hyperparameters: Any, state: ServerState, clients: PackedClients):

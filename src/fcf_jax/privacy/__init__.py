@@ -1,7 +1,7 @@
 """Privacy: accounting, ceilings, item counts, secure sums, and the attacks that test them.
 
-Clipping and noise themselves are links of the channel (`fcf_jax.channel.clip_and_noise`). Accounting needs the
-package dp-accounting (extra `dp`), secure sums need cryptography (extra `secure`).
+Clipping and noise themselves are links of the channel (`fcf_jax.channel.clip_and_noise`). Accounting needs
+the package dp-accounting (extra `dp`), secure sums need cryptography (extra `secure`).
 """
 
 from fcf_jax.privacy import attacks, secure_sum

@@ -5,19 +5,16 @@ import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
-from references import ALPHA, NUM_FACTORS, REGULARIZATION
+from references import NUM_FACTORS, REGULARIZATION
+from small_data import MODEL
 
 from fcf_jax.als import fit_als
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
-
-WEIGHTING = implicit_feedback(alpha=ALPHA)
-MODEL = {"num_factors": NUM_FACTORS, "regularization": REGULARIZATION}
 
 
 def run(optimizer, small, num_rounds):
-    federation = federated_cf(optimizer, WEIGHTING, num_items=17, **MODEL)
+    federation = federated_cf(MODEL, optimizer, num_items=17, num_factors=NUM_FACTORS)
     state = federation.init(jax.random.key(0))
     return run_rounds(federation, jax.random.key(1), state, small.clients, num_rounds=num_rounds)
 
@@ -52,10 +49,9 @@ def explicit_step(gradient, user_gram, curvature, learning_rate=1.0):
 
 def test_gram_preconditioned_matches_dense_reference():
     gradient, user_gram, confidence_sum = sums_of_a_round()
-    optimizer = gram_preconditioned(
-        0.5, regularization=REGULARIZATION, unobserved_weight=0.1, confidence_factor=2.0
-    )
+    optimizer = gram_preconditioned(0.5, confidence_factor=2.0)
     sums = {
+        "model": MODEL._replace(unobserved_weight=0.1),
         "user_gram": jnp.float32(user_gram),
         "confidence_sum": jnp.float32(confidence_sum),
         "num_users": 13,
@@ -68,8 +64,9 @@ def test_gram_preconditioned_matches_dense_reference():
 
 def test_guarded_gram_goes_back_when_the_value_rose_and_speeds_up_when_it_fell():
     gradient, user_gram, confidence_sum = sums_of_a_round()
-    optimizer = guarded_gram(regularization=REGULARIZATION, initial_damping=2.0)
+    optimizer = guarded_gram(initial_damping=2.0)
     sums = {
+        "model": MODEL,
         "user_gram": jnp.float32(user_gram),
         "confidence_sum": jnp.float32(confidence_sum),
         "num_users": 13,
@@ -99,15 +96,17 @@ def test_guarded_gram_goes_back_when_the_value_rose_and_speeds_up_when_it_fell()
 
 
 def test_guarded_gram_reaches_the_loss_of_als(small):
-    _, info = run(guarded_gram(regularization=REGULARIZATION), small, 31)
-    _, als = fit_als(jax.random.key(0), small.clients, small.items, WEIGHTING, **MODEL, num_sweeps=40)
+    _, info = run(guarded_gram(), small, 31)
+    _, als = fit_als(
+        jax.random.key(0), MODEL, small.clients, small.items, num_factors=NUM_FACTORS, num_sweeps=40
+    )
     assert float(info.loss[-1]) <= 1.005 * float(als.loss[-1])  # half a percent in 30 rounds
 
 
 def test_limit_full_weight_recovers_gram_preconditioned(small):
-    options = {"regularization": REGULARIZATION, "confidence_factor": 3.0}
-    plain, _ = run(gram_preconditioned(0.5, **options), small, 4)
-    averaged, _ = run(running_sums(0.5, averaging=lambda t: jnp.ones_like(t), **options), small, 4)
+    plain, _ = run(gram_preconditioned(0.5, confidence_factor=3.0), small, 4)
+    full_weight = running_sums(0.5, confidence_factor=3.0, averaging=lambda t: jnp.ones_like(t))
+    averaged, _ = run(full_weight, small, 4)
     np.testing.assert_allclose(
         averaged.item_factors, plain.item_factors, rtol=1e-3, atol=1e-4
     )  # float32, 4 rounds
@@ -119,10 +118,8 @@ def test_running_sums_forget_nothing_of_an_item_whose_users_stayed_away():
     point = jnp.zeros_like(gradient)
     steps = []
     for weight in (0.3, 0.9):
-        optimizer = running_sums(
-            1.0, regularization=1.0, averaging=lambda t, w=weight: jnp.where(t == 0, 1.0, w)
-        )
-        extra = {"user_gram": user_gram, "num_users": 20}
+        optimizer = running_sums(1.0, averaging=lambda t, w=weight: jnp.where(t == 0, 1.0, w))
+        extra = {"model": MODEL._replace(regularization=1.0), "user_gram": user_gram, "num_users": 20}
         state = optimizer.init(point)
         _, state = optimizer.update(gradient, state, point, confidence_sum=confidence_sum, **extra)
         second = {"confidence_sum": jnp.where(present, confidence_sum, 0.0)}
@@ -149,9 +146,10 @@ def test_acceleration_solves_a_quadratic_in_few_rounds(memory, is_solved):
     goal = gradient_at_one
     stiffness = jnp.asarray(np.resize([0.1, 0.3, 0.9], 17), jnp.float32)[:, None]
     hessian = user_gram + jnp.eye(NUM_FACTORS)
-    optimizer = guarded_gram(regularization=1.0, confidence_factor=0.0, initial_damping=1.0, memory=memory)
+    optimizer = guarded_gram(confidence_factor=0.0, initial_damping=1.0, memory=memory)
     point = jnp.zeros_like(goal)
-    state, extra = optimizer.init(point), {"confidence_sum": confidence_sum, "num_users": 20}
+    state, model = optimizer.init(point), MODEL._replace(regularization=1.0)
+    extra = {"model": model, "confidence_sum": confidence_sum, "num_users": 20}
     for _ in range(8):
         error = point - goal
         gradient = 2 * stiffness * (error @ hessian)

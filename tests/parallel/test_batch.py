@@ -12,36 +12,36 @@ import pytest
 from jax import numpy as jnp
 from small_data import make_small
 
-from fcf_jax.als import centralized_als, run_sweeps
-from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.packing import batch_clients
-from fcf_jax.core.weighting import implicit_feedback
-from fcf_jax.parallel.batch import (
-    _run_all,
-    run_mesh,
-    run_side_by_side,
-    stack_clients,
-    start_side_by_side,
-    sweep_side_by_side,
-)
+from fcf_jax.als import run_sweeps
+from fcf_jax.core.federation import draw_item_factors, federated_cf, run_rounds
+from fcf_jax.core.objective import implicit_feedback
+from fcf_jax.core.packing import stack_clients
+from fcf_jax.core.records import Model
+from fcf_jax.parallel.batch import run_mesh, run_side_by_side, start_side_by_side, sweep_side_by_side
 
 KEYS = jax.random.split(jax.random.key(5), 3)
-HYPERPARAMETERS = {"alpha": np.array([1.0, 4.0, 8.0]), "rate": np.array([0.1, 0.05, 0.02])}
+HYPERPARAMETERS = {
+    "alpha": np.array([1.0, 4.0, 8.0]),
+    "regularization": np.array([1.0, 0.3, 2.0]),
+    "w0": np.array([1.0, 1.0, 0.5]),
+    "rate": np.array([0.1, 0.05, 0.02]),
+}
 ALL_ROWS = 64  # more than any cohort has
-SIZES = {"num_items": 17, "num_factors": 3, "regularization": 1.0}
+SIZES = {"num_items": 17, "num_factors": 3}
+
+
+def model_of(hyperparameters):
+    weighting = implicit_feedback(alpha=hyperparameters["alpha"])
+    return Model(weighting, hyperparameters["regularization"], hyperparameters["w0"])
 
 
 def make(hyperparameters, cohort_size=None):
-    weighting = implicit_feedback(alpha=hyperparameters["alpha"])
-    return federated_cf(optax.adam(hyperparameters["rate"]), weighting, cohort_size=cohort_size, **SIZES)
+    optimizer = optax.adam(hyperparameters["rate"])
+    return federated_cf(model_of(hyperparameters), optimizer, cohort_size=cohort_size, **SIZES)
 
 
 def make_sampled(hyperparameters):
     return make(hyperparameters, cohort_size=4)
-
-
-def make_als(hyperparameters):
-    return centralized_als(implicit_feedback(alpha=hyperparameters["alpha"]), **SIZES)
 
 
 def of_run(run):
@@ -62,8 +62,8 @@ def _alone(make_federation, num_rounds, key, hyperparameters, clients):
 
 @jax.jit
 def _als_alone(key, hyperparameters, clients, items):
-    als = make_als(hyperparameters)
-    return run_sweeps(als, als.init(key), clients, items, num_sweeps=3)
+    start = draw_item_factors(key, **SIZES)
+    return run_sweeps(model_of(hyperparameters), start, clients, items, num_sweeps=3)
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +104,33 @@ def test_each_als_equals_the_als_alone(different):
         stack_clients([getattr(one, side) for one in different]) for side in ("clients", "items")
     )
     start = start_side_by_side(make, KEYS, HYPERPARAMETERS).item_factors
-    factors, infos = sweep_side_by_side(make_als, start, HYPERPARAMETERS, clients, items, num_sweeps=3)
+    models = jax.vmap(model_of)(HYPERPARAMETERS)
+    item_factors, infos = sweep_side_by_side(models, start, clients, items, num_sweeps=3)
     for run in range(3):
         data = different[run]
         expected, info = _als_alone(KEYS[run], of_run(run), data.clients, data.items)
-        np.testing.assert_allclose(factors.item_factors[run], expected.item_factors, atol=1e-4)
+        np.testing.assert_allclose(item_factors[run], expected, atol=1e-4)
         np.testing.assert_allclose(infos.loss[run], info.loss, rtol=1e-5)  # float32
 
 
-def test_other_hyperparameters_compile_nothing(small):
+def test_other_hyperparameters_compile_nothing(small, num_compiled):
     options = {"num_rounds": 3, "at_a_time": 2}  # as above
     run_side_by_side(make, KEYS, HYPERPARAMETERS, small.clients, **options)
-    compiled = _run_all._cache_size()
+    before = num_compiled()
     others = {name: 0.5 * values for name, values in HYPERPARAMETERS.items()}
     run_side_by_side(make, KEYS, others, small.clients, **options)
-    assert _run_all._cache_size() == compiled
+    assert num_compiled() == before
+
+
+def test_other_models_compile_nothing_in_als(small, num_compiled):
+    def sweep(hyperparameters):
+        models, start = jax.vmap(model_of)(hyperparameters), jnp.ones((3, 17, 3))
+        return sweep_side_by_side(models, start, small.clients, small.items, num_sweeps=2)
+
+    sweep(HYPERPARAMETERS)
+    before = num_compiled()
+    sweep({name: 0.5 * values for name, values in HYPERPARAMETERS.items()})
+    assert num_compiled() == before
 
 
 ON_TWO_DEVICES = """
@@ -144,11 +156,6 @@ def test_runs_are_split_over_two_devices_and_stay_there():
 
 def test_a_missing_axis_of_runs_is_named(small):
     with pytest.raises(ValueError, match="expected hyperparameters with a leading axis of 3 runs"):
-        run_side_by_side(make, KEYS, {"alpha": 1.0, "rate": jnp.ones(3)}, small.clients, num_rounds=1)
+        run_side_by_side(make, KEYS, HYPERPARAMETERS | {"alpha": 1.0}, small.clients, num_rounds=1)
     with pytest.raises(ValueError, match="expected clients with a leading axis of 3 runs"):
         run_side_by_side(make, KEYS, HYPERPARAMETERS, stack_clients([small.clients] * 2), num_rounds=1)
-
-
-def test_packings_of_other_row_widths_are_not_stacked(small):
-    with pytest.raises(ValueError, match="row_width"):
-        stack_clients([small.clients, batch_clients(small.interactions, row_width=8)])

@@ -1,15 +1,15 @@
-"""Confidence, preference, and the objective of one user."""
+"""Confidence, preference, and the objective of one user against finite differences."""
 
 import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.core.objective import gram, item_gradient, loss
-from fcf_jax.core.records import ClientData
+from fcf_jax.core.objective import confidence, explicit_ratings, implicit_feedback, item_gradient, loss
+from fcf_jax.core.records import ClientData, Model
 from fcf_jax.core.solve import solve_user_factor
-from fcf_jax.core.weighting import confidence, explicit_ratings, implicit_feedback
 
+WEIGHTING = implicit_feedback(alpha=1.0)  # of observations that are weighted already
 DATA = ClientData(jnp.array([4, 1]), jnp.array([2.0, 0.5]), jnp.array([True, False]))
 
 
@@ -38,13 +38,13 @@ def client(observed, float64):
 
 @pytest.mark.parametrize("w0", [0.0, 0.1, 1.0, 2.0])
 def test_item_gradient_matches_finite_difference(client, w0):
-    y, observations = client
+    (y, observations), model = client, Model(WEIGHTING, 0.5, w0)
     x = jnp.linspace(-1.0, 1.0, 5)
 
     def value(y):
-        return loss(y, x, observations, regularization=0.5, unobserved_weight=w0)
+        return loss(model, y, x, observations)
 
-    gradient = item_gradient(y, x, observations, unobserved_weight=w0)
+    gradient = item_gradient(model, y, x, observations)
     np.testing.assert_allclose(gradient, jax.grad(value)(y), rtol=1e-10, atol=1e-12)  # float64 rounding
     direction = jnp.asarray(np.random.default_rng(1).normal(size=y.shape))
     slope = (value(y + 1e-4 * direction) - value(y - 1e-4 * direction)) / 2e-4
@@ -55,15 +55,14 @@ def test_item_gradient_matches_finite_difference(client, w0):
 @pytest.mark.parametrize("w0", [0.0, 1.0])
 def test_envelope_gradient_matches_finite_difference(client, w0):
     """The derivative of min_x J needs no derivative of x."""
-    y, observations = client
-    weights = {"regularization": 0.5, "unobserved_weight": w0}
+    (y, observations), model = client, Model(WEIGHTING, 0.5, w0)
 
     @jax.jit
     def least(y):
-        return loss(y, solve_user_factor(y, gram(y), observations, **weights), observations, **weights)
+        return loss(model, y, solve_user_factor(model, y, observations), observations)
 
-    x = solve_user_factor(y, gram(y), observations, **weights)
-    gradient = item_gradient(y, x, observations, unobserved_weight=w0)
+    x = solve_user_factor(model, y, observations)
+    gradient = item_gradient(model, y, x, observations)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=y.shape))
     slope = (least(y + 1e-5 * direction) - least(y - 1e-5 * direction)) / 2e-5
     # central difference: step^2 = 1e-10 of a third derivative, and rounding eps 1e1 / 1e-5

@@ -1,4 +1,4 @@
-"""Who takes part."""
+"""Cohorts: who takes part."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 from scipy.stats import binom
 
-from fcf_jax.core.sampling import draw_cohort, gather_cohort, permute, poisson_capacity, rows_needed
+from fcf_jax.core.sampling import draw_cohort, permute, poisson_capacity, round_keys
 
 KEY = jax.random.key(0)
 SAMPLINGS = ["shuffled", "independent"]
@@ -56,7 +56,7 @@ def test_poisson_cohorts_take_each_user_by_itself():
     assert np.sum((counts - 4000 * 4 / 13) ** 2 / (4000 * 4 / 13 * 9 / 13)) < 40.0  # 13 degrees, 1 in 1e4
     sizes = takes_part.sum(axis=1)
     assert abs(sizes.var() - 13 * 4 / 13 * 9 / 13) < 0.3  # binomial: independent of each other
-    assert (np.sum(cohorts < 13, axis=1) == sizes).all()  # nobody twice
+    assert (np.sum(cohorts < 13, axis=1) == sizes).all()  # no user twice
 
 
 def test_poisson_capacity_holds_what_turns_up():
@@ -71,21 +71,11 @@ def test_poisson_draw_of_a_user_depends_on_its_id_alone():
     assert set(np.asarray(few[few < 20]).tolist()) == set(np.asarray(many[many < 20]).tolist())
 
 
-@pytest.mark.parametrize("cohort_size", [1, 4, 7, 13])  # below, at and beyond the 5 clients of a chunk
-def test_capacity_is_always_enough(small, cohort_size):
-    for round_index in range(2):
-        ids = draw_cohort(KEY, jnp.array(round_index), num_users=13, cohort_size=cohort_size)
-        capacity = rows_needed(small.clients, ids)
-        cohort = gather_cohort(small.clients, ids, row_capacity=capacity)
-        lengths = small.interactions.history_lengths[np.asarray(ids)]
-        assert int(jnp.sum(cohort.rows.mask)) == lengths.sum()  # nothing lost, nothing twice
-        cohort = jax.tree.map(np.asarray, cohort)
-        owners, clients = cohort.owners, cohort.client_ids
-        for chunk, row in np.ndindex(owners.shape):
-            mask = cohort.rows.mask[chunk, row]
-            if mask.any():
-                user = clients[chunk, owners[chunk, row]]
-                items = cohort.rows.item_ids[chunk, row][mask]
-                np.testing.assert_array_equal(
-                    cohort.rows.strengths[chunk, row][mask], small.strengths[user, items].astype(np.float32)
-                )
+def test_keys_of_a_round_differ_from_each_other_and_from_those_of_other_rounds():
+    keys = [key for index in range(3) for key in round_keys(KEY, jnp.array(index))]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 9
+
+
+def test_another_sampling_is_named():
+    with pytest.raises(ValueError, match=r"expected sampling to be one of .*shuffled.*, got 'in turn'"):
+        draw_cohort.__wrapped__(KEY, jnp.array(0), num_users=4, cohort_size=2, sampling="in turn")

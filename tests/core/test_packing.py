@@ -1,11 +1,25 @@
-"""Packing: nothing lost, nothing doubled, everybody's rows their own, little padding."""
+"""Packing: nothing lost, nothing doubled, every user its own rows, little padding."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import numpy as jnp
 
-from fcf_jax.core.packing import batch_clients, batch_items, padding_factor
+from fcf_jax.core.packing import (
+    cut_chunks,
+    fill_up,
+    gather_cohort,
+    one_chunk_each,
+    pack_clients,
+    pack_items,
+    padding_factor,
+    present_ids,
+    rows_needed,
+    stack_clients,
+)
+from fcf_jax.core.sampling import draw_cohort
 from fcf_jax.data import Interactions, read_interactions
 
 
@@ -36,7 +50,7 @@ def with_lengths(lengths, num_items=40):
 
 def check_layout(clients, num_users):
     ids = np.asarray(clients.client_ids)
-    assert sorted(ids[ids < num_users].tolist()) == list(range(num_users))  # everybody once
+    assert sorted(ids[ids < num_users].tolist()) == list(range(num_users))  # every user once
     owners = np.asarray(clients.owners)
     assert (np.diff(owners, axis=1) >= 0).all()  # what segment_sum is told
     flat, width = owners.ravel(), clients.client_ids.shape[1]
@@ -55,7 +69,7 @@ def check_layout(clients, num_users):
 )
 def test_every_interaction_appears_once_with_its_owner(lengths, row_width, chunk_slots, chunk_clients):
     interactions = with_lengths(lengths)
-    clients = batch_clients(
+    clients = pack_clients(
         interactions, row_width=row_width, chunk_slots=chunk_slots, chunk_clients=chunk_clients
     )
     assert unpack(clients) == contents(interactions)
@@ -64,20 +78,77 @@ def test_every_interaction_appears_once_with_its_owner(lengths, row_width, chunk
 
 def test_a_single_very_long_history_fits_one_chunk():
     interactions = with_lengths([3000, 0, 1], num_items=3000)
-    clients = batch_clients(interactions, row_width=8, chunk_slots=64)
+    clients = pack_clients(interactions, row_width=8, chunk_slots=64)
     assert unpack(clients) == contents(interactions)
     check_layout(clients, 3)
 
 
 def test_items_are_the_transposed_interactions():
     interactions = with_lengths([3, 0, 7, 40])
-    assert unpack(batch_items(interactions)) == sorted((i, u, r) for u, i, r in contents(interactions))
+    assert unpack(pack_items(interactions)) == sorted((i, u, r) for u, i, r in contents(interactions))
 
 
 @pytest.mark.parametrize("row_width", [0, -1])
 def test_a_row_width_below_one_is_named(row_width):
     with pytest.raises(ValueError, match=f"row_width of at least 1, got {row_width}"):
-        batch_clients(with_lengths([1]), row_width=row_width)
+        pack_clients(with_lengths([1]), row_width=row_width)
+
+
+@pytest.mark.parametrize("cohort_size", [1, 4, 7, 13])  # below, at and beyond the 5 clients of a chunk
+def test_capacity_is_always_enough(small, cohort_size):
+    for round_index in range(2):
+        ids = draw_cohort(jax.random.key(0), jnp.array(round_index), num_users=13, cohort_size=cohort_size)
+        capacity = rows_needed(small.clients, ids)
+        cohort = gather_cohort(small.clients, ids, row_capacity=capacity)
+        lengths = small.interactions.history_lengths[np.asarray(ids)]
+        assert int(jnp.sum(cohort.rows.mask)) == lengths.sum()  # nothing lost, nothing twice
+        cohort = jax.tree.map(np.asarray, cohort)
+        owners, clients = cohort.owners, cohort.client_ids
+        for chunk, row in np.ndindex(owners.shape):
+            mask = cohort.rows.mask[chunk, row]
+            if mask.any():
+                user = clients[chunk, owners[chunk, row]]
+                items = cohort.rows.item_ids[chunk, row][mask]
+                np.testing.assert_array_equal(
+                    cohort.rows.strengths[chunk, row][mask], small.strengths[user, items].astype(np.float32)
+                )
+
+
+def test_filled_up_nothing_is_lost_and_every_row_keeps_its_owner(small):
+    filled = fill_up(small.clients, num_chunks=7, num_rows=19, num_clients=6)
+    assert filled.owners.shape == (7, 19) and filled.client_ids.shape == (7, 6)
+    assert unpack(filled) == contents(small.interactions)
+    check_layout(filled, 13)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_chunks_cut_from_a_packing_hold_all_of_it(small, size):
+    num_chunks = small.clients.owners.shape[0]
+    parts = [cut_chunks(small.clients, start, size) for start in range(0, num_chunks, size)]
+    assert {part.owners.shape[0] for part in parts} == {size}
+    assert sorted(one for part in parts for one in unpack(part)) == contents(small.interactions)
+
+
+def test_chunks_one_by_one_hold_all_of_it(small):
+    parts = list(one_chunk_each(small.clients))
+    assert sorted(one for part in parts for one in unpack(part)) == contents(small.interactions)
+    users = np.concatenate([present_ids(part) for part in parts])
+    np.testing.assert_array_equal(users, present_ids(small.clients))
+    assert sorted(users.tolist()) == list(range(13))
+
+
+def test_stacked_packings_of_other_sizes_hold_what_each_held(small):
+    wide = pack_clients(small.interactions, row_width=4, chunk_slots=1000)
+    stacked = stack_clients([small.clients, wide])
+    for run in range(2):
+        one = jax.tree.map(lambda leaf, run=run: leaf[run], stacked)
+        assert unpack(one) == contents(small.interactions)
+        check_layout(one, 13)
+
+
+def test_packings_of_other_row_widths_are_not_stacked(small):
+    with pytest.raises(ValueError, match="row_width"):
+        stack_clients([small.clients, pack_clients(small.interactions, row_width=8)])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +163,6 @@ def test_real_histories_waste_few_slots(name, limit, data_folder):
     if not path.exists():
         pytest.skip(f"no {path}")
     interactions, _ = read_interactions(path, implicit=name != "jester5k.npz")
-    clients = batch_clients(interactions)
+    clients = pack_clients(interactions)
     assert int(np.asarray(clients.rows.mask).sum()) == interactions.num_interactions
     assert padding_factor(clients) <= limit  # asked of sets with mean history >= 20; short ones have 2

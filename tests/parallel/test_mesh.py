@@ -9,44 +9,41 @@ import jax
 import numpy as np
 import optax
 import pytest
+from small_data import MODEL
 
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, use_cpu_devices
 
 ON_EIGHT_DEVICES = """
     import json, sys
     import jax, numpy as np, optax
     import fcf_jax as fcf
-    from fcf_jax.core.records import SentNorms
+    from fcf_jax import parallel
+    from fcf_jax.channel import Pieces, clip_and_noise
     from fcf_jax.data import simulate_taste
-    from fcf_jax.privacy.mechanism import gaussian_mechanism
-    from fcf_jax.parallel.mesh import fetch
 
-    fcf.use_cpu_devices(8)
+    parallel.use_cpu_devices(8)
     interactions = simulate_taste(num_users=150, num_items=37, mean_history=9, seed=0)
-    host = fcf.batch_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=13)
+    host = fcf.pack_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=13)
+    model, sizes = fcf.Model(fcf.implicit_feedback(alpha=1.0), 1.0), {"num_items": 37, "num_factors": 5}
     key, errors = jax.random.key(0), {}
 
     def last(num_devices, item_shards, cohort_size, make_step, streamed=False):
-        mesh = fcf.client_mesh(num_devices, item_shards=item_shards) if num_devices else None
-        federation = fcf.federated_cf(
-            make_step(), fcf.implicit_feedback(alpha=1.0), num_items=37, num_factors=5,
-            regularization=1.0, cohort_size=cohort_size, mesh=mesh,
-        )
+        mesh = parallel.client_mesh(num_devices, item_shards=item_shards) if num_devices else None
+        federation = fcf.federated_cf(model, make_step(), cohort_size=cohort_size, mesh=mesh, **sizes)
         state = federation.init(key)
-        state = state if mesh is None else fcf.place_state(state, mesh)
+        state = state if mesh is None else parallel.place_state(state, mesh)
         if streamed:
-            state, info = fcf.run_rounds_streamed(
-                federation, key, state, host, num_rounds=2, block_chunks=2, mesh=mesh)
+            state, info = parallel.run_rounds_streamed(
+                federation, key, state, host, num_rounds=2, block_chunks=2)
         else:
-            clients = host if mesh is None else fcf.place_clients(host, mesh)
+            clients = host if mesh is None else parallel.place_clients(host, mesh)
             state, info = fcf.run_rounds(federation, key, state, clients, num_rounds=2)
-        return fetch(state.item_factors)[:37], np.asarray(info.loss), np.asarray(info.client_ids)
+        return parallel.fetch(state.item_factors)[:37], np.asarray(info.loss), np.asarray(info.client_ids)
 
     # clients and items split, or items alone; clients alone, on an odd number of devices; both, streamed
     placements = (8, 2, False), (2, 2, False)
-    everybody = (None, lambda: fcf.guarded_gram(regularization=1.0), placements)
+    everybody = (None, fcf.optimizers.guarded_gram, placements)
     sampled = (40, lambda: optax.adam(0.05), ((3, 1, False), (8, 4, True)))
     for cohort_size, make_step, placements in (everybody, sampled):
         one = last(None, 1, cohort_size, make_step)
@@ -57,14 +54,12 @@ ON_EIGHT_DEVICES = """
                 float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(one[:2], other[:2]))
 
     # the row that fills up the last device is no item, under noise either
-    mesh, noisy = fcf.client_mesh(2, item_shards=2), gaussian_mechanism(
-        clip_norms=SentNorms(2.0, None, None, None), noise_multiplier=1.0, expected_cohort_size=150)
-    federation = fcf.federated_cf(
-        optax.sgd(0.01), fcf.implicit_feedback(alpha=1.0), num_items=37, num_factors=5, regularization=1.0,
-        mechanism=noisy, mesh=mesh)
-    state = fcf.place_state(federation.init(key), mesh)
-    state, _ = fcf.run_rounds(federation, key, state, fcf.place_clients(host, mesh), num_rounds=2)
-    filled = fetch(state.item_factors)
+    mesh, noisy = parallel.client_mesh(2, item_shards=2), clip_and_noise(
+        clip_norms=Pieces(2.0, None, None, None), noise_multiplier=1.0, expected_cohort_size=150)
+    federation = fcf.federated_cf(model, optax.sgd(0.01), channel=noisy, mesh=mesh, **sizes)
+    state = parallel.place_state(federation.init(key), mesh)
+    state, _ = fcf.run_rounds(federation, key, state, parallel.place_clients(host, mesh), num_rounds=2)
+    filled = parallel.fetch(state.item_factors)
     assert filled.shape == (38, 5) and filled[:37].all() and not filled[37:].any()
     print(json.dumps(errors))
 """
@@ -92,9 +87,9 @@ def test_a_mesh_that_cannot_be_is_named():
 
 def test_limit_one_device_recovers_no_mesh(small):
     mesh, key = client_mesh(1), jax.random.key(3)
-    model = {"num_items": 17, "num_factors": 3, "regularization": 1.0}
-    plain = federated_cf(optax.adam(0.1), implicit_feedback(alpha=1.0), **model)
-    meshed = federated_cf(optax.adam(0.1), implicit_feedback(alpha=1.0), mesh=mesh, **model)
+    plain, meshed = (
+        federated_cf(MODEL, optax.adam(0.1), num_items=17, num_factors=3, mesh=one) for one in (None, mesh)
+    )
     expected, _ = run_rounds(plain, key, plain.init(key), small.clients, num_rounds=3)
     state, _ = run_rounds(
         meshed, key, place_state(meshed.init(key), mesh), place_clients(small.clients, mesh), num_rounds=3

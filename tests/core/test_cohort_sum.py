@@ -9,18 +9,17 @@ from references import cohort_sum as dense_cohort_sum
 
 from fcf_jax.core.client import client_update, dense_upload
 from fcf_jax.core.cohort_sum import cohort_sum, solve_clients
-from fcf_jax.core.objective import gram
-from fcf_jax.core.packing import batch_clients
-from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.core.objective import implicit_feedback
+from fcf_jax.core.packing import pack_clients
+from fcf_jax.core.records import Model
 from fcf_jax.data import Interactions
 
 WEIGHTING = implicit_feedback(alpha=ALPHA)
 
 
 @jax.jit
-def summed(item_factors, clients, unobserved_weight=1.0):
-    weights = {"regularization": REGULARIZATION, "unobserved_weight": unobserved_weight}
-    return cohort_sum(item_factors, clients, wild_weighting, **weights)
+def summed(item_factors, clients, w0=1.0):
+    return cohort_sum(Model(wild_weighting, REGULARIZATION, w0), item_factors, clients)
 
 
 def wild_weighting(data):
@@ -64,20 +63,19 @@ def test_sums_match_dense_reference_in_float64(small, in_float64, w0):
 def test_packed_round_agrees_with_client_update(small, observed):
     """Clients that span several rows included: user 5 has 15 items in rows of 4."""
     assert int(small.clients.row_counts.max()) == 4
-    y = jnp.asarray(small.item_factors, jnp.float32)
+    y, model = jnp.asarray(small.item_factors, jnp.float32), Model(WEIGHTING, REGULARIZATION)
     uploads, factors, update_one = [], [], jax.jit(client_update)
     for user in range(13):
         ids = np.flatnonzero(small.strengths[user])
         c, preference = 1 + ALPHA * small.strengths[user, ids], 1.0 - 0.4 * (ids % 4)
         observations = observed(ids, c, preference, slots=17)
-        update, _ = update_one(y, gram(y), observations, regularization=REGULARIZATION)
-        uploads.append(dense_upload(y, update, observations))
+        update, _ = update_one(model, y, observations)
+        uploads.append(dense_upload(model, y, update, observations))
         factors.append(update.user_factor)
     sums, _ = summed(y, small.clients)
     assert relative_error(sums.upload, sum(uploads)) <= 1e-5  # float32: sums in another order
-    packed, _ = jax.jit(lambda y, clients: solve_clients(y, clients, wild_weighting, regularization=0.7))(
-        y, small.clients
-    )
+    wild = model._replace(weighting=wild_weighting)
+    packed, _ = jax.jit(lambda y, clients: solve_clients(wild, y, clients))(y, small.clients)
     np.testing.assert_allclose(packed, jnp.stack(factors), rtol=1e-4, atol=1e-6)  # float32, condition 1e2
 
 
@@ -86,32 +84,32 @@ def test_packed_round_agrees_with_client_update(small, observed):
 ])  # fmt: skip
 def test_invariant_to_row_width_and_chunk_size(small, options):
     y = jnp.asarray(small.item_factors, jnp.float32)
-    sums, _ = summed(y, batch_clients(small.interactions, **options))
+    sums, _ = summed(y, pack_clients(small.interactions, **options))
     check_sums(sums, small, 1.0, 1e-5)  # float32
 
 
 def test_invariant_to_client_order(small):
     order = np.random.default_rng(1).permutation(13)
     shuffled = Interactions.from_scipy(small.interactions.to_scipy()[order])
-    clients = batch_clients(shuffled, row_width=4, chunk_slots=32, chunk_clients=5)
+    clients = pack_clients(shuffled, row_width=4, chunk_slots=32, chunk_clients=5)
     sums, _ = summed(jnp.asarray(small.item_factors, jnp.float32), clients)
     check_sums(sums, small, 1.0, 1e-5)  # float32
 
 
 def test_empty_histories_add_nothing(small):
-    """With ten more users who have none, every sum but the head count stays (up to the order of sums)."""
+    """Ten more users without history change no sum but the number of clients (up to the order of sums)."""
     users = np.repeat(np.arange(13), small.interactions.history_lengths)
     more = Interactions.from_arrays(
         users, small.interactions.item_ids, small.interactions.strengths, num_users=23, num_items=17
     )
     y, one_chunk = jnp.asarray(small.item_factors, jnp.float32), {"row_width": 4, "chunk_clients": 64}
-    few, _ = summed(y, batch_clients(small.interactions, **one_chunk))
-    many, _ = summed(y, batch_clients(more, **one_chunk))
+    few, _ = summed(y, pack_clients(small.interactions, **one_chunk))
+    many, _ = summed(y, pack_clients(more, **one_chunk))
     assert int(many.num_clients) == 23
     # the users solved are the same; a sum over more rows may associate otherwise, hence one float32 rounding
     for name in ("upload", "user_gram", "loss"):
         np.testing.assert_allclose(getattr(many, name), getattr(few, name), rtol=1e-5, atol=1e-5)
-    nobody = Interactions.from_arrays([], [], [], num_users=4, num_items=17)
-    sums, error = summed(y, batch_clients(nobody, row_width=4, chunk_clients=5))
+    empty = Interactions.from_arrays([], [], [], num_users=4, num_items=17)
+    sums, error = summed(y, pack_clients(empty, row_width=4, chunk_clients=5))
     assert not np.asarray(sums.upload).any() and not np.asarray(sums.user_gram).any()
     assert float(sums.loss) == 0.0 and float(error) == 0.0 and not np.asarray(sums.confidence_sum).any()

@@ -1,0 +1,35 @@
+"""Inverses in plain JAX, against dense float64."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from references import relative_error
+
+from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
+
+
+@pytest.mark.parametrize(
+    "size", [1, 7, 25, 33]
+)  # below, at and beyond the sizes at which the recursion splits
+def test_inverse_cholesky_matches_dense_reference(size):
+    root = np.random.default_rng(size).normal(size=(size, size + 5))
+    matrix = root @ root.T
+    inverse = np.asarray(jax.jit(inverse_cholesky)(jnp.asarray(matrix, jnp.float32)), np.float64)
+    condition = np.linalg.cond(matrix)
+    assert (
+        relative_error(inverse.T @ inverse, np.linalg.inv(matrix))
+        <= 10 * condition * np.finfo(np.float32).eps
+    )
+    assert not np.triu(inverse, 1).any()
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 25])
+def test_shared_inverse_matches_dense_reference(size):
+    root = np.random.default_rng(size).normal(size=(size, size + 5))
+    matrix = root @ root.T
+    inverse = np.asarray(jax.jit(inverse_matrix)(jnp.asarray(matrix, jnp.float32)), np.float64)
+    bound = 100 * np.linalg.cond(matrix) * np.finfo(np.float32).eps  # what is added to the diagonal
+    assert relative_error(inverse, np.linalg.inv(matrix)) <= bound
+    singular = jnp.asarray(root[:, :1] @ root[:, :1].T, jnp.float32)
+    assert np.isfinite(jax.jit(inverse_matrix)(singular)).all()

@@ -1,0 +1,88 @@
+"""Rounds over clients that come from host memory."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+from references import relative_error
+from small_data import MODEL
+
+from fcf_jax import channel
+from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.objective import implicit_feedback
+from fcf_jax.core.records import Model
+from fcf_jax.parallel.stream import run_rounds_streamed
+
+KEY = jax.random.key(1)
+ADAM = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
+
+
+def noise(noise_multiplier, clip_norm=3.0):
+    return channel.clip_and_noise(
+        clip_norms=channel.Pieces(clip_norm, None, None, None),
+        noise_multiplier=noise_multiplier,
+        expected_cohort_size=13.0,
+    )
+
+
+@pytest.fixture(scope="module", params=[None, 4])
+def cohort_size(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def set_up(cohort_size):
+    def build(model=MODEL, link=None):
+        return federated_cf(model, ADAM, num_items=17, num_factors=3, cohort_size=cohort_size, channel=link)
+
+    return build
+
+
+@pytest.mark.parametrize("block_chunks", [1, 2, 100])
+@pytest.mark.parametrize("link", [None, noise(0.1)], ids=["plain", "noisy"])
+def test_streamed_rounds_agree_with_resident_ones(small, set_up, block_chunks, link):
+    federation = set_up(link=link)
+    start = federation.init(KEY)
+    expected, info = run_rounds(federation, KEY, start, small.clients, num_rounds=3)
+    state, streamed = run_rounds_streamed(
+        federation, KEY, start, small.clients, num_rounds=3, block_chunks=block_chunks
+    )
+    # float32 sums in another order, magnified by Adam
+    np.testing.assert_allclose(state.item_factors, expected.item_factors, atol=1e-4)
+    np.testing.assert_array_equal(streamed.client_ids, info.client_ids)
+    np.testing.assert_allclose(streamed.loss, info.loss, rtol=1e-5)
+    np.testing.assert_allclose(streamed.gradient_norm, info.gradient_norm, rtol=1e-4)
+    assert int(state.round_index) == 3
+
+
+def test_other_numbers_compile_nothing(small, set_up, num_compiled):
+    def train(model=MODEL, link=None, rate=0.1):
+        federation = set_up(model, noise(0.1) if link is None else link)
+        start = federation.init(KEY)
+        hyperparams = {"learning_rate": jnp.asarray(rate)}
+        optimizer_state = start.optimizer_state
+        hyperparams = optimizer_state.hyperparams | hyperparams
+        state = start._replace(optimizer_state=optimizer_state._replace(hyperparams=hyperparams))
+        state, _ = run_rounds_streamed(federation, KEY, state, small.clients, num_rounds=3, block_chunks=2)
+        return state.item_factors
+
+    expected, before = train(), num_compiled()
+    for changed in (
+        {"model": Model(implicit_feedback(alpha=1.5), MODEL.regularization)},
+        {"model": MODEL._replace(regularization=2.0)},
+        {"model": MODEL._replace(unobserved_weight=0.5)},
+        {"link": noise(0.3)},
+        {"link": noise(0.1, clip_norm=1.0)},
+        {"rate": 0.3},
+    ):
+        assert relative_error(train(**changed), expected) > 1e-3, changed  # it was not ignored
+    assert num_compiled() == before
+
+
+def test_a_block_of_nothing_is_named(small, set_up):
+    federation = set_up()
+    with pytest.raises(ValueError, match="expected block_chunks of at least 1, got 0"):
+        run_rounds_streamed(
+            federation, KEY, federation.init(KEY), small.clients, num_rounds=1, block_chunks=0
+        )
