@@ -32,7 +32,7 @@ def test_reference_page_is_up_to_date():
     assert (ROOT / "docs" / "api.md").read_text() == expected, "run: python docs/write_api.py"
 
 
-@pytest.mark.parametrize("value", public_names())
+@pytest.mark.parametrize("value", list(public_names()))
 def test_public_name_is_documented(value):
     text = inspect.getdoc(value) or ""
     assert text, "expected a docstring"
