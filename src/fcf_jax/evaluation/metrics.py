@@ -1,7 +1,7 @@
 """Ranking metrics of ONE user; the caller vmaps.
 
-`hits[j]` says whether the item at rank j (0 is the best) is one of the user's test items; k is the length
-of `hits`, and `num_relevant` the number of the user's test items, n. All metrics lie in [0, 1], with binary
+`hits[j]` is True if the item at rank j (0 is the best) is one of the user's test items; k is the length of
+`hits`, and `num_relevant` the number of the user's test items, n. All metrics lie in [0, 1], with binary
 relevance, and are 0 for a user without test items.
 """
 
@@ -12,12 +12,21 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class RankingMetrics(NamedTuple):
-    """Metrics of the first k ranks, each in [0, 1]."""
+    """Metrics of the first k ranks, each in [0, 1].
+
+    Attributes:
+        precision: share of the k ranks that hit.
+        recall: share of the test items that are hit.
+        f1: harmonic mean of both.
+        map: average precision of one user; its mean over users is the MAP.
+        ndcg: normalized discounted cumulative gain.
+        hit_rate: 1 if anything is hit.
+    """
 
     precision: Float[Array, "*users"]
     recall: Float[Array, "*users"]
     f1: Float[Array, "*users"]
-    map: Float[Array, "*users"]  # of one user the average precision; its mean over users is the MAP
+    map: Float[Array, "*users"]
     ndcg: Float[Array, "*users"]
     hit_rate: Float[Array, "*users"]
 
@@ -29,14 +38,23 @@ def metric_names(k: int) -> list[str]:
 
 
 class UserMetrics(NamedTuple):
-    """All that evaluation knows of a user; sums where the division happens over all users at once."""
+    """Metrics of each user; sums where the division happens over all users at once.
+
+    Attributes:
+        at_k: metrics of the first k ranks.
+        best_at_k: those of a perfect ranking: with fewer than k test items no precision reaches 1.
+        auc: how often a test item scores above an item of neither set.
+        squared_error_sum: sum of (p - x.y)^2 over the user's test items.
+        squared_preference_sum: the same for the prediction 0.
+        num_relevant: test items, at least 1 for a user that is evaluated.
+    """
 
     at_k: RankingMetrics
-    best_at_k: RankingMetrics  # what a perfect ranking would get: with n < k no precision reaches 1
+    best_at_k: RankingMetrics
     auc: Float[Array, "*users"]
-    squared_error_sum: Float[Array, "*users"]  # sum of (p - x.y)^2 over the user's test items
-    squared_preference_sum: Float[Array, "*users"]  # the same for the prediction 0
-    num_relevant: Int[Array, "*users"]  # test items, at least 1 for a user that is evaluated
+    squared_error_sum: Float[Array, "*users"]
+    squared_preference_sum: Float[Array, "*users"]
+    num_relevant: Int[Array, "*users"]
 
 
 def ranking_metrics(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> RankingMetrics:

@@ -172,7 +172,12 @@ def calibrated_noise_multiplier(
 ) -> float:
     """Compute the least noise multiplier, to a relative 1e-3, whose epsilon does not exceed the target.
 
-    Args and Raises as for the function `epsilon`; here `epsilon` is the target, above 0 and finite.
+    Args:
+        participation: fixes the sampling and the adjacency.
+        epsilon: the target, above 0 and finite.
+        delta: in (0, 1).
+        num_rounds: T.
+        accountant: "pld" or "rdp".
 
     Returns:
         sigma, in clip norms; 0 for 0 rounds. The search ends near 0.01, where epsilon is in the thousands.
