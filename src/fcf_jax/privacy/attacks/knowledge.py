@@ -7,10 +7,10 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.client import RankOneUpload, client_update, rank_one_upload
-from fcf_jax.core.objective import gram
+from fcf_jax.core.packing import pack_one_by_one
 from fcf_jax.core.records import ClientData, Model
 from fcf_jax.data import Interactions
+from fcf_jax.privacy.secure_sum.uploads import client_uploads
 
 
 class Public(NamedTuple):
@@ -96,15 +96,9 @@ def histories(interactions: Interactions, user_ids: Int[np.ndarray, "clients"]) 
 
 @jax.jit
 def uploads_of(model: Model, item_factors: Float[Array, "items factors"], clients: ClientData) -> Uploads:
-    """Compute what clients send, by the function they run in a round; one by one, to save memory."""
-    item_gram = gram(item_factors)
-
-    def send(client: ClientData) -> RankOneUpload:
-        observations = model.weighting(client)
-        update, _ = client_update(model, item_factors, observations, item_gram)
-        return rank_one_upload(model, item_factors, update, observations)
-
-    return Uploads(*jax.lax.map(send, clients))
+    """Compute what clients send, as in a round; one client at a time, to save memory."""
+    uploads, _ = client_uploads(model, item_factors, pack_one_by_one(clients))
+    return Uploads(uploads.residuals, uploads.user_factors)
 
 
 def held_and_strengths(
