@@ -5,7 +5,7 @@ r"""The federation: rounds of client updates, their sum and a server step, compi
     state = federation.init(key)
     state, info = federation.round(key, state, clients)
 
-One round of Algorithm 1: `draw` a cohort, `collect` what it sends (`core.cohort_sum`), `step` the server with
+One round of Algorithm 1: draw a cohort, `collect` what it sends (`core.cohort_sum`), `step` the server with
 
     dJ/dY = -2 (N / Theta) F + 2 lambda Y
 """
@@ -227,22 +227,21 @@ def draw_item_factors(
     return init_scale * jax.random.normal(key, (num_items, num_factors))
 
 
-def draw(setup: Setup, key: Key, round_index: Int[Array, ""], num_users: int) -> Int[Array, "clients"]:
-    """Draw the cohort of one round.
+def _draw(
+    num_users: int, cohort_size: int | None, sampling: Sampling, key: Key, round_index: Int[Array, ""]
+) -> Int[Array, "clients"]:
+    """Draw the cohort of one round; without a `cohort_size` all users.
 
     Raises:
-        ValueError: for a cohort larger than everybody.
+        ValueError: for more clients than users.
     """
-    cohort_size = setup.cohort_size
     if cohort_size is None:
         return jnp.arange(num_users)
     if cohort_size > num_users:
         raise ValueError(
             f"expected a cohort_size of at most {num_users} (users), got {cohort_size}; lower cohort_size"
         )
-    return draw_cohort(
-        key, round_index, num_users=num_users, cohort_size=cohort_size, sampling=setup.sampling
-    )
+    return draw_cohort(key, round_index, num_users=num_users, cohort_size=cohort_size, sampling=sampling)
 
 
 def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) -> tuple[Any, Array]:
@@ -288,7 +287,7 @@ def _round(
     setup: Setup, key: Key, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
 ) -> tuple[ServerState, RoundInfo]:
     num_users = clients.row_counts.shape[0]
-    client_ids = draw(setup, key, state.round_index, num_users)
+    client_ids = _draw(num_users, setup.cohort_size, setup.sampling, key, state.round_index)
     if setup.cohort_size is not None:
         capacity = _capacity(row_capacity, clients, client_ids, setup.num_shares)
         clients = gather_cohort(clients, client_ids, row_capacity=capacity, num_shares=setup.num_shares)
@@ -345,13 +344,24 @@ def _scan_rounds(num_rounds: int, row_capacity: int, run_round: Callable, key: K
     return jax.lax.scan(next_round, state, length=num_rounds)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def draw_rounds(
-    num_rounds: int, num_users: int, setup: Setup, key: Key, first_round: Array
+    num_rounds: int, num_users: int, setup: Setup, key: Key, first_round: Int[Array, ""]
 ) -> Int[Array, "rounds clients"]:
-    """Draw the cohorts of several rounds."""
+    """Draw the cohorts of several rounds; another optimizer or model compiles nothing."""
+    return _draw_all(num_rounds, num_users, setup.cohort_size, setup.sampling, key, first_round)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _draw_all(
+    num_rounds: int,
+    num_users: int,
+    cohort_size: int | None,
+    sampling: Sampling,
+    key: Key,
+    first_round: Int[Array, ""],
+) -> Int[Array, "rounds clients"]:
     rounds = first_round + jnp.arange(num_rounds)
-    return jax.lax.map(lambda round_index: draw(setup, key, round_index, num_users), rounds)
+    return jax.lax.map(partial(_draw, num_users, cohort_size, sampling, key), rounds)
 
 
 def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array, num_shares: int) -> int:
