@@ -1,4 +1,4 @@
-"""Links and chains: their order, their keys, and links that users write."""
+"""Links in rounds of a federation: limits, links that users write, and numbers that compile nothing."""
 
 import jax
 import numpy as np
@@ -11,7 +11,6 @@ from small_data import MODEL
 
 from fcf_jax.channel import (
     Link,
-    Payload,
     Pieces,
     adaptive_clip_and_noise,
     chain,
@@ -23,7 +22,6 @@ from fcf_jax.channel import (
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.packing import pack_clients
-from fcf_jax.core.records import CohortSum, Uploads
 
 KEY = jax.random.key(3)
 SIZES = {"num_items": 17, "num_factors": NUM_FACTORS}
@@ -31,14 +29,9 @@ CLIP_NORMS = Pieces(20.0, 1.0, 30.0, 15.0)
 SGD = optax.sgd(1e-3)
 
 
-def run(small, channel, *, optimizer=SGD, num_rounds=3, **options):
-    federation = federated_cf(MODEL, optimizer, channel=channel, **SIZES, **options)
-    return run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=num_rounds)
-
-
-def same(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+def run(small, channel, **options):
+    federation = federated_cf(MODEL, SGD, channel=channel, **SIZES, **options)
+    return run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=3)
 
 
 def noisy(noise_multiplier=0.5, clip_norms=CLIP_NORMS):
@@ -51,8 +44,9 @@ def adaptive(noise_multiplier=0.5):
     )
 
 
-def formats(max_clients=13):
-    return choose_formats(Pieces(500.0, 500.0, 100.0, 1000.0), max_clients=max_clients)
+def in_integers():
+    formats = choose_formats(Pieces(500.0, 500.0, 100.0, 1000.0), max_clients=13)
+    return fixed_point(formats, max_clients=13)
 
 
 def weigh(factor):
@@ -67,50 +61,20 @@ def weigh(factor):
     return Link(init=lambda: jnp.zeros(()), client=client, server=server, payload=lambda payload: payload)
 
 
-@pytest.mark.parametrize("one", [noisy(), adaptive()], ids=["fixed", "adaptive"])
-def test_chain_of_one_is_that_link_with_its_random_numbers(small, one):
-    assert chain(one) is one
-    alone, info = run(small, one)
-    chained, chained_info = run(small, chain(one))
-    same(chained, alone)
-    same(chained_info, info)
+def drop(probability, key, state, uploads):
+    """Leave clients out at random: who stays depends on the key and the user's id alone."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, uploads.client_ids)
+    stays = jax.vmap(jax.random.uniform)(keys) >= probability
+    return uploads._replace(weights=stays * uploads.weights, is_client=stays & uploads.is_client)
 
 
-def marked(name):
-    """A link whose ends leave their names, states and keys in a field of what passes through them."""
-
-    def client(key, state, uploads):
-        return uploads._replace(client_ids=(*uploads.client_ids, (name, state, key)))
-
-    def server(key, state, sums):
-        return sums._replace(upload=(*sums.upload, (name, state, key))), f"next {state}"
-
-    def payload(passed):
-        return passed._replace(down=10 * passed.down + int(name))
-
-    return link(init=lambda: f"state {name}", client=client, server=server, payload=payload)
-
-
-def pass_through(channel):
-    """Return the marks that the two ends leave, and the next states."""
-    uploads = channel.client(KEY, channel.init(), Uploads(*[()] * len(Uploads._fields)))
-    sums, states = channel.server(KEY, channel.init(), CohortSum(*[()] * len(CohortSum._fields)))
-    return uploads.client_ids, sums.upload, states
-
-
-def test_client_ends_run_in_order_and_server_ends_in_reverse_each_with_its_state():
-    channel = chain(marked("1"), marked("2"), marked("3"))
-    at_clients, at_server, states = pass_through(channel)
-    assert [(name, state) for name, state, _ in at_clients] == [(name, f"state {name}") for name in "123"]
-    assert [(name, state) for name, state, _ in at_server] == [(name, f"state {name}") for name in "321"]
-    assert states == ("next state 1", "next state 2", "next state 3")
-    assert channel.payload(Payload(Pieces(1, 1, 1, 1), 0)).down == 123
-
-
-def test_keys_differ_from_link_to_link():
-    at_clients, at_server, _ = pass_through(chain(marked("1"), marked("2"), marked("3")))
-    for marks in (at_clients, at_server):
-        assert len({tuple(jax.random.key_data(key).tolist()) for *_, key in marks}) == 3
+def test_client_ends_have_a_key_each(small):
+    """Two links that draw by user id let different clients through."""
+    y, once = jnp.asarray(small.item_factors, jnp.float32), link(client=Partial(drop, 0.4))
+    alone, _ = cohort_sum(MODEL, y, small.clients, channel=once, key=KEY)
+    twice, _ = cohort_sum(MODEL, y, small.clients, channel=chain(once, once), key=KEY)
+    shares = [float(sums.num_clients) for sums in (alone, twice)]
+    assert 0 < shares[1] < shares[0] < 13
 
 
 def test_client_ends_of_a_chain_need_no_key_where_no_link_draws(small):
@@ -121,23 +85,12 @@ def test_client_ends_of_a_chain_need_no_key_where_no_link_draws(small):
 
 
 def test_chains_nest(small):
-    links = weigh(0.5), noisy(), weigh(0.8)
     flat, _ = run(small, chain(weigh(0.5), weigh(0.8), weigh(0.9)))
     nested, _ = run(small, chain(chain(weigh(0.5), weigh(0.8)), weigh(0.9)))
     np.testing.assert_allclose(nested.item_factors, flat.item_factors, rtol=1e-6)
     assert jax.tree.leaves(nested.channel_state) == jax.tree.leaves(flat.channel_state) == [3.0] * 3
-    state, info = run(small, chain(*links))
+    state, info = run(small, chain(weigh(0.5), noisy(), weigh(0.8)))
     assert np.isfinite(state.item_factors).all() and info.loss.shape == (3,)
-
-
-def test_two_links_with_sums_or_item_weights_of_their_own_are_refused():
-    summed = fixed_point(formats(), max_clients=13)
-    with pytest.raises(ValueError, match="one link of the chain with accumulation, got 2; leave"):
-        chain(summed, noisy(), fixed_point(formats(), max_clients=13))
-    weighted = link(item_weights=jnp.ones(17))
-    with pytest.raises(ValueError, match="one link of the chain with item_weights, got 2; leave"):
-        chain(weighted, weighted)
-    assert chain(noisy(), summed).accumulation is not None
 
 
 @pytest.mark.parametrize("cohort_size", [None, 4])
@@ -162,7 +115,7 @@ def test_limit_no_clip_and_no_noise_recovers_the_plain_round(small, links):
 
 def test_limit_fixed_point_recovers_the_plain_round(small):
     plain, plain_info = run(small, None)
-    rounded, info = run(small, fixed_point(formats(), max_clients=13))
+    rounded, info = run(small, in_integers())
     np.testing.assert_allclose(rounded.item_factors, plain.item_factors, atol=1e-4)  # 2^-f of each number
     np.testing.assert_allclose(info.loss, plain_info.loss, rtol=1e-4)
     assert not np.asarray(info.num_clipped_entries).any()
@@ -184,13 +137,6 @@ def test_links_of_plain_python_functions_work_in_rounds(small):
 
 
 def test_link_that_draws_by_user_id_is_invariant_to_chunks(small):
-    """Clients that stay away at random: who does depends on the key and the user's id alone."""
-
-    def drop(probability, key, state, uploads):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, uploads.client_ids)
-        stays = jax.vmap(jax.random.uniform)(keys) >= probability
-        return uploads._replace(weights=stays * uploads.weights, is_client=stays & uploads.is_client)
-
     dropouts = link(client=Partial(drop, 0.4))
     y = jnp.asarray(small.item_factors, jnp.float32)
     packings = small.clients, pack_clients(small.interactions, row_width=4, chunk_slots=1000)
@@ -214,7 +160,7 @@ def test_other_noise_and_clip_norms_compile_nothing(small, num_compiled):
 @pytest.mark.parametrize("build", [
     adaptive,
     lambda noise=0.5: chain(link(item_weights=jnp.full(17, 2 * noise)), noisy(noise)),
-    lambda noise=0.5: fixed_point(formats(), max_clients=13),
+    lambda noise=0.5: in_integers(),
 ], ids=["adaptive", "chain with item weights", "fixed point"])  # fmt: skip
 def test_links_built_again_compile_nothing(small, num_compiled, build):
     run(small, build())
