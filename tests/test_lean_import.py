@@ -4,10 +4,10 @@ import subprocess
 import sys
 import textwrap
 
-BLOCKED = (
-    "cryptography dp_accounting filelock jinja2 matplotlib optuna pandas pooch pyarrow pydantic requests rich "
-    "scipy tomli_w typer"
-).split()
+BLOCKED = [
+    "cryptography", "dp_accounting", "filelock", "jinja2", "matplotlib", "optuna", "pandas", "pooch",
+    "pyarrow", "pydantic", "requests", "rich", "scipy", "tomli_w", "typer",
+]  # fmt: skip
 WITH_THEM_BLOCKED = """
     import importlib.abc, json, sys
 
