@@ -1,7 +1,13 @@
-"""Federated Collaborative Filtering in one page: Algorithm 1 of arXiv:1901.09888 as a plain loop.
+r"""Federated Collaborative Filtering in one page: Algorithm 1 of arXiv:1901.09888 as a plain loop.
 
-Dense NumPy in float64, one client at a time, every upload written out. `fcf_jax` computes the same
-numbers without ever holding them all; tests/test_example.py checks that the two agree.
+    J = \sum_u \sum_i c_ui (p_ui - x_u.y_i)^2 + lambda (\sum_u |x_u|^2 + \sum_i |y_i|^2)
+
+Dense NumPy in float64, one client at a time, every upload written out. The library computes the same numbers
+without ever holding all of them; tests/test_example.py checks that the two agree:
+
+    model = fcf.Model(fcf.implicit_feedback(alpha=4.0), regularization=1.0)
+    federation = fcf.federated_cf(model, optax.adam(0.05, b2=0.99), num_items=40, num_factors=5)
+    state, info = fcf.run_rounds(federation, key, federation.init(key), clients, num_rounds=30)
 """
 
 from collections.abc import Iterator
@@ -9,21 +15,19 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def client_round(
+def client_update(
     item_factors: np.ndarray, strengths: np.ndarray, *, alpha: float, regularization: float
 ) -> tuple[np.ndarray, float]:
-    """Let one user, who holds only its own `strengths` [items], solve its factor and answer the server.
+    """Run one client, which receives Y and holds its own `strengths` r [items].
 
     Returns:
-        What is sent, f(u, i) = c_i (p_i - x.y_i) x for every item [items, factors]; and the user's loss.
+        The upload f(u, i) = c_i (p_i - x.y_i) x [items, factors], and the client's share of J.
     """
-    preference = (strengths > 0).astype(float)
-    confidence = 1.0 + alpha * strengths
-    weighted = item_factors * confidence[:, None]
-    identity = np.eye(item_factors.shape[1])
-    user_factor = np.linalg.solve(
-        weighted.T @ item_factors + regularization * identity, weighted.T @ preference
-    )
+    preference = (strengths > 0).astype(float)  # p
+    confidence = 1.0 + alpha * strengths  # c
+    weighted = confidence[:, None] * item_factors  # C Y
+    normal_matrix = item_factors.T @ weighted + regularization * np.eye(item_factors.shape[1])
+    user_factor = np.linalg.solve(normal_matrix, weighted.T @ preference)  # x never leaves the device
     error = preference - item_factors @ user_factor
     loss = np.sum(confidence * error**2) + regularization * np.sum(user_factor**2)
     return np.outer(confidence * error, user_factor), loss
@@ -41,29 +45,28 @@ def federated_rounds(
     b2: float = 0.99,
     eps: float = 1e-8,
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Run the server, every user taking part in every round, with Adam.
+    """Run the server: all clients take part in every round, and Adam steps on the item factors.
 
     Args:
-        item_factors: the first Y [items, factors].
-        strengths: r [users, items], 0 where there was no interaction; row u is known to user u only.
+        item_factors: Y to begin with [items, factors].
+        strengths: r [users, items], 0 without an interaction; only client u reads row u.
 
     Yields:
-        After each round, the new item factors and the loss before the step.
+        After each round, the next Y and the loss before the step.
     """
-    first_moment, second_moment = np.zeros_like(item_factors), np.zeros_like(item_factors)
+    mean, square = np.zeros_like(item_factors), np.zeros_like(item_factors)
     for t in range(1, num_rounds + 1):
-        upload_sum = np.zeros_like(item_factors)
-        loss = regularization * np.sum(item_factors**2)
-        for own_strengths in strengths:  # on the devices
-            upload, user_loss = client_round(
-                item_factors, own_strengths, alpha=alpha, regularization=regularization
+        upload_sum, loss = np.zeros_like(item_factors), regularization * np.sum(item_factors**2)
+        for client_strengths in strengths:  # on the devices
+            upload, client_loss = client_update(
+                item_factors, client_strengths, alpha=alpha, regularization=regularization
             )
             upload_sum += upload
-            loss += user_loss
-        gradient = -2.0 * upload_sum + 2.0 * regularization * item_factors  # on the server
-        first_moment = b1 * first_moment + (1 - b1) * gradient
-        second_moment = b2 * second_moment + (1 - b2) * gradient**2
-        step = (first_moment / (1 - b1**t)) / (np.sqrt(second_moment / (1 - b2**t)) + eps)
+            loss += client_loss
+        gradient = -2.0 * upload_sum + 2.0 * regularization * item_factors  # dJ/dY, on the server
+        mean = b1 * mean + (1 - b1) * gradient
+        square = b2 * square + (1 - b2) * gradient**2
+        step = (mean / (1 - b1**t)) / (np.sqrt(square / (1 - b2**t)) + eps)
         item_factors = item_factors - learning_rate * step
         yield item_factors, loss
 

@@ -1,4 +1,4 @@
-"""The page that tells the algorithm and the library that runs it give the same item factors."""
+"""The algorithm as one readable page, and the library that runs it: the same item factors."""
 
 import importlib.util
 import subprocess
@@ -10,11 +10,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.packing import batch_clients
-from fcf_jax.core.server import server_init
-from fcf_jax.core.weighting import implicit_feedback
-from fcf_jax.data import Interactions
+import fcf_jax as fcf
 
 PAGE = Path(__file__).parents[1] / "examples" / "fcf_in_one_page.py"
 
@@ -34,13 +30,14 @@ def test_one_page_and_library_agree():
         start, strengths, num_rounds=8, alpha=4.0, regularization=1.0, learning_rate=0.05
     )
     users, items = np.nonzero(strengths)
-    interactions = Interactions.from_arrays(users, items, strengths[users, items], num_users=12, num_items=15)
-    optimizer = optax.adam(0.05, b1=0.9, b2=0.99)
-    federation = federated_cf(
-        optimizer, implicit_feedback(alpha=4.0), num_items=15, num_factors=4, regularization=1.0
+    interactions = fcf.Interactions.from_arrays(
+        users, items, strengths[users, items], num_users=12, num_items=15
     )
-    state = server_init(jnp.asarray(start, jnp.float32), optimizer)
-    state, info = run_rounds(federation, jax.random.key(0), state, batch_clients(interactions), num_rounds=8)
+    model = fcf.Model(fcf.implicit_feedback(alpha=4.0), regularization=1.0)
+    federation = fcf.federated_cf(model, optax.adam(0.05, b2=0.99), num_items=15, num_factors=4)
+    key, clients = jax.random.key(0), fcf.pack_clients(interactions)
+    state = federation.init(key)._replace(item_factors=jnp.asarray(start, jnp.float32))
+    state, info = fcf.run_rounds(federation, key, state, clients, num_rounds=8)
     # float32 against float64; Adam divides a gradient by its own size: small ones show their rounding
     np.testing.assert_allclose(state.item_factors, expected, atol=1e-4)
     np.testing.assert_allclose(info.loss[-1], last_loss, rtol=1e-5)

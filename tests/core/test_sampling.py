@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 from scipy.stats import binom
 
-from fcf_jax.core.sampling import draw_cohort, permute, poisson_capacity, round_keys
+from fcf_jax.core.sampling import draw_cohort, draw_cohorts, permute, poisson_capacity, round_keys
 
 KEY = jax.random.key(0)
 SAMPLINGS = ["shuffled", "independent"]
@@ -79,3 +79,16 @@ def test_keys_of_a_round_differ_from_each_other_and_from_those_of_other_rounds()
 def test_another_sampling_is_named():
     with pytest.raises(ValueError, match=r"expected sampling to be one of .*shuffled.*, got 'in turn'"):
         draw_cohort.__wrapped__(KEY, jnp.array(0), num_users=4, cohort_size=2, sampling="in turn")
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, "poisson"])
+def test_cohorts_of_several_rounds_are_those_of_each(sampling):
+    sizes = {"num_users": 13, "cohort_size": 4, "sampling": sampling}
+    several = draw_cohorts(KEY, jnp.array(2), num_rounds=3, **sizes)
+    for index, cohort in enumerate(several):
+        np.testing.assert_array_equal(cohort, draw_cohort(KEY, jnp.array(2 + index), **sizes))
+
+
+def test_limit_no_cohort_size_recovers_all_users():
+    cohort = draw_cohort(KEY, jnp.array(0), num_users=5, cohort_size=None)
+    np.testing.assert_array_equal(cohort, np.arange(5))

@@ -113,12 +113,13 @@ def test_each_als_equals_the_als_alone(different):
         np.testing.assert_allclose(infos.loss[run], info.loss, rtol=1e-5)  # float32
 
 
-def test_other_hyperparameters_compile_nothing(small, num_compiled):
-    options = {"num_rounds": 3, "at_a_time": 2}  # as above
-    run_side_by_side(make, KEYS, HYPERPARAMETERS, small.clients, **options)
+@pytest.mark.parametrize(("make_federation", "at_a_time"), [(make, 2), (make_sampled, None)])
+def test_other_hyperparameters_compile_nothing(small, num_compiled, make_federation, at_a_time):
+    options = {"num_rounds": 3, "at_a_time": at_a_time}  # as above
+    run_side_by_side(make_federation, KEYS, HYPERPARAMETERS, small.clients, **options)
     before = num_compiled()
     others = {name: 0.5 * values for name, values in HYPERPARAMETERS.items()}
-    run_side_by_side(make, KEYS, others, small.clients, **options)
+    run_side_by_side(make_federation, KEYS, others, small.clients, **options)
     assert num_compiled() == before
 
 

@@ -5,7 +5,7 @@ r"""The federation: rounds of client updates, their sum and a server step, compi
     state = federation.init(key)
     state, info = federation.round(key, state, clients)
 
-One round of Algorithm 1: `draw` a cohort, `collect` what it sends (`core.cohort_sum`), `step` the server with
+One round of Algorithm 1: draw a cohort, `collect` what it sends (`core.cohort_sum`), `step` the server with
 
     dJ/dY = -2 (N / Theta) F + 2 lambda Y
 """
@@ -21,7 +21,7 @@ import optax
 from jax import numpy as jnp
 from jax.sharding import Mesh
 from jax.tree_util import Partial, register_dataclass
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.packing import gather_cohort, rows_needed
@@ -36,7 +36,7 @@ from fcf_jax.core.records import (
     ServerState,
     as_pytree,
 )
-from fcf_jax.core.sampling import Sampling, draw_cohort, round_keys
+from fcf_jax.core.sampling import Sampling, draw_cohort, draw_cohorts, round_keys
 
 
 class Federation(NamedTuple):
@@ -227,24 +227,6 @@ def draw_item_factors(
     return init_scale * jax.random.normal(key, (num_items, num_factors))
 
 
-def draw(setup: Setup, key: Key, round_index: Int[Array, ""], num_users: int) -> Int[Array, "clients"]:
-    """Draw the cohort of one round.
-
-    Raises:
-        ValueError: for a cohort larger than everybody.
-    """
-    cohort_size = setup.cohort_size
-    if cohort_size is None:
-        return jnp.arange(num_users)
-    if cohort_size > num_users:
-        raise ValueError(
-            f"expected a cohort_size of at most {num_users} (users), got {cohort_size}; lower cohort_size"
-        )
-    return draw_cohort(
-        key, round_index, num_users=num_users, cohort_size=cohort_size, sampling=setup.sampling
-    )
-
-
 def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) -> tuple[Any, Array]:
     """Add up what these clients send in one round: the total, not yet read, and the worst solve error."""
     return accumulate(
@@ -288,7 +270,13 @@ def _round(
     setup: Setup, key: Key, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
 ) -> tuple[ServerState, RoundInfo]:
     num_users = clients.row_counts.shape[0]
-    client_ids = draw(setup, key, state.round_index, num_users)
+    client_ids = draw_cohort(
+        key,
+        state.round_index,
+        num_users=num_users,
+        cohort_size=setup.cohort_size,
+        sampling=setup.sampling,
+    )
     if setup.cohort_size is not None:
         capacity = _capacity(row_capacity, clients, client_ids, setup.num_shares)
         clients = gather_cohort(clients, client_ids, row_capacity=capacity, num_shares=setup.num_shares)
@@ -332,8 +320,14 @@ def cohort_rows(
     setup = setup_of(federation)
     if setup.cohort_size is None or num_rounds == 0:
         return 1  # nothing is gathered
-    num_users = clients.row_counts.shape[0]
-    cohorts = draw_rounds(num_rounds, num_users, setup, key, state.round_index)
+    cohorts = draw_cohorts(
+        key,
+        state.round_index,
+        num_rounds=num_rounds,
+        num_users=clients.row_counts.shape[0],
+        cohort_size=setup.cohort_size,
+        sampling=setup.sampling,
+    )
     return rows_needed(clients, cohorts, num_shares=setup.num_shares)
 
 
@@ -343,15 +337,6 @@ def _scan_rounds(num_rounds: int, row_capacity: int, run_round: Callable, key: K
         return run_round(key, state, clients, row_capacity=row_capacity)
 
     return jax.lax.scan(next_round, state, length=num_rounds)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def draw_rounds(
-    num_rounds: int, num_users: int, setup: Setup, key: Key, first_round: Array
-) -> Int[Array, "rounds clients"]:
-    """Draw the cohorts of several rounds."""
-    rounds = first_round + jnp.arange(num_rounds)
-    return jax.lax.map(lambda round_index: draw(setup, key, round_index, num_users), rounds)
 
 
 def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array, num_shares: int) -> int:

@@ -318,6 +318,12 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *filled)
 
 
+def chunk_specs() -> PackedClients:
+    """Return how packed clients lie on a mesh: split by chunk along its axis "clients"."""
+    chunked, whole = PartitionSpec("clients"), PartitionSpec()
+    return PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
+
+
 def is_split(mesh: Mesh | None) -> bool:
     """Return whether several devices share the chunks: the mesh's axis "clients" may be of size 1."""
     return mesh is not None and mesh.shape["clients"] > 1
@@ -327,13 +333,11 @@ def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
     """Map `share(shared, clients)` over the mesh's axis "clients": a share of the chunks for each device."""
     if not is_split(mesh):
         return share
-    chunked, whole = PartitionSpec("clients"), PartitionSpec()
-    specs = PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
     return jax.shard_map(
         share,
         mesh=mesh,
-        in_specs=(whole, specs),
-        out_specs=whole,
+        in_specs=(PartitionSpec(), chunk_specs()),
+        out_specs=PartitionSpec(),
         axis_names={"clients"},
         check_vma=False,  # every share begins with the same zeros
     )

@@ -4,6 +4,7 @@ The host can therefore draw the cohorts of many rounds beforehand and find how m
 """
 
 import math
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -42,7 +43,7 @@ def draw_cohort(
     round_index: Int[Array, ""],
     *,
     num_users: int,
-    cohort_size: int,
+    cohort_size: int | None,
     sampling: Sampling = "shuffled",
 ) -> Int[Array, "clients"]:
     """Draw the users of one round, all different.
@@ -51,7 +52,7 @@ def draw_cohort(
         key: one for all rounds.
         round_index: from 0.
         num_users: N.
-        cohort_size: Theta, at most N.
+        cohort_size: Theta, at most N; None: all users, in order.
         sampling: "shuffled": no user takes part twice before the next pass through all users begins, each
             pass in an order of its own (random reshuffling); the remainder of N / Theta sits a pass out.
             "independent": every round draws anew, every set of users equally likely (to 30 bits a user), as
@@ -62,11 +63,17 @@ def draw_cohort(
         User ids; for a Poisson sample `poisson_capacity` many, padded with N.
 
     Raises:
-        ValueError: for another sampling.
+        ValueError: for more clients than users, or another sampling.
 
     References:
         Mishchenko, Khaled & Richtarik, NeurIPS 2020, on random reshuffling.
     """
+    if cohort_size is None:
+        return jnp.arange(num_users)
+    if cohort_size > num_users:
+        raise ValueError(
+            f"expected a cohort_size of at most {num_users} (users), got {cohort_size}; lower cohort_size"
+        )
     if sampling == "independent":
         bits = jax.random.bits(_cohort_key(key, round_index), (num_users,), jnp.uint32) >> 2
         ranks = jax.lax.bitcast_convert_type(bits, jnp.float32)  # in the same order, and finite
@@ -83,6 +90,24 @@ def draw_cohort(
     pass_index, turn = jnp.divmod(round_index, num_users // cohort_size)
     places = turn * cohort_size + jnp.arange(cohort_size)
     return permute(_cohort_key(key, pass_index), places, size=num_users)
+
+
+@partial(jax.jit, static_argnames=("num_rounds", "num_users", "cohort_size", "sampling"))
+def draw_cohorts(
+    key: Key,
+    first_round: Int[Array, ""],
+    *,
+    num_rounds: int,
+    num_users: int,
+    cohort_size: int | None,
+    sampling: Sampling,
+) -> Int[Array, "rounds clients"]:
+    """Draw the cohorts of several rounds as `draw_cohort` does, in one program for all models."""
+
+    def draw(round_index: Array) -> Array:
+        return draw_cohort(key, round_index, num_users=num_users, cohort_size=cohort_size, sampling=sampling)
+
+    return jax.lax.map(draw, first_round + jnp.arange(num_rounds))
 
 
 def poisson_capacity(*, num_users: int, cohort_size: int) -> int:

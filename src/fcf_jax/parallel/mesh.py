@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fcf_jax.core.packing import fill_up
+from fcf_jax.core.packing import chunk_specs, fill_up
 from fcf_jax.core.records import PackedClients, ServerState
 
 Tree = TypeVar("Tree")
@@ -69,14 +69,7 @@ def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
     """Split the chunks over the mesh; padding chunks fill up the last device."""
     num_chunks = clients.client_ids.shape[0]
     filled = fill_up(clients, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
-    chunked = NamedSharding(mesh, PartitionSpec("clients"))
-    return PackedClients(
-        rows=_put(filled.rows, chunked),
-        owners=_put(filled.owners, chunked),
-        client_ids=_put(filled.client_ids, chunked),
-        first_row=replicate(filled.first_row, mesh),
-        row_counts=replicate(filled.row_counts, mesh),
-    )
+    return jax.tree.map(lambda spec, part: _put(part, NamedSharding(mesh, spec)), chunk_specs(), filled)
 
 
 def place_state(state: ServerState, mesh: Mesh) -> ServerState:

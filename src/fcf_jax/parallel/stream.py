@@ -21,6 +21,7 @@ from fcf_jax.core import federation as rounds
 from fcf_jax.core.federation import Federation, Setup, setup_of
 from fcf_jax.core.packing import cut_chunks, gather_cohort, rows_needed
 from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
+from fcf_jax.core.sampling import draw_cohorts
 from fcf_jax.parallel.mesh import place_clients, replicate
 
 
@@ -48,7 +49,14 @@ def run_rounds_streamed(
     """
     setup, num_users, infos = setup_of(federation), clients.row_counts.shape[0], []
     for _ in range(num_rounds):
-        client_ids = rounds.draw_rounds(1, num_users, setup, key, state.round_index)[0]
+        client_ids = draw_cohorts(
+            key,
+            state.round_index,
+            num_rounds=1,
+            num_users=num_users,
+            cohort_size=setup.cohort_size,
+            sampling=setup.sampling,
+        )[0]
         cohort = clients if setup.cohort_size is None else _gather_on_host(setup, clients, client_ids)
         total, solve_error = collect_streamed(
             _collect, (setup, key, state), cohort, block_chunks=block_chunks, mesh=setup.mesh
