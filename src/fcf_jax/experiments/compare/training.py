@@ -173,7 +173,7 @@ def _is_over(curves: Curves, done: int, *, num_rounds: int) -> bool:
     return done >= MAX_SWEEPS or bool(np.all(_is_settled(curves, done) | is_broken))
 
 
-def _is_settled(curves: Curves, done: int) -> npt.NDArray[np.bool_]:
+def _is_settled(curves: Curves, done: int) -> np.bool_ | npt.NDArray[np.bool_]:
     """Return whether ALS has converged, for every build."""
     before, after = curves.get(CENTRALIZED, "loss").values[done - 2 : done]
     return has_converged(before, after)
