@@ -68,10 +68,8 @@ class Schedule(NamedTuple):
 
     def is_checkpoint_due(self, done: int, size: int) -> bool:
         """Return True after a block of this size that ends after so many rounds."""
-        every = self.checkpoint_every
-        if every is None or done == self.num_rounds:
-            return self.is_evaluation_due(done)
-        return done // every > (done - size) // every
+        every = self.checkpoint_every or self.evaluate_every
+        return done == self.num_rounds or done // every > (done - size) // every
 
 
 class Divergence(NamedTuple):

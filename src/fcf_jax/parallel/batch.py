@@ -193,7 +193,7 @@ def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
     `map_runs` returns its results placed so: states that go on from block to block compile nothing new.
     """
     if mesh is None:
-        return tree
+        return jax.device_put(tree)
     return jax.device_put(tree, _placement(jax.tree.leaves(tree)[0].shape[0], mesh))
 
 

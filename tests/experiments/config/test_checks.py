@@ -1,13 +1,13 @@
 import pytest
 
-from fcf_jax.core.records import SentNorms
+from fcf_jax.core.records import Pieces
 from fcf_jax.experiments.config.checks import _CHECKS, check
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.problems import Facts
 from fcf_jax.experiments.errors import ConfigError
 
 FACTS = Facts(num_users=60, num_items=30, num_interactions=500)
-BOUNDS = SentNorms(256.0, 32.0, 100.0, 1e4)
+BOUNDS = Pieces(256.0, 32.0, 100.0, 1e4)
 CENTRAL = ["privacy.mode=central_noise", "privacy.noise_multiplier=1", "server.step=gram"]
 LOCAL = ["privacy.mode=local_noise", *CENTRAL[1:]]
 SECURE = ["privacy.mode=secure_sum"]

@@ -7,13 +7,14 @@ import pytest
 from rich.console import Console
 
 from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store import budget as budget_module
 from fcf_jax.experiments.store import files
 from fcf_jax.experiments.store.budget import budget_of, released_item_weights
-from fcf_jax.experiments.store.checkpoint import CheckpointError
 from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS, METRICS, claimed
 
 _TINY = [
@@ -25,26 +26,30 @@ NOISY = [*_TINY, "server.step=gram", "server.learning_rate=0.3"]
 HEAD = [*_TINY, "server.step=running_sums", "privacy.head_items=0.5"]
 
 
-def run(folder, overrides, resume=False):
+def problem_of(overrides):
     config = load_config(None, overrides)
-    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=resume):
-        return run_experiment(config, load_dataset(config), folder, progress, resume=resume)
+    return resolve(config, load_dataset(config))
+
+
+def run(folder, overrides, resume=False):
+    problem = problem_of(overrides)
+    with ProgressLine(Console(), quiet=True) as progress, claimed(folder, problem.config, resume=resume):
+        return run_experiment(problem, folder, progress, resume=resume)
 
 
 def test_budget_is_on_disk_before_a_round_and_never_given_back(tmp_path):
-    config = load_config(None, NOISY)
-    budget = budget_of(config, tmp_path, num_users=60)
+    problem = problem_of(NOISY)
+    budget = budget_of(problem, tmp_path)
     assert budget.charge(3) and json.loads((tmp_path / BUDGET.name).read_text())["rounds_charged"] == 3
-    assert not budget_of(config, tmp_path, num_users=60).charge(2)  # another process, after a kill
-    assert budget_of(config, tmp_path, num_users=60).charge(1)
+    assert not budget_of(problem, tmp_path).charge(2)  # another process, after a kill
+    assert budget_of(problem, tmp_path).charge(1)
     assert not budget.charge(1)
 
 
 def test_resumed_run_draws_anew_is_charged_again_and_ends_when_all_is_spent(tmp_path):
     folder = tmp_path / "killed"
     folder.mkdir()
-    config = load_config(None, NOISY)
-    assert budget_of(config, folder, num_users=60).charge(3)  # of a process that was killed
+    assert budget_of(problem_of(NOISY), folder).charge(3)  # of a process that was killed
     summary = run(folder, NOISY, resume=True)
     assert summary["privacy"]["rounds_charged"] <= 4
     rounds = [one for one in METRICS.read(folder) if one["kind"] == "round"]
@@ -73,12 +78,11 @@ def test_run_releases_counts_once_and_charges_them_first(tmp_path, monkeypatch):
 
 
 def test_resumed_run_reads_the_counts_it_released(tmp_path, monkeypatch):
-    config, folder = load_config(None, HEAD), tmp_path
-    train = load_dataset(config).split.train
-    budget = budget_of(config, folder, num_users=train.num_users)
-    first = released_item_weights(config, train, folder, budget)
+    problem = problem_of(HEAD)
+    budget = budget_of(problem, tmp_path)
+    first = released_item_weights(problem, tmp_path, budget)
     monkeypatch.setattr(budget_module, "release_item_counts", None)  # it must not be asked again
-    np.testing.assert_array_equal(released_item_weights(config, train, folder, budget), first)
+    np.testing.assert_array_equal(released_item_weights(problem, tmp_path, budget), first)
 
 
 def test_lost_counts_or_budgets_are_not_paid_for_anew(tmp_path):

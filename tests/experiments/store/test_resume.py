@@ -151,7 +151,7 @@ def test_stopped_run_says_how_to_go_on_and_ends_as_an_unbroken_one(stopped, copy
     )
     assert rounds_saved(folder) == [10]
     assert resume(copy) == 0
-    assert "going on after 10 of 40 rounds" in capsys.readouterr().out
+    assert "resuming after 10 of 40 rounds" in capsys.readouterr().out
     assert_same_outcome(copy, unbroken)
     assert summary_of(copy)["resumed_from_rounds"] == [10]
     before = content_of(copy)
@@ -195,7 +195,7 @@ def test_flipped_byte_is_said_and_the_checkpoint_before_it_used(copy, unbroken, 
     assert resume(copy) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "damaged" in line and str(latest) in line]
-    assert "going on after 30 of 40 rounds" in lines
+    assert "resuming after 30 of 40 rounds" in lines
     assert summary_of(copy)["resumed_from_rounds"] == [10, 30]
     assert_same_outcome(copy, unbroken)
 

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from fcf_jax import cli
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.secure_sum import facts_of, formats_of
+from fcf_jax.experiments.build.fixed_point import facts_of
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.config.privacy_modes import is_in_fixed_point
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report.wording import privacy_note
@@ -32,36 +32,36 @@ SECURE = [*TINY, "privacy.mode=secure_sum", "privacy.min_cohort=20"]
 SAMPLED = ["federation.cohort_size=20", "server.step=running_sums"]
 
 ON_TWO_DEVICES = """
-    import jax, numpy as np, optax
+    import jax, numpy as np
     import fcf_jax as fcf
-    from fcf_jax.core.records import SentNorms
+    from fcf_jax.channel import Pieces, fixed_point
+    from fcf_jax.channel.fixed_point import choose_formats
     from fcf_jax.data import simulate_taste
-    from fcf_jax.privacy.secure_sum import choose_formats, fixed_point_sums
+    from fcf_jax.optimizers import guarded_gram
+    from fcf_jax.parallel import client_mesh, place_clients, place_state, run_rounds_streamed, use_cpu_devices
     from fcf_jax.parallel.mesh import fetch
 
-    fcf.use_cpu_devices(2)
+    use_cpu_devices(2)
     interactions = simulate_taste(num_users=70, num_items=23, mean_history=7, seed=0)
-    host = fcf.batch_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=9, num_shares=2)
-    formats = choose_formats(SentNorms(90.0, 20.0, 90.0, 900.0), max_clients=70)
-    sums = fixed_point_sums(formats, max_clients=70)
+    host = fcf.pack_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=9, num_shares=2)
+    formats = choose_formats(Pieces(90.0, 20.0, 90.0, 900.0), max_clients=70)
+    model = fcf.Model(fcf.implicit_feedback(alpha=1.0), regularization=1.0)
     key = jax.random.key(0)
 
     def last(mesh, streamed=False):
         federation = fcf.federated_cf(
-            fcf.guarded_gram(regularization=1.0), fcf.implicit_feedback(alpha=1.0), num_items=23,
-            num_factors=4, regularization=1.0, accumulation=sums, mesh=mesh,
+            model, guarded_gram(), num_items=23, num_factors=4,
+            channel=fixed_point(formats, max_clients=70), mesh=mesh,
         )
-        state = federation.init(key) if mesh is None else fcf.place_state(federation.init(key), mesh)
-        options = {"num_rounds": 5}
+        state = federation.init(key) if mesh is None else place_state(federation.init(key), mesh)
         if streamed:
-            options |= {"block_chunks": 2, "mesh": mesh}
-            return fcf.run_rounds_streamed(federation, key, state, host, **options)[0]
-        clients = host if mesh is None else fcf.place_clients(host, mesh)
-        return fcf.run_rounds(federation, key, state, clients, **options)[0]
+            return run_rounds_streamed(federation, key, state, host, num_rounds=5, block_chunks=2)[0]
+        clients = host if mesh is None else place_clients(host, mesh)
+        return fcf.run_rounds(federation, key, state, clients, num_rounds=5)[0]
 
     one = fetch(last(None).item_factors)
     assert np.isfinite(one).all()
-    for other in last(fcf.client_mesh(2)), last(None, streamed=True), last(fcf.client_mesh(2), streamed=True):
+    for other in last(client_mesh(2)), last(None, streamed=True), last(client_mesh(2), streamed=True):
         np.testing.assert_array_equal(one, fetch(other.item_factors))
 """
 
@@ -71,7 +71,7 @@ def run(folder, *overrides):
     dataset = load_dataset(config)
     check(config, "run", facts_of(config, dataset))
     with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=False):
-        return run_experiment(config, dataset, folder, progress)
+        return run_experiment(resolve(config, dataset), folder, progress)
 
 
 @pytest.fixture(scope="module")
@@ -162,21 +162,6 @@ def test_plain_rounds_overflow_under_the_same_rule():
     config = load_config(None, [*TINY, "parallel.deterministic=true", "privacy.fraction_bits=25"])
     with pytest.raises(ConfigError, match=r"privacy\.fraction_bits"):
         check(config, "run", facts_of(config, load_dataset(config)))
-
-
-def test_noise_is_never_summed_in_fixed_point():
-    """A number that is cut off could make an upload longer than its clip norm."""
-    noisy = ["privacy.mode=central_noise", "server.step=gram", "parallel.deterministic=true"]
-    assert not is_in_fixed_point(load_config(None, noisy))
-
-
-def test_bounds_of_the_data_hold_for_every_client():
-    config = load_config(None, [*SECURE, "data.strengths=keep"])
-    dataset = load_dataset(config)
-    train, formats = dataset.split.train, formats_of(config, dataset)
-    confidence = 1 + config.model.alpha * np.asarray(train.strengths)
-    assert formats.confidence_sum.bound == pytest.approx(confidence.max() - 1)
-    assert formats.loss.bound == pytest.approx(np.bincount(train.user_ids, confidence).max())
 
 
 def test_comparison_looks_at_the_cohorts_of_every_build():

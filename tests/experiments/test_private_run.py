@@ -1,16 +1,15 @@
-"""Runs under noise: their budget, their keys, and what is refused."""
+"""Runs under noise: their budget, and what is refused."""
 
 import json
 
-import jax
 import pytest
 from rich.console import Console
 
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.privacy import rounds_key
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.config.privacy_numbers import noise_multiplier_of
+from fcf_jax.experiments.config.protection import protection_of
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report.wording import privacy_note
@@ -30,7 +29,7 @@ SAMPLED = ["federation.cohort_size=20", "federation.sampling=poisson", "server.s
 def run(folder, *overrides, resume=False):
     config = load_config(None, [*NOISY, *overrides])
     with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config, resume=resume):
-        return run_experiment(config, load_dataset(config), folder, progress, resume=resume)
+        return run_experiment(resolve(config, load_dataset(config)), folder, progress, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_epsilon_is_in_the_records_and_grows(finished):
     assert len(spent) == 2 and 0 < spent[0] < spent[1] <= 10
     of_two = epsilon(
         Participation("everybody", 60, 60), num_rounds=2, delta=1 / 600,
-        noise_multiplier=noise_multiplier_of(load_config(None, NOISY), num_users=60),
+        noise_multiplier=protection_of(load_config(None, NOISY), num_users=60).noise_multiplier,
     )  # fmt: skip
     assert spent[0] == pytest.approx(of_two, rel=1e-6)
 
@@ -74,15 +73,6 @@ def test_noise_comes_from_the_system_unless_a_seed_is_set_and_that_is_not_privat
     assert again["federated"]["loss"] != summary["federated"]["loss"]
     fixed = run(tmp_path / "fixed", "privacy.seed=1")["privacy"]
     assert not fixed["is_private"] and "NOT PRIVATE" in str(fixed["caveats"])
-
-
-@pytest.mark.parametrize("seed", [None, 1])
-def test_key_of_the_rounds_is_not_that_of_the_start(seed):
-    config = load_config(None, NOISY if seed is None else [*NOISY, f"privacy.seed={seed}"])
-    key = jax.random.key(0)
-    drawn = [jax.random.key_data(rounds_key(config, key)).tolist() for _ in range(2)]
-    assert (drawn[0] == drawn[1]) == (seed is not None) and jax.random.key_data(key).tolist() not in drawn
-    assert rounds_key(load_config(None, []), key) is key
 
 
 @pytest.mark.parametrize(

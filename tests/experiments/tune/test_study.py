@@ -25,9 +25,9 @@ CONFIG = load_config(None, SMALL)
 def toy_learner(key):
     """Best where this setting is 8 and K is 6; beyond 30 it diverges."""
 
-    def make(config, mean_rating, data):
+    def make(problem, data):
         def score(settings, item_factors, data):
-            distance = jnp.log(settings[key] / 8) ** 2 + abs(config.model.num_factors - 6)
+            distance = jnp.log(settings[key] / 8) ** 2 + abs(problem.config.model.num_factors - 6)
             of_users = jnp.full(3, 1 / (1 + distance))
             metrics = RankingMetrics(*[of_users] * 6)
             return UserMetrics(metrics, metrics, of_users, of_users, of_users, jnp.ones(3, jnp.int32))

@@ -1,21 +1,16 @@
+"""A run from its configuration to its run directory."""
+
 import json
 
 import numpy as np
-import optax
 import pytest
-from jax import numpy as jnp
 from rich.console import Console
 
-from fcf_jax.data import Interactions
-from fcf_jax.experiments.build.baseline import offsets_rmse
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.privacy import payload_bytes
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.config.server_steps import build_optimizer
 from fcf_jax.experiments.errors import DivergedError
-from fcf_jax.experiments.loop import Training, block_sizes, find_divergence, seconds_per_round
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.recommend import History, recommend_items
 from fcf_jax.experiments.run import difference_percent, run_experiment
 from fcf_jax.experiments.store.run_directory import claimed, read_run
 
@@ -41,7 +36,7 @@ def run_tiny(folder, *overrides):
 
 def run_config(config, folder):
     with ProgressLine(Console(), quiet=True) as progress, claimed(folder, config):
-        return run_experiment(config, load_dataset(config), folder, progress)
+        return run_experiment(resolve(config, load_dataset(config)), folder, progress)
 
 
 @pytest.fixture(scope="module")
@@ -108,73 +103,6 @@ def test_explicit_ratings_are_compared_with_offsets(tmp_path):
     assert summary["centralized"] is summary["difference_percent"] is None
     # random counts have nothing to learn: no better than their spread, and not much worse
     assert 0.5 < summary["federated"]["rmse"] / summary["explicit_baseline_rmse"] < 2.0
-
-
-@pytest.mark.parametrize("step", ["adam", "paper_adam", "guarded_gram", "gram", "running_sums", "sgd"])
-def test_every_step_builds_and_counts_its_payload(step):
-    config = load_config(None, [f"server.step={step}"])
-    assert isinstance(build_optimizer(config), optax.GradientTransformation)
-    up, down = payload_bytes(config, num_items=100)
-    assert down == 4 * 100 * 25
-    assert up - down == (4 * (25 * 25 + 100 + 1) if step in ("gram", "guarded_gram", "running_sums") else 0)
-
-
-@pytest.mark.parametrize(
-    ("step", "more", "extra"),
-    [
-        ("adam", (), 0),
-        ("gram", (), 25 * 25 + 100),
-        ("gram", ("server.confidence_factor=0.0",), 25 * 25),
-    ],
-)
-def test_payload_counts_what_a_mechanism_lets_clients_send(step, more, extra):
-    """Their loss never, and confidences only where the step weighs them."""
-    config = load_config(None, [f"server.step={step}", "privacy.mode=central_noise", *more])
-    up, down = payload_bytes(config, num_items=100)
-    assert up - down == 4 * extra
-
-
-def test_cosine_decay_ends_at_the_final_rate():
-    config = load_config(None, ["server.step=sgd", "server.learning_rate=1.0", "server.decay=cosine"])
-    optimizer = build_optimizer(config)
-    ones = jnp.ones(1)
-    state = optax.tree_utils.tree_set(optimizer.init(ones), count=jnp.int32(config.federation.num_rounds))
-    update, _ = optimizer.update(ones, state, ones)
-    assert float(update[0]) == pytest.approx(0.0, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("num_rounds", "every", "sizes"),
-    [(30, 10, [10] * 3), (10, 10, [2] * 5), (7, 2, [2, 2, 2, 1]), (1, 10, [1]), (0, 10, [])],
-)
-def test_blocks_end_where_evaluations_are_due(num_rounds, every, sizes):
-    assert block_sizes(num_rounds, every) == sizes
-
-
-def test_seconds_per_round_leave_out_what_compiles_in_each_process():
-    config = load_config(None, ["federation.num_rounds=25", "evaluation.every=5"])  # blocks of 5
-
-    def median(seconds, starts):
-        records = [{"kind": "round", "round": i, "seconds": seconds[i // 5]} for i in range(5 * len(seconds))]
-        return seconds_per_round(Training(25, None, records, starts, None), config)
-
-    assert median([9.0, 1.0, 3.0, 2.0, 1.0], []) == 1.5
-    assert median([9.0, 1.0, 8.0, 2.0, 2.0], [10]) == 2.0  # another process took over at round 10
-    assert median([9.0, 8.0], [5]) == 8.5  # nothing else is known
-
-
-def test_divergence_is_found_at_its_first_round():
-    assert find_divergence([1.0, 9.0]) is None
-    assert find_divergence([1.0, 2.0, 11.0, 12.0]).round == 2
-    assert find_divergence([1.0, float("nan")]).round == 1
-    assert find_divergence([1.0, 11.0, 0.9], is_guarded=True) is None
-    assert find_divergence([1.0, 11.0, 12.0], is_guarded=True).round == 2
-
-
-def test_offsets_rmse_known_answer_of_constant_ratings():
-    train = Interactions.from_arrays([0, 0, 1], [0, 1, 0], [3.0, 3.0, 3.0], num_users=2, num_items=2)
-    test = Interactions.from_arrays([1], [1], [5.0], num_users=2, num_items=2)
-    assert offsets_rmse(train, test) == pytest.approx(2.0)
 
 
 def test_difference_percent_known_answers():

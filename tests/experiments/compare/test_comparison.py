@@ -1,3 +1,5 @@
+"""A comparison through the command line: its files, and resuming it."""
+
 import json
 import os
 import signal
@@ -6,24 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from scipy import stats
 
 from fcf_jax import cli
 from fcf_jax.evaluation.metrics import metric_names
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.compare import comparison
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.compare.curves import Curves, read_curves
-from fcf_jax.experiments.compare.statistics import (
-    compare_builds,
-    compare_users,
-    distinct_metrics,
-    unproven_metrics,
-    verdict,
-    worse_metrics,
-)
-from fcf_jax.experiments.compare.training import _refuse_divergence
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import claimed
@@ -34,7 +26,6 @@ TINY = [
     "parallel.devices=1",
 ]  # fmt: skip
 NAMES = [*metric_names(10), "loss"]
-RNG = np.random.default_rng(0)
 
 
 def compare(folder, *overrides, options=()):
@@ -103,7 +94,8 @@ def test_both_sides_begin_alike_and_are_on_record(finished):
 def test_each_build_agrees_with_the_run_alone(finished, tmp_path):
     config = load_config(None, [*TINY, "federation.seed=1", "evaluation.baseline=false"])
     with claimed(tmp_path / "alone", config), ProgressLine(Console(), quiet=True) as progress:
-        summary = run_experiment(config, load_splits(config)[1], tmp_path / "alone", progress)
+        problem = resolve(config, load_splits(config)[1])
+        summary = run_experiment(problem, tmp_path / "alone", progress)
     table = pd.read_csv(finished / "comparison.csv")
     (found,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "federated"))
     # float32: rounding has 20 rounds to grow; the builds differ by 5 % and more
@@ -123,7 +115,7 @@ def test_stopped_comparison_goes_on_to_the_same_end(finished, tmp_path, monkeypa
     assert f"go on with: fcf compare --resume --out {folder}" in capsys.readouterr().err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["round-00000005.npz"]
     assert cli.main(["compare", "--resume", "--out", str(folder)]) == 0
-    assert "going on after 5 rounds" in capsys.readouterr().out
+    assert "resuming after 5 rounds" in capsys.readouterr().out
     resumed, unbroken = read(folder), read(finished)
     assert resumed.pop("resumed_from_rounds") == [5] and unbroken.pop("resumed_from_rounds") == []
     assert resumed.pop("seconds") and unbroken.pop("seconds")
@@ -162,75 +154,6 @@ def test_nothing_to_test_on_and_one_build_are_said(tmp_path):
     assert document["worse_metrics"] == ["loss"]
     for expected in ("One build allows no test", "loss (+", "Nothing can be said of precision_at_10"):
         assert expected in document["verdict"]
-
-
-def values(offset, *, num=8):
-    base = 0.3 + 0.01 * np.arange(num) / num
-    return base, base * (1 + offset) + 1e-5 * RNG.normal(size=num)
-
-
-def test_figures_match_scipy():
-    centralized, federated = values(0.004)
-    (found,) = compare_builds({"a": centralized}, {"a": federated}, margin_percent=1.0).values()
-    scale, margin = 100 / centralized.mean(), 0.01 * centralized.mean()
-    interval = stats.ttest_rel(federated, centralized).confidence_interval(0.95)
-    tests = [
-        stats.ttest_rel(federated + sign * margin, centralized, alternative=tail).pvalue
-        for sign, tail in ((1, "greater"), (-1, "less"))
-    ]
-    assert found["difference_low_percent"] == pytest.approx(scale * interval.low)
-    assert found["difference_high_percent"] == pytest.approx(scale * interval.high)
-    assert found["tost_p"] == pytest.approx(max(tests))
-
-
-def test_users_are_averaged_over_builds_first():
-    centralized = np.array([[1.0, 2.0, np.nan], [3.0, 2.0, 1.0]])
-    (found,) = compare_users({"a": centralized}, {"a": centralized + [[1.0, 0.0, 0.0]]}).values()
-    assert found["num_users"] == 2  # one is nan in a build
-    assert found["difference_percent"] == pytest.approx(25.0)  # 1 and 0, of a mean of 2
-
-
-def test_verdict_names_what_is_worse_and_what_is_not_shown():
-    sides = {
-        "map_at_10": values(-0.02), "recall_at_10": values(0.02), "rmse": values(0.02), "loss": values(-0.001)
-    }  # fmt: skip
-    centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
-    metrics = compare_builds(centralized, federated, margin_percent=1.0)
-    assert worse_metrics(metrics, tolerance_percent=0.5) == ["map_at_10", "rmse"]
-    assert unproven_metrics(metrics) == ["map_at_10", "recall_at_10", "rmse"]
-    said = verdict(metrics, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
-    assert "by more than 0.5 % in the mean in map_at_10 (-2.00 %), rmse (+2.00 %)." in said
-    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in said
-    good = {"loss": metrics["loss"]}
-    said = verdict(good, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
-    assert "no metric of the federation is worse" in said and "shown for all 1 metrics" in said
-
-
-def test_normalized_metrics_that_say_the_same_are_left_out():
-    sides = {"auc": values(0.0), "rmse": values(0.0)}
-    sides |= {"normalized_auc": sides["auc"], "normalized_rmse": values(0.1)}
-    centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
-    metrics = compare_builds(centralized, federated, margin_percent=1.0)
-    assert list(distinct_metrics(metrics)) == ["auc", "rmse", "normalized_rmse"]
-
-
-def test_curves_are_read_as_they_were_written(tmp_path):
-    curves = Curves()
-    for done in (20, 0, 10):
-        curves.put("federated", "loss", done, RNG.normal(size=3))
-    curves.put("federated", "loss", 10, [1 / 3, np.nan, 0.0])  # again
-    curves.write(tmp_path / "curves.csv")
-    rounds, found = read_curves(tmp_path / "curves.csv", until=10).get("federated", "loss")
-    assert rounds.tolist() == [0, 10]
-    np.testing.assert_array_equal(found, curves.get("federated", "loss").values[:2])
-
-
-def test_divergence_names_the_build_and_a_remedy():
-    curves = Curves()
-    for done, losses in enumerate([[1.0, 1.0], [0.5, 30.0], [0.4, 40.0]]):
-        curves.put("federated", "loss", done, losses)
-    with pytest.raises(DivergedError, match=r"build 1 diverged in round 2.*raise server"):
-        _refuse_divergence(load_config(), curves)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,12 @@
 
 import json
 
-import jax
-import numpy as np
 import pytest
-from jax import numpy as jnp
 
 from fcf_jax import cli
-from fcf_jax.core.records import CohortSum, SentNorms
 from fcf_jax.experiments.audit import auditing
-from fcf_jax.experiments.audit import bounds as audit_bounds
+from fcf_jax.experiments.audit.bounds import figure_names
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.privacy.attacks.noised_uploads import membership
-from fcf_jax.privacy.limits import in_out_auc_ceiling
-from fcf_jax.privacy.mechanism import gaussian_mechanism
 
 SMALL = ("data.num_users=60", "data.num_items=40", "data.mean_history=8", "model.num_factors=4")
 SETTINGS = {
@@ -93,31 +86,6 @@ def test_popularity_is_at_chance_across_users(found):
         assert attacks["popularity"]["auc"]["value"] == 0.5
 
 
-def test_taking_part_known_answer():
-    auc, rate = membership(np.ones(400), noise_multiplier=1.0)
-    assert auc.value == pytest.approx(in_out_auc_ceiling(1.0), abs=MONTE_CARLO)
-    assert rate.value == pytest.approx(0.0183, abs=2e-3)  # Phi(1 - 3.0902)
-    assert membership(np.ones(3), noise_multiplier=0.0)[0].value == 1.0
-
-
-def test_noise_along_a_signal_is_that_of_the_mechanism():
-    mechanism = gaussian_mechanism(
-        clip_norms=SentNorms(2.0, 3.0, None, None), noise_multiplier=0.7, expected_cohort_size=1.0
-    )
-    rng, size = np.random.default_rng(0), (5, 3)
-    f, x = rng.normal(size=size), rng.normal(size=3)
-    gram = np.outer(x, x)
-    norm = np.sqrt((f**2).sum() / 4 + (gram**2).sum() / 9)
-    nothing = CohortSum(*(jnp.zeros(shape) for shape in (size, (3, 3), (5,), (), (), ())))
-
-    def project(key):
-        sums, _ = mechanism.release(key, (), nothing)
-        return ((sums.upload * f).sum() / 4 + (sums.user_gram * gram).sum() / 9) / norm
-
-    projected = jax.vmap(project)(jax.random.split(jax.random.key(0), 4000))
-    assert float(projected.std()) == pytest.approx(0.7, rel=0.04)  # 3.6 standard errors
-
-
 def test_audit_json_has_intervals_and_facts(folders):
     for mode, folder in folders.items():
         assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == WRITTEN
@@ -139,10 +107,10 @@ def test_audit_json_has_intervals_and_facts(folders):
 def test_figures_are_those_that_bounds_may_name(folders, found):
     for mode, folder in folders.items():
         config = load_config(str(folder / "config.toml"))
-        known = audit_bounds.figure_names(
+        known = figure_names(
             mode,
             has_cohorts=config.federation.cohort_size is not None,
-            sends_gram=step_of(config).asks_for_gram,
+            sends_gram=config.server.row.asks_for_gram,
         )
         assert {name: set(figures) for name, figures in found[mode].items()} == {
             name: set(figures) for name, figures in known.items()
@@ -174,15 +142,6 @@ def test_a_bound_on_nothing_is_a_mistake(tmp_path, capsys, bound, words):
     assert run("plain", tmp_path / "out", "--require", bound) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_bounds_look_at_the_careful_end():
-    bounds = audit_bounds.parse_bounds(["a.b<=0.1", "a.b>=0.1"], {"a": ("b",)})
-    figure = {"value": 0.1, "low": 0.05, "high": 0.2}
-    assert [len(audit_bounds.unmet([bound], {"a": {"b": figure}})) for bound in bounds] == [1, 1]
-    exact = dict.fromkeys(figure, 0.1)
-    assert audit_bounds.unmet(bounds, {"a": {"b": exact}}) == []
-    assert len(audit_bounds.unmet(bounds, {"a": {"b": dict.fromkeys(figure, float("nan"))}})) == 2
 
 
 def test_a_step_that_does_not_fit_is_replaced_and_named():

@@ -1,5 +1,6 @@
+"""A study through the command line: its outcome, and resuming it."""
+
 import csv
-import dataclasses
 import importlib.util
 import tomllib
 
@@ -7,8 +8,6 @@ import numpy as np
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.held_out import HeldOut, hold_out, load_held_out
 from fcf_jax.experiments.config.load import load_config, with_values
 from fcf_jax.experiments.store.run_directory import claimed
 from fcf_jax.experiments.tune import tuning
@@ -19,15 +18,6 @@ SHORT = [
     "--set", "tuning.num_factors=[4]", "--set", "tuning.num_sweeps=6", "--set", "tuning.num_model_trials=5",
     "--set", "tuning.num_server_trials=3", "--set", "server.step=adam",
 ]  # fmt: skip
-SIMULATED = [
-    *SHORT,
-    "--set",
-    "data.num_users=60",
-    "--set",
-    "data.num_items=30",
-    "--set",
-    "data.mean_history=8",
-]
 QUIET = "--quiet"
 
 
@@ -76,30 +66,6 @@ def test_another_test_set_leaves_the_study_as_it_is(tuned, tmp_path):
     sections = [tomllib.loads((one / "tuned.toml").read_text()) for one in (folder, tuned)]
     assert all(one["data"].pop("path") for one in sections)
     assert sections[0] == sections[1]
-
-
-class Untouchable:
-    def __getattribute__(self, name):
-        raise AssertionError(f"the test set was asked for {name}")
-
-
-def test_nothing_of_the_test_set_is_handed_over():
-    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
-    with_validation = with_values(config, {"data.validation_fraction": 0.1})
-    dataset = load_dataset(with_validation)
-    blind = dataset._replace(split=dataclasses.replace(dataset.split, test=Untouchable()))
-    held_out = hold_out(blind, config, fraction=0.1)
-    assert HeldOut._fields == ("train", "validation", "mean_rating")
-    assert held_out.train is dataset.split.train and held_out.validation is dataset.split.validation
-
-
-def test_held_out_and_training_are_the_training_set_of_a_run():
-    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
-    of_run, held_out = load_dataset(config).split, load_held_out(config)
-    together = held_out.train.to_scipy() + held_out.validation.to_scipy()
-    assert (together != of_run.train.to_scipy()).nnz == 0
-    assert together.multiply(of_run.test.to_scipy()).nnz == 0
-    assert held_out.validation.num_interactions > 0
 
 
 def test_tuned_config_is_ready_and_no_worse_than_the_start(tuned):

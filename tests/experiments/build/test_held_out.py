@@ -1,0 +1,31 @@
+"""Held-out data: a training and a validation set, and nothing of the test set."""
+
+import dataclasses
+
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.build.held_out import HeldOut, hold_out, load_held_out
+from fcf_jax.experiments.config.load import load_config, with_values
+
+
+class Untouchable:
+    def __getattribute__(self, name):
+        raise AssertionError(f"the test set was asked for {name}")
+
+
+def test_nothing_of_the_test_set_is_handed_over():
+    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
+    with_validation = with_values(config, {"data.validation_fraction": 0.1})
+    dataset = load_dataset(with_validation)
+    blind = dataset._replace(split=dataclasses.replace(dataset.split, test=Untouchable()))
+    held_out = hold_out(blind, config, fraction=0.1)
+    assert HeldOut._fields == ("train", "validation", "mean_rating")
+    assert held_out.train is dataset.split.train and held_out.validation is dataset.split.validation
+
+
+def test_held_out_and_training_are_the_training_set_of_a_run():
+    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
+    of_run, held_out = load_dataset(config).split, load_held_out(config)
+    together = held_out.train.to_scipy() + held_out.validation.to_scipy()
+    assert (together != of_run.train.to_scipy()).nnz == 0
+    assert together.multiply(of_run.test.to_scipy()).nnz == 0
+    assert held_out.validation.num_interactions > 0

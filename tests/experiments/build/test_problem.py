@@ -1,0 +1,50 @@
+"""What a configuration and its data decide: payloads, formats and keys."""
+
+import jax
+import pytest
+
+from fcf_jax.experiments.build.dataset import load_datasets
+from fcf_jax.experiments.build.problem import payload_bytes, resolve, rounds_key
+from fcf_jax.experiments.config.load import load_config
+
+SIMULATED = ["data.num_users=60", "data.num_items=30", "data.mean_history=8"]
+NOISY = ["privacy.mode=central_noise", "server.step=gram"]
+
+
+@pytest.mark.parametrize("step", ["adam", "paper_adam", "guarded_gram", "gram", "running_sums", "sgd"])
+def test_payload_of_every_step(step):
+    up, down = payload_bytes(load_config(None, [f"server.step={step}"]), num_items=100)
+    assert down == 4 * 100 * 25
+    assert up - down == (4 * (25 * 25 + 100 + 1) if step in ("gram", "guarded_gram", "running_sums") else 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "more", "extra"),
+    [
+        ("adam", (), 0),
+        ("gram", (), 25 * 25 + 100),
+        ("gram", ("server.confidence_factor=0.0",), 25 * 25),
+    ],
+)
+def test_payload_counts_what_noise_lets_clients_send(step, more, extra):
+    """Their loss never, and confidences only where the step weighs them."""
+    config = load_config(None, [f"server.step={step}", "privacy.mode=central_noise", *more])
+    up, down = payload_bytes(config, num_items=100)
+    assert up - down == 4 * extra
+
+
+def test_replicates_share_formats_that_hold_for_all_of_them():
+    config = load_config(None, [*SIMULATED, "parallel.deterministic=true"])
+    datasets = load_datasets(config, split_seeds=[0, 1])
+    together, alone = resolve(config, *datasets).formats, [resolve(config, one).formats for one in datasets]
+    assert together.loss.bound == max(one.loss.bound for one in alone)
+    assert resolve(load_config(None, SIMULATED), *datasets).formats is None  # summed in floats
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_key_of_the_rounds_is_not_that_of_the_start(seed):
+    privacy = load_config(None, NOISY if seed is None else [*NOISY, f"privacy.seed={seed}"]).privacy
+    key = jax.random.key(0)
+    drawn = [jax.random.key_data(rounds_key(privacy, key)).tolist() for _ in range(2)]
+    assert (drawn[0] == drawn[1]) == (seed is not None) and jax.random.key_data(key).tolist() not in drawn
+    assert rounds_key(load_config().privacy, key) is key

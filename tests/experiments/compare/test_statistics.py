@@ -1,0 +1,66 @@
+"""Statistics of a comparison: means, intervals, equivalence and the verdict."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fcf_jax.experiments.compare.statistics import (
+    compare_builds,
+    compare_users,
+    distinct_metrics,
+    unproven_metrics,
+    verdict,
+    worse_metrics,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def values(offset, *, num=8):
+    base = 0.3 + 0.01 * np.arange(num) / num
+    return base, base * (1 + offset) + 1e-5 * RNG.normal(size=num)
+
+
+def test_figures_match_scipy():
+    centralized, federated = values(0.004)
+    (found,) = compare_builds({"a": centralized}, {"a": federated}, margin_percent=1.0).values()
+    scale, margin = 100 / centralized.mean(), 0.01 * centralized.mean()
+    interval = stats.ttest_rel(federated, centralized).confidence_interval(0.95)
+    tests = [
+        stats.ttest_rel(federated + sign * margin, centralized, alternative=tail).pvalue
+        for sign, tail in ((1, "greater"), (-1, "less"))
+    ]
+    assert found["difference_low_percent"] == pytest.approx(scale * interval.low)
+    assert found["difference_high_percent"] == pytest.approx(scale * interval.high)
+    assert found["tost_p"] == pytest.approx(max(tests))
+
+
+def test_users_are_averaged_over_builds_first():
+    centralized = np.array([[1.0, 2.0, np.nan], [3.0, 2.0, 1.0]])
+    (found,) = compare_users({"a": centralized}, {"a": centralized + [[1.0, 0.0, 0.0]]}).values()
+    assert found["num_users"] == 2  # one is nan in a build
+    assert found["difference_percent"] == pytest.approx(25.0)  # 1 and 0, of a mean of 2
+
+
+def test_verdict_names_what_is_worse_and_what_is_not_shown():
+    sides = {
+        "map_at_10": values(-0.02), "recall_at_10": values(0.02), "rmse": values(0.02), "loss": values(-0.001)
+    }  # fmt: skip
+    centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
+    metrics = compare_builds(centralized, federated, margin_percent=1.0)
+    assert worse_metrics(metrics, tolerance_percent=0.5) == ["map_at_10", "rmse"]
+    assert unproven_metrics(metrics) == ["map_at_10", "recall_at_10", "rmse"]
+    said = verdict(metrics, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert "by more than 0.5 % in the mean in map_at_10 (-2.00 %), rmse (+2.00 %)." in said
+    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in said
+    good = {"loss": metrics["loss"]}
+    said = verdict(good, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert "no metric of the federation is worse" in said and "shown for all 1 metrics" in said
+
+
+def test_normalized_metrics_that_say_the_same_are_left_out():
+    sides = {"auc": values(0.0), "rmse": values(0.0)}
+    sides |= {"normalized_auc": sides["auc"], "normalized_rmse": values(0.1)}
+    centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
+    metrics = compare_builds(centralized, federated, margin_percent=1.0)
+    assert list(distinct_metrics(metrics)) == ["auc", "rmse", "normalized_rmse"]
