@@ -17,7 +17,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 pytest_plugins = ["small_data", "compilations"]
-_LONG_FILES = {"test_mesh", "test_resume", "test_faults", "test_docs", "test_report", "test_federation"}
+_LONG_FILES = {
+    "test_mesh", "test_resume", "test_faults", "test_docs", "test_federation", "test_comparison",
+    "test_secure_run",
+}  # fmt: skip
 _MANY_MAPS = 20_000  # of 65,530 by default
 _OF_ARRAYS = [
     "fcf_jax.core",

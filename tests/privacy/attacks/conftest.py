@@ -17,14 +17,13 @@ def seen(request):
     """Public knowledge, what the clients send, and the truth, after some rounds."""
     interactions = simulate_taste(num_users=NUM_USERS, num_items=NUM_ITEMS, mean_history=12, seed=1)
     interactions = interactions.binarized() if request.param == "binarized" else interactions
-    weighting = fcf.implicit_feedback(alpha=ALPHA)
-    options = {"num_items": NUM_ITEMS, "num_factors": NUM_FACTORS, "regularization": 1.0}
-    federation = fcf.federated_cf(fcf.guarded_gram(regularization=1.0), weighting, **options)
-    key = jax.random.key(0)
-    clients = fcf.batch_clients(interactions)
-    state, _ = fcf.run_rounds(federation, key, federation.init(key), clients, num_rounds=5)
-    uploads = knowledge.uploads_of(
-        state.item_factors, knowledge.histories(interactions, USERS), weighting, 1.0
+    model = fcf.Model(fcf.implicit_feedback(alpha=ALPHA), regularization=1.0)
+    federation = fcf.federated_cf(
+        model, fcf.optimizers.guarded_gram(), num_items=NUM_ITEMS, num_factors=NUM_FACTORS
     )
+    key = jax.random.key(0)
+    clients = fcf.pack_clients(interactions)
+    state, _ = fcf.run_rounds(federation, key, federation.init(key), clients, num_rounds=5)
+    uploads = knowledge.uploads_of(model, state.item_factors, knowledge.histories(interactions, USERS))
     public = knowledge.Public(np.asarray(state.item_factors, np.float64), 1.0, 1.0, ALPHA)
     return public, uploads, *knowledge.held_and_strengths(interactions, USERS)
