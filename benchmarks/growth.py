@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import optax
 from common import Shape, argument_parser, measure, publish, show, simulated
-from problem import Problem, all_devices, guarded_gram, problem_of, train_item_factors, use_all_cores
+from problem import Problem, all_devices, problem_of, train_item_factors, use_all_cores
 
 import fcf_jax as fcf
 from fcf_jax.core.federation import cohort_rows
@@ -97,7 +97,7 @@ def trained_of(size: Size) -> tuple[Problem, jax.Array]:
 def prepare(size: Size, *, num_calls: int) -> Prepared:
     """Compile a round of this size."""
     problem, item_factors = trained_of(size._replace(cohort=None))
-    step = guarded_gram(problem.model) if size.cohort is None else optax.adam(0.01)
+    step = fcf.optimizers.guarded_gram() if size.cohort is None else optax.adam(0.01)
     federation, key = problem.federation(step, cohort_size=size.cohort), jax.random.key(0)
     state = problem.start(federation, key, item_factors)
     capacity = cohort_rows(federation, key, state, problem.clients, num_rounds=num_calls)

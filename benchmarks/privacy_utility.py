@@ -30,17 +30,17 @@ import jax
 import numpy as np
 from common import argument_parser, positive, publish, show
 from jax import numpy as jnp
-from problem import Model, Problem, guarded_gram, pack_clients, rank, running_sums
+from problem import Problem
 
 import fcf_jax as fcf
-from fcf_jax.core.records import Key, PackedClients, SentNorms
-from fcf_jax.evaluation import EvaluationData, evaluation_data
+from fcf_jax.channel import Pieces, clip_and_noise
+from fcf_jax.core.records import Key
+from fcf_jax.evaluation import EvaluationData, evaluate_data, evaluation_data
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier, single_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import noise_to_signal
-from fcf_jax.privacy.mechanism import gaussian_mechanism
 
 EPSILONS = (math.inf, 20.0, 10.0, 5.0, 2.0, 1.0)
 GRID = {
@@ -85,16 +85,16 @@ class Task(NamedTuple):
     """
 
     train: fcf.Interactions
-    clients: PackedClients
+    clients: fcf.PackedClients
     data: EvaluationData
     num_factors: tuple[int, ...]
     alpha: float
 
     def quality(self, item_factors: jax.Array, *, alpha: float, regularization: float) -> dict[str, float]:
         """Rank all items that a user has not got, for every user with test items."""
-        model, found = Model(fcf.implicit_feedback(alpha=alpha), regularization), {}
+        model, found = fcf.Model(fcf.implicit_feedback(alpha=alpha), regularization), {}
         for k, names in MEASURES.items():
-            metrics = rank(model, item_factors, self.data, k=k)
+            metrics = evaluate_data(model, item_factors, self.data, k=k)
             found |= {name: metrics[name] for name in names}
         return found
 
@@ -114,7 +114,7 @@ def task_of(name: str, overrides: list[str], *, top_items: float = 1.0, new_user
         trained, train, test = rows(train, ~is_new), rows(train, is_new), rows(test, is_new)
     data = evaluation_data(train, test, max_users=config.evaluation.max_users)
     model = config.model
-    return Task(trained, pack_clients(trained), data, (model.num_factors,), model.alpha)
+    return Task(trained, fcf.pack_clients(trained), data, (model.num_factors,), model.alpha)
 
 
 def rows(interactions: fcf.Interactions, is_kept: np.ndarray) -> fcf.Interactions:
@@ -123,20 +123,22 @@ def rows(interactions: fcf.Interactions, is_kept: np.ndarray) -> fcf.Interaction
 
 @partial(jax.jit, static_argnames=("num_rounds", "num_factors", "num_items", "num_users"))
 def train_privately(
-    key_start: Key, key_noise: Key, clients: PackedClients, weights: jax.Array, numbers: dict[str, jax.Array],
-    *, num_rounds: int, num_factors: int, num_items: int, num_users: int,
+    key_start: Key, key_noise: Key, clients: fcf.PackedClients, weights: jax.Array,
+    numbers: dict[str, jax.Array], *, num_rounds: int, num_factors: int, num_items: int, num_users: int,
 ) -> jax.Array:  # fmt: skip
     """Train one federation; all but its sizes is traced, so that a grid compiles few programs."""
     regularization, clip_norm = numbers["regularization"], numbers["clip_norm"]
-    model = Model(fcf.implicit_feedback(alpha=numbers["alpha"]), regularization)
-    step = running_sums(model, learning_rate=1.0, confidence_factor=0.0, averaging=AVERAGING)
-    mechanism = gaussian_mechanism(
-        clip_norms=SentNorms(clip_norm, GRAM_CLIP_NORM, None, None),
+    model = fcf.Model(fcf.implicit_feedback(alpha=numbers["alpha"]), regularization)
+    step = fcf.optimizers.running_sums(
+        1.0, confidence_factor=0.0, averaging=lambda round_index: (round_index + 1.0) ** -AVERAGING
+    )
+    channel = clip_and_noise(
+        clip_norms=Pieces(upload=clip_norm, user_gram=GRAM_CLIP_NORM, confidence_sum=None, loss=None),
         noise_multiplier=numbers["noise"],
         expected_cohort_size=num_users,
         item_weights=weights,
     )
-    federation = Problem(model, clients, num_items, num_factors).federation(step, channel=mechanism)
+    federation = Problem(model, clients, num_items, num_factors).federation(step, channel=channel)
     state = federation.init(key_start)
     return fcf.run_rounds(federation, key_noise, state, clients, num_rounds=num_rounds)[0].item_factors
 
@@ -176,9 +178,9 @@ def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, floa
 
 def plain_quality(task: Task, *, num_factors: int, alpha: float, regularization: float, seed: int = 0):
     """Train without any protection, and measure."""
-    model, key = Model(fcf.implicit_feedback(alpha=alpha), regularization), jax.random.key(seed)
+    model, key = fcf.Model(fcf.implicit_feedback(alpha=alpha), regularization), jax.random.key(seed)
     problem = Problem(model, task.clients, task.train.num_items, num_factors)
-    federation = problem.federation(guarded_gram(model))
+    federation = problem.federation(fcf.optimizers.guarded_gram())
     state, _ = fcf.run_rounds(federation, key, federation.init(key), task.clients, num_rounds=PLAIN_ROUNDS)
     return task.quality(state.item_factors, alpha=alpha, regularization=regularization)
 

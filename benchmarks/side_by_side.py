@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from problem import all_devices, problem_of, use_all_cores
 
 import fcf_jax as fcf
-from fcf_jax.parallel.batch import run_mesh
 
 ROUNDS, RATE = 20, 0.05
 
@@ -39,8 +38,8 @@ def compare(train: fcf.Interactions, *, num_runs: int, num_factors: int, repeats
 
     def together(at_a_time: int):
         rates = np.full(num_runs, RATE, np.float32)
-        run = partial(fcf.run_side_by_side, make, keys, rates, shared.clients)
-        return partial(run, num_rounds=ROUNDS, at_a_time=at_a_time, mesh=run_mesh())
+        run = partial(fcf.parallel.run_side_by_side, make, keys, rates, shared.clients)
+        return partial(run, num_rounds=ROUNDS, at_a_time=at_a_time, mesh=fcf.parallel.run_mesh())
 
     runs = {"alone, one device": alone(None), "alone, all devices": alone(all_devices())}
     runs |= {f"{num_runs} runs, {size} at a time": together(size) for size in (1, 4)}
