@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from common import Shape, Timing, argument_parser, machine, measure, positive, publish
 from jax import numpy as jnp
-from problem import Problem, default_model
+from problem import GUARDED_GRAM, Problem, default_model
 from roofline import against_roof, least_work, rates
 
 import fcf_jax as fcf
@@ -43,7 +43,7 @@ class Round(NamedTuple):
 
 def full_round(problem: Problem) -> Round:
     """Compile a round with the guarded Gram step, and train for a few rounds."""
-    federation, key = problem.federation(fcf.optimizers.guarded_gram()), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     state = problem.start(federation, key)
     start = time.perf_counter()
     compiled = jax.jit(federation.round).lower(key, state, problem.clients).compile()
@@ -147,7 +147,7 @@ def time_resident(problem: Problem, *, rates: dict[str, Any], repeats: int) -> d
 
 def time_streamed(problem: Problem, *, repeats: int) -> dict[str, Any]:
     """Time full rounds whose clients come from host memory, block by block."""
-    federation, key = problem.federation(fcf.optimizers.guarded_gram()), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     carried, clients = [problem.start(federation, key)], problem.clients
     num_chunks = clients.owners.shape[0]
     block_chunks = max(num_chunks // NUM_BLOCKS, 1)

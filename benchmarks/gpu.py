@@ -47,7 +47,9 @@ from common import (
 )
 from jax import numpy as jnp
 from problem import (
+    ADAM,
     ALPHA,
+    GUARDED_GRAM,
     REGULARIZATION,
     Problem,
     default_model,
@@ -172,7 +174,7 @@ def cohort(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
     )
     rounds = rounds_of(
         problem,
-        problem.federation(optax.adam(0.01, b1=0.1, b2=0.99), cohort_size=sizes.cohort_size),
+        problem.federation(ADAM, cohort_size=sizes.cohort_size),
         train_item_factors(problem),
         num_rounds=sizes.cohort_rounds,
         num_calls=repeats + 1,
@@ -195,7 +197,7 @@ def side_by_side(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
 
     def make(unused: jax.Array) -> fcf.Federation:
         del unused
-        return problem.federation(fcf.optimizers.guarded_gram())
+        return problem.federation(GUARDED_GRAM)
 
     def run(num_runs: int) -> Any:
         return fcf.parallel.run_side_by_side(
@@ -243,7 +245,7 @@ def dense_upload(item_factors: np.ndarray, interactions: fcf.Interactions) -> np
 def determinism(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
     """Run the same rounds twice and compare bit by bit; time a round."""
     problem = packed(sizes.movielens_1m, sizes.small_factors, chunk_slots=2**18)
-    federation, key = problem.federation(fcf.optimizers.guarded_gram()), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     start = problem.start(federation, key)
 
     def run() -> fcf.ServerState:

@@ -30,6 +30,8 @@ from common import (
     training_set,
 )
 from problem import (
+    ADAM,
+    GUARDED_GRAM,
     NO_IMPLICIT,
     Problem,
     Rounds,
@@ -51,7 +53,6 @@ from fcf_jax.core.packing import padding_factor
 
 BLOCK = 5  # full rounds, sweeps or iterations in a call
 COHORT_BLOCK = 50  # rounds of a cohort in a call
-ADAM = optax.adam(0.01, b1=0.1, b2=0.99)
 
 
 class Kind(NamedTuple):
@@ -67,7 +68,7 @@ def compare(train: fcf.Interactions, *, num_factors: int, cohort_size: int, repe
     problem = problem_of(train, num_factors=num_factors, mesh=all_devices())
     item_factors = train_item_factors(problem)
     kinds = {
-        "full_round": Kind(fcf.optimizers.guarded_gram(), None, BLOCK),
+        "full_round": Kind(GUARDED_GRAM, None, BLOCK),
         "full_round_adam": Kind(ADAM, None, BLOCK),
         "cohort_round": Kind(ADAM, cohort_size, COHORT_BLOCK),
     }

@@ -27,12 +27,14 @@ def compare(train: fcf.Interactions, *, num_runs: int, num_factors: int, repeats
     keys = jax.random.split(jax.random.key(0), num_runs)
     shared = problem_of(train, num_factors=num_factors)
 
+    adam = optax.adam(RATE, b1=0.1, b2=0.99)
+
     def make(rate):
         return shared.federation(optax.adam(rate, b1=0.1, b2=0.99))
 
     def alone(mesh: Mesh | None, key=keys[0]):
         problem = shared if mesh is None else problem_of(train, num_factors=num_factors, mesh=mesh)
-        federation = problem.federation(optax.adam(RATE, b1=0.1, b2=0.99))
+        federation = problem.federation(adam)
         state = problem.start(federation, key)
         return partial(fcf.run_rounds, federation, key, state, problem.clients, num_rounds=ROUNDS)
 

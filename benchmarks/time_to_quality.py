@@ -29,6 +29,7 @@ from common import (
     training_set,
 )
 from problem import (
+    GUARDED_GRAM,
     NO_IMPLICIT,
     Problem,
     all_devices,
@@ -93,7 +94,7 @@ def compare(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict[
     loss = problem.loss()
     converged, losses = converge_als(problem, train)
     bound = WITHIN * loss(converged)
-    federation = problem.federation(fcf.optimizers.guarded_gram())
+    federation = problem.federation(GUARDED_GRAM)
     step = federated(problem, federation, seed=0).step
     first, second = seconds_of(step), seconds_of(step)
     peers = PEERS if has_implicit() else ()
