@@ -20,7 +20,6 @@ from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from common import (
     add_data_arguments,
     argument_parser,
@@ -32,7 +31,7 @@ from common import (
     spread,
     training_set,
 )
-from problem import ALPHA, REGULARIZATION, all_devices, problem_of, use_all_cores
+from problem import ADAM, ALPHA, REGULARIZATION, all_devices, problem_of, use_all_cores
 from simulators.exchange import Problem, write_problem
 
 import fcf_jax as fcf
@@ -85,7 +84,7 @@ class OurRound(NamedTuple):
 def set_up(train: fcf.Interactions, num_factors: int) -> OurRound:
     """Pack the clients and compile our round."""
     ours = problem_of(train, num_factors=num_factors, mesh=all_devices())
-    federation, key = ours.federation(optax.adam(0.05)), jax.random.key(0)
+    federation, key = ours.federation(ADAM), jax.random.key(0)
     state = ours.start(federation, key)
     upload = jax.jit(ours.cohort_sum)(state.item_factors, ours.clients).upload
 

@@ -16,12 +16,10 @@ import jax
 import numpy as np
 from common import Shape, Timing, argument_parser, machine, measure, positive, publish
 from jax import numpy as jnp
-from problem import Problem, default_model, guarded_gram
+from problem import GUARDED_GRAM, Problem, default_model
 from roofline import against_roof, least_work, rates
 
 import fcf_jax as fcf
-from fcf_jax.core.server import ServerState
-from fcf_jax.parallel.stream import run_rounds_streamed
 
 BILLION = Shape(10_000_000, 100_000, 100.0)
 TRAINING_ROUNDS, BLOCK = 5, 3
@@ -38,21 +36,21 @@ class Round(NamedTuple):
         cost: FLOPs and bytes by XLA's cost_analysis, which counts a loop once: one chunk and one step.
     """
 
-    run: Callable[[], ServerState]
+    run: Callable[[], fcf.ServerState]
     compile_s: float
     cost: dict[str, float]
 
 
 def full_round(problem: Problem) -> Round:
     """Compile a round with the guarded Gram step, and train for a few rounds."""
-    federation, key = problem.federation(guarded_gram(problem.model)), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     state = problem.start(federation, key)
     start = time.perf_counter()
     compiled = jax.jit(federation.round).lower(key, state, problem.clients).compile()
     compile_s = time.perf_counter() - start
     carried = [state]
 
-    def run(num_rounds: int = BLOCK) -> ServerState:
+    def run(num_rounds: int = BLOCK) -> fcf.ServerState:
         for _ in range(num_rounds):
             carried[0], _ = compiled(key, carried[0], problem.clients)
         return carried[0]
@@ -149,13 +147,13 @@ def time_resident(problem: Problem, *, rates: dict[str, Any], repeats: int) -> d
 
 def time_streamed(problem: Problem, *, repeats: int) -> dict[str, Any]:
     """Time full rounds whose clients come from host memory, block by block."""
-    federation, key = problem.federation(guarded_gram(problem.model)), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     carried, clients = [problem.start(federation, key)], problem.clients
     num_chunks = clients.owners.shape[0]
     block_chunks = max(num_chunks // NUM_BLOCKS, 1)
 
-    def run() -> ServerState:
-        carried[0], _ = run_rounds_streamed(
+    def run() -> fcf.ServerState:
+        carried[0], _ = fcf.parallel.run_rounds_streamed(
             federation, key, carried[0], clients, num_rounds=1, block_chunks=block_chunks
         )
         return carried[0]

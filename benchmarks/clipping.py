@@ -13,8 +13,7 @@ from common import add_data_arguments, argument_parser, measure, positive, publi
 from problem import all_devices, problem_of, rounds_of, train_item_factors, use_all_cores
 
 import fcf_jax as fcf
-from fcf_jax.core.records import SentNorms
-from fcf_jax.privacy.mechanism import gaussian_mechanism
+from fcf_jax.channel import Pieces, clip_and_noise, link
 
 CLIP_NORM, ROUNDS = 50.0, 5
 
@@ -23,14 +22,14 @@ def time_clipping(train: fcf.Interactions, *, num_factors: int, repeats: int) ->
     """Time the three kinds of rounds in turn."""
     problem = problem_of(train, num_factors=num_factors, mesh=all_devices())
     item_factors = train_item_factors(problem)
-    noisy = gaussian_mechanism(
-        clip_norms=SentNorms(CLIP_NORM, CLIP_NORM, None, None),
+    noisy = clip_and_noise(
+        clip_norms=Pieces(upload=CLIP_NORM, user_gram=CLIP_NORM, confidence_sum=None, loss=None),
         noise_multiplier=1.0,
         expected_cohort_size=train.num_users,
     )
-    quiet = noisy._replace(release=lambda key, state, sums: (sums, state))
+    channels = {"plain": None, "clipped": link(client=noisy.client), "clipped, with noise": noisy}
     runs = {}
-    for name, channel in {"plain": None, "clipped": quiet, "clipped, with noise": noisy}.items():
+    for name, channel in channels.items():
         federation = problem.federation(optax.sgd(0.0), channel=channel)
         runs[name] = rounds_of(
             problem, federation, item_factors, num_rounds=ROUNDS, num_calls=repeats + 1

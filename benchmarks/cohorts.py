@@ -12,7 +12,6 @@ With --num-devices 1 a CPU counts as one device, else each core does.
 
 from typing import Any
 
-import optax
 from common import (
     Timing,
     add_data_arguments,
@@ -26,7 +25,7 @@ from common import (
     sizes_of,
     training_set,
 )
-from problem import Rounds, all_devices, problem_of, rounds_of, train_item_factors, use_devices
+from problem import ADAM, Rounds, all_devices, problem_of, rounds_of, train_item_factors, use_devices
 
 import fcf_jax as fcf
 
@@ -42,7 +41,7 @@ def time_cohorts(
     rounds = {
         size: rounds_of(
             problem,
-            problem.federation(optax.adam(0.01, b1=0.1, b2=0.99), cohort_size=size),
+            problem.federation(ADAM, cohort_size=size),
             item_factors,
             num_rounds=max(CLIENTS_IN_A_BLOCK // size, 1) if size else FULL_BLOCK,
             num_calls=repeats + 1,

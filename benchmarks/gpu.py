@@ -47,11 +47,12 @@ from common import (
 )
 from jax import numpy as jnp
 from problem import (
+    ADAM,
     ALPHA,
+    GUARDED_GRAM,
     REGULARIZATION,
     Problem,
     default_model,
-    guarded_gram,
     problem_of,
     rounds_of,
     train_item_factors,
@@ -59,8 +60,7 @@ from problem import (
 from roofline import against_roof, least_work, rates
 
 import fcf_jax as fcf
-from fcf_jax.core.federation import Federation
-from fcf_jax.core.server import ServerState
+from fcf_jax.core.packing import padding_factor
 
 Pieces = dict[str, dict[str, Any]]
 
@@ -110,7 +110,7 @@ def pack(
 ) -> Problem:
     """Pack into chunks of this size."""
     chunk_clients = chunk_clients or max(chunk_slots // 16, 1)
-    clients = fcf.batch_clients(interactions, chunk_slots=chunk_slots, chunk_clients=chunk_clients)
+    clients = fcf.pack_clients(interactions, chunk_slots=chunk_slots, chunk_clients=chunk_clients)
     return Problem(default_model(), clients, interactions.num_items, num_factors)
 
 
@@ -130,7 +130,7 @@ def movielens_20m(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]
         found.append(
             {
                 "chunk_slots": chunk_slots,
-                "padding_factor": fcf.padding_factor(problem.clients),
+                "padding_factor": padding_factor(problem.clients),
                 "compile_s": one.compile_s,
                 "round_s": time_round(one, repeats=repeats).to_dict(),
                 "counted_by_xla": one.cost,
@@ -174,7 +174,7 @@ def cohort(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
     )
     rounds = rounds_of(
         problem,
-        problem.federation(optax.adam(0.01, b1=0.1, b2=0.99), cohort_size=sizes.cohort_size),
+        problem.federation(ADAM, cohort_size=sizes.cohort_size),
         train_item_factors(problem),
         num_rounds=sizes.cohort_rounds,
         num_calls=repeats + 1,
@@ -195,12 +195,14 @@ def side_by_side(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
     problem = packed(sizes.movielens_100k, sizes.small_factors, chunk_slots=2**18)
     keys, unused = jax.random.split(jax.random.key(0), 8), jnp.zeros(8)
 
-    def make(unused: jax.Array) -> Federation:
+    def make(unused: jax.Array) -> fcf.Federation:
         del unused
-        return problem.federation(guarded_gram(problem.model))
+        return problem.federation(GUARDED_GRAM)
 
     def run(num_runs: int) -> Any:
-        return fcf.run_side_by_side(make, keys[:num_runs], unused[:num_runs], problem.clients, num_rounds=10)
+        return fcf.parallel.run_side_by_side(
+            make, keys[:num_runs], unused[:num_runs], problem.clients, num_rounds=10
+        )
 
     timings = measure({"one": lambda: run(1), "eight": lambda: run(8)}, repeats=repeats)
     return {
@@ -243,10 +245,10 @@ def dense_upload(item_factors: np.ndarray, interactions: fcf.Interactions) -> np
 def determinism(sizes: Sizes, repeats: int, earlier: Pieces) -> dict[str, Any]:
     """Run the same rounds twice and compare bit by bit; time a round."""
     problem = packed(sizes.movielens_1m, sizes.small_factors, chunk_slots=2**18)
-    federation, key = problem.federation(guarded_gram(problem.model)), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     start = problem.start(federation, key)
 
-    def run() -> ServerState:
+    def run() -> fcf.ServerState:
         return fcf.run_rounds(federation, key, start, problem.clients, num_rounds=BLOCK)[0]
 
     first, second = np.asarray(run().item_factors), np.asarray(run().item_factors)

@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from common import Shape, argument_parser, measure, publish, show, simulated
-from problem import Problem, all_devices, guarded_gram, problem_of, train_item_factors, use_all_cores
+from problem import ADAM, GUARDED_GRAM, Problem, all_devices, problem_of, train_item_factors, use_all_cores
 
 import fcf_jax as fcf
 from fcf_jax.core.federation import cohort_rows
@@ -97,7 +96,7 @@ def trained_of(size: Size) -> tuple[Problem, jax.Array]:
 def prepare(size: Size, *, num_calls: int) -> Prepared:
     """Compile a round of this size."""
     problem, item_factors = trained_of(size._replace(cohort=None))
-    step = guarded_gram(problem.model) if size.cohort is None else optax.adam(0.01)
+    step = GUARDED_GRAM if size.cohort is None else ADAM
     federation, key = problem.federation(step, cohort_size=size.cohort), jax.random.key(0)
     state = problem.start(federation, key, item_factors)
     capacity = cohort_rows(federation, key, state, problem.clients, num_rounds=num_calls)
@@ -140,10 +139,8 @@ def measure_axis(name: str, sizes: list[Size], *, repeats: int) -> list[Point]:
 
 def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> Exponent:
     """Fit values = a sizes^slope."""
-    from scipy.stats import linregress
-
-    line: Any = linregress(np.log(sizes), np.log(values))
-    return Exponent(float(line.slope), float(line.stderr))
+    (slope, _), covariance = np.polyfit(np.log(sizes), np.log(values), 1, cov=True)
+    return Exponent(float(slope), float(covariance[0, 0] ** 0.5))
 
 
 def exponents_of(points: list[Point]) -> dict[str, Exponent]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from common import Shape, add_data_arguments, argument_parser, positive, publish, read_data
-from problem import ALPHA, REGULARIZATION, problem_of, train_item_factors
+from problem import ALPHA, REGULARIZATION, default_model, problem_of, train_item_factors
 
 import fcf_jax as fcf
 from fcf_jax.privacy.attacks import figures, knowledge, single_upload, summed_uploads
@@ -33,8 +33,7 @@ def know(train: fcf.Interactions, num_factors: int) -> Public:
 def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> knowledge.Uploads:
     """Compute what these clients send."""
     item_factors = jax.numpy.asarray(public.item_factors, jax.numpy.float32)
-    clients, weighting = knowledge.histories(train, user_ids), fcf.implicit_feedback(alpha=ALPHA)
-    return knowledge.uploads_of(item_factors, clients, weighting, REGULARIZATION)
+    return knowledge.uploads_of(default_model(), item_factors, knowledge.histories(train, user_ids))
 
 
 def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> dict[str, Any]:

@@ -30,17 +30,16 @@ import jax
 import numpy as np
 from common import argument_parser, positive, publish, show
 from jax import numpy as jnp
-from problem import Model, Problem, guarded_gram, pack_clients, rank, running_sums
+from problem import GUARDED_GRAM, Problem
 
 import fcf_jax as fcf
-from fcf_jax.core.records import Key, PackedClients, SentNorms
-from fcf_jax.evaluation import EvaluationData, evaluation_data
+from fcf_jax.channel import Pieces, clip_and_noise
+from fcf_jax.evaluation import EvaluationData, evaluate_data, evaluation_data
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier, single_noise_multiplier
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import noise_to_signal
-from fcf_jax.privacy.mechanism import gaussian_mechanism
 
 EPSILONS = (math.inf, 20.0, 10.0, 5.0, 2.0, 1.0)
 GRID = {
@@ -59,7 +58,9 @@ MEASURES = {10: ("ndcg_at_10",), 20: ("recall_at_20", "normalized_recall_at_20")
 PLAIN_ROUNDS = 20
 GRAM_CLIP_NORM = 0.5
 COUNT_SHARE, COUNT_CLIP_NORM = 0.03, 8.0
-AVERAGING = 0.5  # of running_sums, as in the private configurations
+RUNNING_SUMS = fcf.optimizers.running_sums(  # as in the private configurations
+    1.0, confidence_factor=0.0, averaging=lambda round_index: (round_index + 1.0) ** -0.5
+)
 TUNING_SEEDS = 2
 
 
@@ -85,16 +86,16 @@ class Task(NamedTuple):
     """
 
     train: fcf.Interactions
-    clients: PackedClients
+    clients: fcf.PackedClients
     data: EvaluationData
     num_factors: tuple[int, ...]
     alpha: float
 
-    def quality(self, item_factors: jax.Array, *, alpha: float, regularization: float) -> dict[str, float]:
+    def quality(self, model: fcf.Model, item_factors: jax.Array) -> dict[str, float]:
         """Rank all items that a user has not got, for every user with test items."""
-        model, found = Model(fcf.implicit_feedback(alpha=alpha), regularization), {}
+        found = {}
         for k, names in MEASURES.items():
-            metrics = rank(model, item_factors, self.data, k=k)
+            metrics = evaluate_data(model, item_factors, self.data, k=k)
             found |= {name: metrics[name] for name in names}
         return found
 
@@ -114,54 +115,33 @@ def task_of(name: str, overrides: list[str], *, top_items: float = 1.0, new_user
         trained, train, test = rows(train, ~is_new), rows(train, is_new), rows(test, is_new)
     data = evaluation_data(train, test, max_users=config.evaluation.max_users)
     model = config.model
-    return Task(trained, pack_clients(trained), data, (model.num_factors,), model.alpha)
+    return Task(trained, fcf.pack_clients(trained), data, (model.num_factors,), model.alpha)
 
 
 def rows(interactions: fcf.Interactions, is_kept: np.ndarray) -> fcf.Interactions:
     return fcf.Interactions.from_scipy(interactions.to_scipy()[is_kept])
 
 
-@partial(jax.jit, static_argnames=("num_rounds", "num_factors", "num_items", "num_users"))
-def train_privately(
-    key_start: Key, key_noise: Key, clients: PackedClients, weights: jax.Array, numbers: dict[str, jax.Array],
-    *, num_rounds: int, num_factors: int, num_items: int, num_users: int,
-) -> jax.Array:  # fmt: skip
-    """Train one federation; all but its sizes is traced, so that a grid compiles few programs."""
-    regularization, clip_norm = numbers["regularization"], numbers["clip_norm"]
-    model = Model(fcf.implicit_feedback(alpha=numbers["alpha"]), regularization)
-    step = running_sums(model, learning_rate=1.0, confidence_factor=0.0, averaging=AVERAGING)
-    mechanism = gaussian_mechanism(
-        clip_norms=SentNorms(clip_norm, GRAM_CLIP_NORM, None, None),
-        noise_multiplier=numbers["noise"],
-        expected_cohort_size=num_users,
-        item_weights=weights,
-    )
-    federation = Problem(model, clients, num_items, num_factors).federation(step, channel=mechanism)
-    state = federation.init(key_start)
-    return fcf.run_rounds(federation, key_noise, state, clients, num_rounds=num_rounds)[0].item_factors
-
-
 def private_quality(task: Task, levers: Levers, epsilon: float, *, delta: float, scale: float, seed: int):
     """Train with noise for epsilon of `1 / delta`'s users, `scale` times as much, and measure."""
-    train, key = task.train, jax.random.key(seed)
-    noise, count_noise = noises(levers, epsilon, delta=delta)
-    key_start, key_noise, key_counts = jax.random.split(key, 3)
-    noise_of_counts = scale * count_noise
-    counts = noisy_item_counts(key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=noise_of_counts)
-    numbers = {"alpha": task.alpha, "clip_norm": levers.clip_norm, "noise": scale * noise}
-    numbers |= {"regularization": levers.regularization}
-    item_factors = train_privately(
-        key_start,
-        key_noise,
-        task.clients,
-        jnp.asarray(item_weights(counts, head_share=levers.head_items)),
-        jax.tree.map(jnp.float32, numbers),
-        num_rounds=levers.num_rounds,
-        num_factors=levers.num_factors,
-        num_items=train.num_items,
-        num_users=train.num_users,
+    train, (noise, count_noise) = task.train, noises(levers, epsilon, delta=delta)
+    key_start, key_noise, key_counts = jax.random.split(jax.random.key(seed), 3)
+    counts = noisy_item_counts(
+        key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=scale * count_noise
     )
-    return task.quality(item_factors, alpha=task.alpha, regularization=levers.regularization)
+    channel = clip_and_noise(
+        clip_norms=Pieces(upload=levers.clip_norm, user_gram=GRAM_CLIP_NORM, confidence_sum=None, loss=None),
+        noise_multiplier=float(scale * noise),
+        expected_cohort_size=train.num_users,
+        item_weights=jnp.asarray(item_weights(counts, head_share=levers.head_items)),
+    )
+    model = fcf.Model(fcf.implicit_feedback(alpha=task.alpha), levers.regularization)
+    problem = Problem(model, task.clients, train.num_items, levers.num_factors)
+    federation = problem.federation(RUNNING_SUMS, channel=channel)
+    state, _ = fcf.run_rounds(
+        federation, key_noise, federation.init(key_start), task.clients, num_rounds=levers.num_rounds
+    )
+    return task.quality(model, state.item_factors)
 
 
 def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, float]:
@@ -176,11 +156,11 @@ def noises(levers: Levers, epsilon: float, *, delta: float) -> tuple[float, floa
 
 def plain_quality(task: Task, *, num_factors: int, alpha: float, regularization: float, seed: int = 0):
     """Train without any protection, and measure."""
-    model, key = Model(fcf.implicit_feedback(alpha=alpha), regularization), jax.random.key(seed)
+    model, key = fcf.Model(fcf.implicit_feedback(alpha=alpha), regularization), jax.random.key(seed)
     problem = Problem(model, task.clients, task.train.num_items, num_factors)
-    federation = problem.federation(guarded_gram(model))
+    federation = problem.federation(GUARDED_GRAM)
     state, _ = fcf.run_rounds(federation, key, federation.init(key), task.clients, num_rounds=PLAIN_ROUNDS)
-    return task.quality(state.item_factors, alpha=alpha, regularization=regularization)
+    return task.quality(model, state.item_factors)
 
 
 def first_of(grid: Grid) -> Grid:
@@ -221,7 +201,8 @@ def reference(task: Task, grid: Grid) -> dict[str, Any]:
     found = [(plain_quality(task, **point), point) for point in points(grid)]
     plain, best = max(found, key=lambda one: one[0]["ndcg_at_10"])
     counts = jnp.asarray(task.train.item_counts, jnp.float32)
-    popularity = task.quality((counts / counts.max())[:, None], alpha=1.0, regularization=1.0)
+    any_model = fcf.Model(fcf.implicit_feedback(alpha=1.0), 1.0)  # one factor: only the counts order items
+    popularity = task.quality(any_model, (counts / counts.max())[:, None])
     return {
         "plain": plain,
         "plain_setting": best,

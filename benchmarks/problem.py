@@ -1,9 +1,11 @@
 """Calls into fcf_jax: models, packing, federations and ALS; and the iterations of `implicit` beside them.
 
-Scripts set up a `Problem` and take everything else from it, so that the arguments of the public names are
-written in this file only. Unless a script says otherwise: implicit feedback with confidence c = 1 + 4 r and
-lambda = 1. Rounds start from item factors that were trained for a few rounds: at a random start the clients'
-solver needs fewer steps, and rounds are faster.
+Scripts set up a `Problem` and take everything else from it. Unless a script says otherwise: implicit feedback
+with confidence c = 1 + 4 r and lambda = 1. Rounds start from item factors that were trained for a few rounds:
+at a random start the clients' solver needs fewer steps, and rounds are faster.
+
+Federations of the same sizes share their compiled programs if they have the same optimizer object, so the
+usual server steps are constants.
 """
 
 import contextlib
@@ -18,58 +20,25 @@ import jax
 import numpy as np
 import optax
 from common import seconds_of
-from jax import numpy as jnp
 from jax.sharding import Mesh
 
 import fcf_jax as fcf
-from fcf_jax.als import Als, centralized_als, run_sweeps
-from fcf_jax.core.federation import Federation, cohort_rows
-from fcf_jax.core.records import Key, Mechanism, Scalar, Weighting
+from fcf_jax.core.federation import cohort_rows, draw_item_factors
+from fcf_jax.core.records import Key
 from fcf_jax.core.sampling import Sampling
-from fcf_jax.core.server import ServerState
-from fcf_jax.evaluation import EvaluationData, evaluate_data
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 ALPHA, REGULARIZATION = 4.0, 1.0
+GUARDED_GRAM = fcf.optimizers.guarded_gram()
+ADAM = optax.adam(0.01, b1=0.1, b2=0.99)
 NO_IMPLICIT = "implicit is not installed and left out; pip install 'fcf_jax[bench]'"
-_SWEEPS, _MIN_SWEEPS, _MAX_SWEEPS, _CONVERGED = 10, 40, 1000, 1e-5
 
 
-class Model(NamedTuple):
-    """Weighting, lambda and w0 of a factor model."""
-
-    weighting: Weighting
-    regularization: Scalar = REGULARIZATION
-    unobserved_weight: Scalar = 1.0
-
-
-def default_model() -> Model:
+def default_model() -> fcf.Model:
     """Return the model of all benchmarks: c = 1 + 4 r, lambda 1."""
-    return Model(fcf.implicit_feedback(alpha=ALPHA))
-
-
-def guarded_gram(model: Model, *, confidence_factor: float = 1.0) -> optax.GradientTransformation:
-    """Create the guarded Gram step for this model."""
-    return fcf.guarded_gram(
-        regularization=model.regularization,
-        unobserved_weight=model.unobserved_weight,
-        confidence_factor=confidence_factor,
-    )
-
-
-def running_sums(
-    model: Model, *, learning_rate: float = 0.5, confidence_factor: float = 3.0, averaging: float = 0.8
-) -> optax.GradientTransformation:
-    """Create the running-sums step for this model; round t has the weight (t + 1)^-averaging."""
-    return fcf.running_sums(
-        learning_rate,
-        regularization=model.regularization,
-        unobserved_weight=model.unobserved_weight,
-        confidence_factor=confidence_factor,
-        averaging=lambda round_index: (round_index + 1.0) ** -averaging,
-    )
+    return fcf.Model(fcf.implicit_feedback(alpha=ALPHA), REGULARIZATION)
 
 
 class Problem(NamedTuple):
@@ -83,7 +52,7 @@ class Problem(NamedTuple):
         mesh: devices that share a round; None: the default device.
     """
 
-    model: Model
+    model: fcf.Model
     clients: fcf.PackedClients
     num_items: int
     num_factors: int
@@ -95,39 +64,32 @@ class Problem(NamedTuple):
         *,
         cohort_size: int | None = None,
         sampling: Sampling = "shuffled",
-        channel: Mechanism | None = None,
-    ) -> Federation:
+        channel: fcf.channel.Link | None = None,
+    ) -> fcf.Federation:
         """Set up the federation with this server step."""
         return fcf.federated_cf(
+            self.model,
             optimizer,
-            self.model.weighting,
             num_items=self.num_items,
             num_factors=self.num_factors,
-            regularization=self.model.regularization,
-            unobserved_weight=self.model.unobserved_weight,
             cohort_size=cohort_size,
             sampling=sampling,
-            mechanism=channel,
+            channel=channel,
             mesh=self.mesh,
         )
 
-    def start(self, federation: Federation, key: Key, item_factors: jax.Array | None = None) -> ServerState:
+    def start(
+        self, federation: fcf.Federation, key: Key, item_factors: jax.Array | None = None
+    ) -> fcf.ServerState:
         """Create the first state on the devices, with the given item factors or those drawn from the key."""
         state = federation.init(key)
         if item_factors is not None:
             state = state._replace(item_factors=item_factors)
-        return state if self.mesh is None else fcf.place_state(state, self.mesh)
+        return state if self.mesh is None else fcf.parallel.place_state(state, self.mesh)
 
     def cohort_sum(self, item_factors: jax.Array, clients: fcf.PackedClients) -> fcf.CohortSum:
         """Sum what these clients send; clients and item factors may be traced."""
-        return fcf.cohort_sum(
-            item_factors,
-            clients,
-            self.model.weighting,
-            regularization=self.model.regularization,
-            unobserved_weight=self.model.unobserved_weight,
-            mesh=self.mesh,
-        )[0]
+        return fcf.cohort_sum(self.model, item_factors, clients, mesh=self.mesh)[0]
 
     def loss(self) -> Callable[[Any], float]:
         """Return the function from item factors to min_X J(X, Y) on the training set."""
@@ -140,44 +102,32 @@ class Problem(NamedTuple):
 
         return loss
 
-    def als(self) -> Als:
-        """Set up centralised ALS of the same model."""
-        return centralized_als(
-            self.model.weighting,
-            num_items=self.num_items,
-            num_factors=self.num_factors,
-            regularization=self.model.regularization,
-            unobserved_weight=self.model.unobserved_weight,
-            mesh=self.mesh,
-        )
-
 
 def problem_of(train: fcf.Interactions, *, num_factors: int, mesh: Mesh | None = None) -> Problem:
     """Pack the training set for these devices, with the model of all benchmarks."""
-    return Problem(default_model(), pack_clients(train, mesh), train.num_items, num_factors, mesh)
+    clients = pack_on(mesh, fcf.pack_clients, train)
+    return Problem(default_model(), clients, train.num_items, num_factors, mesh)
 
 
-def pack_clients(interactions: fcf.Interactions, mesh: Mesh | None = None) -> fcf.PackedClients:
-    """Pack the histories of all users onto the devices of `mesh`."""
-    clients = fcf.batch_clients(interactions, num_shares=1 if mesh is None else mesh.shape["clients"])
-    return clients if mesh is None else fcf.place_clients(clients, mesh)
-
-
-def pack_items(interactions: fcf.Interactions, mesh: Mesh | None = None) -> fcf.PackedClients:
-    """Pack the same interactions item by item, as ALS needs them."""
-    return pack_clients(interactions.transpose(), mesh)
+def pack_on(
+    mesh: Mesh | None, pack: Callable[..., fcf.PackedClients], train: fcf.Interactions
+) -> fcf.PackedClients:
+    """Pack with `fcf.pack_clients` or `fcf.pack_items`, and place the result on the devices of `mesh`."""
+    if mesh is None:
+        return pack(train)
+    return fcf.parallel.place_clients(pack(train, num_shares=mesh.shape["clients"]), mesh)
 
 
 def use_all_cores() -> None:
     """Make each core of a CPU one device, unless JAX has already started."""
     with contextlib.suppress(ValueError):
-        fcf.use_cpu_devices()
+        fcf.parallel.use_cpu_devices()
 
 
 def use_devices(num_devices: int | None) -> None:
     """Make a CPU count as `num_devices` devices, by default one for each core."""
     try:
-        fcf.use_cpu_devices(num_devices)
+        fcf.parallel.use_cpu_devices(num_devices)
     except ValueError as error:
         if num_devices is not None and num_devices != jax.device_count():
             sys.exit(f"--num-devices: {error}")
@@ -185,12 +135,12 @@ def use_devices(num_devices: int | None) -> None:
 
 def all_devices() -> Mesh | None:
     """Return the mesh of all devices; None if there is only one."""
-    return fcf.client_mesh() if jax.device_count() > 1 else None
+    return fcf.parallel.client_mesh() if jax.device_count() > 1 else None
 
 
 def train_item_factors(problem: Problem, *, num_rounds: int = 10) -> jax.Array:
     """Run rounds of everybody with the guarded Gram step, and return the item factors."""
-    federation, key = problem.federation(guarded_gram(problem.model)), jax.random.key(0)
+    federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
     state = problem.start(federation, key)
     return fcf.run_rounds(federation, key, state, problem.clients, num_rounds=num_rounds)[0].item_factors
 
@@ -204,13 +154,13 @@ class Rounds(NamedTuple):
         plan_s: seconds for each round that it takes to find how many rows the cohorts need.
     """
 
-    run: Callable[[], ServerState]
+    run: Callable[[], fcf.ServerState]
     num_rounds: int
     plan_s: float
 
 
 def rounds_of(
-    problem: Problem, federation: Federation, item_factors: jax.Array, *, num_rounds: int, num_calls: int
+    problem: Problem, federation: fcf.Federation, item_factors: jax.Array, *, num_rounds: int, num_calls: int
 ) -> Rounds:
     """Prepare calls of `num_rounds` rounds; the cohorts of all `num_calls` calls share one program."""
     key, planned = jax.random.key(0), num_rounds * num_calls
@@ -220,10 +170,10 @@ def rounds_of(
         return cohort_rows(federation, key, state, problem.clients, num_rounds=planned)
 
     capacity = plan()
-    plan_s = 0.0 if federation.takes_everybody else seconds_of(plan) / planned
+    plan_s = seconds_of(plan) / planned  # next to nothing for everybody
     carried = [state]
 
-    def run() -> ServerState:
+    def run() -> fcf.ServerState:
         carried[0], _ = fcf.run_rounds(
             federation, key, carried[0], problem.clients, num_rounds=num_rounds, row_capacity=capacity
         )
@@ -232,33 +182,15 @@ def rounds_of(
     return Rounds(run, num_rounds, plan_s)
 
 
-def converge_als(problem: Problem, key: Key, items: fcf.PackedClients) -> tuple[jax.Array, list[float]]:
-    """Run ALS until a sweep lowers the loss by less than 1e-5 of it, but at least 40 sweeps.
+def converge_als(problem: Problem, train: fcf.Interactions) -> tuple[jax.Array, list[float]]:
+    """Run ALS to convergence from the item factors that `federation.init` draws from key 0.
 
     Returns:
         The item factors, and the loss before each sweep.
     """
-    als, losses = problem.als(), list[float]()
-    item_factors = jax.device_put(als.init(key), problem.clients.row_counts.sharding)
-    while len(losses) < _MIN_SWEEPS or losses[-2] - losses[-1] >= _CONVERGED * abs(losses[-2]):
-        factors, info = run_sweeps(als, item_factors, problem.clients, items, num_sweeps=_SWEEPS)
-        item_factors = factors.item_factors
-        losses += np.asarray(info.loss, np.float64).tolist()
-        if len(losses) >= _MAX_SWEEPS:
-            break
-    return item_factors, losses
-
-
-def rank(model: Model, item_factors: Any, data: EvaluationData, *, k: int) -> dict[str, float]:
-    """Rank the catalogue for every user of the evaluation data, and average the metrics."""
-    return evaluate_data(
-        jnp.asarray(item_factors),
-        data,
-        model.weighting,
-        regularization=model.regularization,
-        unobserved_weight=model.unobserved_weight,
-        k=k,
-    )
+    start = draw_item_factors(jax.random.key(0), num_items=problem.num_items, num_factors=problem.num_factors)
+    items = pack_on(problem.mesh, fcf.pack_items, train)
+    return fcf.als.converge_als(problem.model, start, problem.clients, items, mesh=problem.mesh)
 
 
 def has_implicit() -> bool:

@@ -30,16 +30,17 @@ from common import (
     training_set,
 )
 from problem import (
+    ADAM,
+    GUARDED_GRAM,
     NO_IMPLICIT,
     Problem,
     Rounds,
     all_devices,
     confidences,
     draw_factors,
-    guarded_gram,
     has_implicit,
     implicit_iterations,
-    pack_items,
+    pack_on,
     problem_of,
     rounds_of,
     single_threaded_blas,
@@ -48,11 +49,10 @@ from problem import (
 )
 
 import fcf_jax as fcf
-from fcf_jax.als import run_sweeps
+from fcf_jax.core.packing import padding_factor
 
 BLOCK = 5  # full rounds, sweeps or iterations in a call
 COHORT_BLOCK = 50  # rounds of a cohort in a call
-ADAM = optax.adam(0.01, b1=0.1, b2=0.99)
 
 
 class Kind(NamedTuple):
@@ -68,7 +68,7 @@ def compare(train: fcf.Interactions, *, num_factors: int, cohort_size: int, repe
     problem = problem_of(train, num_factors=num_factors, mesh=all_devices())
     item_factors = train_item_factors(problem)
     kinds = {
-        "full_round": Kind(guarded_gram(problem.model), None, BLOCK),
+        "full_round": Kind(GUARDED_GRAM, None, BLOCK),
         "full_round_adam": Kind(ADAM, None, BLOCK),
         "cohort_round": Kind(ADAM, cohort_size, COHORT_BLOCK),
     }
@@ -94,7 +94,7 @@ def compare(train: fcf.Interactions, *, num_factors: int, cohort_size: int, repe
     timings = {name: timing.per(block[name]) for name, timing in measured.items()}
     return {
         "num_factors": num_factors,
-        "padding_factor": fcf.padding_factor(problem.clients),
+        "padding_factor": padding_factor(problem.clients),
         "num_devices": 1 if problem.mesh is None else problem.mesh.size,
         "timings": {name: timing.to_dict() for name, timing in timings.items()},
         "compile_s": {name: measured[name].compile_s for name in ours},
@@ -110,8 +110,10 @@ def compare(train: fcf.Interactions, *, num_factors: int, cohort_size: int, repe
 
 def sweeps(problem: Problem, train: fcf.Interactions, item_factors: jax.Array) -> Callable[[], Any]:
     """Prepare sweeps of our ALS."""
-    als, items = problem.als(), pack_items(train, problem.mesh)
-    return lambda: run_sweeps(als, item_factors, problem.clients, items, num_sweeps=BLOCK)
+    items = pack_on(problem.mesh, fcf.pack_items, train)
+    return lambda: fcf.als.run_sweeps(
+        problem.model, item_factors, problem.clients, items, num_sweeps=BLOCK, mesh=problem.mesh
+    )
 
 
 def implicit_runs(train: fcf.Interactions, num_factors: int) -> dict[str, Callable[[], Any]]:

@@ -26,22 +26,11 @@ import numpy as np
 import optax
 from common import add_data_arguments, argument_parser, positive, publish, read_data, show
 from jax import numpy as jnp
-from problem import (
-    Problem,
-    all_devices,
-    converge_als,
-    guarded_gram,
-    pack_items,
-    problem_of,
-    rank,
-    running_sums,
-    use_all_cores,
-)
+from problem import Problem, all_devices, converge_als, problem_of, use_all_cores
 
 import fcf_jax as fcf
-from fcf_jax.core.federation import Federation, cohort_rows
-from fcf_jax.core.server import ServerState
-from fcf_jax.evaluation import evaluation_data
+from fcf_jax.core.federation import cohort_rows
+from fcf_jax.evaluation import evaluate_data, evaluation_data
 
 LOSS_GOALS = (1.05, 1.02, 1.01, 1.005, 1.002)  # of converged ALS's loss
 MAP_GOAL = 0.995  # of its MAP
@@ -83,17 +72,17 @@ def adam(setting: dict[str, jax.Array]) -> optax.GradientTransformation:
     return optax.adam(rate, b1=setting["b1"], b2=0.99)
 
 
-def own_step(problem: Problem, arguments: argparse.Namespace) -> optax.GradientTransformation:
+def own_step(arguments: argparse.Namespace) -> optax.GradientTransformation:
     """Create our step: guarded for everybody, running sums for cohorts."""
     given = arguments.confidence_factor
     if arguments.cohort_size is None:
-        return guarded_gram(problem.model, confidence_factor=1.0 if given is None else given)
-    return running_sums(problem.model, confidence_factor=3.0 if given is None else given)
+        return fcf.optimizers.guarded_gram(confidence_factor=1.0 if given is None else given)
+    return fcf.optimizers.running_sums(confidence_factor=3.0 if given is None else given)
 
 
 def rounds_to_goals(
     problem: Problem,
-    federation_of: Callable[[dict[str, jax.Array]], Federation],
+    federation_of: Callable[[dict[str, jax.Array]], fcf.Federation],
     quality: Quality,
     goals: Goals,
     settings: list[Setting],
@@ -106,10 +95,12 @@ def rounds_to_goals(
     capacity = cohort_rows(first, key, first.init(key), problem.clients, num_rounds=num_rounds)
 
     @jax.jit
-    def block(setting: dict[str, jax.Array], state: ServerState, clients: fcf.PackedClients) -> ServerState:
+    def block(
+        setting: dict[str, jax.Array], state: fcf.ServerState, clients: fcf.PackedClients
+    ) -> fcf.ServerState:
         federation = federation_of(setting)
 
-        def step(state: ServerState, _: None) -> tuple[ServerState, None]:
+        def step(state: fcf.ServerState, _: None) -> tuple[fcf.ServerState, None]:
             return federation.round(key, state, clients, row_capacity=capacity)[0], None
 
         return jax.lax.scan(step, state, length=every)[0]
@@ -204,10 +195,10 @@ def main() -> None:
     data = evaluation_data(train, test)
 
     def mean_average_precision(item_factors: jax.Array) -> float:
-        return rank(problem.model, np.asarray(item_factors), data, k=10)["map_at_10"]
+        return evaluate_data(problem.model, jnp.asarray(np.asarray(item_factors)), data, k=10)["map_at_10"]
 
     quality = Quality(problem.loss(), mean_average_precision)
-    item_factors, losses = converge_als(problem, jax.random.key(0), pack_items(train, mesh))
+    item_factors, losses = converge_als(problem, train)
     als_loss, als_map = quality.loss(item_factors), quality.mean_average_precision(item_factors)
     loss_goals = {f"loss {goal}": goal * als_loss for goal in LOSS_GOALS}
     goals = loss_goals | {"map": MAP_GOAL * als_map}
@@ -216,8 +207,8 @@ def main() -> None:
         for name, goal in loss_goals.items()
     }
 
-    def federation_of(setting: dict[str, jax.Array]) -> Federation:
-        step = adam(setting) if setting else own_step(problem, arguments)
+    def federation_of(setting: dict[str, jax.Array]) -> fcf.Federation:
+        step = adam(setting) if setting else own_step(arguments)
         return problem.federation(step, cohort_size=arguments.cohort_size, sampling=arguments.sampling)
 
     share = (arguments.cohort_size or train.num_users) / train.num_users

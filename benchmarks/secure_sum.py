@@ -21,8 +21,8 @@ from common import argument_parser, measure, positive, publish, show
 from jax import numpy as jnp
 from problem import all_devices, use_devices
 
-from fcf_jax.core.records import SentNorms
-from fcf_jax.privacy.secure_sum import SumRules, choose_formats, protocol
+from fcf_jax.channel import Pieces, choose_formats
+from fcf_jax.privacy.secure_sum import SumRules, protocol
 from fcf_jax.privacy.secure_sum.cohorts import degree_needed, recovery_failure
 from fcf_jax.privacy.secure_sum.keys import Binding
 from fcf_jax.privacy.secure_sum.rounds import mask_uploads, unmask
@@ -36,7 +36,7 @@ def time_round(
 ) -> dict[str, Any]:
     """Time the parts of one round."""
     mesh, num_clients = all_devices(), uploads.loss.size
-    formats = choose_formats(SentNorms(50.0, 50.0, 50.0, 50.0), max_clients=num_clients)
+    formats = choose_formats(Pieces(50.0, 50.0, 50.0, 50.0), max_clients=num_clients)
     rules = SumRules(degree=degree, threshold=threshold)
     clock = time.perf_counter
     start = clock()
@@ -97,7 +97,7 @@ def random_uploads(num_clients: int, num_items: int, num_factors: int) -> Client
         client_ids=jnp.arange(num_clients),
         residuals=draw(num_clients, num_items),
         user_factors=user_factors,
-        clipped_factors=user_factors,
+        sent_factors=user_factors,
         confidence=draw(num_clients, num_items),
         loss=draw(num_clients),
         is_clipped=jnp.zeros(num_clients, bool),

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from problem import all_devices, problem_of, use_all_cores
 
 import fcf_jax as fcf
-from fcf_jax.parallel.batch import run_mesh
 
 ROUNDS, RATE = 20, 0.05
 
@@ -28,19 +27,21 @@ def compare(train: fcf.Interactions, *, num_runs: int, num_factors: int, repeats
     keys = jax.random.split(jax.random.key(0), num_runs)
     shared = problem_of(train, num_factors=num_factors)
 
+    adam = optax.adam(RATE, b1=0.1, b2=0.99)
+
     def make(rate):
         return shared.federation(optax.adam(rate, b1=0.1, b2=0.99))
 
     def alone(mesh: Mesh | None, key=keys[0]):
         problem = shared if mesh is None else problem_of(train, num_factors=num_factors, mesh=mesh)
-        federation = problem.federation(optax.adam(RATE, b1=0.1, b2=0.99))
+        federation = problem.federation(adam)
         state = problem.start(federation, key)
         return partial(fcf.run_rounds, federation, key, state, problem.clients, num_rounds=ROUNDS)
 
     def together(at_a_time: int):
         rates = np.full(num_runs, RATE, np.float32)
-        run = partial(fcf.run_side_by_side, make, keys, rates, shared.clients)
-        return partial(run, num_rounds=ROUNDS, at_a_time=at_a_time, mesh=run_mesh())
+        run = partial(fcf.parallel.run_side_by_side, make, keys, rates, shared.clients)
+        return partial(run, num_rounds=ROUNDS, at_a_time=at_a_time, mesh=fcf.parallel.run_mesh())
 
     runs = {"alone, one device": alone(None), "alone, all devices": alone(all_devices())}
     runs |= {f"{num_runs} runs, {size} at a time": together(size) for size in (1, 4)}

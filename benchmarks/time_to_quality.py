@@ -29,23 +29,21 @@ from common import (
     training_set,
 )
 from problem import (
+    GUARDED_GRAM,
     NO_IMPLICIT,
     Problem,
     all_devices,
     confidences,
     converge_als,
     draw_factors,
-    guarded_gram,
     has_implicit,
     implicit_iterations,
-    pack_items,
     problem_of,
     single_threaded_blas,
     use_all_cores,
 )
 
 import fcf_jax as fcf
-from fcf_jax.core.federation import Federation
 
 WITHIN, MOST_STEPS = 1.005, 200
 PEERS = ("implicit_cg", "implicit_cg_same_start", "implicit_exact")
@@ -71,7 +69,7 @@ def descend(descent: Descent, loss: Callable[[Any], float], bound: float) -> Cur
     return curve
 
 
-def federated(problem: Problem, federation: Federation, *, seed: int) -> Descent:
+def federated(problem: Problem, federation: fcf.Federation, *, seed: int) -> Descent:
     """Prepare rounds from the start of this seed."""
     key = jax.random.key(seed)
     carried = [problem.start(federation, key)]
@@ -94,9 +92,9 @@ def compare(train: fcf.Interactions, *, num_factors: int, repeats: int) -> dict[
     transposing_s = time.perf_counter() - start
 
     loss = problem.loss()
-    converged, losses = converge_als(problem, jax.random.key(0), pack_items(train, mesh))
+    converged, losses = converge_als(problem, train)
     bound = WITHIN * loss(converged)
-    federation = problem.federation(guarded_gram(problem.model))
+    federation = problem.federation(GUARDED_GRAM)
     step = federated(problem, federation, seed=0).step
     first, second = seconds_of(step), seconds_of(step)
     peers = PEERS if has_implicit() else ()
