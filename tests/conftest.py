@@ -16,16 +16,17 @@ import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-pytest_plugins = ["small_data"]
-_LONG_FILES = {"test_sharding", "test_resume", "test_faults", "test_docs", "test_report", "test_federation"}
+pytest_plugins = ["small_data", "compilations"]
+_LONG_FILES = {"test_mesh", "test_resume", "test_faults", "test_docs", "test_report", "test_federation"}
 _MANY_MAPS = 20_000  # of 65,530 by default
 _OF_ARRAYS = [
     "fcf_jax.core",
-    "fcf_jax.core.packing",
+    "fcf_jax.als",
+    "fcf_jax.optimizers",
+    "fcf_jax.channel",
+    "fcf_jax.parallel",
     "fcf_jax.evaluation",
     "fcf_jax.privacy",
-    "fcf_jax.parallel.mesh",
-    "fcf_jax.parallel.stream",
 ]
 jaxtyping.install_import_hook(_OF_ARRAYS, "annotations.executed")
 

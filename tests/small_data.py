@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 import references
 from jax import numpy as jnp
-from references import ALPHA, NUM_FACTORS
+from references import ALPHA, NUM_FACTORS, REGULARIZATION
 
-from fcf_jax.core.packing import batch_clients, batch_items
-from fcf_jax.core.records import Observations
+from fcf_jax.core.objective import implicit_feedback
+from fcf_jax.core.packing import pack_clients, pack_items
+from fcf_jax.core.records import Model, Observations
 from fcf_jax.data import Interactions
+
+MODEL = Model(implicit_feedback(alpha=ALPHA), REGULARIZATION)
 
 
 class Small(NamedTuple):
+    """The set in every form: as interactions, dense, packed by user and by item; c and p of `references`."""
+
     interactions: Interactions
     strengths: np.ndarray  # [users, items], dense
     clients: object
@@ -39,7 +44,7 @@ def make_small(num_users=13, num_items=17, seed=0):
     item_factors = rng.normal(size=(num_items, NUM_FACTORS))
     options = {"row_width": 4, "chunk_slots": 32, "chunk_clients": 5}
     return Small(
-        interactions, strengths, batch_clients(interactions, **options), batch_items(interactions, **options),
+        interactions, strengths, pack_clients(interactions, **options), pack_items(interactions, **options),
         item_factors, c, p,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Key = PRNGKeyArray
-Scalar = float | Float[Array, ""]  # hyperparameters may be Python numbers or traced
+Scalar = float | Float[Array, ""] | Int[Array, ""]  # hyperparameters may be Python numbers or traced
 Weighting = Callable[["ClientData"], "Observations"]  # r -> (c, p), for one user or any batch
 T = TypeVar("T")
 
