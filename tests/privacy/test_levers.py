@@ -4,24 +4,20 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fcf_jax.core.weighting import implicit_feedback
+from fcf_jax.privacy.mechanism import add_noise, gaussian_mechanism
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION
 
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.records import CohortSum, SentNorms
-from fcf_jax.core.weighting import implicit_feedback
 from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.data.split import cap_histories
-from fcf_jax.experiments.build import item_release
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.errors import CheckpointError, ConfigError
+from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.plan import plan_privacy
-from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.run import run_experiment
-from fcf_jax.experiments.store.budget import budget_of
-from fcf_jax.experiments.store.run_directory import BUDGET, claimed
 from fcf_jax.privacy.accounting import (
     Participation,
     calibrated_noise_multiplier,
@@ -29,7 +25,6 @@ from fcf_jax.privacy.accounting import (
     single_noise_multiplier,
 )
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
-from fcf_jax.privacy.mechanism import add_noise, gaussian_mechanism
 
 KEY = jax.random.key(5)
 MODEL = {"num_items": 17, "num_factors": NUM_FACTORS, "regularization": REGULARIZATION}

@@ -1,10 +1,10 @@
 """Fixed point of secure sums."""
 
 import pytest
+from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint, check_formats, choose_formats, decode, encode
 from jax import numpy as jnp
 
 from fcf_jax.core.records import SentNorms
-from fcf_jax.privacy.secure_sum.fixed_point import FixedPoint, check_formats, choose_formats, decode, encode
 
 HALVES = FixedPoint(bound=100.0, fraction_bits=1)
 
