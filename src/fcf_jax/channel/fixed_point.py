@@ -11,7 +11,8 @@ The link `fixed_point` sums plain rounds so, sparse + Gram as in `core.cohort_su
 
 The order of addition and the number of devices change no bit of the sum. Each client's numbers are still
 solved in floating point, many clients at a time: in chunks of another size its last bits may differ (matrix
-products then run in other blocks), and now and then a rounding with them.
+products then run in other blocks, and a chunk decides by which method it is solved), and now and then a
+rounding with them.
 """
 
 import functools

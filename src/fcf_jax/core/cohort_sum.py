@@ -63,8 +63,6 @@ def cohort_sum(
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
-    if channel is not None and channel_state is None:
-        channel_state = channel.init()
     total, worst = accumulate(
         model, item_factors, clients, channel=channel, channel_state=channel_state, key=key, mesh=mesh
     )
@@ -82,7 +80,7 @@ def accumulate(
     clients: PackedClients,
     *,
     channel: Link | None = None,
-    channel_state: Any = (),
+    channel_state: Any = None,
     key: Key | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
@@ -92,6 +90,8 @@ def accumulate(
         The total, which may be added to that of other clients leaf by leaf, and the worst solve error.
     """
     accumulation = accumulation_of(channel)
+    if channel is not None and channel_state is None:
+        channel_state = channel.init()
 
     def share(received: tuple, clients: PackedClients) -> tuple[Any, Array]:
         model, item_factors, channel, channel_state, key = received
