@@ -1,8 +1,8 @@
-"""Figures of rounds behind each channel, recorded before the channel was one: `python tests/channel/record.py`.
+"""Figures of rounds behind each channel, recorded before clipping and noise were links.
 
 `recorded.npz` was written by the code of commit 0d59e99 (`Mechanism` and `Accumulation` as arguments of
-`federated_cf`), with the data, the numbers and the keys below. Run this script to replace it by figures of the
-present code, which is right only after a change that is meant to change them.
+`federated_cf`), with the data, the numbers and the keys below. `python tests/channel/record.py` replaces it
+by figures of the present code, which is right only after a change that is meant to change them.
 """
 
 from pathlib import Path

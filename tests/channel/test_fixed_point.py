@@ -28,9 +28,7 @@ from fcf_jax.core.packing import pack_clients
 HALVES = FixedPoint(bound=100.0, fraction_bits=1)
 FORMATS = choose_formats(Pieces(60.0, 20.0, 100.0, 500.0), max_clients=13)
 IN_WORDS = fixed_point(FORMATS, max_clients=13)
-CLIP = clip_and_noise(
-    clip_norms=Pieces(5.0, 5.0, 50.0, 50.0), noise_multiplier=0.0, expected_cohort_size=13
-)
+CLIP = clip_and_noise(clip_norms=Pieces(5.0, 5.0, 50.0, 50.0), noise_multiplier=0.0, expected_cohort_size=13)
 
 ON_TWO_DEVICES = """
     import jax, numpy as np
@@ -150,7 +148,7 @@ def test_sum_invariant_to_order_of_chunks_and_clients(small, item_factors):
     ("options", "units"), [({"chunk_slots": 16, "chunk_clients": 2}, 0), ({"chunk_slots": 512}, 4)]
 )
 def test_sum_invariant_to_chunking(small, item_factors, options, units):
-    """To the bit in small chunks; one chunk of all clients is solved by the other method, chosen per chunk."""
+    """To the bit in small chunks; one chunk of all clients is solved in other blocks, which may round up."""
     other = pack_clients(small.interactions, row_width=4, **options)
     found, expected = in_words(item_factors, other)[0], in_words(item_factors, small.clients)[0]
     for name, number in FORMATS._asdict().items():

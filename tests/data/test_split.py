@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcf_jax.data import Interactions, Split, split_leave_one_out, split_per_user, split_temporal
+from fcf_jax.data import (
+    Interactions,
+    Split,
+    simulate_taste,
+    split_leave_one_out,
+    split_per_user,
+    split_temporal,
+)
+from fcf_jax.data.split import cap_histories
 
 PAIRS = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=40).map(sorted)
 
@@ -128,3 +136,17 @@ def test_fractions_out_of_range_are_refused(test, validation):
         split_per_user(build([(0, 0)]), test_fraction=test, validation_fraction=validation, seed=0)
     with pytest.raises(ValueError, match="fractions >= 0 with a sum < 1"):
         split_temporal(build([(0, 0)]), test_fraction=test, validation_fraction=validation)
+
+
+def test_capped_histories_are_parts_of_the_whole_ones():
+    histories = simulate_taste(num_users=300, num_items=40, mean_history=10, seed=2)
+    capped = cap_histories(histories, max_user_items=6, seed=1)
+    np.testing.assert_array_equal(capped.history_lengths, np.minimum(histories.history_lengths, 6))
+    assert (capped.to_scipy() - histories.to_scipy()).max() == 0  # nothing new, and strengths stay
+    assert capped.fingerprint() == cap_histories(histories, max_user_items=6, seed=1).fingerprint()
+    assert capped.fingerprint() != cap_histories(histories, max_user_items=6, seed=2).fingerprint()
+    others = histories.select(histories.user_ids != 7)
+    kept = cap_histories(others, max_user_items=6, seed=1)
+    assert kept.fingerprint() == capped.select(capped.user_ids != 7).fingerprint()
+    with pytest.raises(ValueError, match="max_user_items"):
+        cap_histories(histories, max_user_items=0, seed=1)

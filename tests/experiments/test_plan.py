@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from fcf_jax.experiments import plan as privacy_plan
@@ -66,6 +67,21 @@ def test_known_answer_ratios_of_movielens(plan_of, epsilon, num_factors, head, r
     assert outlook in verdict(plan)
     assert plan.is_hopeless == (ratio > HOPELESS)
     assert (ratio <= USABLE) == (outlook == "usable")
+
+
+def test_only_learned_items_count():
+    overrides = [
+        "model.num_factors=4", "federation.num_rounds=4", "server.step=running_sums",
+        "server.confidence_factor=0", "privacy.mode=central_noise",
+    ]  # fmt: skip
+    whole, half = (
+        plan_privacy(
+            load_config(None, [*overrides, f"privacy.head_items={share}"]), num_users=80, num_items=100
+        )
+        for share in (1.0, 0.5)
+    )
+    ratio = half.best.noise_to_signal / whole.best.noise_to_signal
+    assert ratio == pytest.approx(np.sqrt(0.5 / 0.97), rel=1e-3)  # half the numbers, 3 % for counts
 
 
 def test_many_users_can_afford_more_rounds(plan_of):

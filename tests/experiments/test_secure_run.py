@@ -1,10 +1,6 @@
 """Runs summed in fixed point: under `secure_sum`, and plain ones with `parallel.deterministic`."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -30,40 +26,6 @@ TINY = [
 ]  # fmt: skip
 SECURE = [*TINY, "privacy.mode=secure_sum", "privacy.min_cohort=20"]
 SAMPLED = ["federation.cohort_size=20", "server.step=running_sums"]
-
-ON_TWO_DEVICES = """
-    import jax, numpy as np
-    import fcf_jax as fcf
-    from fcf_jax.channel import Pieces, fixed_point
-    from fcf_jax.channel.fixed_point import choose_formats
-    from fcf_jax.data import simulate_taste
-    from fcf_jax.optimizers import guarded_gram
-    from fcf_jax.parallel import client_mesh, place_clients, place_state, run_rounds_streamed, use_cpu_devices
-    from fcf_jax.parallel.mesh import fetch
-
-    use_cpu_devices(2)
-    interactions = simulate_taste(num_users=70, num_items=23, mean_history=7, seed=0)
-    host = fcf.pack_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=9, num_shares=2)
-    formats = choose_formats(Pieces(90.0, 20.0, 90.0, 900.0), max_clients=70)
-    model = fcf.Model(fcf.implicit_feedback(alpha=1.0), regularization=1.0)
-    key = jax.random.key(0)
-
-    def last(mesh, streamed=False):
-        federation = fcf.federated_cf(
-            model, guarded_gram(), num_items=23, num_factors=4,
-            channel=fixed_point(formats, max_clients=70), mesh=mesh,
-        )
-        state = federation.init(key) if mesh is None else place_state(federation.init(key), mesh)
-        if streamed:
-            return run_rounds_streamed(federation, key, state, host, num_rounds=5, block_chunks=2)[0]
-        clients = host if mesh is None else place_clients(host, mesh)
-        return fcf.run_rounds(federation, key, state, clients, num_rounds=5)[0]
-
-    one = fetch(last(None).item_factors)
-    assert np.isfinite(one).all()
-    for other in last(client_mesh(2)), last(None, streamed=True), last(client_mesh(2), streamed=True):
-        np.testing.assert_array_equal(one, fetch(other.item_factors))
-"""
 
 
 def run(folder, *overrides):
@@ -99,13 +61,6 @@ def test_deterministic_plain_rounds_are_the_same_sums_bit_for_bit(secure, tmp_pa
     plain = run(tmp_path / "plain", *TINY, "parallel.deterministic=true")
     np.testing.assert_array_equal(factors(folder), factors(tmp_path / "plain"))
     assert plain["fixed_point"] == summary["fixed_point"] and "secure_sum" not in plain
-
-
-def test_training_invariant_to_device_count_and_streaming():
-    """In a process of its own, which sees the CPU as two devices."""
-    as_by_default = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # rounds alike in all
-    code = textwrap.dedent(ON_TWO_DEVICES)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=200, env=as_by_default)
 
 
 def test_run_tells_of_formats_and_of_masks(secure):

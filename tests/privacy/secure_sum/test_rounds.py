@@ -22,7 +22,6 @@ from fcf_jax.privacy.secure_sum import (
     NoiseShares,
     RoundTerms,
     SumRules,
-    check_cohorts,
     plain_integer_sum,
     rounds,
     secure_cohort_sum,
@@ -187,14 +186,3 @@ def test_sums_invariant_to_device_count():
     as_by_default = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # rounds alike in all
     code = textwrap.dedent(ON_TWO_DEVICES)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200, env=as_by_default)
-
-
-def test_cohorts_of_all_rounds_are_looked_at_beforehand():
-    rounds_apart = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]])
-    check_cohorts(rounds_apart, num_users=9, min_cohort=4)
-    check_cohorts(np.tile(np.arange(9), (300, 1)), num_users=9, min_cohort=9)
-    with pytest.raises(ValueError, match="got 3 in round 1"):
-        check_cohorts(np.where(rounds_apart == 5, 9, rounds_apart), num_users=9, min_cohort=4)
-    near = np.concatenate([np.repeat(rounds_apart[:2], 150, axis=0), [[4, 5, 6, 8]]])
-    with pytest.raises(ValueError, match="difference of 2 between rounds 150 and 300"):
-        check_cohorts(near, num_users=9, min_cohort=4)

@@ -12,9 +12,7 @@ from fcf_jax.privacy.secure_sum import Encoding, plain_integer_sum
 from fcf_jax.privacy.secure_sum.uploads import client_uploads, count_words
 
 FORMATS = choose_formats(Pieces(60.0, 20.0, 100.0, 500.0), max_clients=13)
-CLIP = clip_and_noise(
-    clip_norms=Pieces(5.0, 5.0, 50.0, 50.0), noise_multiplier=0.0, expected_cohort_size=13
-)
+CLIP = clip_and_noise(clip_norms=Pieces(5.0, 5.0, 50.0, 50.0), noise_multiplier=0.0, expected_cohort_size=13)
 
 
 @pytest.fixture
