@@ -66,7 +66,7 @@ def list_sets() -> None:
 def _verdict(fetched: "Fetched") -> str:
     checksum = fetched.checksum
     if checksum is None:
-        return "the folder was there without an archive, so nothing was verified"
+        return "the folder was there without an archive, so nothing was checked"
     if fetched.is_first:
         return f"no published checksum was found: pinned {checksum.value} at this first download"
     return f"its archive has the checksum {checksum.value} ({checksum.origin})"
