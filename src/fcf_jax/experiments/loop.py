@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ _LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
 _LARGEST_BLOCK = 10
 
 Record = dict[str, Any]
+Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; yields () -> whether to stop
+NEVER: Stop = nullcontext(lambda: False)
 
 
 class Schedule(NamedTuple):

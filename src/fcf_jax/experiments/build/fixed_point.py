@@ -18,13 +18,13 @@ _ROUNDED_UP = 1 + 1e-6  # keeps what clients compute in float32 within the bound
 _LEAST_BOUND = 1e-6
 
 
-def facts_of(config: ExperimentConfig, *datasets: Dataset, num_builds: int = 1) -> Facts:
+def facts_of(config: ExperimentConfig, *datasets: Dataset, num_replicates: int = 1) -> Facts:
     """Collect what checks need to know about the data.
 
     Args:
         config: as resolved.
         datasets: splits of the same data that share the formats of sums.
-        num_builds: seeds that training starts from.
+        num_replicates: seeds that training starts from.
     """
     train = datasets[0].split.train
     return Facts(
@@ -32,7 +32,7 @@ def facts_of(config: ExperimentConfig, *datasets: Dataset, num_builds: int = 1) 
         num_items=train.num_items,
         num_interactions=train.num_interactions,
         bounds=largest_bounds(config, datasets) if config.is_in_fixed_point else None,
-        num_builds=num_builds,
+        num_replicates=num_replicates,
     )
 
 

@@ -245,18 +245,18 @@ def set_up(problem: Problem) -> Setup:
     return Setup(problem, clients, measures, mesh)
 
 
-def described_sums(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Describe the formats of fixed-point sums and how many numbers were clipped; empty in floating point."""
+def fixed_point_summary(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the formats of fixed-point sums and the count of clipped numbers; empty for floating point."""
     if problem.formats is None:
         return {}
     formats = problem.formats._asdict().items()
-    clipped = sum(one.get("num_clipped_entries", 0) for one in records if one["kind"] == "round")
-    described: dict[str, Any] = {
+    clipped = sum(record.get("num_clipped_entries", 0) for record in records if record["kind"] == "round")
+    summary: dict[str, Any] = {
         "fixed_point": {
             "formats": {name: number._asdict() for name, number in formats if number is not None},
             "num_clipped_entries": clipped,
         }
     }
     if problem.config.privacy.row.sums_securely:
-        described["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
-    return described
+        summary["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
+    return summary

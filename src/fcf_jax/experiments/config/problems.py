@@ -26,14 +26,14 @@ class Facts(NamedTuple):
         num_items: items of the training set.
         num_interactions: interactions of the training set.
         bounds: the largest number of each piece that clients send; None where rounds are summed in floats.
-        num_builds: seeds, from `federation.seed` on, whose cohorts are drawn.
+        num_replicates: seeds, from `federation.seed` on, whose cohorts are drawn.
     """
 
     num_users: int
     num_items: int
     num_interactions: int
     bounds: Pieces[float] | None = None
-    num_builds: int = 1
+    num_replicates: int = 1
 
     @property
     def largest_rank(self) -> int:
@@ -93,7 +93,7 @@ def revealing_cohorts(config: ExperimentConfig, facts: Facts) -> str:
         return ""
     first, num_users = config.federation.seed, facts.num_users
     try:
-        for seed in range(first, first + facts.num_builds):
+        for seed in range(first, first + facts.num_replicates):
             cohorts = _cohorts_drawn(config.federation, seed=seed, num_users=num_users)
             check_cohorts(cohorts, num_users=num_users, min_cohort=config.privacy.min_cohort)
     except ValueError as error:
