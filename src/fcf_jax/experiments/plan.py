@@ -205,7 +205,8 @@ def _configured(task: _Task) -> tuple[Participation, int] | None:
     """Return the configured cohorts and rounds; None where no accountant covers them."""
     if task.is_shuffled:
         return None
-    return participation_of(task.config, num_users=task.num_users), task.config.federation.num_rounds
+    who = participation_of(task.config.privacy, task.config.federation, num_users=task.num_users)
+    return who, task.config.federation.num_rounds
 
 
 def _choice(
