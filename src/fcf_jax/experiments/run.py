@@ -9,7 +9,7 @@ import numpy as np
 
 from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
-from fcf_jax.experiments.build.devices import any_process, chunks_of_a_block, pack_on, runner_of
+from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import Problem, Setup, fixed_point_summary, rounds_key, set_up
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
@@ -102,7 +102,7 @@ def _train(setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, 
     begun = read_begun(folder, checkpoints, like)
     _check_begun(begun, budget, folder)
     _report_start(begun, schedule, folder, progress, resume=resume)
-    key, parallel = begun.key if begun else problem.key, problem.config.parallel
+    key = begun.key if begun else problem.key
     runner = runner_of(
         federation,
         key,
@@ -110,7 +110,7 @@ def _train(setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, 
         setup.clients,
         setup.mesh,
         num_rounds=schedule.num_rounds,
-        block_chunks=chunks_of_a_block(setup.clients, parallel.block_megabytes) if parallel.stream else None,
+        block_chunks=setup.block_chunks,
     )
     with stop as is_stop_requested:
 
