@@ -12,7 +12,7 @@ class Untouchable:
         raise AssertionError(f"the test set was asked for {name}")
 
 
-def test_nothing_of_the_test_set_is_handed_over():
+def test_the_test_set_is_not_used():
     config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
     with_validation = with_values(config, {"data.validation_fraction": 0.1})
     dataset = load_dataset(with_validation)

@@ -68,7 +68,7 @@ def test_tidy_table_gives_the_figures(finished):
         assert figures["difference_percent"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_every_file_is_there_and_the_table_says_the_verdict(finished):
+def test_every_file_is_there_and_the_table_has_the_verdict(finished):
     pictures = {"equivalence", "convergence_by_round", "convergence_by_bytes", "factors", "users"}
     assert {path.stem for path in finished.glob("*.png")} == pictures
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in finished.glob("*.png"))
@@ -102,7 +102,7 @@ def test_each_replicate_agrees_with_the_run_alone(finished, tmp_path):
     assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
 
 
-def test_stopped_comparison_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, capsys):
+def test_resumed_comparison_equals_an_unbroken_one(finished, tmp_path, monkeypatch, capsys):
     folder, write, signals = tmp_path / "stopped", Curves.write, iter([signal.SIGINT])
 
     def interrupted(curves, path):
@@ -169,7 +169,7 @@ def test_verdict_names_what_one_replicate_without_test_items_cannot_show(tmp_pat
         ("comparison.num_builds=0", "comparison.num_builds"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, override, named, capsys):
+def test_mistakes_are_refused_in_one_line(tmp_path, override, named, capsys):
     assert compare(tmp_path / "none", override) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -50,18 +50,18 @@ def test_verdict_names_what_is_worse_and_what_is_not_shown():
     metrics = compare_replicates(centralized, federated, margin_percent=1.0)
     assert worse_metrics(metrics, tolerance_percent=0.5) == ["map_at_10", "rmse"]
     assert unproven_metrics(metrics) == ["map_at_10", "recall_at_10", "rmse"]
-    said = verdict(metrics, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
-    assert "by more than 0.5 % on average in map_at_10 (-2.00 %), rmse (+2.00 %)." in said
-    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in said
+    text = verdict(metrics, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert "by more than 0.5 % on average in map_at_10 (-2.00 %), rmse (+2.00 %)." in text
+    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in text
     good = {"loss": metrics["loss"]}
-    said = verdict(good, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
+    text = verdict(good, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
     assert (
-        "Over 8 replicates, no metric of the federation is worse than that of centralised ALS by" in said
-        and "shown for all 1 metrics" in said
+        "Over 8 replicates, no metric of the federation is worse than that of centralised ALS by" in text
+        and "shown for all 1 metrics" in text
     )
 
 
-def test_normalized_metrics_that_say_the_same_are_left_out():
+def test_normalized_metrics_that_equal_the_plain_ones_are_left_out():
     sides = {"auc": values(0.0), "rmse": values(0.0)}
     sides |= {"normalized_auc": sides["auc"], "normalized_rmse": values(0.1)}
     centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))

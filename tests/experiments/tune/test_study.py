@@ -107,7 +107,7 @@ def test_all_diverged_is_a_failure(monkeypatch):
         tune(config, monkeypatch)
 
 
-def test_a_damaged_study_is_told(tmp_path):
+def test_a_damaged_study_is_refused(tmp_path):
     (tmp_path / "study.log").write_bytes(b"not json\nnot json\n")
     with pytest.raises(ValueError, match="expected an intact study"):
         journal(tmp_path)

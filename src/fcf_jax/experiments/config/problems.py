@@ -22,14 +22,14 @@ from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
 
 
 class Facts(NamedTuple):
-    """What checks need to know about the training data.
+    """Facts about the training data that checks need.
 
     Attributes:
         num_users: users of the training set.
         num_items: items of the training set.
         num_interactions: interactions of the training set.
-        bounds: the largest number of each piece that clients send; None where rounds are summed in floats.
-        num_replicates: seeds, from `federation.seed` on, whose cohorts are drawn.
+        bounds: of the numbers of each piece that clients send; None if rounds are summed in floating point.
+        num_replicates: replicates that are trained, with seeds from `federation.seed` on.
     """
 
     num_users: int

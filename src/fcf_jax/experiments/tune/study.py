@@ -19,7 +19,7 @@ from fcf_jax.experiments.errors import ConfigError
 FILE = "study.log"
 SHAPES = ("model.num_factors", "server.memory")  # keys that decide about shapes: one value in a batch
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_DIGITS = 4  # significant digits of a value that is tried: enough to tell trials apart, easy to read
+_DIGITS = 4  # significant digits of a tried value: enough for distinct trials, and easy to read
 _MEMORIES = [0, 2, 5, 10]
 _RATE_FACTOR = 10.0  # learning rates are tried up to this factor above and below the step's default
 _RANGES = {  # key -> low, high, whether logarithmic

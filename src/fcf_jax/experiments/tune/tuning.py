@@ -209,7 +209,7 @@ def _prepare(
 
 
 def _search(task: _Task, stage: _Stage, config: ExperimentConfig, start: Params) -> Study:
-    """Search around `start`, with everything else as in `config`; a batch of trials is told together."""
+    """Search around `start`, with everything else as in `config`; batches of trials end together."""
     values = {key: value for key, value in config.by_key().items() if not key.startswith(MAY_CHANGE)}
     fingerprints = {
         "training data": task.held_out.train.fingerprint(),
