@@ -88,7 +88,7 @@ def test_plan_for_the_data_of_a_configuration(capsys):
     for one in document["choices"]:
         assert 0.99 * document["epsilon"] < one["epsilon"] <= document["epsilon"]
     assert document["best"] in document["choices"]
-    assert document["verdict"].startswith("Best: everybody")
+    assert document["verdict"].startswith("Best: all clients in ")
 
 
 def test_plan_for_people(capsys):
@@ -98,7 +98,7 @@ def test_plan_for_people(capsys):
     printed = capsys.readouterr().out
     for expected in (
         "200 users, 40 items",
-        "everybody",
+        "all clients",
         "Poisson, 40 of 200",
         "best",
         "shuffled",

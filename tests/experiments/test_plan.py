@@ -15,7 +15,7 @@ K16 = ["model.num_factors=16", "federation.num_rounds=4"]
 
 @pytest.fixture
 def plan_of(monkeypatch):
-    """Plans for as many users and items as MovieLens-1M has; only everybody, which takes no time."""
+    """Plans for as many users and items as MovieLens-1M has; only with all clients, which takes no time."""
     monkeypatch.setattr(privacy_plan, "_SMALLEST_COHORT", 100_000)
 
     def plan(*overrides, **sizes):
@@ -40,7 +40,7 @@ def test_plan_marks_what_is_configured_where_it_is_a_candidate_already(plan_of):
     assert plan.delta == pytest.approx(1 / 60_400)
 
 
-def test_plan_of_a_cohort_of_fixed_size_says_so(plan_of):
+def test_plan_notes_a_cohort_of_fixed_size(plan_of):
     plan = plan_of("federation.cohort_size=600", "federation.sampling=independent")
     (configured,) = (one for one in plan.choices if one.is_configured)
     assert configured.accountant == "rdp"

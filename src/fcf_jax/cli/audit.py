@@ -13,7 +13,6 @@ from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.audit.bounds import Bound
     from fcf_jax.experiments.config.schema import ExperimentConfig
 
 
@@ -39,7 +38,7 @@ def audit(
 ) -> None:
     """Attack what the server sees under privacy.mode, and report what it learns about clients."""
     from fcf_jax.experiments.audit.auditing import with_fitting_step
-    from fcf_jax.experiments.audit.bounds import unmet
+    from fcf_jax.experiments.audit.bounds import figure_names, parse_bounds, unmet
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.report.tables import show_audit
 
@@ -48,7 +47,12 @@ def audit(
         if upload == "rank_one":
             check(resolved, "audit rank_one")
         resolved, note = with_fitting_step(resolved)
-        bounds = _bounds(resolved, require or [])
+        known = figure_names(
+            resolved.privacy.mode,
+            has_cohorts=resolved.federation.cohort_size is not None,
+            sends_gram=resolved.server.row.asks_for_gram,
+        )
+        bounds = parse_bounds(require or [], known)
     document = _audit(resolved, folder, upload=upload, max_users=max_users, note=note, quiet=quiet)
     if not quiet:
         show_audit(document)
@@ -56,15 +60,6 @@ def audit(
     broken = unmet(bounds, document["attacks"])
     if broken:
         raise CommandError("; ".join(broken), 1)
-
-
-def _bounds(config: "ExperimentConfig", require: list[str]) -> "list[Bound]":
-    from fcf_jax.experiments.audit.bounds import figure_names, parse_bounds
-
-    has_cohorts = config.federation.cohort_size is not None
-    sends_gram = config.server.row.asks_for_gram
-    known = figure_names(config.privacy.mode, has_cohorts=has_cohorts, sends_gram=sends_gram)
-    return parse_bounds(require, known)
 
 
 def _audit(

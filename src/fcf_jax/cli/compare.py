@@ -44,14 +44,14 @@ def compare(
 def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
     from fcf_jax.experiments.build.problem import resolve
-    from fcf_jax.experiments.compare.builds import mesh_of_builds
     from fcf_jax.experiments.compare.comparison import load_splits, run_comparison
+    from fcf_jax.experiments.compare.replicates import replicate_mesh
     from fcf_jax.experiments.store.run_directory import claimed
 
     with ExitStack() as stack:
         with input_errors():
             start_devices(config.parallel)
-            mesh = mesh_of_builds(config.parallel.devices, config.comparison.num_builds)
+            mesh = replicate_mesh(config.parallel.devices, config.comparison.num_builds)
             keep_compiled_programs()
             datasets = load_splits(config)
             problem = resolve(config, *datasets)

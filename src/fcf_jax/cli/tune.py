@@ -41,7 +41,7 @@ def tune(
         resolved, folder = open_run("tune", config, overrides, out, resume=resume, may_change=MAY_CHANGE)
     tuned = _tune(resolved, folder, resume=resume, quiet=quiet)
     if not quiet:
-        _print_outcome(resolved, tuned, folder)
+        _print_result(tuned, folder)
 
 
 def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> "Tuned":
@@ -72,23 +72,22 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
             tuned = run_tuning(config, held_out, storage, progress)
         except ConfigError as error:  # the resumed study is of other data
             raise CommandError(str(error), 2) from None
-        write_tuning(folder, config, held_out, tuned)
+        write_tuning(folder, held_out, tuned)
         return tuned
 
 
-def _print_outcome(config: "ExperimentConfig", tuned: "Tuned", folder: Path) -> None:
+def _print_result(tuned: "Tuned", folder: Path) -> None:
     from fcf_jax.experiments.report.tables import show
     from fcf_jax.experiments.report.tuning import tuning_tables
     from fcf_jax.experiments.store.run_directory import TUNED
-    from fcf_jax.experiments.tune.tuning import metric_of
 
-    for title, rows in tuning_tables(config, tuned):
+    for title, rows in tuning_tables(tuned):
         show(title, rows)
     if tuned.start_value is not None:
         print(
-            f"{metric_of(config)} of the federation on the validation set: {tuned.start_value:.4f} as "
+            f"{tuned.metric} of the federation on the validation set: {tuned.start_value:.4f} as "
             f"configured, {tuned.best_value:.4f} tuned"
         )
-    if tuned.config == config:
+    if tuned.config == tuned.given:
         print(f"Nothing better was found: {TUNED.name} is the configuration as given.")
     print(f"Written to {folder}; run it with: fcf run {folder / TUNED.name}")

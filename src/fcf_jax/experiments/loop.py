@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -11,19 +12,21 @@ import numpy as np
 from fcf_jax.core.records import Key, RoundInfo, ServerState
 from fcf_jax.experiments.build.devices import Runner
 
-_LARGEST_RISE = 10.0  # times the first loss; beyond, training has diverged
+_LARGEST_RISE = 10.0  # times the first loss; a larger loss is divergence
 _LARGEST_BLOCK = 10
 
 Record = dict[str, Any]
+Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; yields () -> whether to stop
+NEVER: Stop = nullcontext(lambda: False)
 
 
 class Schedule(NamedTuple):
-    """When blocks of rounds end, and what is due there.
+    """Schedule of a training: its blocks of rounds, evaluations and checkpoints.
 
     Attributes:
         num_rounds: of the whole training.
         evaluate_every: rounds between evaluations.
-        checkpoint_every: rounds between checkpoints, at least; None: with every evaluation.
+        checkpoint_every: fewest rounds between checkpoints; None: with every evaluation.
     """
 
     num_rounds: int
@@ -32,9 +35,9 @@ class Schedule(NamedTuple):
 
     @property
     def block_sizes(self) -> list[int]:
-        """Blocks of rounds that end where evaluations are due, most of one size, at least three.
+        """Sizes of the blocks: evaluations are due at ends of blocks, most are equal, at least three.
 
-        Each size is a program of its own to compile.
+        Each size compiles a program of its own.
         """
         largest = max(1, min(_LARGEST_BLOCK, self.evaluate_every, self.num_rounds // 3))
         size = next(one for one in range(largest, 0, -1) if self.evaluate_every % one == 0)
@@ -42,12 +45,12 @@ class Schedule(NamedTuple):
         return [size] * whole + [rest] * (rest > 0)
 
     def blocks(self, *, done: int = 0, then_of: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield the first round and the size of every block that is left.
+        """Yield the first round and the size of each remaining block.
 
         Args:
-            done: rounds that need not be repeated.
-            then_of: size of further blocks without end, after the last round; 0: that of the first block, if
-                there is any; None: no further blocks.
+            done: rounds that are done already.
+            then_of: size of endless further blocks after the last round; 0: the size of the first block;
+                None: no further blocks.
         """
         sizes, first = self.block_sizes, 0
         endless = [] if then_of is None else itertools.repeat(then_of or sizes[0])
@@ -58,16 +61,16 @@ class Schedule(NamedTuple):
 
     @property
     def reports(self) -> Iterator[tuple[int, int]]:
-        """First round and size of every stretch between evaluations, for programs of any number of rounds."""
+        """First round and size of each stretch between evaluations, for programs with a traced size."""
         for first in range(0, self.num_rounds, self.evaluate_every):
             yield first, min(self.evaluate_every, self.num_rounds - first)
 
     def is_evaluation_due(self, done: int) -> bool:
-        """Return True after so many rounds."""
+        """Return whether an evaluation is due after `done` rounds."""
         return done % self.evaluate_every == 0 or done == self.num_rounds
 
     def is_checkpoint_due(self, done: int, size: int) -> bool:
-        """Return True after a block of this size that ends after so many rounds."""
+        """Return whether a checkpoint is due after a block of `size` rounds that ends after `done`."""
         every = self.checkpoint_every or self.evaluate_every
         return done == self.num_rounds or done // every > (done - size) // every
 
@@ -87,7 +90,7 @@ class Begun(NamedTuple):
         state: of the server.
         key: of the first item factors.
         records: of these rounds.
-        starts: rounds at which a process took over; the last is `done`.
+        starts: rounds at which a process took over from another; the last is `done`.
     """
 
     done: int
@@ -98,14 +101,14 @@ class Begun(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Outcome of a block of rounds.
+    """Result of a block of rounds.
 
     Attributes:
-        done: rounds of the whole training.
+        done: rounds done since the start of training.
         size: rounds of the block.
         state: of the server.
-        records: all so far; the receiver may add some.
-        loss: the latest.
+        records: of all rounds so far; the receiver may append to them.
+        loss: of the last round.
         seconds: per round of the block.
     """
 
@@ -118,12 +121,12 @@ class Block(NamedTuple):
 
 
 class Training(NamedTuple):
-    """Outcome of all rounds, or of those before a stop or divergence.
+    """Result of all rounds, or of those before a stop or divergence.
 
     Attributes:
         done: rounds done.
         state: the last good one.
-        records: one for each round and each evaluation.
+        records: of each round and each evaluation.
         starts: rounds at which a process took over from another.
         divergence: None if training did not diverge.
     """
@@ -145,16 +148,16 @@ def train(
     may_run: Callable[[int], bool] = lambda num_rounds: True,
     begun: Begun | None = None,
 ) -> Training:
-    """Run all rounds that are left.
+    """Run the remaining rounds in blocks.
 
     Args:
         runner: runs the rounds.
-        schedule: how many rounds, in which blocks.
+        schedule: number of rounds, and their blocks.
         on_block: called with each block; returning True stops training.
-        watched: number of the records that shows divergence.
-        is_guarded: whether the server step takes back a round whose loss rose.
+        watched: name of the number in a round's record that is watched for divergence.
+        is_guarded: whether the server step reverts a round whose loss rose.
         may_run: called with the block size before each block; returning False stops training.
-        begun: where to resume; None: at the start.
+        begun: state to resume from; None: start anew.
     """
     state = good = runner.start()
     done, records, starts = 0, [], []
@@ -182,7 +185,7 @@ def train(
 
 
 def seconds_per_round(training: Training, schedule: Schedule) -> float:
-    """Compute the median over blocks, without the first of each size in each process: it compiles."""
+    """Compute the median over blocks, leaving out the first of each size in each process: it compiles."""
     seconds = {one["round"]: one["seconds"] for one in training.records if one["kind"] == "round"}
     warm, compiled = [], set()
     for first, size in schedule.blocks():
@@ -195,9 +198,9 @@ def seconds_per_round(training: Training, schedule: Schedule) -> float:
 
 
 def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Divergence | None:
-    """Find the first loss that is not finite, or above ten times the very first.
+    """Find the first loss that is not finite or exceeds ten times the first loss.
 
-    A guarded step takes one such loss back in the next round: only two in a row count.
+    A guarded step reverts such a round in the next one, so that only two in a row count.
     """
     values = np.array(losses)
     bad = ~(np.isfinite(values) & (values <= _LARGEST_RISE * abs(values[0])))
@@ -215,7 +218,7 @@ def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:
     return [
         {
             "kind": "round",
-            "round": done + index,  # its loss is that of the item factors it began with
+            "round": done + index,  # its loss is that of the item factors before it
             "loss": float(host.loss[index]),
             "gradient_norm": float(host.gradient_norm[index]),
             "solve_error": float(host.solve_error[index]),

@@ -1,8 +1,8 @@
-"""Feasibility of a target epsilon: the noise that it takes, for several cohorts and numbers of rounds.
+"""Plan for a target epsilon: the noise that it takes, for several cohorts and numbers of rounds.
 
-Noise is compared with the most that the uploads can add up to (`privacy.limits.noise_to_signal`). For the
-gradient averaged over a run, few rounds with everybody do as well as many, as sigma grows with the root of
-their number; smaller cohorts do worse. What the ratio means was measured on MovieLens 1M
+Noise is compared with the largest possible sum of the uploads (`privacy.limits.noise_to_signal`). For the
+gradient averaged over a run, few rounds with all clients are as good as many, since sigma grows with the
+root of their number; smaller cohorts are worse. What the ratio means was measured on MovieLens 1M
 (benchmarks/privacy_utility.py; levers tuned on MovieLens 100K; K = 32, and 16 for epsilon 1 and .5):
 
     epsilon                               20      10      5      2      1      .5     .25
@@ -27,18 +27,18 @@ from fcf_jax.privacy.accounting import (
 )
 from fcf_jax.privacy.limits import noise_to_signal
 
-HOPELESS = 0.1  # noise over signal of the averaged gradient: from there on about a ranking by popularity
-USABLE = 0.035  # up to there most of what personal rankings gain over popularity remains
+HOPELESS = 0.1  # noise over signal of the averaged gradient, above which a ranking by popularity is as good
+USABLE = 0.035  # the same, below which most of the gain of personal rankings over popularity remains
 _ROUNDS_WITH_EVERYBODY = (2, 4, 8, 16, 50)
 _COHORT_SHARES = (0.01, 0.05, 0.2)
 _SMALLEST_COHORT = 20  # clients
-_ENOUGH_ROUNDS = 4  # of the Gram-preconditioned step: they get most of the way without noise
-_HARMLESS = 0.01  # noise over signal of a round that more rounds may have
-_AS_GOOD = 1.001  # times the least ratio: no real difference
+_ENOUGH_ROUNDS = 4  # of the Gram-preconditioned step, after which it would be close to its end without noise
+_HARMLESS = 0.01  # noise over signal of a round, below which further rounds do no harm
+_AS_GOOD = 1.001  # times the least ratio, up to which choices count as equal
 
 
 class Choice(NamedTuple):
-    """Cohorts and rounds, and what the target epsilon makes of them.
+    """Cohorts and rounds, with the noise that the target epsilon takes.
 
     Attributes:
         participation: who takes part in a round.
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
         epsilon: reached by the run.
         noise_to_signal: ratio in a single round.
         averaged_noise_to_signal: ratio of the gradient averaged over the run.
-        is_configured: whether the configuration asks for these cohorts and rounds.
+        is_configured: whether these are the configured cohorts and rounds.
     """
 
     participation: Participation
@@ -70,8 +70,8 @@ class PrivacyPlan(NamedTuple):
         num_factors: K.
         epsilon: target.
         delta: target.
-        choices: candidates, the configured one first unless it is among them.
-        best: the one of `choices` to take.
+        choices: candidates; the configured one is first unless it is among the standard ones.
+        best: the recommended one of `choices`.
         notes: remarks on the configuration.
     """
 
@@ -86,23 +86,23 @@ class PrivacyPlan(NamedTuple):
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether even the best choice drowns the averaged gradient in noise."""
+        """Whether noise drowns the averaged gradient even with the best choice."""
         return self.best.averaged_noise_to_signal > HOPELESS
 
 
 def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) -> PrivacyPlan:
-    """Compute what `privacy.epsilon` and `privacy.delta` cost, for cohorts and rounds to choose from.
+    """Compute the noise that `privacy.epsilon` and `privacy.delta` take, for several cohorts and rounds.
 
     Args:
-        config: its model.num_factors, federation and privacy sections count; checked for "plan".
+        config: checked for "plan"; model.num_factors and the sections federation and privacy are used.
         num_users: users to train on.
         num_items: items to train on.
 
     Raises:
-        ValueError: in one line, for numbers that do not fit together.
+        ValueError: in one line, for numbers that contradict each other.
         ImportError: without dp-accounting.
     """
-    if not config.privacy.has_noise:  # planned as if it were private already
+    if not config.privacy.has_noise:  # plan as if it had noise
         privacy = config.privacy.model_copy(update={"mode": "central_noise"})
         config = config.model_copy(update={"privacy": privacy})
     task = _Task(config, num_users, num_items)
@@ -114,7 +114,7 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
         _choice(task, *one, is_configured=fixed_noise is None and one == configured) for one in candidates
     ]
     best = _best(choices)
-    if fixed_noise is not None and configured is not None:  # may miss the target, so it cannot be the best
+    if fixed_noise is not None and configured is not None:  # may miss the target: never the best
         choices.insert(0, _choice(task, *configured, fixed_noise=fixed_noise, is_configured=True))
     return PrivacyPlan(
         num_users=num_users,
@@ -129,27 +129,27 @@ def plan_privacy(config: ExperimentConfig, *, num_users: int, num_items: int) ->
 
 
 def verdict(plan: PrivacyPlan) -> str:
-    """Return in two sentences what the best choice is, and how useful its model can be."""
+    """Return two sentences: the best choice, and how useful its model can be."""
     ratio = plan.best.averaged_noise_to_signal
     if plan.is_hopeless:
         outlook = (
-            f"hopeless: above {HOPELESS} expect no more than a ranking by popularity; raise privacy.epsilon, "
-            "lower model.num_factors or privacy.head_items, or find more users"
+            f"hopeless: above {HOPELESS}, expect no more than a ranking by popularity; raise "
+            "privacy.epsilon, lower model.num_factors or privacy.head_items, or find more users"
         )
     elif ratio > USABLE:
         outlook = f"between {USABLE} and {HOPELESS}: personal rankings survive in part"
     else:
-        outlook = f"up to {USABLE}: usable, most of what personal rankings gain over popularity remains"
+        outlook = f"up to {USABLE}: usable, most of the gain of personal rankings over popularity remains"
     return (
         f"Best: {cohort_text(plan.best.participation)} in {plan.best.num_rounds} rounds. The noise on the "
-        f"averaged gradient is {ratio:.3g} of the most that the uploads add up to: {outlook}."
+        f"averaged gradient is {ratio:.3g} times the largest possible sum of the uploads: {outlook}."
     )
 
 
 def cohort_text(who: Participation) -> str:
-    """Return who takes part in a round, in words."""
+    """Describe who takes part in a round."""
     if who.sampling == "everybody":
-        return "everybody"
+        return "all clients"
     share = f"{who.cohort_size} of {who.num_users}"
     return f"Poisson, {share}" if who.sampling == "poisson" else f"{share}, fixed"
 
@@ -169,6 +169,8 @@ def to_document(plan: PrivacyPlan) -> dict[str, Any]:
 
 
 class _Task(NamedTuple):
+    """Configuration to plan for, with the size of its training set."""
+
     config: ExperimentConfig
     num_users: int
     num_items: int
@@ -183,12 +185,12 @@ class _Task(NamedTuple):
 
     @property
     def is_shuffled(self) -> bool:
-        """Whether cohorts are drawn in a way that no accountant covers."""
+        """Whether cohorts are shuffled, which no accountant covers."""
         return self.has_cohorts and self.config.federation.sampling == "shuffled"
 
 
 def _candidates(task: _Task) -> Iterator[tuple[Participation, int]]:
-    """Yield cohorts and number of rounds."""
+    """Yield the standard choices: who takes part, and the number of rounds."""
     everybody = with_item_counts(
         task.config.privacy, Participation("everybody", task.num_users, task.num_users)
     )
@@ -202,10 +204,11 @@ def _candidates(task: _Task) -> Iterator[tuple[Participation, int]]:
 
 
 def _configured(task: _Task) -> tuple[Participation, int] | None:
-    """Return the configured cohorts and rounds; None where no accountant covers them."""
+    """Return the configured cohorts and rounds; None if no accountant covers them."""
     if task.is_shuffled:
         return None
-    return participation_of(task.config, num_users=task.num_users), task.config.federation.num_rounds
+    who = participation_of(task.config.privacy, task.config.federation, num_users=task.num_users)
+    return who, task.config.federation.num_rounds
 
 
 def _choice(
@@ -247,9 +250,9 @@ def _choice(
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
-    """Return a choice with the least noise on the averaged gradient.
+    """Return the choice with the least noise on the averaged gradient.
 
-    Of equals, the one with the most rounds whose noise is harmless, otherwise the fewest that are enough.
+    Of equals, the one with the most rounds whose noise is harmless, otherwise with the fewest that suffice.
     """
     least = min(one.averaged_noise_to_signal for one in choices)
     as_good = [one for one in choices if one.averaged_noise_to_signal <= _AS_GOOD * least]
@@ -264,13 +267,13 @@ def _notes(task: _Task) -> Iterator[str]:
     federation = task.config.federation
     if task.is_shuffled:
         yield (
-            f"As configured, cohorts of {federation.cohort_size} are shuffled, which cannot be accounted "
-            'for; set federation.sampling = "poisson".'
+            f"As configured, cohorts of {federation.cohort_size} are shuffled, which no accountant covers; "
+            'set federation.sampling = "poisson".'
         )
     elif task.has_cohorts and federation.sampling == "independent":
         yield (
-            "A cohort of fixed size has its epsilon between data with one user replaced, and by RDP; "
-            'federation.sampling = "poisson" is cheaper.'
+            "For a cohort of fixed size, epsilon is computed by RDP, and for data with one user replaced; "
+            'federation.sampling = "poisson" costs less.'
         )
     if task.delta * task.num_users >= 1:
         yield f"delta = {task.delta:.3g} protects nobody: it should be well below 1 / {task.num_users} users."
@@ -278,12 +281,12 @@ def _notes(task: _Task) -> Iterator[str]:
 
 def _document(choice: Choice, *, is_best: bool) -> dict[str, Any]:
     who = choice.participation
-    figures = {name: value for name, value in choice._asdict().items() if name != "participation"}
+    numbers = {name: value for name, value in choice._asdict().items() if name != "participation"}
     return {
         "sampling": who.sampling,
         "cohort_size": who.cohort_size,
         "adjacency": who.adjacency,
-        **figures,
+        **numbers,
         "epsilon": choice.epsilon if math.isfinite(choice.epsilon) else None,
         "is_best": is_best,
     }

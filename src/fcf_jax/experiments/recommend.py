@@ -1,4 +1,4 @@
-"""Recommendations from a finished run: the client's side, for one user."""
+"""Recommendations from a finished run, computed as on the client of one user."""
 
 import contextlib
 import csv
@@ -26,12 +26,12 @@ _FEWEST_SLOTS = 8
 
 
 class History(NamedTuple):
-    """Items of one user, numbered as in the model.
+    """Observed items of one user, with the item ids of the model.
 
     Attributes:
         item_ids: [slots], ascending.
         strengths: [slots], transformed as in training.
-        num_unknown: number of items left out because the model does not know them.
+        num_unknown: number of items left out because they are not in the model.
     """
 
     item_ids: np.ndarray
@@ -47,13 +47,15 @@ class Recommendation(NamedTuple):
 
 
 def recommend_items(model: TrainedModel, history: History, *, count: int) -> list[Recommendation]:
-    """Solve the user factor from a history and rank the items that are not in it.
+    """Solve the user factor from a history, and rank the items that are not in it.
 
     Returns:
-        At most `count` items, best first; none for a user who has every item.
+        At most `count` items, best first; none for a user with all items.
     """
     shared = model_of(model.config.model, model.config.data.feedback, model.mean_rating)
-    slots = max(_FEWEST_SLOTS, 1 << max(len(history.item_ids) - 1, 1).bit_length())  # few sizes to compile
+    slots = max(
+        _FEWEST_SLOTS, 1 << max(len(history.item_ids) - 1, 1).bit_length()
+    )  # powers of 2: few programs to compile
     padding = (0, slots - len(history.item_ids))
     client = ClientData(
         item_ids=jnp.asarray(np.pad(history.item_ids, padding), jnp.int32),
@@ -88,8 +90,8 @@ def history_from_file(model: TrainedModel, path: Path) -> History:
     """Read a history from a CSV with item ids and, optionally, strengths in a second column.
 
     Raises:
-        ValueError: naming FILE:LINE, for a file without items that the model knows.
-        OSError: when the file cannot be read.
+        ValueError: naming FILE:LINE, for a bad line or a file without items of the model.
+        OSError: if the file cannot be read.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -99,7 +101,7 @@ def history_from_file(model: TrainedModel, path: Path) -> History:
     if rows and rows[0][1][0].strip().lower() in ("item", "item_id", "itemid"):
         rows = rows[1:]
     if not rows:
-        raise ValueError(f"{path}: expected item ids, one a line, found none; add some")
+        raise ValueError(f"{path}: expected item ids, one per line, got none; add some")
     strengths = [_strength(row, f"{path}:{number}") for number, row in rows]
     history = _transformed([row[0].strip() for _, row in rows], strengths, model)
     return _known(model, _names(history), history.strengths)
@@ -115,7 +117,7 @@ def _strength(row: list[str], place: str) -> float:
 
 
 def _transformed(items: list[str], strengths: list[float], model: TrainedModel) -> Interactions:
-    """Return the history of a single user after the transformations of training."""
+    """Build the history of a single user, with strengths transformed as in training."""
     data = model.config.data
     history = Interactions.from_labels(["0"] * len(items), items, strengths, duplicates=data.duplicates)
     if data.feedback == "explicit":
@@ -126,19 +128,19 @@ def _transformed(items: list[str], strengths: list[float], model: TrainedModel) 
 
 
 def _names(interactions: Interactions, part: slice = slice(None)) -> list[str]:
-    """Return the original item ids of interactions, as text."""
+    """Return the original item ids of interactions as text."""
     ids, labels = interactions.item_ids[part], interactions.item_labels
     return [str(name) for name in (ids if labels is None else labels[ids])]
 
 
 def _known(model: TrainedModel, items: list[str], strengths: np.ndarray) -> History:
-    """Number the items as the model does, and leave out those that it does not know."""
+    """Replace original item ids by those of the model, and leave out items that are not in it."""
     numbers = {str(label): number for number, label in enumerate(model.item_ids.tolist())}
     is_known = np.array([item in numbers for item in items], bool)
     if items and not is_known.any():
         raise ValueError(
-            f"expected items that the model knows, got only unknown ones such as {items[0]}; correct them"
+            f"expected items of the model, got only unknown ones such as {items[0]}; correct them"
         )
     ids = np.array([numbers[item] for item in items if item in numbers], np.int32)
-    order = np.argsort(ids)  # sums then round alike, whatever the order of the history
+    order = np.argsort(ids)  # so that sums do not depend on the order of the history
     return History(ids[order], strengths[is_known][order], int((~is_known).sum()))

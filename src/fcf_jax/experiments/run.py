@@ -1,23 +1,39 @@
-"""`fcf run`: a federation and centralised ALS on the same data from the same start, recorded."""
+"""`fcf run`: a federation and centralised ALS on the same data from the same start, recorded and resumed."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import numpy as np
 
 from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
-from fcf_jax.experiments.build.devices import pack_on
+from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
-from fcf_jax.experiments.build.problem import Problem, Setup, described_sums, set_up
-from fcf_jax.experiments.errors import DivergedError
-from fcf_jax.experiments.loop import Training, seconds_per_round
-from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.recording import NEVER, Stop, latest_measures, train_on_record
+from fcf_jax.experiments.build.problem import Problem, Setup, fixed_point_summary, rounds_key, set_up
+from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
+from fcf_jax.experiments.loop import (
+    NEVER,
+    Begun,
+    Block,
+    Schedule,
+    Stop,
+    Training,
+    seconds_per_round,
+    train,
+)
+from fcf_jax.experiments.progress import ProgressLine, short
 from fcf_jax.experiments.report.page import write_report
-from fcf_jax.experiments.store.budget import budget_of
-from fcf_jax.experiments.store.run_directory import METRICS, SUMMARY, write_item_factors
+from fcf_jax.experiments.store.budget import Budget, budget_of, released_item_weights
+from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
+from fcf_jax.experiments.store.run_directory import (
+    BUDGET,
+    METRICS,
+    SUMMARY,
+    write_environment,
+    write_item_factors,
+)
 from fcf_jax.experiments.store.summary import Summary
 from fcf_jax.parallel.mesh import fetch
 
@@ -25,26 +41,28 @@ from fcf_jax.parallel.mesh import fetch
 def run_experiment(
     problem: Problem, folder: Path, progress: ProgressLine, *, resume: bool = False, stop: Stop = NEVER
 ) -> Summary:
-    """Train, from the latest checkpoint on if there is one, compare with ALS and write the run directory.
+    """Train, starting from the latest checkpoint, compare with ALS and write the run directory.
 
     Args:
         problem: from `resolve`.
-        folder: the run directory, which `run_directory.claimed` made.
-        progress: shows how far training is.
-        resume: whether a checkpoint is expected; if there is none, `progress` says so.
-        stop: entered while rounds run; what it yields is asked after each block of rounds.
+        folder: the run directory, made by `run_directory.claimed`.
+        progress: shows the progress.
+        resume: whether a checkpoint is expected; without one, `progress` reports that training starts anew.
+        stop: entered while rounds run; yields a function that is called after each block of rounds and
+            returns True to stop.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
-        DivergedError: when training diverged; the last good item factors are in the run directory.
-        StoppedError: when a stop was asked for while rounds ran; a checkpoint is written.
-        CheckpointError: when the checkpoint is one of another run.
-        OSError: when the run directory cannot be written.
+        DivergedError: if training diverged; the last good item factors are in the run directory.
+        StoppedError: if a stop was requested while rounds ran; a checkpoint is written.
+        CheckpointError: if the latest checkpoint belongs to another run, or the privacy budget does not
+            cover its rounds.
+        OSError: if the run directory cannot be written; the last checkpoint is intact.
     """
     setup = set_up(problem)
-    training = train_on_record(setup, folder, progress, resume=resume, stop=stop)
+    training = _train(setup, folder, progress, resume=resume, stop=stop)
     item_factors = setup.item_factors(training.state)
     _write_model(problem, item_factors, folder)
     if training.divergence is not None:
@@ -52,9 +70,9 @@ def run_experiment(
             f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); "
             f"the last good item factors are in {folder}; {problem.divergence_remedy}"
         )
-    federated = latest_measures(training) or setup.measure(item_factors)
+    federated = _last_evaluation(training) or setup.measure(item_factors)
     has_baseline = problem.config.evaluation.baseline
-    centralized = _centralized(setup, training.records, progress) if has_baseline else None
+    centralized = _train_als(setup, training.records, progress) if has_baseline else None
     METRICS.write(folder, training.records)
     summary = _summarize(setup, training, federated, centralized)
     if (budget := budget_of(problem, folder)) is not None:
@@ -64,11 +82,123 @@ def run_experiment(
     return summary
 
 
-def _centralized(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
+def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:
+    """Compute 100 (federated - centralized) / |centralized| of each number; nan where that divides by 0."""
+    return {
+        name: 100 * (federated[name] - value) / abs(value) if value else float("nan")
+        for name, value in centralized.items()
+    }
+
+
+def _train(setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, stop: Stop) -> Training:
+    """Train the federation, starting from the latest checkpoint; arguments as of `run_experiment`."""
+    problem, schedule = setup.problem, setup.problem.schedule
+    budget = budget_of(problem, folder)
+    federation = problem.federation(
+        item_weights=released_item_weights(problem, folder, budget), mesh=setup.mesh
+    )
+    checkpoints = open_checkpoints(folder, problem.config, problem.dataset.split, on_damaged=progress.say)
+    like = jax.eval_shape(lambda: Snapshot(federation.init(problem.key), problem.key))
+    begun = read_begun(folder, checkpoints, like)
+    _check_begun(begun, budget, folder)
+    _report_start(begun, schedule, folder, progress, resume=resume)
+    key = begun.key if begun else problem.key
+    runner = runner_of(
+        federation,
+        key,
+        rounds_key(problem.config.privacy, key),
+        setup.clients,
+        setup.mesh,
+        num_rounds=schedule.num_rounds,
+        block_chunks=setup.block_chunks,
+    )
+    with stop as is_stop_requested:
+
+        def on_block(block: Block) -> bool:
+            _record(block, setup, folder, progress, budget)
+            stops = any_process(is_stop_requested())
+            if stops or schedule.is_checkpoint_due(block.done, block.size):
+                is_evaluated = schedule.is_evaluation_due(block.done)
+                score = _latest(block, problem.map_name) if is_evaluated else None
+                checkpoints.save(block.done, Snapshot(block.state, key), score=score)
+            return stops
+
+        training = train(
+            runner,
+            schedule,
+            on_block=on_block,
+            watched="loss" if budget is None else "gradient_norm",  # under noise no client sends its loss
+            is_guarded=problem.config.server.row.is_guarded,
+            may_run=(lambda num_rounds: True) if budget is None else budget.charge,
+            begun=begun,
+        )
+    METRICS.write(folder, training.records)
+    if training.divergence is None and any_process(is_stop_requested()):
+        raise StoppedError(f"after {training.done} of {schedule.num_rounds} rounds")
+    if training.divergence is None and training.done < schedule.num_rounds:
+        progress.say(
+            "the privacy budget is spent: "
+            f"training ends after {training.done} of {schedule.num_rounds} rounds"
+        )
+    return training
+
+
+def _check_begun(begun: Begun | None, budget: Budget | None, folder: Path) -> None:
+    """Refuse a checkpoint with more rounds than the privacy budget was charged for."""
+    if begun is not None and budget is not None and begun.done > budget.rounds_spent():
+        path = folder / BUDGET.name
+        raise CheckpointError(f"{path}: expected {begun.done} rounds charged; choose another --out")
+
+
+def _report_start(
+    begun: Begun | None, schedule: Schedule, folder: Path, progress: ProgressLine, *, resume: bool
+) -> None:
+    """Show where training starts, and write it to the environment."""
+    if begun is not None:
+        progress.say(f"resuming after {begun.done} of {schedule.num_rounds} rounds")
+    elif resume:
+        progress.say(f"no checkpoint in {folder} yet: starting at round 0")
+    write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
+
+
+def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine, budget: Budget | None) -> None:
+    """Evaluate if it is due, write the records and show the progress."""
+    problem, seconds = setup.problem, block.seconds
+    if problem.schedule.is_evaluation_due(block.done):
+        metrics = setup.measure(setup.item_factors(block.state))
+        spent = {} if budget is None else {"epsilon": budget.epsilon()}
+        block.records.append({"kind": "evaluation", "round": block.done, **metrics, **spent})
+    METRICS.write(folder, block.records)
+    shown = f"loss {block.loss:.6g}" if budget is None else f"epsilon {budget.epsilon():.3g}"
+    progress.show(
+        "round",
+        block.done,
+        problem.schedule.num_rounds,
+        f"{1 / seconds:.3g} rounds/s  {shown}  "
+        f"MAP@{problem.config.evaluation.k} {_latest(block, problem.map_name):.4f}  "
+        f"{short(problem.cohort_size / seconds)} clients/s",
+    )
+
+
+def _latest(block: Block, measure: str) -> float:
+    evaluations = [record for record in block.records if record["kind"] == "evaluation"]
+    return evaluations[-1][measure] if evaluations else float("nan")
+
+
+def _last_evaluation(training: Training) -> dict[str, float] | None:
+    """Return the measures after the last round; None if no evaluation was due then."""
+    last = training.records[-1] if training.records else {}
+    if last.get("kind") != "evaluation" or last["round"] != training.done:
+        return None
+    return {name: value for name, value in last.items() if name not in ("kind", "round", "epsilon")}
+
+
+def _train_als(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
+    """Train centralised ALS, add its losses to the records and measure its item factors."""
     problem, mesh = setup.problem, setup.mesh
     items = pack_on(mesh, partial(pack_items, problem.train), is_streamed=False)
     clients = setup.clients
-    if problem.config.parallel.stream:  # the baseline holds everything
+    if problem.config.parallel.stream:  # the baseline needs all clients on the device
         clients = pack_on(mesh, partial(pack_clients, problem.train), is_streamed=False)
     item_factors, losses = converge_als(
         problem.model,
@@ -115,15 +245,7 @@ def _summarize(
     }
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
-    return cast(Summary, {**summary, **described_sums(problem, training.records)})
-
-
-def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:
-    """Compute 100 (federated - centralized) / |centralized| of every number; nan where that is 0."""
-    return {
-        name: 100 * (federated[name] - value) / abs(value) if value else float("nan")
-        for name, value in centralized.items()
-    }
+    return cast(Summary, {**summary, **fixed_point_summary(problem, training.records)})
 
 
 def _write_model(problem: Problem, item_factors: np.ndarray, folder: Path) -> None:

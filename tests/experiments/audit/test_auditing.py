@@ -1,4 +1,4 @@
-"""`fcf audit`: what it finds under each mode, what it writes, and its exit codes."""
+"""`fcf audit`: figures under each mode, files and exit codes."""
 
 import json
 

@@ -12,12 +12,12 @@ class Untouchable:
         raise AssertionError(f"the test set was asked for {name}")
 
 
-def test_nothing_of_the_test_set_is_handed_over():
+def test_the_test_set_is_not_used():
     config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
     with_validation = with_values(config, {"data.validation_fraction": 0.1})
     dataset = load_dataset(with_validation)
     blind = dataset._replace(split=dataclasses.replace(dataset.split, test=Untouchable()))
-    held_out = hold_out(blind, config, fraction=0.1)
+    held_out = hold_out(blind, config.data, fraction=0.1)
     assert HeldOut._fields == ("train", "validation", "mean_rating")
     assert held_out.train is dataset.split.train and held_out.validation is dataset.split.validation
 

@@ -53,7 +53,7 @@ def test_json_has_every_promised_key(finished):
             "centralized_mean", "centralized_sd", "federated_mean", "federated_sd",
             "difference_percent", "tost_p", "difference_low_percent", "difference_high_percent", "per_user",
         } == set(figures)  # fmt: skip
-    assert document["verdict"].startswith("Over 2 builds")
+    assert document["verdict"].startswith("Over 2 replicates, ")
     assert document["split_seeds"] == document["start_seeds"] == [0, 1]
 
 
@@ -68,7 +68,7 @@ def test_tidy_table_gives_the_figures(finished):
         assert figures["difference_percent"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_every_file_is_there_and_the_table_says_the_verdict(finished):
+def test_every_file_is_there_and_the_table_has_the_verdict(finished):
     pictures = {"equivalence", "convergence_by_round", "convergence_by_bytes", "factors", "users"}
     assert {path.stem for path in finished.glob("*.png")} == pictures
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in finished.glob("*.png"))
@@ -91,18 +91,18 @@ def test_both_sides_begin_alike_and_are_on_record(finished):
     assert (apart[1:] > 1e-3).all()
 
 
-def test_each_build_agrees_with_the_run_alone(finished, tmp_path):
+def test_each_replicate_agrees_with_the_run_alone(finished, tmp_path):
     config = load_config(None, [*TINY, "federation.seed=1", "evaluation.baseline=false"])
     with claimed(tmp_path / "alone", config), ProgressLine(Console(), quiet=True) as progress:
         problem = resolve(config, load_splits(config)[1])
         summary = run_experiment(problem, tmp_path / "alone", progress)
     table = pd.read_csv(finished / "comparison.csv")
     (found,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "federated"))
-    # float32: rounding has 20 rounds to grow; the builds differ by 5 % and more
+    # float32: rounding has 20 rounds to grow; the replicates differ by 5 % and more
     assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
 
 
-def test_stopped_comparison_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, capsys):
+def test_resumed_comparison_equals_an_unbroken_one(finished, tmp_path, monkeypatch, capsys):
     folder, write, signals = tmp_path / "stopped", Curves.write, iter([signal.SIGINT])
 
     def interrupted(curves, path):
@@ -145,14 +145,18 @@ def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monk
     assert "round 4/4" in printed and "centralised" in printed and document["verdict"] in printed
 
 
-def test_nothing_to_test_on_and_one_build_are_said(tmp_path):
+def test_verdict_names_what_one_replicate_without_test_items_cannot_show(tmp_path):
     nothing = ("data.test_fraction=0.0", "comparison.num_builds=1", "federation.num_rounds=0")
     assert compare(tmp_path / "one", *nothing, options=["--quiet"]) == 0
     document = read(tmp_path / "one")
     assert document["metrics"]["map_at_10"]["federated_mean"] is None
     assert document["metrics"]["loss"]["difference_percent"] > 0.5  # no round at all
     assert document["worse_metrics"] == ["loss"]
-    for expected in ("One build allows no test", "loss (+", "Nothing can be said of precision_at_10"):
+    for expected in (
+        "A test of equivalence needs at least two replicates.",
+        "loss (+",
+        "No difference could be computed for precision_at_10",
+    ):
         assert expected in document["verdict"]
 
 
@@ -165,7 +169,7 @@ def test_nothing_to_test_on_and_one_build_are_said(tmp_path):
         ("comparison.num_builds=0", "comparison.num_builds"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, override, named, capsys):
+def test_mistakes_are_refused_in_one_line(tmp_path, override, named, capsys):
     assert compare(tmp_path / "none", override) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from fcf_jax.experiments.compare.statistics import (
-    compare_builds,
+    compare_replicates,
     compare_users,
     distinct_metrics,
     unproven_metrics,
@@ -23,7 +23,7 @@ def values(offset, *, num=8):
 
 def test_figures_match_scipy():
     centralized, federated = values(0.004)
-    (found,) = compare_builds({"a": centralized}, {"a": federated}, margin_percent=1.0).values()
+    (found,) = compare_replicates({"a": centralized}, {"a": federated}, margin_percent=1.0).values()
     scale, margin = 100 / centralized.mean(), 0.01 * centralized.mean()
     interval = stats.ttest_rel(federated, centralized).confidence_interval(0.95)
     tests = [
@@ -35,7 +35,7 @@ def test_figures_match_scipy():
     assert found["tost_p"] == pytest.approx(max(tests))
 
 
-def test_users_are_averaged_over_builds_first():
+def test_users_are_averaged_over_replicates_first():
     centralized = np.array([[1.0, 2.0, np.nan], [3.0, 2.0, 1.0]])
     (found,) = compare_users({"a": centralized}, {"a": centralized + [[1.0, 0.0, 0.0]]}).values()
     assert found["num_users"] == 2  # one is nan in a build
@@ -47,20 +47,23 @@ def test_verdict_names_what_is_worse_and_what_is_not_shown():
         "map_at_10": values(-0.02), "recall_at_10": values(0.02), "rmse": values(0.02), "loss": values(-0.001)
     }  # fmt: skip
     centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
-    metrics = compare_builds(centralized, federated, margin_percent=1.0)
+    metrics = compare_replicates(centralized, federated, margin_percent=1.0)
     assert worse_metrics(metrics, tolerance_percent=0.5) == ["map_at_10", "rmse"]
     assert unproven_metrics(metrics) == ["map_at_10", "recall_at_10", "rmse"]
-    said = verdict(metrics, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
-    assert "by more than 0.5 % in the mean in map_at_10 (-2.00 %), rmse (+2.00 %)." in said
-    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in said
+    text = verdict(metrics, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert "by more than 0.5 % on average in map_at_10 (-2.00 %), rmse (+2.00 %)." in text
+    assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in text
     good = {"loss": metrics["loss"]}
-    said = verdict(good, num_builds=8, margin_percent=1.0, tolerance_percent=0.5)
-    assert "no metric of the federation is worse" in said and "shown for all 1 metrics" in said
+    text = verdict(good, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
+    assert (
+        "Over 8 replicates, no metric of the federation is worse than that of centralised ALS by" in text
+        and "shown for all 1 metrics" in text
+    )
 
 
-def test_normalized_metrics_that_say_the_same_are_left_out():
+def test_normalized_metrics_that_equal_the_plain_ones_are_left_out():
     sides = {"auc": values(0.0), "rmse": values(0.0)}
     sides |= {"normalized_auc": sides["auc"], "normalized_rmse": values(0.1)}
     centralized, federated = ({name: pair[side] for name, pair in sides.items()} for side in (0, 1))
-    metrics = compare_builds(centralized, federated, margin_percent=1.0)
+    metrics = compare_replicates(centralized, federated, margin_percent=1.0)
     assert list(distinct_metrics(metrics)) == ["auc", "rmse", "normalized_rmse"]

@@ -36,12 +36,12 @@ ONE_NEW_ROW = """
     from fcf_jax.experiments.build.problem import payload_bytes
     from fcf_jax.experiments.config.load import explain, load_config
     from fcf_jax.experiments.errors import ConfigError
-    from fcf_jax.experiments.tune.search_space import server_start, space_around
+    from fcf_jax.experiments.tune.study import server_start, space_around
 
     config = load_config(None, ["server.step=momentum"])
     assert "momentum" in explain()  # a choice, with its default
     assert config.server.rate == 1e-4
-    space = space_around(config, server_start(config))
+    space = space_around(server_start(config.server), config.tuning, config.server)
     assert set(space) == {"server.learning_rate", "server.b1"} and space["server.learning_rate"].high == 1e-3
     up, down = payload_bytes(config, num_items=100)
     assert up - down == 4 * (25 * 25 + 1)  # no confidence factor: confidences are not sent

@@ -22,7 +22,7 @@ from fcf_jax.experiments.tune.candidates import (
     candidate_mesh,
     federated_learner,
 )
-from fcf_jax.experiments.tune.search_space import server_start
+from fcf_jax.experiments.tune.study import server_start
 
 SIZES = ["data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4"]
 KEY = jax.random.key(0)
@@ -82,7 +82,7 @@ def test_als_candidates_agree_with_fit_als_and_do_not_recompile(data, mesh, prob
 def test_federated_candidates_agree_with_run_rounds_and_do_not_recompile(keys, data, mesh, problem_of):
     problem = problem_of(*keys, "federation.num_rounds=5")
     config = problem.config
-    start = {name: value for name, value in server_start(config).items() if name != "server.memory"}
+    start = {name: value for name, value in server_start(config.server).items() if name != "server.memory"}
     other = {name: 0.9 * value + 0.01 for name, value in start.items()}
     learner = federated_learner(problem, data)._replace(score=lambda *unused: jnp.zeros(()))
     settings = {name: [start[name], other[name]] for name in start}
@@ -107,7 +107,9 @@ def test_every_number_of_a_step_may_be_traced(step, data, problem_of):
     decay = "constant" if step in ("guarded_gram", "gram") else "cosine"
     problem = problem_of(f"server.step={step}", f"server.decay={decay}")
     learner = federated_learner(problem, data)
-    numbers = {name: value for name, value in server_start(problem.config).items() if name != "server.memory"}
+    numbers = {
+        name: value for name, value in server_start(problem.config.server).items() if name != "server.memory"
+    }
     assert numbers
 
     def begin_and_step(settings):

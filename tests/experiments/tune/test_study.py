@@ -13,7 +13,7 @@ from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.tune import tuning
 from fcf_jax.experiments.tune.candidates import Learner
-from fcf_jax.experiments.tune.study import finished, journal, start_trial, values_of
+from fcf_jax.experiments.tune.study import finished, journal, params_of, start_trial
 
 SMALL = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
@@ -57,7 +57,7 @@ def tuned():
 def test_search_beats_its_start_and_finds_the_best_known(tuned):
     trials = finished(tuned.model)
     assert len(trials) == 30
-    assert values_of(start_trial(tuned.model)) == values_of(trials[0]) == {
+    assert params_of(start_trial(tuned.model)) == params_of(trials[0]) == {
         "model.num_factors": 4, "model.alpha": 4.0, "model.regularization": 1.0
     }  # fmt: skip
     assert tuned.config.model.num_factors == 6
@@ -66,7 +66,7 @@ def test_search_beats_its_start_and_finds_the_best_known(tuned):
 
 
 def test_batches_agree_in_shape_and_are_not_copies(tuned):
-    tried = [values_of(trial) for trial in finished(tuned.model)]
+    tried = [params_of(trial) for trial in finished(tuned.model)]
     batches = [tried[first : first + 3] for first in range(0, 30, 3)]
     assert all(len({one["model.num_factors"] for one in batch}) == 1 for batch in batches)
     assert len({batch[0]["model.num_factors"] for batch in batches}) > 1
@@ -78,7 +78,7 @@ def test_poor_trials_are_pruned_and_diverged_ones_have_no_value(tuned):
     is_pruned = [trial.state == optuna.trial.TrialState.PRUNED for trial in trials]
     assert not any(is_pruned[:5]) or trials[is_pruned.index(True)].value is None
     for trial, pruned in zip(trials, is_pruned, strict=True):
-        if values_of(trial)["model.alpha"] > 30:
+        if params_of(trial)["model.alpha"] > 30:
             assert pruned and trial.value is None
         else:
             assert trial.last_step == (10 if pruned else 40)  # after a quarter of 40 sweeps, or all
@@ -87,10 +87,10 @@ def test_poor_trials_are_pruned_and_diverged_ones_have_no_value(tuned):
 
 def test_same_seed_same_study_and_another_seed_another(tuned, monkeypatch):
     again = tune(CONFIG, monkeypatch)
-    values = [values_of(trial) for trial in finished(tuned.model)]
-    assert [values_of(trial) for trial in finished(again.model)] == values
+    values = [params_of(trial) for trial in finished(tuned.model)]
+    assert [params_of(trial) for trial in finished(again.model)] == values
     other = CONFIG.model_copy(update={"tuning": CONFIG.tuning.model_copy(update={"seed": 1})})
-    assert [values_of(trial) for trial in finished(tune(other, monkeypatch).model)] != values
+    assert [params_of(trial) for trial in finished(tune(other, monkeypatch).model)] != values
 
 
 def test_explicit_ratings_go_by_rmse_and_have_no_alpha(monkeypatch):
@@ -107,7 +107,7 @@ def test_all_diverged_is_a_failure(monkeypatch):
         tune(config, monkeypatch)
 
 
-def test_a_damaged_study_is_told(tmp_path):
+def test_a_damaged_study_is_refused(tmp_path):
     (tmp_path / "study.log").write_bytes(b"not json\nnot json\n")
     with pytest.raises(ValueError, match="expected an intact study"):
         journal(tmp_path)

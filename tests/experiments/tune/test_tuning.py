@@ -74,8 +74,8 @@ def test_tuned_config_is_ready_and_no_worse_than_the_start(tuned):
     assert (float(rows[0]["model.alpha"]), float(rows[0]["model.regularization"])) == (4.0, 1.0)
     assert float(rows[5]["server.learning_rate"]) == 0.1
     given, found = load_config(str(tuned / "config.toml")), load_config(str(tuned / "tuned.toml"))
-    told = (tuned / "tuned.toml").read_text().splitlines()[1].split(": ")[1]
-    best, as_configured = (float(part.split()[-1]) for part in told.split(";"))
+    values = (tuned / "tuned.toml").read_text().splitlines()[1].split(": ")[1]
+    best, as_configured = (float(part.split()[-1]) for part in values.split(";"))
     assert best >= as_configured
     complete = [row for row in rows if row["state"] == "complete"]
     chosen = {}
@@ -171,7 +171,7 @@ def test_a_second_process_is_refused(tuned, capsys):
     assert "got one that another is writing to" in capsys.readouterr().err
 
 
-def test_without_optuna_the_remedy_is_told(monkeypatch, capsys):
+def test_without_optuna_the_error_names_the_remedy(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["tune"]) == 2
     assert "pip install 'fcf_jax[tune]'" in capsys.readouterr().err

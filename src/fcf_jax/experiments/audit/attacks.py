@@ -1,8 +1,9 @@
-"""The attacks of an audit, each to figures over users."""
+"""Attacks of an audit, each returning figures: numbers over users with their confidence intervals."""
 
 import numpy as np
 from jax import numpy as jnp
 
+from fcf_jax.experiments.audit.bounds import TPR
 from fcf_jax.experiments.audit.scene import (
     LARGEST_SUM,
     Scene,
@@ -19,39 +20,38 @@ from fcf_jax.privacy.attacks.figures import Figure
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 Figures = dict[str, Figure]
-TPR = "tpr_at_fpr_0.001"
 _FRACTION_BITS = 16  # of uploads in a secure sum
-_CHUNK = 50  # clients whose dense uploads are held at a time
+_CHUNK = 50  # clients whose dense uploads are in memory at a time
 _NUM_COHORTS = 3
-_NEAR = 0.01  # relative, of a strength that counts as found
+_TOLERANCE = 0.01  # relative error of a strength that counts as found
 
 
 def plain_upload(scene: Scene, *, form: str) -> Figures:
     """Attack uploads one by one: dense, or as the pair (e, x)."""
     found = []
-    for sent in _in_chunks(scene):
+    for sent in _sent_in_chunks(scene):
         if form == "rank_one":
             found.append(single_upload.attack_rank_one(scene.public, sent.residuals, sent.user_factors))
         else:
-            found.append(single_upload.attack_dense(scene.public, jnp.asarray(dense(sent))))
+            found.append(single_upload.attack_dense(scene.public, jnp.asarray(_dense(sent))))
     return _recovery_figures(scene, found)
 
 
 def differencing(scene: Scene) -> Figures:
-    """Subtract sums of two cohorts that differ by one client: its upload, in fixed point."""
+    """Attack the difference of sums over two cohorts that differ by one client: its upload in fixed point."""
     quantum, found = 2.0**-_FRACTION_BITS, []
-    for sent in _in_chunks(scene):
-        uploads = jnp.asarray(np.round(dense(sent) / quantum) * quantum, jnp.float32)
+    for sent in _sent_in_chunks(scene):
+        uploads = jnp.asarray(np.round(_dense(sent) / quantum) * quantum, jnp.float32)
         found.append(single_upload.attack_dense(scene.public, uploads, quantum=quantum))
     return _recovery_figures(scene, found)
 
 
-def dense(sent: Sent) -> np.ndarray:
+def _dense(sent: Sent) -> np.ndarray:
     """Multiply out the uploads, [clients, items, factors]."""
     return sent.residuals[:, :, None] * sent.user_factors[:, None, :]
 
 
-def _in_chunks(scene: Scene) -> list[Sent]:
+def _sent_in_chunks(scene: Scene) -> list[Sent]:
     pieces = np.array_split(scene.user_ids, -(-len(scene.user_ids) // _CHUNK))
     return [send(scene, piece) for piece in pieces]
 
@@ -66,7 +66,7 @@ def _recovery_figures(scene: Scene, found: list[single_upload.Recovered]) -> Fig
     errors /= np.maximum(np.abs(truth), 1e-12)
     lengths = np.linalg.norm(recovered.user_factors, axis=1) * np.linalg.norm(sent.user_factors, axis=1)
     cosine = np.abs((recovered.user_factors * sent.user_factors).sum(axis=1)) / np.maximum(lengths, 1e-300)
-    near = (is_right & (errors <= _NEAR)).sum(axis=1)
+    near = (is_right & (errors <= _TOLERANCE)).sum(axis=1)
     return {
         **_set_figures(recovered.is_held, sent.is_held),
         **_score_figures(np.abs(recovered.deviations), sent.is_held, ceiling=1.0),
@@ -78,7 +78,7 @@ def _recovery_figures(scene: Scene, found: list[single_upload.Recovered]) -> Fig
 
 
 def _set_figures(is_claimed: np.ndarray, is_held: np.ndarray) -> Figures:
-    right, claimed, held = ((one).sum(axis=1) for one in (is_claimed & is_held, is_claimed, is_held))
+    right, claimed, held = (mask.sum(axis=1) for mask in (is_claimed & is_held, is_claimed, is_held))
     exact = (is_claimed == is_held).all(axis=1)
     return {
         "exact_set_rate": figures.ratio(exact.astype(float), np.ones(len(exact))),
@@ -97,9 +97,10 @@ def _score_figures(scores: np.ndarray, is_held: np.ndarray, *, ceiling: float) -
 
 
 def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
-    """Attack uploads with noise of their own, or the mean of so many of one frozen model.
+    """Attack uploads with local noise, or the mean of `num_rounds` uploads for one frozen model.
 
-    The better of two attackers, for the client's own direction drowns first.
+    The figures are those of the better of two attackers: the client's own direction is the first to be lost
+    in noise.
     """
     sent, sigma = send(scene, scene.user_ids), scene.noise_multiplier
     scores = noisy_scores(scene, sent, noise_scale=scene.noise_scale / num_rounds**0.5)
@@ -108,7 +109,7 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
         signal_sizes(scene, sent), noise_multiplier=sigma, num_rounds=num_rounds
     )
     return {
-        **_set_figures(top_items(scores, sent.is_held.sum(axis=1)), sent.is_held),
+        **_set_figures(_top_items(scores, sent.is_held.sum(axis=1)), sent.is_held),
         **_score_figures(scores, sent.is_held, ceiling=ceiling),
         "in_out_auc": auc,
         "in_out_auc_ceiling": figures.exactly(in_out_auc_ceiling(sigma, num_rounds)),
@@ -117,7 +118,7 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
 
 
 def noisy_scores(scene: Scene, sent: Sent, *, noise_scale: float) -> np.ndarray:
-    """Score the items of clients whose clipped uploads have noise of this size."""
+    """Score how likely each client holds each item, from clipped uploads with noise of this scale."""
     rng, shares = np.random.default_rng(0), scene.train.item_counts / scene.train.num_users
     mean, expected = noised_uploads.expected_factors(scene.public, shares)
     clip, found = clip_factors(scene, sent)[:, None], []
@@ -130,35 +131,35 @@ def noisy_scores(scene: Scene, sent: Sent, *, noise_scale: float) -> np.ndarray:
     return max(attackers, key=lambda scores: figures.auc_across_users(scores, sent.is_held).value)
 
 
-def top_items(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Claim each client's best items, as many as `counts` says."""
+def _top_items(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Claim the items with the highest scores, `counts` of each client."""
     ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
     return ranks < counts[:, None]
 
 
 def popularity(scene: Scene) -> Figures:
-    """Guess the most popular items, as many as the client has, without looking at anything it sent."""
+    """Guess the most popular items, as many as the client holds: a baseline that uses no upload."""
     is_held = send(scene, scene.user_ids).is_held
     scores = np.broadcast_to(scene.train.item_counts.astype(float), is_held.shape)
-    claimed = top_items(scores, is_held.sum(axis=1))
+    claimed = _top_items(scores, is_held.sum(axis=1))
     return {**_set_figures(claimed, is_held), "auc": figures.auc_across_users(scores, is_held)}
 
 
 def sums(scene: Scene) -> Figures:
-    """Attack sums of cohorts: which items anybody touched, and which of them are one client's."""
+    """Attack sums of cohorts: find the items that any client touched, and link those of one client."""
     size = min(scene.cohort_size, LARGEST_SUM)
     sent = [send(scene, user_ids) for user_ids in cohorts(scene, size, num_cohorts=_NUM_COHORTS)]
     seen = [sum_of(scene, one) for one in sent]
     scores, touched = _link(scene, sent, seen, knows_gram=seen[0].user_gram is not None)
     found = {**_union_figures(sent, touched), **_link_figures(sent, scores)}
-    if seen[0].user_gram is not None:  # what would be left if it were not sent
+    if seen[0].user_gram is not None:  # what the attack finds if A is not sent
         fitted, _ = _link(scene, sent, seen, knows_gram=False)
         found |= {f"fitted_{name}": _link_figures(sent, fitted)[name] for name in ("precision", "recall")}
     return found if scene.channel is None else found | _in_out(scene)
 
 
 def averaged_sums(scene: Scene) -> Figures:
-    """Tell who takes part from all rounds together, of everybody and one frozen model."""
+    """Attack participation in all rounds together, with all clients in each and one frozen model."""
     return _in_out(scene, num_rounds=scene.num_rounds)
 
 
@@ -170,7 +171,16 @@ def _in_out(scene: Scene, *, num_rounds: int = 1) -> Figures:
 
 
 def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[summed_uploads.Links, np.ndarray]:
-    """Link the items of one sum; also say which items anybody touched."""
+    """Link the items of a sum to pseudonyms.
+
+    Args:
+        scene: setting of the audit.
+        seen: what the server receives.
+        knows_gram: whether A is read from `seen`, or fitted to the upload.
+
+    Returns:
+        The links, and for each item whether any client touched it.
+    """
     fitted = seen.user_gram if knows_gram else summed_uploads.fit_user_gram(scene.public, seen.upload)
     assert fitted is not None
     residuals, is_touched = summed_uploads.touched_parts(
@@ -181,7 +191,7 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[summed_uplo
     )
     if seen.confidence_sum is None or scene.channel is not None:
         return links, is_touched
-    return links, np.abs(seen.confidence_sum) > 0  # where it is sent, it says so outright
+    return links, np.abs(seen.confidence_sum) > 0  # c - w0 shows exactly which items are touched
 
 
 def _link(

@@ -1,4 +1,4 @@
-"""`fcf audit`: the attacks that fit what the server sees under `privacy.mode`, and what they find."""
+"""`fcf audit`: attacks on what the server sees under `privacy.mode`, and a report of what they find."""
 
 import time
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcf_jax.experiments.audit import attacks as attacks
+from fcf_jax.experiments.audit import attacks
 from fcf_jax.experiments.audit.attacks import Figures
 from fcf_jax.experiments.audit.bounds import UploadForm
-from fcf_jax.experiments.audit.curves import curve_of
+from fcf_jax.experiments.audit.leakage import leakage_curve
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
 from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
@@ -21,14 +21,19 @@ from fcf_jax.experiments.report.tables import write_audit_tables
 from fcf_jax.experiments.store.run_directory import write_environment
 
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
-_NOISY = "each clipped upload with its noise; how popular items are; how many a client has; in_out: all else"
-_STRONGEST = "recall and union: the noised sum; auc: also all other clients and what this one would send"
+_NOISY = (
+    "each clipped upload with its noise, item popularity and how many items the client holds; "
+    "in_out: everything but the noise"
+)
+_STRONGEST = (
+    "recall and union: the noised sum; auc: also the other clients' uploads and what this client would send"
+)
 
 
 def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
-    """Replace a server step that does not go with the mode or with cohorts, and return a note about it.
+    """Replace a server step that does not work with the mode or with cohorts; also return a note about it.
 
-    The other step asks the clients for the same pieces, so that what leaks stays the same but for the loss.
+    The new step asks clients for the same pieces, so that, apart from the loss, it leaks the same.
     """
     step, has_cohorts = config.server.row, config.federation.cohort_size is not None
     if not (step.is_guarded and config.privacy.has_noise) and not (step.needs_everybody and has_cohorts):
@@ -39,10 +44,10 @@ def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
         if other.pieces == step.pieces and not other.is_guarded and other.needs_everybody != has_cohorts
     )
     server = config.server.model_copy(update={"step": fitting, "learning_rate": None})
-    what = "a cohort_size" if has_cohorts else config.privacy.mode
+    what = "federation.cohort_size" if has_cohorts else config.privacy.mode
     note = (
-        f"server.step = {step.name} does not go with {what}: audited with {fitting}, which asks for the same "
-        "sums."
+        f"server.step = {step.name} does not work with {what}: audited with {fitting}, which asks for the "
+        "same sums."
     )
     return config.model_copy(update={"server": server}), note
 
@@ -56,22 +61,22 @@ def run_audit(
     max_users: int = 300,
     note: str = "",
 ) -> dict[str, Any]:
-    """Attack, and write `audit.json`, `audit.md`, `audit.csv` and `leakage.png`.
+    """Run the attacks and write `audit.json`, `audit.md`, `audit.csv` and `leakage.png`.
 
-    The audit reads histories in the clear: what it writes is for those who may.
+    The audit reads histories unprotected; its files are for people who may see them.
 
     Args:
-        problem: from `resolve`, of a configuration checked for "audit".
+        problem: from `resolve`, with a configuration checked for "audit".
         folder: run directory.
-        progress: shows what is attacked.
-        upload: what clients send in plain mode.
-        max_users: whose own uploads are attacked, drawn at random.
-        note: what a reader should know besides.
+        progress: shows the running attack.
+        upload: form of the uploads in plain mode.
+        max_users: users whose single uploads are attacked, drawn at random.
+        note: from `with_fitting_step`.
 
     Returns:
         The content of `audit.json`.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     write_environment(folder, resumed_from_rounds=[])
     scene = set_scene(problem, max_users=max_users)
     planned = _attacks(scene, upload)
@@ -86,8 +91,8 @@ def run_audit(
         "attacks": found,
         "facts": _facts(scene),
         "knows": {name: knows for name, (_, knows) in planned.items()},
-        "leakage": curve_of(scene),
-        "seconds": time.monotonic() - began,
+        "leakage": leakage_curve(scene),
+        "seconds": time.monotonic() - started,
     }
     document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
     write_leakage_figure(folder, document)
@@ -96,7 +101,7 @@ def run_audit(
 
 
 def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], Figures], str]]:
-    """List the attacks that apply, each with what its attacker knows."""
+    """Return the attacks that apply by name, each with what its attacker knows."""
     rounds, extra = scene.num_rounds, _extra_sums(scene)
     planned: dict[View, tuple[Callable[[], Figures], str]] = {
         "upload": (partial(attacks.plain_upload, scene, form=upload), _SINGLE),
@@ -113,9 +118,9 @@ def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], F
         "noisy_sum": (partial(attacks.sums, scene), f"{_STRONGEST}{extra}"),
         "noisy_sums": (
             partial(attacks.averaged_sums, scene),
-            f"the same of {rounds} sums of one frozen model",
+            f"the same for the mean of {rounds} sums of one frozen model",
         ),
-        "popularity": (partial(attacks.popularity, scene), "how many clients hold each item, no more"),
+        "popularity": (partial(attacks.popularity, scene), "only how many clients hold each item"),
     }
     has_cohorts = scene.config.federation.cohort_size is not None
     applying = scene.config.privacy.row.attacks_on(has_cohorts=has_cohorts)
@@ -125,7 +130,8 @@ def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], F
 def _extra_sums(scene: Scene) -> str:
     if not scene.sends_gram:
         return ""
-    return f"; A = sum x x^T and what else {scene.config.server.step} asks for; fitted_: without these"
+    step = scene.config.server.step
+    return f"; A = sum x x^T and the other sums that {step} asks for; fitted_: without these"
 
 
 def _facts(scene: Scene) -> dict[str, Any]:
@@ -143,9 +149,9 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "epsilon": None if scene.problem.protection is None else scene.problem.protection.epsilon,
         "num_rounds": scene.num_rounds,
         "rounds_trained_before": ROUNDS_BEFORE,
-        "trained_with": "guarded_gram, everybody, in the clear",
+        "trained_with": "guarded_gram, all clients, without protection",
         "intervals": "95 %, percentile bootstrap over users (union_precision: over items)",
-        "fixed_point": "cohort_sum is attacked in float32, which tells more than fixed point does",
+        "fixed_point": "cohort_sum is attacked in float32, which reveals more than fixed point",
     }
 
 
@@ -153,24 +159,24 @@ def _small_cohort(scene: Scene) -> str:
     least, size = scene.config.privacy.min_cohort, scene.cohort_size
     if not scene.config.privacy.row.sums_securely or size >= least:
         return ""
-    return f"A secure sum of fewer than {least} clients is refused; this has {size}."
+    return f"Secure sums of fewer than {least} clients are refused; these cohorts have {size}."
 
 
 def _verdict(document: dict[str, Any]) -> str:
-    """Return a sentence about what the server learns."""
+    """Return a sentence on what the server learns."""
     found, facts, mode = document["attacks"], document["facts"], PRIVACY_MODES[document["mode"]]
     if not mode.protects_uploads:
         exact = found["single_upload"]["exact_set_rate"]["value"]
-        return f"From one upload the server has the exact item set of {100 * exact:.1f} % of the clients."
+        return f"From one upload, the server learns the exact item set of {100 * exact:.1f} % of the clients."
     if not mode.has_noise:
         linked = found["cohort_sum"]["recall"]["value"]
         return (
-            f"A sum of {facts['attacked_cohort_size']} clients links {100 * linked:.1f} % of the "
-            "interactions to one client each, under a pseudonym."
+            f"From a sum over {facts['attacked_cohort_size']} clients, {100 * linked:.1f} % of the "
+            "interactions are linked to one client each, under a pseudonym."
         )
     name = "cohort_sum" if "cohort_sum" in found else "single_upload"
     auc = found[name]["auc" if name == "cohort_sum" else "in_out_auc"]["value"]
     return (
-        f"Whether a client takes part in a round is told with AUC {auc:.3f} by the strongest attacker at "
-        f"noise multiplier {facts['noise_multiplier']:.3g}; 0.5 is a coin."
+        f"At noise multiplier {facts['noise_multiplier']:.3g}, the strongest attacker infers whether a "
+        f"client takes part in a round with AUC {auc:.3f}; 0.5 is chance."
     )

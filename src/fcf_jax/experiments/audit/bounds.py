@@ -1,4 +1,4 @@
-"""What an audit is asked: the form of uploads, and bounds on what it may find (`cohort_sum.recall<=0.05`)."""
+"""Options of an audit: the form of uploads, and bounds on its figures, such as `cohort_sum.recall<=0.05`."""
 
 import math
 import re
@@ -10,9 +10,9 @@ from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
 UploadForm = Literal["dense", "rank_one"]  # of a plain round
 
 _BOUND = re.compile(r"\s*(\w+)\.([\w.]+?)\s*(<=|>=)\s*(\S+)\s*")
-_TPR = "tpr_at_fpr_0.001"
+TPR = "tpr_at_fpr_0.001"
 _SETS = ("exact_set_rate", "precision", "recall", "f1")
-_SCORES = ("auc", "auc_ceiling", _TPR)
+_SCORES = ("auc", "auc_ceiling", TPR)
 _RECOVERED = (*_SETS, *_SCORES, "strength_rate", "strength_error", "cosine", "consistent_rate")
 _NOISY = (*_SETS, *_SCORES, *(f"in_out_{name}" for name in _SCORES))
 _SUM = ("union_recall", "union_precision", "precision", "recall", "f1", "cosine", "auc", "auc_ceiling")
@@ -22,31 +22,38 @@ _FIGURES: dict[View, tuple[str, ...]] = {
     "noisy_uploads": _NOISY,
     "sum": _SUM,
     "difference": _RECOVERED,
-    "noisy_sum": (*_SUM, _TPR),
+    "noisy_sum": (*_SUM, TPR),
     "noisy_sums": _SCORES,
     "popularity": (*_SETS, "auc"),
 }
 
 
 class Bound(NamedTuple):
-    """What a figure must keep to."""
+    """Bound on a figure of an audit.
+
+    Attributes:
+        attack: name of the attack.
+        figure: name of the figure.
+        operator: "<=" or ">=".
+        limit: right side of the inequality.
+    """
 
     attack: str
     figure: str
-    operator: str  # "<=" or ">="
+    operator: str
     limit: float
 
     def __str__(self) -> str:
-        """Write it as it was asked for."""
+        """Return the bound as the command line spells it."""
         return f"{self.attack}.{self.figure}{self.operator}{self.limit:g}"
 
 
 def figure_names(mode: str, *, has_cohorts: bool, sends_gram: bool) -> dict[str, tuple[str, ...]]:
-    """Name the figures of every attack that applies, before any of it is run.
+    """Return the names of the figures of each attack that applies, without running any.
 
     Args:
-        mode: of privacy.
-        has_cohorts: whether rounds take fewer than everybody, or are configured to.
+        mode: privacy mode.
+        has_cohorts: whether a cohort size is configured.
         sends_gram: whether the server step asks for A.
     """
     attacks = PRIVACY_MODES[mode].attacks_on(has_cohorts=has_cohorts)
@@ -58,14 +65,14 @@ def figure_names(mode: str, *, has_cohorts: bool, sends_gram: bool) -> dict[str,
 
 
 def parse_bounds(texts: Iterable[str], known: Mapping[str, tuple[str, ...]]) -> list[Bound]:
-    """Read bounds.
+    """Parse bounds.
 
     Args:
-        texts: each ATTACK.FIGURE<=NUMBER or >=.
+        texts: ATTACK.FIGURE<=NUMBER or ATTACK.FIGURE>=NUMBER each.
         known: the figures of each attack.
 
     Raises:
-        ValueError: for what is no bound, or is on nothing that is measured.
+        ValueError: for a text that is no bound, or a figure that is not measured.
     """
     return [_parse(text, known) for text in texts]
 
@@ -94,11 +101,11 @@ def _parse(text: str, known: Mapping[str, tuple[str, ...]]) -> Bound:
 
 
 def unmet(bounds: Iterable[Bound], found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """Say which bounds are not kept, on the careful end of each interval; nan keeps none."""
-    return [line for bound in bounds if (line := _broken(bound, found[bound.attack][bound.figure]))]
+    """Describe the bounds that fail at the conservative end of the figure's interval; nan fails all."""
+    return [line for bound in bounds if (line := _failure(bound, found[bound.attack][bound.figure]))]
 
 
-def _broken(bound: Bound, figure: Mapping[str, Any]) -> str:
+def _failure(bound: Bound, figure: Mapping[str, Any]) -> str:
     end = "high" if bound.operator == "<=" else "low"
     reached = figure[end]
     is_kept = reached <= bound.limit if bound.operator == "<=" else reached >= bound.limit

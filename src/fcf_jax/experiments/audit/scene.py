@@ -1,4 +1,4 @@
-"""Setting of an audit: a briefly trained model, its clients, and what their server sees."""
+"""Setting of an audit: a briefly trained model, its clients, and what the server sees of them."""
 
 from typing import NamedTuple
 
@@ -20,18 +20,18 @@ from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.privacy.attacks import knowledge
 from fcf_jax.privacy.attacks.knowledge import Public, weigh
 
-ROUNDS_BEFORE = 10  # of the guarded Gram step with everybody: the attacked rounds are not the first
-_CHUNK = 50  # clients that send at a time
-LARGEST_SUM = 2000  # clients; larger sums, which tell less, are attacked as sums of so many
+ROUNDS_BEFORE = 10  # trained with all clients and the guarded Gram step before the attacked round
+LARGEST_SUM = 2000  # clients; larger sums, which reveal less, are attacked as sums of this size
+_CHUNK = 50  # clients computed at a time
 
 
 class Scene(NamedTuple):
     """Setting of all attacks of an audit.
 
     Attributes:
-        problem: what the run would learn.
-        train: histories that clients send gradients of.
-        public: what everybody knows.
+        problem: of the run.
+        train: histories that the uploads are computed from.
+        public: what every attacker knows.
         user_ids: users whose single uploads are attacked.
     """
 
@@ -47,7 +47,7 @@ class Scene(NamedTuple):
 
     @property
     def protection(self) -> Protection:
-        """Differential privacy of the run, for attacks on noised sums."""
+        """Differential privacy of the run; only for modes with noise."""
         assert self.problem.protection is not None
         return self.problem.protection
 
@@ -63,7 +63,7 @@ class Scene(NamedTuple):
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of a run, in which a client may be seen."""
+        """Rounds of the run, at least 1."""
         return max(self.problem.schedule.num_rounds, 1)
 
     @property
@@ -83,12 +83,12 @@ class Scene(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What some clients send, before anything protects it, and the truth behind it.
+    """Unprotected uploads of some clients, and the truth behind them.
 
     Attributes:
         residuals: e of every item.
         user_factors: x.
-        is_held: whether a client holds an item.
+        is_held: whether the client holds an item.
         strengths: r, 0 where not held.
     """
 
@@ -99,11 +99,11 @@ class Sent(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the server receives of a sum; None for what the step does not ask for.
+    """Sum that the server receives; None for pieces that the step does not ask for.
 
     Attributes:
         upload: F.
-        user_gram: S.
+        user_gram: A.
         confidence_sum: sum of c - w0.
     """
 
@@ -113,23 +113,23 @@ class Seen(NamedTuple):
 
 
 def set_scene(problem: Problem, *, max_users: int) -> Scene:
-    """Train briefly in the clear, and choose whom to attack."""
+    """Train a model briefly without protection, and choose the users to attack."""
     config = problem.config
     train = sent_histories(problem.protection, problem.train, seed=config.data.seed)
     alpha = config.model.alpha if config.data.feedback == "implicit" else None
     public = Public(
-        np.asarray(_trained(problem, train), np.float64),
-        config.model.regularization,
-        config.model.unobserved_weight,
-        alpha,
-        problem.dataset.mean_rating,
+        item_factors=np.asarray(_train(problem, train), np.float64),
+        regularization=config.model.regularization,
+        unobserved_weight=config.model.unobserved_weight,
+        alpha=alpha,
+        mean_rating=problem.dataset.mean_rating,
     )
     user_ids = np.random.default_rng(0).permutation(train.num_users)[:max_users]
     return Scene(problem, train, public, user_ids)
 
 
-def _trained(problem: Problem, train: Interactions) -> np.ndarray:
-    """Train briefly in the clear, so that the attacked rounds are not the first."""
+def _train(problem: Problem, train: Interactions) -> np.ndarray:
+    """Train item factors without protection, so that the attacked round is not the first."""
     clients, key = pack_clients(train), jax.random.key(0)
     federation = federated_cf(
         problem.model,
@@ -143,55 +143,55 @@ def _trained(problem: Problem, train: Interactions) -> np.ndarray:
 
 
 def send(scene: Scene, user_ids: np.ndarray) -> Sent:
-    """Compute what these clients send, a fixed number at a time, so that one program serves all sizes."""
+    """Compute the uploads of these users, in chunks of one size so that a single program serves all."""
     item_factors = jnp.asarray(scene.public.item_factors, jnp.float32)
     parts = []
     for start in range(0, len(user_ids), _CHUNK):
-        some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # the last is padded with repeats
+        some = np.resize(user_ids[start : start + _CHUNK], _CHUNK)  # the last chunk is filled up with repeats
         clients = knowledge.histories(scene.train, some)
         parts.append(knowledge.uploads_of(scene.problem.model, item_factors, clients))
     residuals, factors = (np.concatenate(column)[: len(user_ids)] for column in zip(*parts, strict=True))
     return Sent(residuals, factors, *knowledge.held_and_strengths(scene.train, user_ids))
 
 
-def extra_confidence(scene: Scene, sent: Sent) -> np.ndarray:
+def _extra_confidence(scene: Scene, sent: Sent) -> np.ndarray:
     """Compute c - w0 of each client, [clients, items]."""
     confidence, _ = weigh(scene.public, sent.strengths)
     return np.where(sent.is_held, confidence - scene.public.unobserved_weight, 0.0)
 
 
-def norms_of(scene: Scene, sent: Sent) -> Pieces:
-    """Measure what each client sends; its loss is never sent under noise."""
+def _norms(scene: Scene, sent: Sent) -> Pieces:
+    """Compute the norms of the pieces that each client sends; under noise it never sends its loss."""
     lengths = np.linalg.norm(sent.user_factors, axis=1)
     return Pieces(
         upload=jnp.asarray(np.linalg.norm(sent.residuals, axis=1) * lengths),
         user_gram=jnp.asarray(lengths**2),
-        confidence_sum=jnp.asarray(np.linalg.norm(extra_confidence(scene, sent), axis=1), jnp.float32),
+        confidence_sum=jnp.asarray(np.linalg.norm(_extra_confidence(scene, sent), axis=1), jnp.float32),
         loss=jnp.zeros(len(lengths)),
     )
 
 
 def clip_factors(scene: Scene, sent: Sent) -> np.ndarray:
-    """Compute a_u of each client, with the first clip norms; 1 where nothing is clipped."""
+    """Compute the factor a_u that clips each client to the first clip norms; 1 if nothing is clipped."""
     protection = scene.problem.protection
     if protection is None:
         return np.ones(len(sent.residuals), np.float32)
-    return np.asarray(clip_factor(norms_of(scene, sent), protection.clip_norms))
+    return np.asarray(clip_factor(_norms(scene, sent), protection.clip_norms))
 
 
 def signal_sizes(scene: Scene, sent: Sent) -> np.ndarray:
-    """Compute how far each client moves the noised sums, all pieces together, in clip norms: at most 1."""
-    return np.minimum(np.asarray(joint_norm(norms_of(scene, sent), scene.protection.clip_norms)), 1.0)
+    """Compute how far each client moves the noised sums, over all pieces, in clip norms: at most 1."""
+    return np.minimum(np.asarray(joint_norm(_norms(scene, sent), scene.protection.clip_norms)), 1.0)
 
 
 def sum_of(scene: Scene, sent: Sent) -> Seen:
-    """Sum what these clients send, as the server receives it."""
+    """Sum the uploads as the server receives them: clipped and noised if the mode asks for it."""
     factors = clip_factors(scene, sent)
     clipped = factors[:, None] * sent.user_factors
     sums = CohortSum(
         upload=jnp.asarray(sent.residuals.T @ clipped),
         user_gram=jnp.asarray(sent.user_factors.T @ clipped),
-        confidence_sum=jnp.asarray(factors @ extra_confidence(scene, sent), jnp.float32),
+        confidence_sum=jnp.asarray(factors @ _extra_confidence(scene, sent), jnp.float32),
         loss=jnp.zeros(()),
         num_clients=jnp.asarray(len(factors)),
         num_clipped=jnp.asarray(np.count_nonzero(factors < 1)),
@@ -207,7 +207,7 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
 
 
 def cohorts(scene: Scene, size: int, *, num_cohorts: int) -> list[np.ndarray]:
-    """Draw cohorts at random; only one if it is everybody."""
+    """Draw cohorts at random; only one if it has all users."""
     rng, num_users = np.random.default_rng(size), scene.train.num_users
     count = 1 if size == num_users else num_cohorts
     return [rng.choice(num_users, size, replace=False) for _ in range(count)]

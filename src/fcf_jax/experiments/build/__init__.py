@@ -1,1 +1,1 @@
-"""From a configuration to everything that a run needs."""
+"""Problem of an experiment, built from its configuration: data set, model, devices."""

@@ -1,4 +1,4 @@
-"""From the configuration to the interactions of an experiment: read or simulate, transform, split."""
+"""Data set of an experiment: interactions that are read or simulated, transformed, split and checked."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,58 +25,63 @@ from fcf_jax.experiments.errors import ConfigError
 
 
 class Dataset(NamedTuple):
-    """What an experiment learns from and is tested on."""
+    """Data set that an experiment is trained and tested on.
+
+    Attributes:
+        split: training, validation and test set.
+        mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
+        counts: interactions and lines that reading merged, dropped or skipped, by name.
+    """
 
     split: Split
-    mean_rating: float  # taken off explicit ratings; 0 for implicit feedback
-    counts: dict[str, int]  # what was merged, dropped and skipped on reading
+    mean_rating: float
+    counts: dict[str, int]
 
 
 def load_dataset(config: ExperimentConfig) -> Dataset:
     """Load, transform, check and split the interactions.
 
     Raises:
-        ValueError: in one line, for bad data or numbers that do not fit it.
-        OSError: when the data cannot be read.
+        ValueError: in one line, for bad data or numbers that do not fit them.
+        OSError: if the data cannot be read.
     """
     (dataset,) = load_datasets(config, split_seeds=[config.data.seed])
     return dataset
 
 
 def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[Dataset]:
-    """Load the interactions once and split them with each of these seeds, or once if the split is not random.
+    """Load the interactions once and split them with each seed, or once if the split is not random.
 
     Raises:
-        ValueError: in one line, for bad data or numbers that do not fit it.
-        OSError: when the data cannot be read.
+        ValueError: in one line, for bad data or numbers that do not fit them.
+        OSError: if the data cannot be read.
     """
     data = config.data
     if data.split == "published":
-        return [_dataset(config, _published(data), {})]
-    interactions, counts = load_interactions(data)
-    seeds = split_seeds if has_random_split(data) else split_seeds[:1]
-    splits = (_split(interactions, data.model_copy(update={"seed": seed})) for seed in seeds)
-    return [_dataset(config, split, counts) for split in splits]
+        splits, counts = [_published(data)], {}
+    else:
+        interactions, counts = load_interactions(data)
+        seeds = split_seeds if has_random_split(data) else split_seeds[:1]
+        splits = [_split(interactions, data, seed=seed) for seed in seeds]
+    for split in splits:
+        if data.feedback == "implicit":
+            _check_strengths(split, alpha=config.model.alpha)
+        train = split.train
+        check(config, facts=Facts(train.num_users, train.num_items, train.num_interactions))
+    return [Dataset(split, _mean_rating(split.train, data.feedback), counts) for split in splits]
 
 
 def has_random_split(data: DataConfig) -> bool:
-    """Say whether another seed splits otherwise."""
+    """Return whether the split depends on the seed."""
     return data.split == "ratio"
 
 
-def _dataset(config: ExperimentConfig, split: Split, counts: dict[str, int]) -> Dataset:
-    for part in (split.train, split.validation, split.test):
-        if part is not None and config.data.feedback == "implicit":
-            check_implicit(part, alpha=config.model.alpha)
-    train = split.train
-    check(config, facts=Facts(train.num_users, train.num_items, train.num_interactions))
-    is_explicit = config.data.feedback == "explicit"
-    mean = float(train.strengths.mean(dtype="float64")) if is_explicit else 0.0
-    return Dataset(split, mean, counts)
-
-
 def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
-    """Read or simulate all interactions, with their strengths transformed."""
+    """Read or simulate all interactions, and transform their strengths.
+
+    Returns:
+        The interactions, and how many reading merged, dropped or skipped, by name.
+    """
     if data.source == "simulated":
         interactions, counts = _simulated(data), {}
     else:
@@ -94,14 +99,14 @@ def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
 
 
 def transform_strengths(interactions: Interactions, data: DataConfig) -> Interactions:
-    """Apply `data.strengths`."""
+    """Transform strengths as `data.strengths` asks for."""
     if data.strengths == "binary":
         return interactions.binarized()
     return interactions.log_scaled() if data.strengths == "log" else interactions
 
 
 def load_published(data: DataConfig) -> Interactions:
-    """Read a published split and put its parts together again."""
+    """Read a published split and join its parts."""
     split = _published(data)
     both = split.train.to_scipy() + split.test.to_scipy()
     return dataclasses.replace(
@@ -111,11 +116,24 @@ def load_published(data: DataConfig) -> Interactions:
     )
 
 
+def _mean_rating(train: Interactions, feedback: str) -> float:
+    return float(train.strengths.mean(dtype="float64")) if feedback == "explicit" else 0.0
+
+
+def _check_strengths(split: Split, *, alpha: float) -> None:
+    for part in (split.train, split.validation, split.test):
+        if part is not None:
+            check_implicit(part, alpha=alpha)
+
+
 def _simulated(data: DataConfig) -> Interactions:
-    sizes = {"num_users": data.num_users, "num_items": data.num_items, "seed": data.seed}
     if data.generator == "uniform":
-        return simulate_uniform(sparsity=data.sparsity, **sizes)
-    return simulate_taste(mean_history=data.mean_history, **sizes)
+        return simulate_uniform(
+            num_users=data.num_users, num_items=data.num_items, sparsity=data.sparsity, seed=data.seed
+        )
+    return simulate_taste(
+        num_users=data.num_users, num_items=data.num_items, mean_history=data.mean_history, seed=data.seed
+    )
 
 
 def _read(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
@@ -164,10 +182,18 @@ def _path_of(data: DataConfig) -> str:
     return str(folder)
 
 
-def _split(interactions: Interactions, data: DataConfig) -> Split:
+def _split(interactions: Interactions, data: DataConfig, *, seed: int) -> Split:
     if data.split == "leave_one_out":
         return split_leave_one_out(interactions, validation=data.validation_fraction > 0)
-    fractions = {"test_fraction": data.test_fraction, "validation_fraction": data.validation_fraction}
     if data.split == "temporal":
-        return split_temporal(interactions, **fractions)
-    return split_per_user(interactions, **fractions, seed=data.seed)
+        return split_temporal(
+            interactions,
+            test_fraction=data.test_fraction,
+            validation_fraction=data.validation_fraction,
+        )
+    return split_per_user(
+        interactions,
+        test_fraction=data.test_fraction,
+        validation_fraction=data.validation_fraction,
+        seed=seed,
+    )

@@ -23,21 +23,21 @@ from fcf_jax.parallel.stream import run_rounds_streamed
 
 _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
-_CLIENTS_WORTH_A_DEVICE = 200  # of a cohort; fewer, and devices wait for each other (benchmarks/README.md)
-_WORTH_KEEPING = 0.1  # seconds of compiling
-_PIECE = 2**26  # bytes
+_CLIENTS_WORTH_A_DEVICE = 200  # with fewer per device, devices wait for each other (benchmarks/README.md)
+_WORTH_KEEPING = 0.1  # seconds; programs that compile faster are not cached
+_PIECE = 2**26  # bytes of a broadcast
 
 
 def start_devices(parallel: ParallelConfig) -> None:
-    """Join the other processes and tell JAX what a device is, before it does anything.
+    """Join the other processes and set up the devices of JAX; call before JAX is used.
 
     Raises:
-        ConfigError: when the processes do not find each other.
+        ConfigError: if the processes cannot connect.
     """
     if parallel.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    with contextlib.suppress(ValueError):  # where JAX has started, its devices are what they are
+    with contextlib.suppress(ValueError):  # JAX has started: its devices are fixed
         use_cpu_devices(None if parallel.coordinator is None else 1)
     if parallel.coordinator is None or jax.distributed.is_initialized():
         return
@@ -50,13 +50,13 @@ def start_devices(parallel: ParallelConfig) -> None:
             )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"parallel.coordinator: {parallel.coordinator}: the processes did not meet ({error}); "
-            "start all of them, with the same address"
+            f"parallel.coordinator: {parallel.coordinator}: the processes could not connect ({error}); "
+            "start all of them with the same address"
         ) from None
 
 
 def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None) -> Mesh | None:
-    """Arrange the devices; None for one device, or where one is faster for a small cohort.
+    """Arrange the devices; None for one device, also if a small cohort is faster on one.
 
     Raises:
         ConfigError: for more devices than there are.
@@ -76,7 +76,7 @@ def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None) -> Mesh | None
 
 
 def keep_compiled_programs() -> None:
-    """Keep what JAX compiles for the next run, unless the user has a folder for that already."""
+    """Cache compiled programs on disk for later runs, unless JAX has a cache folder already."""
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "fcf_jax" / "compiled"))
@@ -85,7 +85,7 @@ def keep_compiled_programs() -> None:
 
 
 class Runner(NamedTuple):
-    """The rounds of one federation over the clients of one experiment, wherever they run.
+    """Rounds of a federation over the clients of an experiment, on their devices.
 
     Attributes:
         start: () -> the first state.
@@ -99,7 +99,7 @@ class Runner(NamedTuple):
 
 
 def pack_on(mesh: Mesh | None, pack: Callable[..., PackedClients], *, is_streamed: bool) -> PackedClients:
-    """Pack in host memory, or where the rounds will need the clients."""
+    """Pack clients in host memory if they are streamed, otherwise on the devices of the mesh."""
     num_shares = 1 if mesh is None else mesh.shape["clients"]
     if is_streamed:
         return pack(device=jax.local_devices(backend="cpu")[0])
@@ -117,16 +117,16 @@ def runner_of(
     num_rounds: int,
     block_chunks: int | None,
 ) -> Runner:
-    """Decide how the rounds are run.
+    """Set up the rounds: with all clients on the devices, or streamed in blocks.
 
     Args:
-        federation: whose rounds.
-        key_start: of the first item factors.
-        key_rounds: of cohorts and noise.
-        clients: where `pack_on` put them.
-        mesh: of the devices.
+        federation: from `Problem.federation`.
+        key_start: for the first item factors.
+        key_rounds: for cohorts and noise.
+        clients: from `pack_on`.
+        mesh: devices that share a round; None: one device.
         num_rounds: of the whole training.
-        block_chunks: chunks on the device at a time, for clients in host memory; None: all are there.
+        block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
     """
     key = key_rounds if mesh is None else replicate(key_rounds, mesh)
 
@@ -144,7 +144,7 @@ def runner_of(
 
     def run_in_place(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
         after, info = run(federation, key, state, clients, num_rounds=num_rounds)
-        if mesh is not None:  # every block starts alike, or it would be another program
+        if mesh is not None:  # other shardings than before the block would compile again
             after = jax.device_put(after, jax.tree.map(lambda leaf: leaf.sharding, state))
         return after, info
 
@@ -152,7 +152,7 @@ def runner_of(
 
 
 def chunks_of_a_block(clients: PackedClients, megabytes: int) -> int:
-    """Count the chunks that make up a block of this size."""
+    """Return the number of chunks that make up a block of this size, at least 1."""
     leaves = jax.tree.leaves((clients.rows, clients.owners, clients.client_ids))
     of_a_chunk = sum(leaf.nbytes for leaf in leaves) / clients.owners.shape[0]
     return max(int(megabytes * _MEGABYTE / of_a_chunk), 1)
@@ -180,7 +180,7 @@ def share_files(folder: Path, patterns: Iterable[str]) -> None:
 
 
 def _broadcast(content: bytes) -> bytes:
-    """Send all processes the bytes of process 0, whose number only it knows, in pieces."""
+    """Broadcast the bytes of process 0 in pieces; the others do not know how many there are."""
     is_first = jax.process_index() == 0
     num_whole, rest = multihost_utils.broadcast_one_to_all(np.array(divmod(len(content), _PIECE), np.int32))
     pieces = []

@@ -7,16 +7,16 @@ import numpy as np
 from fcf_jax.data import Interactions, Split, split_per_user
 from fcf_jax.experiments.build.dataset import Dataset, load_dataset
 from fcf_jax.experiments.config.load import with_values
-from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
 from fcf_jax.experiments.errors import ConfigError
 
 
 class HeldOut(NamedTuple):
-    """A training set, and interactions held out of it to choose hyperparameters by.
+    """Training set, and interactions held out of it to choose hyperparameters.
 
     Attributes:
         train: training set.
-        validation: what was held out.
+        validation: interactions that were held out.
         mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
     """
 
@@ -26,16 +26,16 @@ class HeldOut(NamedTuple):
 
     @property
     def dataset(self) -> Dataset:
-        """The same as a data set whose test set is the validation set."""
+        """Both as a data set whose test set is the validation set."""
         return Dataset(Split(self.train, None, self.validation), self.mean_rating, {})
 
 
 def load_held_out(config: ExperimentConfig) -> HeldOut:
-    """Load the data, hold a validation set out, and forget the test set.
+    """Load the data, hold out a validation set and drop the test set.
 
     Raises:
-        ValueError: in one line, for bad data, or strengths that are too large for the highest alpha.
-        OSError: when the data cannot be read.
+        ValueError: in one line, for bad data or for strengths that are too large for the highest alpha.
+        OSError: if the data cannot be read.
     """
     tuning, data = config.tuning, config.data
     fraction = data.validation_fraction or tuning.validation_fraction
@@ -44,28 +44,28 @@ def load_held_out(config: ExperimentConfig) -> HeldOut:
         "model.alpha": max(*tuning.alpha, config.model.alpha),
         "model.num_factors": max(*tuning.num_factors, config.model.num_factors),
     }
-    return hold_out(load_dataset(with_values(config, extremes)), config, fraction=fraction)
+    return hold_out(load_dataset(with_values(config, extremes)), data, fraction=fraction)
 
 
-def hold_out(dataset: Dataset, config: ExperimentConfig, *, fraction: float) -> HeldOut:
-    """Keep training and validation set; where the split has no validation set it is drawn from training.
+def hold_out(dataset: Dataset, data: DataConfig, *, fraction: float) -> HeldOut:
+    """Return training and validation set; a split without a validation set draws it from the training set.
 
     Args:
-        dataset: of any split; its test set is not looked at.
-        config: whose seed and kind of feedback count.
-        fraction: of each history, in (0, 1).
+        dataset: of any split; its test set is not used.
+        data: section of the configuration, for the seed and the kind of feedback.
+        fraction: share of each history to hold out, in (0, 1).
 
     Raises:
-        ConfigError: when nothing was held out.
+        ConfigError: if nothing was held out.
     """
     train, validation, mean_rating = dataset.split.train, dataset.split.validation, dataset.mean_rating
     if validation is None:  # a published split
-        again = split_per_user(train, test_fraction=fraction, seed=config.data.seed)
+        again = split_per_user(train, test_fraction=fraction, seed=data.seed)
         train, validation = again.train, again.test
-        if config.data.feedback == "explicit":
+        if data.feedback == "explicit":
             mean_rating = float(train.strengths.mean(dtype=np.float64))
     if validation.num_interactions == 0:
         raise ConfigError(
-            f"tuning.validation_fraction: {fraction} of the histories holds nothing out; raise it"
+            f"tuning.validation_fraction: {fraction} of the histories leaves nothing to validate on; raise it"
         )
     return HeldOut(train, validation, mean_rating)

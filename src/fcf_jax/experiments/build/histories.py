@@ -1,4 +1,4 @@
-"""Histories under noise, before the first round: capped, and counted item by item with noise."""
+"""Histories under differential privacy, before the first round: capped, and their noisy item counts."""
 
 import jax
 import numpy as np
@@ -11,11 +11,11 @@ from fcf_jax.experiments.config.protection import Protection
 from fcf_jax.experiments.config.schema import PrivacyConfig
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 
-_NO_ROUND = 2**32 - 1  # rounds derive their keys from their numbers
+_NO_ROUND = 2**32 - 1  # folded into the key in place of a round index
 
 
 def trained_histories(privacy: PrivacyConfig, train: Interactions, *, seed: int) -> Interactions:
-    """Return the histories that clients train on, capped where noise asks for it."""
+    """Return the histories that clients train on, capped under noise if configured."""
     most = privacy.max_user_items
     if most is None or not privacy.has_noise:
         return train
@@ -23,9 +23,9 @@ def trained_histories(privacy: PrivacyConfig, train: Interactions, *, seed: int)
 
 
 def sent_histories(protection: Protection | None, train: Interactions, *, seed: int) -> Interactions:
-    """Return the histories that an audit attacks: capped, and of the learned items only.
+    """Return the histories that an audit attacks: capped, with learned items only.
 
-    The counts have the configured noise from a fixed key: an audit releases nothing.
+    Item counts have the configured noise, from a fixed key: an audit releases nothing.
     """
     if protection is None:
         return train
@@ -40,12 +40,12 @@ def sent_histories(protection: Protection | None, train: Interactions, *, seed: 
 def release_item_counts(
     protection: Protection, train: Interactions, key: Key, *, seed: int
 ) -> Float[np.ndarray, "items"]:
-    """Count items with the noise that the protection allows for it.
+    """Count how many clients hold each item, with the noise that the protection sets.
 
     Args:
         protection: of the run.
-        train: uncapped histories.
-        key: of the noise.
+        train: histories, not capped.
+        key: for the noise.
         seed: of the cap.
     """
     return noisy_item_counts(
@@ -59,5 +59,5 @@ def release_item_counts(
 def weights_of_counts(
     privacy: PrivacyConfig, counts: Float[np.ndarray, "items"]
 ) -> Float[np.ndarray, "items"]:
-    """Compute item weights from released counts, at no further cost."""
+    """Compute item weights from released counts, which costs no privacy."""
     return item_weights(counts, head_share=privacy.head_items, power=privacy.item_weight_power)

@@ -1,4 +1,4 @@
-"""Measures of item factors, the same for the federation and for centralised ALS; and rating offsets."""
+"""Loss and metrics of item factors, for the federation and for centralised ALS; and rating offsets."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,17 +18,17 @@ from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.parallel.mesh import replicate
 from fcf_jax.parallel.stream import collect_streamed
 
-_OFFSET_REGULARIZATION = 5.0  # ratings' worth of doubt about an offset
+_OFFSET_REGULARIZATION = 5.0  # added to the number of ratings behind an offset
 
 ItemFactors = np.ndarray  # [items, factors], on the host
 
 
 class Measures(NamedTuple):
-    """Two views of item factors.
+    """Functions of item factors.
 
     Attributes:
-        loss: min_X J(X, Y) on the training set.
-        metrics: what they find in the test set, by name.
+        loss: item factors -> min_X J(X, Y) on the training set.
+        metrics: item factors -> metrics on the test set, by name.
     """
 
     loss: Callable[[ItemFactors], float]
@@ -46,17 +46,17 @@ def measures_of(
     seed: int,
     block_chunks: int | None,
 ) -> Measures:
-    """Prepare both measures; without any test item, every metric is nan.
+    """Prepare loss and metrics; all metrics are nan without any test item.
 
     Args:
         model: weighting, lambda and w0.
-        dataset: whose test set is ranked.
-        clients: the training histories, packed.
-        mesh: of the devices.
-        k: length of the ranked lists.
-        max_users: users to evaluate, at most; None for all.
+        dataset: training and test set.
+        clients: training histories, packed.
+        mesh: devices that share a round; None: one device.
+        k: length of the recommendation lists.
+        max_users: users to evaluate, at most; None: all.
         seed: of their sample.
-        block_chunks: chunks on the device at a time, for clients in host memory; None: all are there.
+        block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
     """
 
     @jax.jit
@@ -85,7 +85,7 @@ def measures_of(
 def offsets_rmse(train: Interactions, test: Interactions, *, num_sweeps: int = 20) -> float:
     """Predict ratings by mean + user offset + item offset, and compute the RMSE over all test ratings.
 
-    The offsets are regularised means of the residuals, computed in turns.
+    User and item offsets are regularised means of the residuals, computed alternately.
 
     References:
         Koren, Bell & Volinsky, Computer 2009, "Adding biases".

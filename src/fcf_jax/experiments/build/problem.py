@@ -1,4 +1,4 @@
-"""The problem of an experiment: everything that a configuration and its data decide, resolved once."""
+"""Problem of an experiment: everything that a configuration and its data decide, resolved once."""
 
 import math
 import os
@@ -35,11 +35,11 @@ _NUMBER_BYTES = 4  # a float32, or a word of a secure sum
 
 
 class Problem(NamedTuple):
-    """What is learned from which data under which protection.
+    """Problem of an experiment.
 
     Attributes:
         config: as resolved.
-        dataset: what is learned from; of several replicates, the first.
+        dataset: of the first replicate, if there are several.
         model: weighting, lambda and w0.
         protection: differential privacy; None without noise.
         formats: of fixed-point sums; None where rounds are summed in floating point.
@@ -63,13 +63,13 @@ class Problem(NamedTuple):
 
     @property
     def schedule(self) -> Schedule:
-        """When rounds end in blocks, evaluations and checkpoints."""
+        """Blocks of rounds, evaluations and checkpoints."""
         config = self.config
         return Schedule(config.federation.num_rounds, config.evaluation.every, config.checkpoint.every)
 
     @property
     def map_name(self) -> str:
-        """What the evaluation calls MAP at the configured k."""
+        """Name of MAP at the configured k."""
         return f"map_at_{self.config.evaluation.k}"
 
     @property
@@ -81,15 +81,15 @@ class Problem(NamedTuple):
     def payload_bytes(self) -> tuple[int, int]:
         """Bytes (up, down) of one client in one round, in dense float32 form.
 
-        Down goes Y [items, factors]. Up goes the gradient of the same shape; for steps that use the
-        curvature also x x^T [factors, factors], the confidences [items] where they are weighed, and the loss
-        where there is no noise. Only learned items count; their noisy counts, sent once, do not.
+        A client receives Y [items, factors] and sends a gradient of the same shape; for steps that use the
+        curvature also x x^T [factors, factors], the confidences [items] if they have a weight, and the loss
+        if there is no noise. Only learned items count; noisy item counts, sent once, do not.
         """
         return payload_bytes(self.config, num_items=self.train.num_items)
 
     @property
     def divergence_remedy(self) -> str:
-        """What helps against divergence."""
+        """Advice after divergence."""
         if self.config.model.regularization == 0:
             return "raise model.regularization"
         if self.config.server.row.is_guarded:
@@ -107,10 +107,10 @@ class Problem(NamedTuple):
         """Set up the federation.
 
         Args:
-            model: in place of this problem's, such as one with traced numbers.
-            optimizer: in place of the configured server step.
-            item_weights: made of released counts, for clipping and noise.
-            mesh: devices that share a round.
+            model: replaces that of the problem, such as by one with traced numbers.
+            optimizer: replaces the configured server step.
+            item_weights: from released item counts, for clipping and noise.
+            mesh: devices that share a round; None: one device.
         """
         config, num_users = self.config, self.train.num_users
         return federated_cf(
@@ -126,7 +126,7 @@ class Problem(NamedTuple):
         )
 
     def first_item_factors(self) -> Float[Array, "items factors"]:
-        """Draw the item factors that centralised ALS starts from, those of the federation."""
+        """Draw the item factors that the federation and centralised ALS start from."""
         return draw_item_factors(
             self.key,
             num_items=self.train.num_items,
@@ -143,11 +143,11 @@ class Problem(NamedTuple):
 
 
 def resolve(config: ExperimentConfig, *datasets: Dataset) -> Problem:
-    """Resolve a problem.
+    """Resolve the problem of a configuration and its data.
 
     Args:
-        config: as `load_config` resolved it, and checked for the command with these data.
-        datasets: splits of the same data; several for replicates, which share the formats of sums.
+        config: from `load_config`, checked for the command with these data.
+        *datasets: splits of the same data; several for replicates, which share the formats of sums.
     """
     train, formats = datasets[0].split.train, None
     if config.is_in_fixed_point:
@@ -185,9 +185,13 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int
 
 
 def rounds_key(privacy: PrivacyConfig, key: Key) -> Key:
-    """Return the key of cohorts and noise: under noise from the system's entropy, never stored.
+    """Return the key for cohorts and noise; under noise it comes from the system's entropy, never stored.
 
     With `privacy.seed` the key is fixed, and the run is not private.
+
+    Args:
+        privacy: section of the configuration.
+        key: that of the first item factors, used without noise.
     """
     if not privacy.has_noise:
         return key
@@ -203,19 +207,21 @@ class Setup(NamedTuple):
     """A problem on its devices, ready to run.
 
     Attributes:
-        problem: what is learned.
-        clients: the histories that clients train on, packed where the rounds need them.
-        measures: how well item factors fit and rank.
-        mesh: devices that share a round; None for one.
+        problem: as resolved.
+        clients: histories that clients train on, packed in host memory or on the devices.
+        measures: loss and metrics of item factors.
+        mesh: devices that share a round; None for one device.
+        block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
     """
 
     problem: Problem
     clients: PackedClients
     measures: Measures
     mesh: Mesh | None
+    block_chunks: int | None
 
     def item_factors(self, state: ServerState) -> np.ndarray:
-        """Fetch the item factors to the host, without the rows that fill up the last device."""
+        """Fetch the item factors to the host, without the padding of the last device."""
         return fetch(state.item_factors)[: self.problem.train.num_items]
 
     def measure(self, item_factors: np.ndarray) -> dict[str, float]:
@@ -224,7 +230,7 @@ class Setup(NamedTuple):
 
 
 def set_up(problem: Problem) -> Setup:
-    """Place the clients on their devices, and prepare the measures."""
+    """Place the clients on their devices, and prepare loss and metrics."""
     config = problem.config
     mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size)
     histories = trained_histories(config.privacy, problem.train, seed=config.data.seed)
@@ -242,21 +248,21 @@ def set_up(problem: Problem) -> Setup:
         seed=config.data.seed,
         block_chunks=block_chunks,
     )
-    return Setup(problem, clients, measures, mesh)
+    return Setup(problem, clients, measures, mesh, block_chunks)
 
 
-def described_sums(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Describe the formats of fixed-point sums and how many numbers were clipped; empty in floating point."""
+def fixed_point_summary(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the formats of fixed-point sums and the count of clipped numbers; empty for floating point."""
     if problem.formats is None:
         return {}
     formats = problem.formats._asdict().items()
-    clipped = sum(one.get("num_clipped_entries", 0) for one in records if one["kind"] == "round")
-    described: dict[str, Any] = {
+    clipped = sum(record.get("num_clipped_entries", 0) for record in records if record["kind"] == "round")
+    summary: dict[str, Any] = {
         "fixed_point": {
             "formats": {name: number._asdict() for name, number in formats if number is not None},
             "num_clipped_entries": clipped,
         }
     }
     if problem.config.privacy.row.sums_securely:
-        described["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
-    return described
+        summary["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
+    return summary

@@ -1,8 +1,8 @@
-"""`fcf compare`: the paper's experiment, repeated; builds of FCF and of centralised ALS side by side.
+"""`fcf compare`: replicates of the paper's experiment, FCF and centralised ALS side by side.
 
-Build b starts from the seed `federation.seed` + b and splits with `data.seed` + b, on both sides;
-K, alpha and lambda are the same. ALS of every build sweeps until its loss falls by less than 1e-5
-of itself, at least 40 times.
+On both sides, replicate b starts from the seed `federation.seed` + b and splits the data with `data.seed`
++ b; K, alpha and lambda are the same. ALS runs at least 40 sweeps, until the relative decrease of the loss
+is below 1e-5 in every replicate.
 """
 
 import time
@@ -14,37 +14,41 @@ from jax.sharding import Mesh
 from fcf_jax.experiments.build.dataset import Dataset, has_random_split, load_datasets
 from fcf_jax.experiments.build.fixed_point import facts_of
 from fcf_jax.experiments.build.problem import Problem
-from fcf_jax.experiments.compare.assessment import difference_between, metrics_of_builds, metrics_of_users
-from fcf_jax.experiments.compare.builds import prepare_builds
 from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED
+from fcf_jax.experiments.compare.replicates import (
+    difference_between,
+    metrics_by_replicate,
+    metrics_by_user,
+    prepare_replicates,
+)
 from fcf_jax.experiments.compare.statistics import (
-    Values,
-    compare_builds,
+    Statistics,
+    compare_replicates,
     compare_users,
     unproven_metrics,
     verdict,
     worse_metrics,
 )
-from fcf_jax.experiments.compare.training import Outcome, train_builds
+from fcf_jax.experiments.compare.training import Trained, train_replicates
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.loop import NEVER, Stop
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.report.figures import write_comparison_figures
 from fcf_jax.experiments.report.tables import write_comparison_tables
 from fcf_jax.experiments.store.resume import open_checkpoints
 
 
 def load_splits(config: ExperimentConfig) -> list[Dataset]:
-    """Load the data once and split them for each build; one split for all where it is not random.
+    """Load the data once and split them for each replicate, or once if the split is not random.
 
     Raises:
-        ValueError: in one line, for bad data or numbers that do not fit it.
-        OSError: when the data cannot be read.
+        ValueError: in one line, for bad data or numbers that do not fit them.
+        OSError: if the data cannot be read.
     """
-    num_builds = config.comparison.num_builds
-    datasets = load_datasets(config, [config.data.seed + build for build in range(num_builds)])
-    check(config, "compare", facts_of(config, *datasets, num_builds=num_builds))
+    num_replicates = config.comparison.num_builds
+    datasets = load_datasets(config, [config.data.seed + index for index in range(num_replicates)])
+    check(config, "compare", facts_of(config, *datasets, num_replicates=num_replicates))
     return datasets
 
 
@@ -58,82 +62,84 @@ def run_comparison(
     resume: bool = False,
     stop: Stop = NEVER,
 ) -> dict[str, Any]:
-    """Train all builds of both sides, from the latest checkpoint on if there is one, and compare them.
+    """Train all replicates of both sides, starting from the latest checkpoint, and compare them.
 
     Args:
         problem: `resolve(config, *datasets)`.
         datasets: from `load_splits(config)`.
-        folder: where to write, which `run_directory.claimed` made.
-        progress: shows how far training is.
-        mesh: devices that share the builds, from `mesh_of_builds`; None: one.
-        resume: whether a checkpoint is expected; if there is none, `progress` says so.
-        stop: entered while rounds and sweeps run; what it yields is asked after each block.
+        folder: where to write, made by `run_directory.claimed`.
+        progress: shows the progress.
+        mesh: devices that share the replicates, from `replicate_mesh`; None: one device.
+        resume: whether a checkpoint is expected; without one, `progress` reports that training starts anew.
+        stop: entered while rounds and sweeps run; yields a function that is called after each block and
+            returns True to stop.
 
     Returns:
         The content of `comparison.json`.
 
     Raises:
-        DivergedError: when a build diverged.
-        StoppedError: when a stop was asked for; a checkpoint is written.
-        CheckpointError: when the checkpoint is one of another comparison.
-        OSError: when the folder cannot be written.
+        DivergedError: if a replicate diverged.
+        StoppedError: if a stop was requested; a checkpoint is written.
+        CheckpointError: if the checkpoint belongs to another comparison.
+        OSError: if the folder cannot be written.
     """
-    started = time.perf_counter()
-    splits = [one.split for one in datasets]
+    started, k = time.perf_counter(), problem.config.evaluation.k
+    splits = [dataset.split for dataset in datasets]
     checkpoints = open_checkpoints(folder, problem.config, *splits, on_damaged=progress.say)
-    builds = prepare_builds(problem, datasets, mesh)
-    outcome = train_builds(builds, problem, checkpoints, folder, progress, resume=resume, stop=stop)
-    ends, k = {CENTRALIZED: outcome.centralized, FEDERATED: outcome.federated}, problem.config.evaluation.k
-    sides = {side: metrics_of_builds(end, k=k) for side, end in ends.items()}
-    users = {side: metrics_of_users(end, k=k) for side, end in ends.items()}
-    document = _describe(problem, outcome, sides, users)
+    replicates = prepare_replicates(problem, datasets, mesh)
+    trained = train_replicates(replicates, problem, checkpoints, folder, progress, resume=resume, stop=stop)
+    assessments = {CENTRALIZED: trained.centralized, FEDERATED: trained.federated}
+    sides = {side: metrics_by_replicate(assessment, k=k) for side, assessment in assessments.items()}
+    users = {side: metrics_by_user(assessment, k=k) for side, assessment in assessments.items()}
+    metrics = compare_replicates(
+        sides[CENTRALIZED], sides[FEDERATED], margin_percent=problem.config.comparison.margin_percent
+    )
+    by_user = compare_users(users[CENTRALIZED], users[FEDERATED])
+    for name, statistics in metrics.items():
+        statistics["per_user"] = by_user.get(name)
+    document = _document(problem, trained, metrics)
     document["seconds"] = time.perf_counter() - started
-    write_comparison_figures(folder, document, outcome.curves, users)
+    write_comparison_figures(folder, document, trained.curves, users)
     write_comparison_tables(folder, document, sides)
     checkpoints.discard()
     return document
 
 
-def _describe(
-    problem: Problem,
-    outcome: Outcome,
-    sides: dict[str, dict[str, Values]],
-    users: dict[str, dict[str, Values]],
-) -> dict[str, Any]:
-    """Build the content of `comparison.json`: metrics, the verdict on them, then circumstances."""
+def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]) -> dict[str, Any]:
+    """Return the content of `comparison.json`: metrics, the verdict on them, then circumstances."""
     config, comparison = problem.config, problem.config.comparison
-    margin, tolerance = comparison.margin_percent, comparison.tolerance_percent
-    metrics = compare_builds(sides[CENTRALIZED], sides[FEDERATED], margin_percent=margin)
-    of_users = compare_users(users[CENTRALIZED], users[FEDERATED])
-    for name, figures in metrics.items():
-        figures["per_user"] = of_users.get(name)
-    bounds = {"margin_percent": margin, "tolerance_percent": tolerance}
-    apart = difference_between(outcome.federated, outcome.centralized)
+    differences = difference_between(trained.federated, trained.centralized)
     return {
         "num_builds": comparison.num_builds,
         "k": config.evaluation.k,
-        **bounds,
+        "margin_percent": comparison.margin_percent,
+        "tolerance_percent": comparison.tolerance_percent,
         "metrics": metrics,
-        "verdict": verdict(metrics, num_builds=comparison.num_builds, **bounds),
-        "worse_metrics": worse_metrics(metrics, tolerance_percent=tolerance),
+        "verdict": verdict(
+            metrics,
+            num_replicates=comparison.num_builds,
+            margin_percent=comparison.margin_percent,
+            tolerance_percent=comparison.tolerance_percent,
+        ),
+        "worse_metrics": worse_metrics(metrics, tolerance_percent=comparison.tolerance_percent),
         "unproven_metrics": unproven_metrics(metrics),
-        "notes": _notes(problem, outcome),
-        **{name: float(of_builds.mean()) for name, of_builds in apart.items()},
-        **_circumstances(problem, outcome),
+        "notes": _notes(problem, trained),
+        **{name: float(values.mean()) for name, values in differences.items()},
+        **_circumstances(problem, trained),
     }
 
 
-def _circumstances(problem: Problem, outcome: Outcome) -> dict[str, Any]:
+def _circumstances(problem: Problem, trained: Trained) -> dict[str, Any]:
     config, train = problem.config, problem.train
     federation, model = config.federation, config.model
-    builds, is_random = range(config.comparison.num_builds), has_random_split(config.data)
+    replicates, is_random = range(config.comparison.num_builds), has_random_split(config.data)
     up, down = problem.payload_bytes
     return {
-        "start_seeds": [federation.seed + build for build in builds],
-        "split_seeds": [config.data.seed + build * is_random for build in builds],
+        "start_seeds": [federation.seed + index for index in replicates],
+        "split_seeds": [config.data.seed + index * is_random for index in replicates],
         "num_rounds": federation.num_rounds,
-        "num_sweeps": outcome.num_sweeps,
-        "resumed_from_rounds": outcome.starts,
+        "num_sweeps": trained.num_sweeps,
+        "resumed_from_rounds": trained.starts,
         "num_users": train.num_users,
         "num_items": train.num_items,
         "num_train_interactions": train.num_interactions,
@@ -149,13 +155,15 @@ def _circumstances(problem: Problem, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _notes(problem: Problem, outcome: Outcome) -> list[str]:
-    """Return what a reader should know besides the verdict."""
+def _notes(problem: Problem, trained: Trained) -> list[str]:
+    """Return notes that go beside the verdict."""
     notes, config = [], problem.config
     if not has_random_split(config.data) and config.comparison.num_builds > 1:
-        notes.append(f'The split "{config.data.split}" is not random: the builds differ in their start only.')
-    if outcome.num_unsettled:
         notes.append(
-            f"ALS had not converged in {outcome.num_unsettled} builds after {outcome.num_sweeps} sweeps."
+            f'The split "{config.data.split}" is not random: replicates differ in their starting point only.'
+        )
+    if trained.num_unsettled:
+        notes.append(
+            f"ALS has not converged in {trained.num_unsettled} replicates after {trained.num_sweeps} sweeps."
         )
     return notes

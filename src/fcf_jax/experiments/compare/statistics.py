@@ -1,34 +1,36 @@
-"""What the builds of a comparison say: means, paired differences, equivalence, and a sentence about them."""
+"""Statistics of a comparison: means, paired differences, tests of equivalence and the verdict."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from jaxtyping import Float64
 
 from fcf_jax.evaluation import equivalence_test, paired_difference
 
 SIGNIFICANCE = 0.05
 _NORMALIZED = "normalized_"
 _LOWER_IS_BETTER = ("rmse", "normalized_rmse", "loss")
-Values = npt.NDArray[np.float64]
-Figures = dict[str, Any]  # numbers by name, None for what cannot be computed
+Statistics = dict[str, Any]  # of one metric by name; None for a number that cannot be computed
 
 
-def compare_builds(
-    centralized: dict[str, Values], federated: dict[str, Values], *, margin_percent: float
-) -> dict[str, Figures]:
-    """Compare both sides over the builds, metric by metric.
+def compare_replicates(
+    centralized: dict[str, Float64[np.ndarray, "replicates"]],
+    federated: dict[str, Float64[np.ndarray, "replicates"]],
+    *,
+    margin_percent: float,
+) -> dict[str, Statistics]:
+    """Compare both sides over the replicates, metric by metric.
 
     Args:
-        centralized: [builds] of each metric; builds in which it is not finite are left out.
-        federated: the same metrics of the same builds.
-        margin_percent: of the centralised mean; the largest difference that does not matter, fixed
-            beforehand.
+        centralized: values of each metric; replicates in which one is not finite are left out.
+        federated: values of the same metrics in the same replicates.
+        margin_percent: largest difference that does not matter, in percent of the centralised mean; fix it
+            before looking at results.
 
     Returns:
-        Of each metric the means and standard deviations (n - 1) of both sides, `difference_percent` =
+        For each metric the means and standard deviations (n - 1) of both sides, `difference_percent` =
         100 (federated - centralized) / |centralized| of the means with its 95 % confidence interval,
-        paired over the builds, and `tost_p`, the p value of `equivalence_test`.
+        paired over the replicates, and `tost_p`, the p value of `equivalence_test`.
     """
     return {
         name: _compare_metric(*_finite(values, federated[name]), margin_percent=margin_percent)
@@ -36,26 +38,29 @@ def compare_builds(
     }
 
 
-def compare_users(centralized: dict[str, Values], federated: dict[str, Values]) -> dict[str, Figures]:
-    """Compare both sides user by user, each user's metric averaged over the builds first.
+def compare_users(
+    centralized: dict[str, Float64[np.ndarray, "replicates users"]],
+    federated: dict[str, Float64[np.ndarray, "replicates users"]],
+) -> dict[str, Statistics]:
+    """Compare both sides over the users, with each user's metric averaged over the replicates first.
 
     Args:
-        centralized: [builds, users] of each metric, the users in one order.
-        federated: the same metrics of the same builds and users.
+        centralized: values of each metric, for users in a fixed order.
+        federated: values of the same metrics in the same replicates and for the same users.
 
     Returns:
-        Of each metric the number of users with a finite value and the difference of the means over them in
-        percent, with its 95 % confidence interval, paired over the users.
+        For each metric the number of users with a finite value, and the difference of the means over them
+        in percent with its 95 % confidence interval, paired over the users.
     """
     compared = {}
     for name, values in centralized.items():
-        of_users = _finite(values.mean(axis=0), federated[name].mean(axis=0))
-        compared[name] = {"num_users": of_users[0].size, **_difference_percent(*of_users)}
+        by_user = _finite(values.mean(axis=0), federated[name].mean(axis=0))
+        compared[name] = {"num_users": by_user[0].size, **_difference_percent(*by_user)}
     return compared
 
 
-def distinct_metrics(metrics: dict[str, Figures]) -> dict[str, Figures]:
-    """Leave out normalised metrics that equal the plain ones, as where the best possible value is 1."""
+def distinct_metrics(metrics: dict[str, Statistics]) -> dict[str, Statistics]:
+    """Leave out normalised metrics that equal the plain ones: those whose best possible value is 1."""
     return {
         name: one
         for name, one in metrics.items()
@@ -63,8 +68,8 @@ def distinct_metrics(metrics: dict[str, Figures]) -> dict[str, Figures]:
     }
 
 
-def worse_metrics(metrics: dict[str, Figures], *, tolerance_percent: float) -> list[str]:
-    """Name the metrics that are worse than ALS's by more than the tolerance, in the mean of the builds."""
+def worse_metrics(metrics: dict[str, Statistics], *, tolerance_percent: float) -> list[str]:
+    """Return the metrics whose mean is worse than that of ALS by more than the tolerance."""
     return [
         name
         for name in _measured(metrics)
@@ -72,33 +77,41 @@ def worse_metrics(metrics: dict[str, Figures], *, tolerance_percent: float) -> l
     ]
 
 
-def unproven_metrics(metrics: dict[str, Figures]) -> list[str]:
-    """Name the metrics, of those that were tested, whose equivalence is not shown."""
+def unproven_metrics(metrics: dict[str, Statistics]) -> list[str]:
+    """Return the tested metrics whose equivalence is not shown."""
     return [
         name for name, one in metrics.items() if one["tost_p"] is not None and one["tost_p"] >= SIGNIFICANCE
     ]
 
 
 def verdict(
-    metrics: dict[str, Figures], *, num_builds: int, margin_percent: float, tolerance_percent: float
+    metrics: dict[str, Statistics], *, num_replicates: int, margin_percent: float, tolerance_percent: float
 ) -> str:
-    """Put the outcome into words.
+    """Return a verdict of a few sentences: which metrics are worse, and which are equivalent.
 
-    Each metric is tested at the level 0.05. That all are equivalent is claimed only where every single test
-    says so, which needs no correction for their number (an intersection-union test).
+    Each metric is tested at the level 0.05. All are called equivalent only if every single test shows
+    it, which needs no correction for their number (an intersection-union test).
+
+    Args:
+        metrics: from `compare_replicates`.
+        num_replicates: replicates compared.
+        margin_percent: margin of the tests of equivalence.
+        tolerance_percent: a metric worse by more is named.
     """
     measured = _measured(metrics)
     undefined = [name for name in metrics if name not in measured]
     sentences = [
-        _on_quality(metrics, num_builds, tolerance_percent),
-        _on_equivalence(metrics, num_builds, margin_percent),
+        _on_quality(metrics, num_replicates, tolerance_percent),
+        _on_equivalence(metrics, num_replicates, margin_percent),
     ]
     if undefined:
-        sentences.append(f"Nothing can be said of {', '.join(undefined)}.")
+        sentences.append(f"No difference could be computed for {', '.join(undefined)}.")
     return " ".join(sentences)
 
 
-def _compare_metric(centralized: Values, federated: Values, *, margin_percent: float) -> Figures:
+def _compare_metric(
+    centralized: Float64[np.ndarray, "n"], federated: Float64[np.ndarray, "n"], *, margin_percent: float
+) -> Statistics:
     margin = margin_percent / 100 * abs(_mean(centralized) or 0.0)
     is_testable = centralized.size >= 2 and margin > 0
     return {
@@ -111,8 +124,10 @@ def _compare_metric(centralized: Values, federated: Values, *, margin_percent: f
     }
 
 
-def _difference_percent(centralized: Values, federated: Values) -> Figures:
-    """Give the paired difference and its interval, relative to the centralised mean."""
+def _difference_percent(
+    centralized: Float64[np.ndarray, "n"], federated: Float64[np.ndarray, "n"]
+) -> Statistics:
+    """Compute the paired difference and its interval, relative to the centralised mean."""
     names = ("difference_percent", "difference_low_percent", "difference_high_percent")
     scale = abs(_mean(centralized) or 0.0)
     if not scale:
@@ -124,25 +139,27 @@ def _difference_percent(centralized: Values, federated: Values) -> Figures:
     return {name: 100 * value / scale for name, value in zip(names, ends, strict=True)}
 
 
-def _on_quality(metrics: dict[str, Figures], num_builds: int, tolerance_percent: float) -> str:
-    over = f"Over {num_builds} builds" if num_builds > 1 else "In one build"
+def _on_quality(metrics: dict[str, Statistics], num_replicates: int, tolerance_percent: float) -> str:
+    over = f"Over {num_replicates} replicates" if num_replicates > 1 else "In one replicate"
     if not _measured(metrics):
-        return f"{over} nothing could be measured."
+        return f"{over}, nothing could be measured."
     worse = worse_metrics(metrics, tolerance_percent=tolerance_percent)
-    by = f"by more than {tolerance_percent:g} %" + (" in the mean" if num_builds > 1 else "")
+    by = f"by more than {tolerance_percent:g} %" + (" on average" if num_replicates > 1 else "")
     if not worse:
-        return f"{over} no metric of the federation is worse than centralised ALS's {by}."
+        return f"{over}, no metric of the federation is worse than that of centralised ALS {by}."
     named = ", ".join(f"{name} ({metrics[name]['difference_percent']:+.2f} %)" for name in worse)
-    return f"{over} the federation is worse than centralised ALS {by} in {named}."
+    return f"{over}, the federation is worse than centralised ALS {by} in {named}."
 
 
-def _on_equivalence(metrics: dict[str, Figures], num_builds: int, margin_percent: float) -> str:
-    if num_builds < 2:
-        return "One build allows no test of equivalence."
+def _on_equivalence(metrics: dict[str, Statistics], num_replicates: int, margin_percent: float) -> str:
+    if num_replicates < 2:
+        return "A test of equivalence needs at least two replicates."
     tested = [name for name, one in metrics.items() if one["tost_p"] is not None]
     if not tested:
         return "Equivalence could not be tested."
-    within = f"within {margin_percent:g} % of ALS's mean (TOST, paired over the builds, p < {SIGNIFICANCE:g})"
+    within = (
+        f"within {margin_percent:g} % of ALS's mean (TOST, paired over the replicates, p < {SIGNIFICANCE:g})"
+    )
     unproven = unproven_metrics(metrics)
     if not unproven:
         return f"Equivalence {within} is shown for all {len(tested)} metrics."
@@ -151,8 +168,8 @@ def _on_equivalence(metrics: dict[str, Figures], num_builds: int, margin_percent
     return f"Equivalence {within} is shown for {shown} of {len(tested)} metrics, not for {named}."
 
 
-def _are_equal(one: Figures, other: Figures) -> bool:
-    means = [[figures[f"{side}_mean"] for side in ("centralized", "federated")] for figures in (one, other)]
+def _are_equal(one: Statistics, other: Statistics) -> bool:
+    means = [[found[f"{side}_mean"] for side in ("centralized", "federated")] for found in (one, other)]
     first, second = np.array(means, np.float64)
     return bool(np.allclose(first, second, rtol=1e-6, atol=0, equal_nan=True))  # quotients of float32
 
@@ -161,19 +178,21 @@ def _loss_of_quality(name: str, difference_percent: float) -> float:
     return difference_percent if name in _LOWER_IS_BETTER else -difference_percent
 
 
-def _measured(metrics: dict[str, Figures]) -> list[str]:
+def _measured(metrics: dict[str, Statistics]) -> list[str]:
     return [name for name, one in metrics.items() if one["difference_percent"] is not None]
 
 
-def _finite(first: Values, second: Values) -> tuple[Values, Values]:
+def _finite(
+    first: Float64[np.ndarray, "n"], second: Float64[np.ndarray, "n"]
+) -> tuple[Float64[np.ndarray, "finite"], Float64[np.ndarray, "finite"]]:
     """Keep the pairs of which both are finite."""
     finite = np.isfinite(first) & np.isfinite(second)
     return first[finite], second[finite]
 
 
-def _mean(values: Values) -> float | None:
+def _mean(values: Float64[np.ndarray, "n"]) -> float | None:
     return float(values.mean()) if values.size else None
 
 
-def _sd(values: Values) -> float | None:
+def _sd(values: Float64[np.ndarray, "n"]) -> float | None:
     return float(values.std(ddof=1)) if values.size > 1 else None

@@ -1,4 +1,4 @@
-"""Training of a comparison: rounds and sweeps in step, recorded, resumed from the latest checkpoint."""
+"""Training of a comparison: rounds of FCF and sweeps of ALS in step, recorded and resumable."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,29 +9,33 @@ import numpy.typing as npt
 
 from fcf_jax.als import MAX_SWEEPS, MIN_SWEEPS, has_converged
 from fcf_jax.experiments.build.problem import Problem
-from fcf_jax.experiments.compare.assessment import Assessment, difference_between, metrics_of_builds
-from fcf_jax.experiments.compare.builds import Both, Builds
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves
+from fcf_jax.experiments.compare.replicates import (
+    Assessment,
+    Replicates,
+    States,
+    difference_between,
+    metrics_by_replicate,
+)
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
-from fcf_jax.experiments.loop import find_divergence
+from fcf_jax.experiments.loop import NEVER, Stop, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.recording import NEVER, Stop
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import ENVIRONMENT, write_environment
 
 CURVES = "curves.csv"
-_BLOCK_SWEEPS = 10  # where there are no rounds to keep in step with
+_BLOCK_SWEEPS = 10  # if there are no rounds, whose blocks sweeps follow otherwise
 
 
-class Outcome(NamedTuple):
-    """Both sides at their ends.
+class Trained(NamedTuple):
+    """Both sides at the end of training.
 
     Attributes:
-        federated: of the federations.
-        centralized: of ALS.
-        curves: of both over rounds and sweeps.
-        num_sweeps: of ALS.
-        num_unsettled: builds whose ALS has not converged.
+        federated: assessment of FCF.
+        centralized: assessment of ALS.
+        curves: losses, metrics and model differences over rounds and sweeps.
+        num_sweeps: sweeps of ALS.
+        num_unsettled: replicates whose ALS has not converged.
         starts: rounds, or sweeps, at which a process took over from another.
     """
 
@@ -43,40 +47,52 @@ class Outcome(NamedTuple):
     starts: list[int]
 
 
-class _Begun(NamedTuple):
-    """State of an earlier training that is resumed."""
+class _Start(NamedTuple):
+    """State that training starts from: the first one, or that of a checkpoint.
 
-    done: int  # rounds, or sweeps where there were more of them
-    both: Both
+    Attributes:
+        done: rounds done, or sweeps if there were more of them.
+        states: state of both sides.
+        curves: values before.
+        starts: rounds, or sweeps, at which a process took over from another.
+    """
+
+    done: int
+    states: States
     curves: Curves
     starts: list[int]
 
 
 class _Task(NamedTuple):
-    """What all steps of the training share."""
+    """Constants of the training, and the curves that it extends."""
 
-    builds: Builds
+    replicates: Replicates
     problem: Problem
     curves: Curves
 
-    def note_metrics(self, side: str, assessment: Assessment, done: int) -> None:
+    def put_metrics(self, side: str, assessment: Assessment, done: int) -> None:
         """Add the metrics of one side to the curves."""
         k = self.problem.config.evaluation.k
-        for name, of_builds in metrics_of_builds(assessment, k=k).items():
-            self.curves.put(side, name, done, of_builds)
+        for name, values in metrics_by_replicate(assessment, k=k).items():
+            self.curves.put(side, name, done, values)
 
-    def assess(self, both: Both, done: int) -> None:
-        """Add all metrics of both sides to the curves, and how far apart the sides are."""
-        federated = self.builds.assess(both.federated.item_factors)
-        centralized = self.builds.assess(both.centralized)
-        self.note_metrics(FEDERATED, federated, done)
-        self.note_metrics(CENTRALIZED, centralized, done)
-        for name, of_builds in difference_between(federated, centralized).items():
-            self.curves.put(BOTH, name, done, of_builds)
+    def put_losses(self, side: str, done: int, losses: jax.Array) -> None:
+        """Add the losses before each of these rounds, [replicates, rounds]; estimates if from cohorts."""
+        for index, values in enumerate(np.asarray(losses).T):
+            self.curves.put(side, "loss", done + index, values)
+
+    def assess(self, states: States, done: int) -> None:
+        """Add the metrics of both sides, and the differences of their models, to the curves."""
+        federated = self.replicates.assess(states.federated.item_factors)
+        centralized = self.replicates.assess(states.centralized)
+        self.put_metrics(FEDERATED, federated, done)
+        self.put_metrics(CENTRALIZED, centralized, done)
+        for name, values in difference_between(federated, centralized).items():
+            self.curves.put(BOTH, name, done, values)
 
 
-def train_builds(
-    builds: Builds,
+def train_replicates(
+    replicates: Replicates,
     problem: Problem,
     checkpoints: Checkpoints,
     folder: Path,
@@ -84,76 +100,79 @@ def train_builds(
     *,
     resume: bool = False,
     stop: Stop = NEVER,
-) -> Outcome:
-    """Run rounds and sweeps in step, then sweeps alone until ALS has converged in every build.
+) -> Trained:
+    """Run rounds and sweeps in step, then sweeps alone until ALS has converged in every replicate.
 
     Args:
-        builds: from `prepare_builds`.
-        problem: of the first build.
-        checkpoints: where to resume, if there is one.
+        replicates: from `prepare_replicates`.
+        problem: of the first replicate.
+        checkpoints: where to resume from, if there is a checkpoint.
         folder: where the curves are written.
-        progress: shows how far training is.
-        resume: whether a checkpoint is expected; if there is none, `progress` says so.
-        stop: entered while blocks run; what it yields is asked after each of them.
+        progress: shows the progress.
+        resume: whether a checkpoint is expected; without one, `progress` reports that training starts anew.
+        stop: entered while blocks run; yields a function that is called after each of them and returns True
+            to stop.
 
     Raises:
-        DivergedError: when a build diverged.
-        StoppedError: when a stop was asked for; a checkpoint is written.
-        CheckpointError: when the checkpoint is one of another comparison.
-        OSError: when something cannot be written.
+        DivergedError: if a replicate diverged.
+        StoppedError: if a stop was requested; a checkpoint is written.
+        CheckpointError: if the checkpoint belongs to another comparison.
+        OSError: if a file cannot be written.
     """
-    done, both, curves, starts = _begin(builds, problem, checkpoints, folder, progress, resume=resume)
-    task, schedule = _Task(builds, problem, curves), problem.schedule
-    write_environment(folder, resumed_from_rounds=starts)
-    with stop as is_asked_for:
+    start = _start(replicates, problem, checkpoints, folder, progress, resume=resume)
+    done, states, curves = start.done, start.states, start.curves
+    task, schedule = _Task(replicates, problem, curves), problem.schedule
+    write_environment(folder, resumed_from_rounds=start.starts)
+    with stop as is_stop_requested:
         for _, size in schedule.blocks(done=done, then_of=0 if schedule.num_rounds else _BLOCK_SWEEPS):
-            if _is_over(curves, done, num_rounds=schedule.num_rounds):
+            if _is_finished(curves, done, num_rounds=schedule.num_rounds):
                 break
-            both = _advance(task, both, done, size)
+            states = _advance(task, states, done, size)
             done += size
             if done <= schedule.num_rounds and schedule.is_evaluation_due(done):
-                task.assess(both, done)
+                task.assess(states, done)
             curves.write(folder / CURVES)
             _show(progress, task, done)
-            stops = is_asked_for()
+            stops = is_stop_requested()
             if stops or schedule.is_checkpoint_due(done, size):
-                checkpoints.save(done, both)
+                checkpoints.save(done, states)
             if stops:
-                raise StoppedError(f"after {done} rounds or sweeps of each build")
+                raise StoppedError(f"after {done} rounds or sweeps of each replicate")
     num_unsettled = int(np.sum(~_is_settled(curves, done)))
-    federated, centralized = builds.assess(both.federated.item_factors), builds.assess(both.centralized)
-    task.note_metrics(FEDERATED, federated, schedule.num_rounds)
-    task.note_metrics(CENTRALIZED, centralized, done)
+    federated = replicates.assess(states.federated.item_factors)
+    centralized = replicates.assess(states.centralized)
+    task.put_metrics(FEDERATED, federated, schedule.num_rounds)
+    task.put_metrics(CENTRALIZED, centralized, done)
     curves.write(folder / CURVES)
-    return Outcome(federated, centralized, curves, done, num_unsettled, starts)
+    return Trained(federated, centralized, curves, done, num_unsettled, start.starts)
 
 
-def _begin(
-    builds: Builds,
+def _start(
+    replicates: Replicates,
     problem: Problem,
     checkpoints: Checkpoints,
     folder: Path,
     progress: ProgressLine,
     *,
     resume: bool,
-) -> _Begun:
-    """Read where an earlier process stopped, or assess the start."""
-    start = builds.start()
-    restored = checkpoints.latest(start)
+) -> _Start:
+    """Restore the latest checkpoint, otherwise assess the first state."""
+    first = replicates.start()
+    restored = checkpoints.latest(first)
     if restored is not None:
-        done, both = restored.done, restored.state
-        progress.say(f"resuming after {done} rounds or sweeps of each build")
+        done, states = restored.done, restored.state
+        progress.say(f"resuming after {done} rounds or sweeps of each replicate")
         starts = [*ENVIRONMENT.read(folder)["resumed_from_rounds"], done]
-        return _Begun(done, builds.place(both), _read_curves(folder / CURVES, done=done), starts)
+        return _Start(done, replicates.place(states), _read_curves(folder / CURVES, done=done), starts)
     if resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
     curves = Curves()
-    _Task(builds, problem, curves).assess(start, 0)
-    return _Begun(0, start, curves, [])
+    _Task(replicates, problem, curves).assess(first, 0)
+    return _Start(0, first, curves, [])
 
 
 def _read_curves(path: Path, *, done: int) -> Curves:
-    """Read what belongs to a checkpoint; a process that was killed may have left more."""
+    """Read the curves up to a checkpoint; a killed process may have written more."""
     try:
         curves = read_curves(path, until=done)
     except (OSError, ValueError, KeyError) as error:
@@ -165,8 +184,8 @@ def _read_curves(path: Path, *, done: int) -> Curves:
     return curves
 
 
-def _is_over(curves: Curves, done: int, *, num_rounds: int) -> bool:
-    """Return whether all rounds are done, and ALS has converged in every build or never will."""
+def _is_finished(curves: Curves, done: int, *, num_rounds: int) -> bool:
+    """Return True if all rounds are done and ALS has converged, or never will, in every replicate."""
     if done < max(num_rounds, MIN_SWEEPS):
         return False
     is_broken = ~np.isfinite(curves.get(CENTRALIZED, "loss").values[done - 1])
@@ -174,36 +193,30 @@ def _is_over(curves: Curves, done: int, *, num_rounds: int) -> bool:
 
 
 def _is_settled(curves: Curves, done: int) -> np.bool_ | npt.NDArray[np.bool_]:
-    """Return whether ALS has converged, for every build."""
+    """Return for each replicate whether ALS has converged."""
     before, after = curves.get(CENTRALIZED, "loss").values[done - 2 : done]
     return has_converged(before, after)
 
 
-def _advance(task: _Task, both: Both, done: int, size: int) -> Both:
-    """Add sweeps, and rounds as long as there are any left."""
-    federated, centralized = both
+def _advance(task: _Task, states: States, done: int, size: int) -> States:
+    """Run a block of sweeps, and of rounds if any are left."""
+    federated, centralized = states.federated, states.centralized
     if done < task.problem.schedule.num_rounds:
-        federated, info = task.builds.run(federated, size)
-        _note_losses(task.curves, FEDERATED, done, info.loss)
+        federated, info = task.replicates.run(federated, size)
+        task.put_losses(FEDERATED, done, info.loss)
         _refuse_divergence(task)
-    centralized, losses = task.builds.sweep(centralized, size)
-    _note_losses(task.curves, CENTRALIZED, done, losses)
-    return Both(federated, centralized)
-
-
-def _note_losses(curves: Curves, side: str, done: int, losses: jax.Array) -> None:
-    """Add the losses before each of these rounds, [builds, rounds]; of a cohort they are estimates."""
-    for index, of_builds in enumerate(np.asarray(losses).T):
-        curves.put(side, "loss", done + index, of_builds)
+    centralized, losses = task.replicates.sweep(centralized, size)
+    task.put_losses(CENTRALIZED, done, losses)
+    return States(federated, centralized)
 
 
 def _refuse_divergence(task: _Task) -> None:
     is_guarded = task.problem.config.server.row.is_guarded
-    for build, losses in enumerate(task.curves.get(FEDERATED, "loss").values.T.tolist()):
+    for replicate, losses in enumerate(task.curves.get(FEDERATED, "loss").values.T.tolist()):
         divergence = find_divergence(losses, is_guarded=is_guarded)
         if divergence is not None:
             raise DivergedError(
-                f"build {build} diverged in round {divergence.round} (loss {divergence.loss:g}); "
+                f"replicate {replicate} diverged in round {divergence.round} (loss {divergence.loss:g}); "
                 f"{task.problem.divergence_remedy}"
             )
 
@@ -215,7 +228,7 @@ def _show(progress: ProgressLine, task: _Task, done: int) -> None:
         for name in ("loss", task.problem.map_name)
     )
     status = (
-        f"{config.comparison.num_builds} builds, FCF / ALS: loss {losses[0]:.6g} / {losses[1]:.6g}  "
+        f"{config.comparison.num_builds} replicates, FCF / ALS: loss {losses[0]:.6g} / {losses[1]:.6g}  "
         f"MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
     )
     if done <= num_rounds:

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 from fcf_jax.experiments.config.problems import (
     Facts,
-    clients_to_adapt_clipping,
     overflowing_sum,
     revealing_cohorts,
+    small_adaptive_cohort,
     unaccountable_noise,
     unknown_metric,
     unknown_set,
@@ -62,6 +62,18 @@ def check(config: ExperimentConfig, command: Command | None = None, facts: Facts
             raise ConfigError(row.message(config, known))
 
 
+def _computed(
+    key: str,
+    describe: Callable[[ExperimentConfig, Facts], str],
+    remedy: str = "",
+    *,
+    commands: tuple[Command, ...] | None = None,
+    when: Literal["config", "data"] = "config",
+) -> _Check:
+    """Make a row for a mistake of a key that a function of `problems` finds and describes."""
+    return _Check(describe, lambda c, f: f"{key}: {describe(c, f)}{remedy}", commands, when)
+
+
 def _cohort_size(config: ExperimentConfig, facts: Facts) -> int:
     return config.federation.cohort_size or facts.num_users
 
@@ -89,7 +101,7 @@ _CHECKS = (
         lambda c, f: c.data.source == "simulated" and c.data.path is not None,
         'data.path: set, but data.source is "simulated"; leave out one of them',
     ),
-    _Check(lambda c, f: unknown_set(c), lambda c, f: f"data.name: {unknown_set(c)}"),
+    _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,
         'data.name: set, but data.source is "simulated"; leave out one of them',
@@ -158,9 +170,9 @@ _CHECKS = (
         lambda c, f: f"tuning.regularization: expected [low, high], got {c.tuning.regularization}; swap them",
         commands=("tune",),
     ),
-    _Check(
-        lambda c, f: unknown_metric(c),
-        lambda c, f: f"tuning.metric: {unknown_metric(c)}",
+    _computed(
+        "tuning.metric",
+        lambda c, f: unknown_metric(c.tuning.metric, k=c.evaluation.k),
         commands=("tune",),
     ),
     _Check(
@@ -274,18 +286,15 @@ _CHECKS = (
         ),
         when="data",
     ),
-    _Check(unaccountable_noise, lambda c, f: f"privacy: {unaccountable_noise(c, f)}", when="data"),
-    _Check(
-        lambda c, f: (
-            c.privacy.has_noise
-            and c.privacy.clipping == "adaptive"
-            and _cohort_size(c, f) <= clients_to_adapt_clipping(c, f)
-        ),
-        lambda c, f: (
-            "privacy.clipping: adaptive needs a cohort of more than "
-            f"{clients_to_adapt_clipping(c, f):.0f} clients, got {_cohort_size(c, f)}; "
-            'set privacy.clipping = "static"'
-        ),
+    _computed(
+        "privacy",
+        lambda c, f: unaccountable_noise(c.privacy, c.federation, num_users=f.num_users),
+        when="data",
+    ),
+    _computed(
+        "privacy.clipping",
+        lambda c, f: small_adaptive_cohort(c.privacy, c.federation, num_users=f.num_users),
+        '; set privacy.clipping = "static"',
         when="data",
     ),
     _Check(
@@ -304,18 +313,19 @@ _CHECKS = (
         ),
         when="data",
     ),
-    _Check(
-        overflowing_sum,
-        lambda c, f: f"privacy.fraction_bits: {overflowing_sum(c, f)}",
+    _computed(
+        "privacy.fraction_bits",
+        lambda c, f: overflowing_sum(
+            c.privacy.fraction_bits, f.bounds, max_clients=c.federation.largest_cohort(f.num_users)
+        ),
         commands=("run", "compare"),
         when="data",
     ),
-    _Check(
-        revealing_cohorts,
-        lambda c, f: (
-            f"privacy.min_cohort: {revealing_cohorts(c, f)}; change federation.cohort_size (unset = "
-            "everybody), run fewer rounds, or lower it, which protects less"
-        ),
+    _computed(
+        "privacy.min_cohort",
+        lambda c, f: revealing_cohorts(c.privacy, c.federation, f),
+        "; change federation.cohort_size (unset = all clients), run fewer rounds, "
+        "or lower it, which protects less",
         commands=("run", "compare"),
         when="data",
     ),

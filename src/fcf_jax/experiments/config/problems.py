@@ -1,4 +1,7 @@
-"""Problems of a configuration that take a computation to find: each function describes one, or returns ""."""
+"""Mistakes in a configuration that take a computation to find.
+
+Each function returns a description of the mistake, or "" if there is none.
+"""
 
 import difflib
 from functools import partial
@@ -13,27 +16,27 @@ from fcf_jax.core.records import Pieces
 from fcf_jax.core.sampling import draw_cohort
 from fcf_jax.data.known_sets import known_set
 from fcf_jax.evaluation.metrics import metric_names
-from fcf_jax.experiments.config.protection import protection_of
-from fcf_jax.experiments.config.schema import ExperimentConfig, FederationConfig
+from fcf_jax.experiments.config.protection import noise_multiplier_of
+from fcf_jax.experiments.config.schema import FederationConfig, PrivacyConfig
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
 
 
 class Facts(NamedTuple):
-    """What checks need to know about the training data.
+    """Facts about the training data that checks need.
 
     Attributes:
         num_users: users of the training set.
         num_items: items of the training set.
         num_interactions: interactions of the training set.
-        bounds: the largest number of each piece that clients send; None where rounds are summed in floats.
-        num_builds: seeds, from `federation.seed` on, whose cohorts are drawn.
+        bounds: of the numbers of each piece that clients send; None if rounds are summed in floating point.
+        num_replicates: replicates that are trained, with seeds from `federation.seed` on.
     """
 
     num_users: int
     num_items: int
     num_interactions: int
     bounds: Pieces[float] | None = None
-    num_builds: int = 1
+    num_replicates: int = 1
 
     @property
     def largest_rank(self) -> int:
@@ -41,61 +44,65 @@ class Facts(NamedTuple):
         return min(self.num_users, self.num_items)
 
 
-def unknown_set(config: ExperimentConfig) -> str:
-    """Describe a data set that is not known by its name."""
+def unknown_set(name: str | None) -> str:
+    """Describe a data set whose name is unknown."""
     try:
-        if config.data.name is not None:
-            known_set(config.data.name)
+        if name is not None:
+            known_set(name)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def unknown_metric(config: ExperimentConfig) -> str:
-    """Describe a metric that evaluation does not compute, with the nearest that it does."""
-    metric, names = config.tuning.metric, metric_names(config.evaluation.k)
+def unknown_metric(metric: str | None, *, k: int) -> str:
+    """Describe a metric that is not computed, and name the most similar one that is."""
+    names = metric_names(k)
     if metric is None or metric in names:
         return ""
     nearest = difflib.get_close_matches(metric, names, n=1, cutoff=0.0)[0]
     return f"unknown metric {metric}; did you mean {nearest}?"
 
 
-def unaccountable_noise(config: ExperimentConfig, facts: Facts) -> str:
-    """Describe why noise cannot be accounted for, or not be calibrated."""
+def unaccountable_noise(privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int) -> str:
+    """Describe why noise cannot be accounted for or calibrated."""
     try:
-        protection_of(config, num_users=facts.num_users)
+        if privacy.has_noise:
+            noise_multiplier_of(privacy, federation, num_users=num_users)
     except (ImportError, ValueError) as error:
         return str(error)
     return ""
 
 
-def clients_to_adapt_clipping(config: ExperimentConfig, facts: Facts) -> float:
-    """Return ten times the noise multiplier; a cohort with no more clients counts the clipped too noisily."""
-    protection = protection_of(config, num_users=facts.num_users)
-    return 0.0 if protection is None else 10 * protection.noise_multiplier
-
-
-def overflowing_sum(config: ExperimentConfig, facts: Facts) -> str:
-    """Describe a sum in fixed point that could overflow."""
-    if facts.bounds is None:
+def small_adaptive_cohort(privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int) -> str:
+    """Describe a cohort with too few clients to adapt clipping: their noised count would be too noisy."""
+    if not privacy.has_noise or privacy.clipping == "static":
         return ""
-    max_clients, bits = config.federation.largest_cohort(facts.num_users), config.privacy.fraction_bits
+    cohort_size = federation.cohort_size or num_users
+    least = 10 * noise_multiplier_of(privacy, federation, num_users=num_users)
+    if cohort_size > least:
+        return ""
+    return f"adaptive needs a cohort of more than {least:.0f} clients, got {cohort_size}"
+
+
+def overflowing_sum(fraction_bits: int | None, bounds: Pieces[float] | None, *, max_clients: int) -> str:
+    """Describe a sum in fixed point that could overflow."""
+    if bounds is None:
+        return ""
     try:
-        check_formats(formats_of(facts.bounds, bits, max_clients=max_clients), max_clients=max_clients)
+        check_formats(formats_of(bounds, fraction_bits, max_clients=max_clients), max_clients=max_clients)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def revealing_cohorts(config: ExperimentConfig, facts: Facts) -> str:
+def revealing_cohorts(privacy: PrivacyConfig, federation: FederationConfig, facts: Facts) -> str:
     """Describe cohorts whose secure sums would reveal too much: too small, or nearly the same."""
-    if not config.privacy.row.sums_securely:
+    if not privacy.row.sums_securely:
         return ""
-    first, num_users = config.federation.seed, facts.num_users
     try:
-        for seed in range(first, first + facts.num_builds):
-            cohorts = _cohorts_drawn(config.federation, seed=seed, num_users=num_users)
-            check_cohorts(cohorts, num_users=num_users, min_cohort=config.privacy.min_cohort)
+        for seed in range(federation.seed, federation.seed + facts.num_replicates):
+            cohorts = _cohorts_drawn(federation, seed=seed, num_users=facts.num_users)
+            check_cohorts(cohorts, num_users=facts.num_users, min_cohort=privacy.min_cohort)
     except ValueError as error:
         return str(error)
     return ""

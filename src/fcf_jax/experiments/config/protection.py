@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jaxtyping import Float
 
 from fcf_jax.channel import Link, Pieces, adaptive_clip_and_noise, clip_and_noise
-from fcf_jax.experiments.config.schema import ExperimentConfig, PrivacyConfig
+from fcf_jax.experiments.config.schema import ExperimentConfig, FederationConfig, PrivacyConfig
 from fcf_jax.privacy import accounting
 from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier
 
@@ -75,9 +75,6 @@ class Protection(NamedTuple):
 def protection_of(config: ExperimentConfig, *, num_users: int) -> Protection | None:
     """Resolve the differential privacy of a run; None without noise.
 
-    The noise is the configured sigma, otherwise the least that keeps epsilon and delta over all rounds,
-    calibrated once for each set of numbers in a process.
-
     Raises:
         ValueError: for sampling that cannot be accounted for, or numbers that no noise can keep.
         ImportError: without dp-accounting.
@@ -85,28 +82,20 @@ def protection_of(config: ExperimentConfig, *, num_users: int) -> Protection | N
     privacy, federation = config.privacy, config.federation
     if not privacy.has_noise:
         return None
-    participation, delta = participation_of(config, num_users=num_users), delta_of(privacy, num_users)
-    noise_multiplier = privacy.noise_multiplier
-    if noise_multiplier is None:
-        noise_multiplier = _calibrated(
-            participation,
-            epsilon=privacy.epsilon,
-            delta=delta,
-            num_rounds=max(federation.num_rounds, 1),
-            accountant=privacy.accountant,
-        )
     return Protection(
         privacy=privacy,
-        participation=participation,
+        participation=participation_of(privacy, federation, num_users=num_users),
         expected_cohort=federation.cohort_among(num_users) or num_users,
-        delta=delta,
+        delta=delta_of(privacy, num_users),
         num_rounds=federation.num_rounds,
-        noise_multiplier=noise_multiplier,
+        noise_multiplier=noise_multiplier_of(privacy, federation, num_users=num_users),
         clip_norms=_clip_norms(privacy, config.sent_pieces),
     )
 
 
-def participation_of(config: ExperimentConfig, *, num_users: int) -> Participation:
+def participation_of(
+    privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int
+) -> Participation:
     """Describe to the accountant who takes part in a round.
 
     With noise on each upload, a client is protected by its own noise and gains nothing from sampling.
@@ -114,11 +103,30 @@ def participation_of(config: ExperimentConfig, *, num_users: int) -> Participati
     Raises:
         ValueError: for sampling that cannot be accounted for.
     """
-    is_local = config.privacy.row.noise_on == "upload"
-    cohort_size = None if is_local else config.federation.cohort_size
-    sampling = config.federation.sampling
-    who = accounting.participation_of(sampling, num_users=num_users, cohort_size=cohort_size)
-    return with_item_counts(config.privacy, who)
+    cohort_size = None if privacy.row.noise_on == "upload" else federation.cohort_size
+    who = accounting.participation_of(federation.sampling, num_users=num_users, cohort_size=cohort_size)
+    return with_item_counts(privacy, who)
+
+
+def noise_multiplier_of(privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int) -> float:
+    """Return the configured sigma, otherwise the least that keeps epsilon and delta over all rounds.
+
+    Calibrated once for each set of numbers in a process.
+
+    Raises:
+        ValueError: for sampling that cannot be accounted for, or numbers that no noise can keep.
+        ImportError: without dp-accounting.
+    """
+    participation = participation_of(privacy, federation, num_users=num_users)
+    if privacy.noise_multiplier is not None:
+        return privacy.noise_multiplier
+    return _calibrated(
+        participation,
+        epsilon=privacy.epsilon,
+        delta=delta_of(privacy, num_users),
+        num_rounds=max(federation.num_rounds, 1),
+        accountant=privacy.accountant,
+    )
 
 
 def with_item_counts(privacy: PrivacyConfig, participation: Participation) -> Participation:

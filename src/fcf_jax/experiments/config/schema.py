@@ -402,6 +402,17 @@ class ExperimentConfig(_Section):
         privacy = self.privacy
         return privacy.row.sums_securely or (self.parallel.deterministic and not privacy.has_noise)
 
+    @property
+    def tuning_metric(self) -> str:
+        """Metric by which `fcf tune` decides: as configured, otherwise MAP, or RMSE for explicit ratings."""
+        default = "rmse" if self.data.feedback == "explicit" else f"map_at_{self.evaluation.k}"
+        return self.tuning.metric or default
+
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without keys that are unset."""
         return self.model_dump(exclude_none=True)
+
+    def by_key(self) -> dict[str, Any]:
+        """Return all values by key, such as "model.alpha"; None for keys that are unset."""
+        sections = self.model_dump().items()
+        return {f"{name}.{key}": value for name, section in sections for key, value in section.items()}

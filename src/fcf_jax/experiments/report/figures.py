@@ -24,7 +24,7 @@ _GRID_POINTS = 400
 _TAIL_PERCENT = 1.0  # of the users that a density leaves out, at either end
 
 Document = dict[str, Any]
-UserMetrics = dict[str, dict[str, np.ndarray]]  # side -> metric -> [builds, users]
+UserMetrics = dict[str, dict[str, np.ndarray]]  # side -> metric -> [replicates, users]
 
 
 class _Style(NamedTuple):
@@ -110,8 +110,8 @@ def _equivalence(document: Document) -> Figure:
     axes = figure.subplots()
     axes.axvspan(-margin, margin, color=_GREEN, alpha=0.15, linewidth=0, label=f"margin, ±{margin:g} %")
     axes.axvline(0, color=_GRAY, linewidth=0.8)
-    over_builds = _Style(_BLUE, "o", "none", "paired over the builds")
-    _draw_differences(axes, list(metrics.values()), 0.13, over_builds)
+    over_replicates = _Style(_BLUE, "o", "none", "paired over the replicates")
+    _draw_differences(axes, list(metrics.values()), 0.13, over_replicates)
     per_user = [found["per_user"] or {} for found in metrics.values()]
     _draw_differences(axes, per_user, -0.17, _Style(_VERMILLION, "D", "none", "paired over the users"))
     axes.set(
@@ -171,7 +171,7 @@ def _factors(curves: Curves) -> Figure:
 
 
 def _user_differences(document: Document, users: UserMetrics) -> Figure:
-    """Draw the density over users of the difference in each metric, averaged over the builds."""
+    """Draw the density over users of the difference in each metric, averaged over the replicates."""
     figure = _figure(9, 5.2)
     for axes, name in zip(figure.subplots(2, 3).flat, _shown_metrics(document["k"]), strict=True):
         axes.set(xlabel=f"difference in {_title(name)}", yticks=[])
@@ -276,7 +276,7 @@ def _with_reach(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, style: _Style) -> None:
-    """Draw the mean over the builds and one standard deviation around it, with markers if they are few."""
+    """Draw the mean over the replicates and one standard deviation around it, with markers if few."""
     if not values.size:
         return
     mean, sd = values.mean(axis=1), values.std(axis=1, ddof=min(values.shape[1] - 1, 1))

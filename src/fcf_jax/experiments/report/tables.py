@@ -32,18 +32,18 @@ Row = tuple[str, ...]
 def write_comparison_tables(
     folder: Path, document: Document, sides: dict[str, dict[str, np.ndarray]]
 ) -> None:
-    """Write `comparison.csv` (a row for each build, side and metric), `comparison.md` and `comparison.json`.
+    """Write `comparison.csv` (a row per replicate, side and metric), `comparison.md` and `comparison.json`.
 
     Args:
         folder: of the comparison.
         document: content of `comparison.json`.
-        sides: metrics of each side, an array over the builds for each.
+        sides: metrics of each side, an array over the replicates for each.
     """
     values = [
-        (build, side, name, value)
+        (replicate, side, name, value)
         for side, metrics in sides.items()
-        for name, of_builds in metrics.items()
-        for build, value in enumerate(of_builds.tolist())
+        for name, by_replicate in metrics.items()
+        for replicate, value in enumerate(by_replicate.tolist())
     ]
     table = _markdown(_comparison_title(document), _COMPARISON_COLUMNS, _comparison_rows(document))
     items, users, scores = (
@@ -77,7 +77,7 @@ def write_audit_tables(folder: Path, document: Document) -> None:
 
 
 def show_comparison(document: Document) -> None:
-    """Print the plain metrics over the builds, the legend, the verdict and the notes."""
+    """Print the plain metrics over the replicates, the legend, the verdict and the notes."""
     rows = [row for row in _comparison_rows(document) if not row[0].startswith("normalized_")]
     columns, *rows = ([*row[:_PER_USER], *row[_PER_USER + 1 :]] for row in (_COMPARISON_COLUMNS, *rows))
     _show_sparsely(_comparison_title(document), columns, rows, num_names=1)
@@ -144,10 +144,11 @@ def _conclusions(document: Document) -> list[str]:
 def _comparison_title(document: Document) -> str:
     is_everybody = document["cohort_size"] == document["num_users"]
     cohort = "all clients" if is_everybody else f"{document['cohort_size']} clients"
-    sizes = [_count(document[f"num_{what}s"], what) for what in ("build", "user", "item", "round", "sweep")]
-    builds, users, items, rounds, sweeps = sizes
+    replicates = _count(document["num_builds"], "replicate")
+    sizes = [_count(document[f"num_{what}s"], what) for what in ("user", "item", "round", "sweep")]
+    users, items, rounds, sweeps = sizes
     return (
-        f"{builds} of {users} x {items}, {document['num_train_interactions']} training interactions; "
+        f"{replicates} of {users} x {items}, {document['num_train_interactions']} training interactions; "
         f"K = {document['num_factors']}, alpha = {document['alpha']:g}, "
         f"lambda = {document['regularization']:g}; "
         f"{rounds} of {document['server_step']} with {cohort}, {sweeps} of ALS"
@@ -156,8 +157,8 @@ def _comparison_title(document: Document) -> str:
 
 def _comparison_legend(document: Document) -> str:
     return (
-        "Mean ± sd over the builds; difference relative to the mean of ALS, paired over the builds, and "
-        "paired over the users after averaging each user over the builds; TOST with a margin of "
+        "Mean ± sd over the replicates; difference relative to the mean of ALS, paired over them, and "
+        "paired over the users after averaging each user over them; TOST with a margin of "
         f"{document['margin_percent']:g} %. Normalised metrics that equal the plain ones are left out."
     )
 

@@ -15,51 +15,44 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from fcf_jax.experiments.build.held_out import HeldOut
-from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.report.figures import png_of
 from fcf_jax.experiments.report.tables import csv_text
 from fcf_jax.experiments.store.files import write_atomically
-from fcf_jax.experiments.store.run_directory import TRIALS, TUNED, write_config
-from fcf_jax.experiments.tune.study import finished, start_trial, values_of
-from fcf_jax.experiments.tune.tuning import Tuned, metric_of, value_at_start
+from fcf_jax.experiments.store.run_directory import CONFIG, TRIALS, TUNED
+from fcf_jax.experiments.tune.study import finished, params_of, start_trial
+from fcf_jax.experiments.tune.tuning import Tuned, value_at_start
 
 _PANEL = (3.0, 2.7)  # inches
 
 
-def write_tuning(folder: Path, config: ExperimentConfig, held_out: HeldOut, tuned: Tuned) -> None:
+def write_tuning(folder: Path, held_out: HeldOut, tuned: Tuned) -> None:
     """Write `config.toml`, `tuned.toml`, `trials.csv` and `tuning.png`.
 
     Args:
-        folder: of the study.
-        config: before tuning.
+        folder: of the studies.
         held_out: data that the trials were trained and validated on.
-        tuned: what `run_tuning` returned.
+        tuned: from `run_tuning`.
 
     Raises:
         OSError: if the folder cannot be written.
     """
-    write_config(folder, config)
-    header = _header(config, held_out, tuned)
+    CONFIG.write(folder, tuned.given.to_dict())
+    header = _header(held_out, tuned)
     write_atomically(folder / TUNED.name, f"{header}{tomli_w.dumps(tuned.config.to_dict())}".encode())
     write_atomically(folder / TRIALS.name, _trials_csv(tuned))
-    write_atomically(folder / "tuning.png", png_of(_figure(config, tuned)))
+    write_atomically(folder / "tuning.png", png_of(_figure(tuned)))
 
 
-def tuning_tables(config: ExperimentConfig, tuned: Tuned) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def tuning_tables(tuned: Tuned) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield a title and rows for each study: the starting and the best values."""
-    metric = metric_of(config)
-    for name, study in _studies(tuned).items():
+    for name, study in tuned.studies.items():
         start, best = start_trial(study), study.best_trial
-        rows = {key: (start.params[key], value) for key, value in values_of(best).items()}
-        rows[metric] = (value_at_start(study), best.value)
+        rows = {key: (start.params[key], value) for key, value in params_of(best).items()}
+        rows[tuned.metric] = (value_at_start(study), best.value)
         yield (
             f"{name}, by {'ALS' if name == 'model' else 'FCF'}: {_counts(study)}",
             [{"": key, "start": before, "best": after} for key, (before, after) in rows.items()],
         )
-
-
-def _studies(tuned: Tuned) -> dict[str, Study]:
-    return {name: study for name in ("model", "server") if (study := getattr(tuned, name)) is not None}
 
 
 def _counts(study: Study) -> str:
@@ -68,40 +61,41 @@ def _counts(study: Study) -> str:
     return f"{len(trials)} trials, {num_pruned} pruned"
 
 
-def _header(config: ExperimentConfig, held_out: HeldOut, tuned: Tuned) -> str:
+def _header(held_out: HeldOut, tuned: Tuned) -> str:
     """Return TOML comments on where the values come from."""
-    metric, validation = metric_of(config), held_out.validation
-    counts = "; ".join(f"{name}: {_counts(study)}" for name, study in _studies(tuned).items())
+    validation = held_out.validation
+    counts = "; ".join(f"{name}: {_counts(study)}" for name, study in tuned.studies.items())
     before = f"; as configured {tuned.start_value:.6g}" if tuned.start_value is not None else " (ALS)"
     return (
-        f"# Tuned by fcf tune, seed {config.tuning.seed}. {counts}.\n"
-        f"# {metric} on {validation.num_interactions} held-out interactions: {tuned.best_value:.6g}{before}\n"
+        f"# Tuned by fcf tune, seed {tuned.given.tuning.seed}. {counts}.\n"
+        f"# {tuned.metric} on {validation.num_interactions} held-out interactions: "
+        f"{tuned.best_value:.6g}{before}\n"
         f"# Data: training {held_out.train.fingerprint()[:16]}, "
         f"validation {validation.fingerprint()[:16]}.\n\n"
     )
 
 
 def _trials_csv(tuned: Tuned) -> bytes:
-    studies = _studies(tuned)
+    studies = tuned.studies
     keys = [key for study in studies.values() for key in start_trial(study).params]
     rows = []
     for name, study in studies.items():
         for trial in study.get_trials(deepcopy=False):
-            values = values_of(trial)
+            values = params_of(trial)
             state = trial.state.name.lower()
             rows.append((name, trial.number, state, trial.value, trial.last_step, *map(values.get, keys)))
     return csv_text(["stage", "trial", "state", "value", "last_step", *keys], rows)
 
 
-def _figure(config: ExperimentConfig, tuned: Tuned) -> Figure:
+def _figure(tuned: Tuned) -> Figure:
     """Draw a row for each study: its history, and the value against each parameter."""
-    studies = _studies(tuned)
+    studies = tuned.studies
     num_columns = 1 + max(len(start_trial(study).params) for study in studies.values())
     figure = Figure(figsize=(_PANEL[0] * num_columns, _PANEL[1] * len(studies)), layout="constrained")
     grid = figure.subplots(len(studies), num_columns, squeeze=False)
     for panels, (name, study) in zip(grid, studies.items(), strict=True):
         _draw_history(panels[0], study, name)
-        panels[0].set(ylabel=f"{metric_of(config)} (validation)")
+        panels[0].set(ylabel=f"{tuned.metric} (validation)")
         for axes, key in itertools.zip_longest(panels[1:], start_trial(study).params):
             if key is None:
                 axes.set_axis_off()
@@ -123,7 +117,7 @@ def _draw_history(axes: Axes, study: Study, name: str) -> None:
 
 def _draw_slice(axes: Axes, study: Study, key: str) -> None:
     distribution, trials = study.best_trial.distributions[key], finished(study)
-    places = [values_of(trial)[key] for trial in trials]
+    places = [params_of(trial)[key] for trial in trials]
     if isinstance(distribution, CategoricalDistribution):
         places = [distribution.choices.index(place) for place in places]
         axes.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])

@@ -131,10 +131,8 @@ def _records_until(done: int, folder: Path) -> list[Record]:
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Flatten the keys that decide about the outcome; the data are compared by fingerprint."""
-    sections = config.model_dump()
-    flat = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
-    return {key: value for key, value in flat.items() if not key.startswith(_WITHOUT_EFFECT)}
+    """Return the values that decide about the outcome, by key; the data are compared by fingerprint."""
+    return {key: value for key, value in config.by_key().items() if not key.startswith(_WITHOUT_EFFECT)}
 
 
 def _sha256(content: Any) -> str:

@@ -109,15 +109,10 @@ def claimed(folder: Path, config: ExperimentConfig, *, resume: bool = False) -> 
             refuse_used(folder)
         for left_over in folder.rglob(".*.tmp"):
             left_over.unlink(missing_ok=True)
-        write_config(folder, config)
+        CONFIG.write(folder, config.to_dict())
         yield
     finally:
         lock.release()
-
-
-def write_config(folder: Path, config: ExperimentConfig) -> None:
-    """Write the resolved configuration, which reproduces the run."""
-    CONFIG.write(folder, config.to_dict())
 
 
 def read_config(folder: Path) -> ExperimentConfig:

@@ -1,4 +1,4 @@
-"""Candidates side by side: models of one shape, trained and scored as one program.
+"""Candidates of a search side by side: models of one shape, trained and scored in one program.
 
     mesh = candidate_mesh(2)
     data = candidate_data(train, validation, mesh)
@@ -7,8 +7,8 @@
     batch = begin(learner, settings, mesh, num_places=2)
     batch, report = advance(learner, batch, data, [5, 5])
 
-A setting is a key of the configuration, its values are traced: another alpha, lambda or learning rate
-compiles nothing. What decides about shapes (K, the memory of a step) is part of the learner.
+A setting is a key of the configuration, whose values are traced: another alpha, lambda or learning rate
+compiles nothing. Numbers that decide about shapes (K, the memory of a step) are fixed in the learner.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,54 +31,88 @@ from fcf_jax.experiments.build.problem import Problem, model_of
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.parallel.batch import map_runs, run_mesh
 
-Settings = dict[str, Array]  # by key: a number for one candidate, [places] for a batch
+Settings = dict[str, Array]  # traced values by key: a number for one candidate, [places] for a batch
 
 
 class CandidateData(NamedTuple):
-    """What candidates learn from and are scored on."""
+    """Data that candidates are trained and scored on.
+
+    Attributes:
+        clients: training histories, packed.
+        items: the same interactions by item, for ALS.
+        validation: validation set.
+    """
 
     clients: PackedClients
-    items: PackedClients  # the same interactions, as ALS needs them
+    items: PackedClients
     validation: EvaluationData
 
 
 class Learner(NamedTuple):
-    """The training of one candidate, as pure functions of its settings."""
+    """Training of one candidate, as pure functions of its settings.
+
+    Attributes:
+        init: settings -> the first state.
+        step: (settings, state, data) -> the state after a sweep or a round, and the loss before it.
+        item_factors: state -> item factors.
+        score: (settings, item_factors, data) -> metrics on the validation set.
+    """
 
     init: Callable[[Settings], Any]
-    step: Callable[[Settings, Any, CandidateData], tuple[Any, Array]]  # a sweep or a round, and its loss
+    step: Callable[[Settings, Any, CandidateData], tuple[Any, Array]]
     item_factors: Callable[[Any], Array]
-    score: Callable[[Settings, Array, CandidateData], UserMetrics]  # of item factors
+    score: Callable[[Settings, Array, CandidateData], UserMetrics]
 
 
 class Report(NamedTuple):
-    """How candidates stand; zeros for those that took no step."""
+    """Scores of candidates; zeros for those that took no step.
 
-    metrics: UserMetrics  # on the validation set, [places, users]
-    loss: Float[Array, "*places"]  # before the last step
-    previous_loss: Float[Array, "*places"]  # before the last step but one; nan if there was none
-    is_finite: Bool[Array, "*places"]  # whether its item factors are
+    Attributes:
+        metrics: on the validation set, [places, users] each.
+        loss: before the last step.
+        previous_loss: before the last step but one; nan if there was none.
+        is_finite: whether the item factors are finite.
+    """
+
+    metrics: UserMetrics
+    loss: Float[Array, "*places"]
+    previous_loss: Float[Array, "*places"]
+    is_finite: Bool[Array, "*places"]
 
 
 class Batch(NamedTuple):
-    """Candidates and their settings, each leaf [places]; copies of the last one fill up what is left."""
+    """Candidates side by side; the last one is repeated in places that are left over.
+
+    Attributes:
+        states: of the learner, each leaf [places, ...].
+        settings: [places] each.
+        mesh: devices that share the places, along the axis "runs".
+    """
 
     states: Any
     settings: Settings
-    mesh: Mesh  # devices over which the places are split, along "runs"
+    mesh: Mesh
 
 
 def candidate_data(
     train: Interactions, validation: Interactions, mesh: Mesh, *, max_users: int | None = None, seed: int = 0
 ) -> CandidateData:
-    """Pack everything, and give it to every device of the mesh; options as for `evaluation_data`."""
+    """Pack training and validation set, and copy them to every device of the mesh.
+
+    Args:
+        train: training set.
+        validation: validation set.
+        mesh: from `candidate_mesh`.
+        max_users: users to score on, at most; None: all.
+        seed: of their sample.
+    """
     scored = evaluation_data(train, validation, max_users=max_users, seed=seed)
     data = CandidateData(pack_clients(train), pack_items(train), scored)
     return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
 
 
 def als_learner(problem: Problem, data: CandidateData) -> Learner:
-    """Set up centralised ALS; settings are keys of `model`."""
+    """Set up centralised ALS; its settings are keys of `model`."""
     start = problem.first_item_factors()
 
     def step(settings: Settings, item_factors: Array, data: CandidateData) -> tuple[Array, Array]:
@@ -95,7 +129,7 @@ def als_learner(problem: Problem, data: CandidateData) -> Learner:
 
 
 def federated_learner(problem: Problem, data: CandidateData) -> Learner:
-    """Set up the configured federation; settings are keys of `server`, except its memory."""
+    """Set up the configured federation; its settings are keys of `server`, except its memory."""
     num_rounds = problem.config.federation.num_rounds
 
     def federation_of(settings: Settings) -> Federation:
@@ -122,16 +156,19 @@ def federated_learner(problem: Problem, data: CandidateData) -> Learner:
 
 
 def candidate_mesh(num_candidates: int, *, max_devices: int | None = None) -> Mesh:
-    """Arrange a device for each candidate, or as many as there are, along one axis "runs"."""
+    """Arrange one device for each candidate, or all there are, along one axis "runs"."""
     available = jax.local_device_count()
     return run_mesh(min(num_candidates, available, max_devices or available))
 
 
 def begin(learner: Learner, settings: Mapping[str, Sequence[float]], mesh: Mesh, *, num_places: int) -> Batch:
-    """Start candidates; a batch with as many places as another runs the same program.
+    """Start candidates.
 
     Args:
+        learner: trains the candidates.
         settings: by key, a value for each of at most `num_places` candidates.
+        mesh: devices that share the places.
+        num_places: candidates that the compiled program is for; batches of equal size share it.
     """
     num_places = -(-num_places // mesh.size) * mesh.size
     on_device = {name: _filled(values, num_places) for name, values in settings.items()}
@@ -141,10 +178,14 @@ def begin(learner: Learner, settings: Mapping[str, Sequence[float]], mesh: Mesh,
 def advance(
     learner: Learner, batch: Batch, data: CandidateData, num_steps: Sequence[int]
 ) -> tuple[Batch, Report]:
-    """Let each candidate take some steps, and score those that did.
+    """Train each candidate for some steps, and score it.
 
     Args:
-        num_steps: of each candidate, 0 for those that are out; another number compiles nothing.
+        learner: trains the candidates.
+        batch: from `begin` or `advance`.
+        data: from `candidate_data`.
+        num_steps: sweeps or rounds of each candidate; 0 for those that have ended. Traced: another number
+            compiles nothing.
     """
     num_places = jax.tree.leaves(batch.states)[0].shape[0]
     steps = np.zeros(num_places, np.int32)
@@ -205,5 +246,5 @@ def _advance(
             num_steps > 0, lambda: train(state, settings, num_steps, data), lambda: (state, at_rest)
         )
 
-    at_a_time = 1 if jax.default_backend() == "cpu" else num_steps.shape[0]  # a CPU: in turn
+    at_a_time = 1 if jax.default_backend() == "cpu" else num_steps.shape[0]  # in turn on a CPU
     return map_runs(train_or_rest, (states, settings, num_steps), (data,), at_a_time=at_a_time, mesh=mesh)

@@ -1,4 +1,4 @@
-"""A search that survives its process: an optuna study in a journal file, asked for batches of one shape."""
+"""Searches of `fcf tune`: start and space, and an optuna study in a journal that outlives its process."""
 
 import warnings
 from pathlib import Path
@@ -6,59 +6,129 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from fcf_jax.experiments.config.schema import ModelConfig, ServerConfig, TuningConfig
 from fcf_jax.experiments.errors import ConfigError
-from fcf_jax.experiments.tune.search_space import SHAPES, Space, Values
 
 FILE = "study.log"
+SHAPES = ("model.num_factors", "server.memory")  # keys that decide about shapes: one value in a batch
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_DIGITS = 4  # of a value that is tried: enough to tell settings apart, and a config stays readable
+_DIGITS = 4  # significant digits of a tried value: enough for distinct trials, and easy to read
+_MEMORIES = [0, 2, 5, 10]
+_RATE_FACTOR = 10.0  # learning rates are tried up to this factor above and below the step's default
+_RANGES = {  # key -> low, high, whether logarithmic
+    "server.b1": (0.0, 0.95, False),
+    "server.b2": (0.9, 0.999, False),
+    "server.confidence_factor": (0.5, 5.0, False),  # 1 is bold, 3 is safe on MovieLens
+    "server.initial_damping": (0.5, 8.0, True),
+}
 
 Direction = Literal["minimize", "maximize"]
+Params = dict[str, Any]  # values by key of the configuration, such as "model.alpha"
+Space = dict[str, BaseDistribution]  # by key
 
 
 class Search(NamedTuple):
-    """One search: where it starts, over what, for how many trials of how many steps."""
+    """A search, from which its study follows.
+
+    Attributes:
+        name: of the study.
+        start: values of the first trial.
+        space: a distribution for each key of the start.
+        num_trials: finished trials that end the search.
+        num_steps: sweeps or rounds of a trial, at most.
+        facts: what a resumed search must have in common with the one that began the study, by name.
+        direction: whether the metric is to be minimized or maximized.
+        seed: of the samplers.
+    """
 
     name: str
-    start: Values
+    start: Params
     space: Space
     num_trials: int
-    num_steps: int  # sweeps or rounds of a trial, at most
-    facts: dict[str, Any]  # what must be the same when the search is resumed, by key
+    num_steps: int
+    facts: dict[str, Any]
     direction: Direction
     seed: int
 
 
+def model_start(model: ModelConfig, feedback: str) -> Params:
+    """Return the configured K, alpha (for implicit feedback only) and lambda."""
+    alpha = {} if feedback == "explicit" else {"model.alpha": model.alpha}
+    return {
+        "model.num_factors": model.num_factors,
+        **alpha,
+        "model.regularization": model.regularization,
+    }
+
+
+def server_start(server: ServerConfig) -> Params:
+    """Return the numbers that the server step uses: as configured, otherwise the defaults of the step."""
+    resolved = {"learning_rate": "rate", "confidence_factor": "factor"}  # properties that fill in defaults
+    keys = list(server.row.tuned)
+    if server.decay == "cosine":
+        keys.append("server.final_learning_rate")
+    names = {key: key.partition(".")[2] for key in keys}
+    return {key: getattr(server, resolved.get(name, name)) for key, name in names.items()}
+
+
+def space_around(start: Params, tuning: TuningConfig, server: ServerConfig) -> Space:
+    """Return a distribution for each key of the start, wide enough to contain the start.
+
+    Starts on a logarithmic scale are above 0, which the checks for "tune" guarantee.
+
+    Args:
+        start: from `model_start` or `server_start`.
+        tuning: ranges of the model's keys.
+        server: whose default learning rate is the middle of the range.
+    """
+    rate = server.row.learning_rate or 0.0
+    choices = {"model.num_factors": tuning.num_factors, "server.memory": _MEMORIES}
+    ranges = _RANGES | {
+        "model.alpha": (*tuning.alpha, True),
+        "model.regularization": (*tuning.regularization, True),
+        "server.learning_rate": (rate / _RATE_FACTOR, rate * _RATE_FACTOR, True),
+        "server.final_learning_rate": (0.0, rate / _RATE_FACTOR, False),
+    }
+    space: Space = {}
+    for key, value in start.items():
+        if key in choices:
+            space[key] = CategoricalDistribution(sorted({*choices[key], value}))
+        else:
+            low, high, is_logarithmic = ranges[key]
+            space[key] = FloatDistribution(min(low, value), max(high, value), log=is_logarithmic)
+    return space
+
+
 def journal(folder: Path) -> BaseStorage:
-    """Open the studies of a folder that this process has claimed (`run_directory.claimed`).
+    """Open the studies of a folder that this process has locked (`run_directory.claimed`).
 
     Raises:
-        ValueError: when the file is damaged.
+        ValueError: if the file is damaged.
     """
     path = folder / FILE
     _drop_torn_line(path)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_LockedAlready(str(path))))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_AlreadyLocked(str(path))))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected an intact study, got {error}; start anew") from error
+        raise ValueError(f"{path}: expected an intact study, got {error}; choose another --out") from error
 
 
 def open_study(storage: BaseStorage, search: Search) -> Study:
-    """Open or begin the study of a search; trials that a killed process left behind are to be tried again.
+    """Open or create the study of a search, and enqueue the trials that a killed process left unfinished.
 
-    `MedianPruner`, as the curves of candidates are alike and seldom cross, and it needs no budget for
-    brackets, which a few tens of trials could not fill (Hyperband). Nothing is pruned before five trials
-    have ended, nor in the first quarter of a trial.
+    `MedianPruner` suits learning curves that are alike and seldom cross; Hyperband's brackets would need
+    more than a few tens of trials. Nothing is pruned before five trials have ended, nor in the first quarter
+    of a trial.
 
     Raises:
-        ConfigError: for a study that was begun with another configuration or other data.
+        ConfigError: if the study was begun with another configuration or other data.
     """
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=search.num_steps // 4)
     if search.name in optuna.get_all_study_names(storage):
@@ -69,26 +139,26 @@ def open_study(storage: BaseStorage, search: Search) -> Study:
         )
     if "facts" not in study.user_attrs:
         study.set_user_attr("facts", search.facts)
-    _refuse_other(study.user_attrs["facts"], search.facts)
+    _check_facts(study.user_attrs["facts"], search.facts)
     if not study.trials:
         study.enqueue_trial(search.start, user_attrs={"is_start": True})
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(left.number, state=TrialState.FAIL)
         if left.user_attrs.get("is_start"):
             study.enqueue_trial(search.start, user_attrs={"is_start": True})
-        elif left.params.keys() == search.space.keys():  # else it was killed while being asked for
+        elif left.params.keys() == search.space.keys():  # otherwise the process was killed while sampling
             study.enqueue_trial(left.params)
     return study
 
 
 def ask(study: Study, search: Search, *, batch_size: int) -> list[Trial]:
-    """Ask for trials that agree in shape: the first decides, the others try other numbers.
+    """Sample a batch of trials of one shape: the first trial decides it, the others vary the other numbers.
 
-    The first batches take the shapes in turn, at random otherwise, so that none is judged unseen; then the
-    tree-structured Parzen estimator, told to keep away from trials that still run (constant liar). The
-    seed of a trial counts what is finished: a resumed search goes on as if nothing had happened.
+    The first batches take each shape once, with random numbers, so that every shape is seen; later ones come
+    from the tree-structured Parzen estimator, which keeps away from trials that still run (constant liar).
+    Seeds derive from the number of finished trials, so that a resumed search continues unchanged.
     """
-    num_done, shapes = num_finished(study), _shapes(search)
+    num_done, shapes = len(finished(study)), _shapes(search)
     turn = num_done // batch_size
     shape = shapes[turn] if turn < len(shapes) else {}
     trials: list[Trial] = []
@@ -101,17 +171,12 @@ def ask(study: Study, search: Search, *, batch_size: int) -> list[Trial]:
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """Return the trials that count: completed, or pruned."""
+    """Return the completed and the pruned trials."""
     return study.get_trials(deepcopy=False, states=_FINISHED)
 
 
-def num_finished(study: Study) -> int:
-    """Count the trials that count."""
-    return len(finished(study))
-
-
 def best_trial(study: Study) -> FrozenTrial | None:
-    """Return the best trial that was completed; of equals the first."""
+    """Return the best completed trial, the first of equals; None if there is none."""
     is_complete = any(trial.state == TrialState.COMPLETE for trial in finished(study))
     return study.best_trial if is_complete else None
 
@@ -121,15 +186,15 @@ def start_trial(study: Study) -> FrozenTrial:
     return next(trial for trial in finished(study) if trial.user_attrs.get("is_start"))
 
 
-def values_of(trial: Trial | FrozenTrial) -> Values:
-    """Return what is tried, rounded to a few digits; the start as it was configured."""
+def params_of(trial: Trial | FrozenTrial) -> Params:
+    """Return the values of a trial, rounded to a few digits; those of the start as configured."""
     if trial.user_attrs.get("is_start"):
         return trial.params
     return {name: _rounded(value) for name, value in trial.params.items()}
 
 
-class _LockedAlready(JournalFileOpenLock):
-    """For a journal of one process: the folder is locked as long as it runs, and no longer."""
+class _AlreadyLocked(JournalFileOpenLock):
+    """Lock that does nothing: this process holds the lock of the folder."""
 
     def acquire(self) -> bool:
         return True
@@ -139,13 +204,13 @@ class _LockedAlready(JournalFileOpenLock):
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off what a process that was killed while writing left behind the last whole line."""
+    """Remove an incomplete last line, left by a process that was killed while writing."""
     if path.is_file() and not (content := path.read_bytes()).endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-def _refuse_other(begun: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_facts(begun: dict[str, Any], now: dict[str, Any]) -> None:
     for name in begun | now:
         if begun.get(name) != now.get(name):
             raise ConfigError(
@@ -154,8 +219,8 @@ def _refuse_other(begun: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
-def _shapes(search: Search) -> list[Values]:
-    """List the shapes, that of the start first; a search has at most one key that decides about them."""
+def _shapes(search: Search) -> list[Params]:
+    """List the shapes, that of the start first; a space has at most one key of `SHAPES`."""
     return [
         {name: choice}
         for name, distribution in search.space.items()
@@ -164,7 +229,7 @@ def _shapes(search: Search) -> list[Values]:
     ]
 
 
-def _sampler(shape: Values, seeds: list[int], *, num_random: int) -> BaseSampler:
+def _sampler(shape: Params, seeds: list[int], *, num_random: int) -> BaseSampler:
     seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
     with warnings.catch_warnings():  # optuna has called these experimental for years
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

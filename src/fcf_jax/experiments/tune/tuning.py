@@ -1,6 +1,6 @@
-"""Bayesian optimisation as the paper does it: the model by centralised ALS, then the server's step by FCF.
+"""`fcf tune`: Bayesian optimization as in the paper, of the model by ALS and then of the server step.
 
-Everything is measured on the validation set; the test set is not here (`held_out`).
+Candidates are scored on the validation set; the test set is not loaded here (`held_out`).
 
 References:
     arXiv:1901.09888, the choice of hyperparameters.
@@ -9,7 +9,7 @@ References:
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optuna
@@ -38,137 +38,205 @@ from fcf_jax.experiments.tune.candidates import (
     candidate_mesh,
     federated_learner,
 )
-from fcf_jax.experiments.tune.search_space import SHAPES, Values, model_start, server_start, space_around
 from fcf_jax.experiments.tune.study import (
+    SHAPES,
     Direction,
+    Params,
     Search,
     ask,
     best_trial,
-    num_finished,
+    finished,
+    model_start,
     open_study,
+    params_of,
+    server_start,
+    space_around,
     start_trial,
-    values_of,
 )
 
 _REPORTS = 8  # of a trial, at each of which it may be pruned
-MAY_CHANGE = ("parallel.", "data.path", "checkpoint.", "tuning.num_server_trials")  # as a study goes on
+MAY_CHANGE = ("parallel.", "data.path", "checkpoint.", "tuning.num_server_trials")  # when a study is resumed
 
 
 class Tuned(NamedTuple):
-    """The outcome; a value is that of the metric on the validation set."""
+    """Result of tuning; values are those of the metric on the validation set.
 
-    config: ExperimentConfig  # as given, with the best values
-    model: Study | None  # by ALS
-    server: Study | None  # by federations with the best model
-    start_value: float | None  # of the federation as given; None where no server step was tried
-    best_value: float  # of the federation as tuned; of ALS where no server step was tried
+    Attributes:
+        given: configuration before tuning.
+        config: the same with the best values.
+        model: study by ALS; None if the model was not tuned.
+        server: study by federations with the best model; None if the server step was not tuned.
+        start_value: value of the federation before tuning; None if the server step was not tuned.
+        best_value: value of the federation after tuning, of ALS if the server step was not tuned.
+    """
+
+    given: ExperimentConfig
+    config: ExperimentConfig
+    model: Study | None
+    server: Study | None
+    start_value: float | None
+    best_value: float
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that decides."""
+        return self.given.tuning_metric
+
+    @property
+    def studies(self) -> dict[str, Study]:
+        """The studies by name: "model" and "server", if there are any."""
+        studies = {"model": self.model, "server": self.server}
+        return {name: study for name, study in studies.items() if study is not None}
 
 
 class _Stage(NamedTuple):
-    """How trials are trained."""
+    """Training of the trials of one study.
+
+    Attributes:
+        name: of the study.
+        make_learner: sets up the training of a candidate.
+        num_trials: finished trials that end the stage.
+        num_steps: sweeps or rounds of a trial, at most.
+        stops_early: whether a trial ends when its loss has converged.
+    """
 
     name: str
     make_learner: Callable[[Problem, CandidateData], Learner]
     num_trials: int
-    num_steps: int  # sweeps or rounds of a trial, at most
-    stops_early: bool  # once its loss hardly falls
+    num_steps: int
+    stops_early: bool
 
 
 class _Task(NamedTuple):
-    """What all stages share."""
+    """Constants of all stages.
 
-    config: ExperimentConfig
+    Attributes:
+        held_out: training and validation set.
+        data: the same, packed on every device of the mesh.
+        mesh: devices that share the candidates.
+        storage: of the studies.
+        progress: shows the progress.
+        metric: that decides.
+        k: length of the recommendation lists.
+        batch_size: candidates side by side.
+    """
+
     held_out: HeldOut
     data: CandidateData
     mesh: Mesh
     storage: BaseStorage
     progress: ProgressLine
+    metric: str
+    k: int
+    batch_size: int
 
+    @property
+    def direction(self) -> Direction:
+        """Whether the metric is to be minimized or maximized."""
+        return "minimize" if self.metric.endswith("rmse") else "maximize"
 
-def metric_of(config: ExperimentConfig) -> str:
-    """Name the metric that decides."""
-    by_feedback = "rmse" if config.data.feedback == "explicit" else f"map_at_{config.evaluation.k}"
-    return config.tuning.metric or by_feedback
+    def is_better(self, value: float, other: float) -> bool:
+        """Return whether a value of the metric is better than another; False for nan."""
+        return value < other if self.direction == "minimize" else value > other
 
 
 def run_tuning(
     config: ExperimentConfig, held_out: HeldOut, storage: BaseStorage, progress: ProgressLine
 ) -> Tuned:
-    """Tune the model, then the server's step on top of it; what is finished in the studies stays.
+    """Tune the model, then the server step on top of it; finished trials of the studies are kept.
 
-    The first trial of both searches is what is configured. At the end the federation that was found is
-    held against the configured one, so that the outcome is never worse than that on the validation set.
+    The first trial of each study has the configured values. At the end the tuned federation is compared
+    with the configured one, so that the result is never worse on the validation set.
 
     Args:
-        config: as `load_config` resolved it, checked for "tune".
-        held_out: what `load_held_out(config)` returned.
-        storage: where the studies are kept, from `study.journal`.
-        progress: where to say how far it is.
+        config: from `load_config`, checked for "tune".
+        held_out: from `load_held_out(config)`.
+        storage: of the studies, from `study.journal`.
+        progress: shows the progress.
 
     Raises:
-        ConfigError: when the studies there were begun with another configuration or other data.
-        DivergedError: when no trial of a search came to its end.
+        ConfigError: if the studies were begun with another configuration or other data.
+        DivergedError: if no trial of a study was completed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    task, tuning = _task(config, held_out, storage, progress), config.tuning
-    num_rounds = config.federation.num_rounds
-    model = server = None
+    task, tuning = _prepare(config, held_out, storage, progress), config.tuning
+    model = server = start_value = None
     tuned, best_value = config, math.nan
     if tuning.num_model_trials:
-        stage = _Stage("model", als_learner, tuning.num_model_trials, tuning.num_sweeps, True)
-        model = _search(task, stage, config, model_start(config))
-        tuned, best_value = _with_best(config, model)
-    if not tuning.num_server_trials:
-        return Tuned(tuned, model, None, None, best_value)
-    stage = _Stage("server", federated_learner, tuning.num_server_trials, num_rounds, False)
-    server = as_given = _search(task, stage, tuned, server_start(config))
-    if tuned != config:
-        as_given = _search(task, stage._replace(name="as_given", num_trials=1), config, {})
-    tuned, best_value = _with_best(tuned, server)
-    start_value = value_at_start(as_given)
-    sign = -1 if _direction(config) == "minimize" else 1
-    if sign * start_value > sign * best_value:  # the model that was found needs more rounds than there are
-        tuned, best_value = config, start_value
-    return Tuned(tuned, model, server, start_value, best_value)
+        stage = _Stage("model", als_learner, tuning.num_model_trials, tuning.num_sweeps, stops_early=True)
+        model = _search(task, stage, config, model_start(config.model, config.data.feedback))
+        tuned, best_value = with_values(config, params_of(model.best_trial)), model.best_value
+    if tuning.num_server_trials:
+        num_rounds = config.federation.num_rounds
+        stage = _Stage("server", federated_learner, tuning.num_server_trials, num_rounds, stops_early=False)
+        server = as_given = _search(task, stage, tuned, server_start(config.server))
+        if tuned != config:
+            as_given = _search(task, stage._replace(name="as_given", num_trials=1), config, {})
+        tuned, best_value = with_values(tuned, params_of(server.best_trial)), server.best_value
+        start_value = value_at_start(as_given)
+        if task.is_better(start_value, best_value):  # the tuned model needs more rounds than there are
+            tuned, best_value = config, start_value
+    return Tuned(config, tuned, model, server, start_value, best_value)
 
 
 def value_at_start(study: Study) -> float:
-    """Return the value of what was configured, nan if that diverged."""
+    """Return the value of the configured start; nan if it diverged."""
     trial = start_trial(study)
     return trial.values[0] if trial.state == TrialState.COMPLETE else math.nan
 
 
-def _task(config: ExperimentConfig, held_out: HeldOut, storage: BaseStorage, progress: ProgressLine) -> _Task:
+def _prepare(
+    config: ExperimentConfig, held_out: HeldOut, storage: BaseStorage, progress: ProgressLine
+) -> _Task:
     mesh = candidate_mesh(config.tuning.batch_size, max_devices=config.parallel.devices)
-    sample = {"max_users": config.evaluation.max_users, "seed": config.data.seed}
-    data = candidate_data(held_out.train, held_out.validation, mesh, **sample)
-    return _Task(config, held_out, data, mesh, storage, progress)
+    data = candidate_data(
+        held_out.train,
+        held_out.validation,
+        mesh,
+        max_users=config.evaluation.max_users,
+        seed=config.data.seed,
+    )
+    return _Task(
+        held_out,
+        data,
+        mesh,
+        storage,
+        progress,
+        metric=config.tuning_metric,
+        k=config.evaluation.k,
+        batch_size=config.tuning.batch_size,
+    )
 
 
-def _search(task: _Task, stage: _Stage, config: ExperimentConfig, start: Values) -> Study:
-    """Search around `start`, everything else as in `config`; what is told of a batch is told together."""
+def _search(task: _Task, stage: _Stage, config: ExperimentConfig, start: Params) -> Study:
+    """Search around `start`, with everything else as in `config`; batches of trials end together."""
+    values = {key: value for key, value in config.by_key().items() if not key.startswith(MAY_CHANGE)}
+    fingerprints = {
+        "training data": task.held_out.train.fingerprint(),
+        "validation data": task.held_out.validation.fingerprint(),
+    }
     search = Search(
         name=stage.name,
         start=start,
-        space=space_around(config, start),
+        space=space_around(start, config.tuning, config.server),
         num_trials=stage.num_trials,
         num_steps=stage.num_steps,
-        facts=_facts(config, task.held_out),
-        direction=_direction(config),
+        facts=values | fingerprints,
+        direction=task.direction,
         seed=config.tuning.seed,
     )
-    of_shape = [key for key in SHAPES if key in start]
+    shape_keys = [key for key in SHAPES if key in start]
 
     @functools.cache
     def learner_of(*shape: int) -> Learner:
-        shaped = with_values(config, dict(zip(of_shape, shape, strict=True)))
-        problem = resolve(shaped, task.held_out.dataset)._replace(formats=None)  # plain sums, in floats
+        shaped = with_values(config, dict(zip(shape_keys, shape, strict=True)))
+        problem = resolve(shaped, task.held_out.dataset)._replace(formats=None)  # sums in floating point
         return stage.make_learner(problem, task.data)
 
     study = open_study(task.storage, search)
-    while num_finished(study) < search.num_trials:
-        trials = ask(study, search, batch_size=config.tuning.batch_size)
-        learner = learner_of(*(trials[0].params[key] for key in of_shape))
+    while len(finished(study)) < search.num_trials:
+        trials = ask(study, search, batch_size=task.batch_size)
+        learner = learner_of(*(trials[0].params[key] for key in shape_keys))
         for trial, value in zip(trials, _train(task, stage, learner, trials), strict=True):
             study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
         _show(task, study, stage)
@@ -184,9 +252,9 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
     Returns:
         The value of each, None for those that were pruned or diverged.
     """
-    tried = [values_of(trial) for trial in trials]
-    settings = {name: [one[name] for one in tried] for name in tried[0] if name not in SHAPES}
-    batch = begin(learner, settings, task.mesh, num_places=task.config.tuning.batch_size)
+    params = [params_of(trial) for trial in trials]
+    settings = {key: [each[key] for each in params] for key in params[0] if key not in SHAPES}
+    batch = begin(learner, settings, task.mesh, num_places=task.batch_size)
     values: list[float | None] = [None] * len(trials)
     is_running = [True] * len(trials)
     schedule = Schedule(stage.num_steps, evaluate_every=max(stage.num_steps // _REPORTS, 1))
@@ -196,10 +264,10 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
         for place, trial in enumerate(trials):
             if not is_running[place]:
                 continue
-            one: Report = jax.tree.map(lambda leaf, place=place: leaf[place], report)
-            value = _value(task.config, one)
-            settles = stage.stops_early and bool(has_converged(one.previous_loss, one.loss))
-            is_last = done == stage.num_steps or settles
+            of_trial: Report = jax.tree.map(lambda leaf, place=place: leaf[place], report)
+            value = summarize(of_trial.metrics, k=task.k)[task.metric] if of_trial.is_finite else math.nan
+            has_settled = stage.stops_early and bool(has_converged(of_trial.previous_loss, of_trial.loss))
+            is_last = done == stage.num_steps or has_settled
             if math.isfinite(value):
                 trial.report(value, done)
                 values[place] = value if is_last else None
@@ -209,34 +277,9 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
     return values
 
 
-def _value(config: ExperimentConfig, report: Report) -> float:
-    metrics = summarize(report.metrics, k=config.evaluation.k)
-    return metrics[metric_of(config)] if report.is_finite else math.nan
-
-
-def _with_best(config: ExperimentConfig, study: Study) -> tuple[ExperimentConfig, float]:
-    trial = study.best_trial
-    return with_values(config, values_of(trial)), study.best_value
-
-
-def _direction(config: ExperimentConfig) -> Direction:
-    return "minimize" if metric_of(config).endswith("rmse") else "maximize"
-
-
-def _facts(config: ExperimentConfig, held_out: HeldOut) -> dict[str, Any]:
-    """List what a study depends on, by key."""
-    values = {
-        f"{section}.{key}": value for section, keys in config.to_dict().items() for key, value in keys.items()
-    }
-    return {name: value for name, value in values.items() if not name.startswith(MAY_CHANGE)} | {
-        "training data": held_out.train.fingerprint(),
-        "validation data": held_out.validation.fingerprint(),
-    }
-
-
 def _show(task: _Task, study: Study, stage: _Stage) -> None:
-    best = best_trial(study)
-    values = {} if best is None else values_of(best)
-    told = "  ".join(f"{name.partition('.')[2]} {value:.4g}" for name, value in values.items())
-    status = "" if best is None else f"best {metric_of(task.config)} {best.value:.4f}: {told}"
-    task.progress.show(f"{stage.name} trials", num_finished(study), stage.num_trials, status)
+    best, status = best_trial(study), ""
+    if best is not None:
+        params = (f"{key.partition('.')[2]} {value:.4g}" for key, value in params_of(best).items())
+        status = f"best {task.metric} {best.value:.4f}: {'  '.join(params)}"
+    task.progress.show(f"{stage.name} trials", len(finished(study)), stage.num_trials, status)

@@ -1,23 +1,23 @@
-"""Leakage against the size of the cohort, or against epsilon."""
+"""Leakage curve of an audit: against the size of the cohort, or against epsilon."""
 
 from typing import Any
 
 import numpy as np
 
-from fcf_jax.experiments.audit import attacks as attacks
-from fcf_jax.experiments.audit.scene import Scene, cohorts, send, signal_sizes, sum_of
+from fcf_jax.experiments.audit import attacks
+from fcf_jax.experiments.audit.scene import Scene, Sent, cohorts, send, signal_sizes, sum_of
 from fcf_jax.privacy.accounting import calibrated_noise_multiplier
 from fcf_jax.privacy.attacks import figures, noised_uploads, summed_uploads
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 _SIZES = (5, 10, 20, 50, 100, 200, 500)
 _EPSILONS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
-_MAX_USERS = 60  # of a point of the curve under noise
+_MAX_USERS = 60  # attacked for each point of the curve under noise
 _NUM_COHORTS = 2
 
 
-def curve_of(scene: Scene) -> list[dict[str, Any]]:
-    """Measure the curve that goes with the mode: one record per point."""
+def leakage_curve(scene: Scene) -> list[dict[str, Any]]:
+    """Measure leakage by epsilon under noise, otherwise by cohort size; a record for each point."""
     if scene.channel is not None:
         return _against_noise(scene)
     sizes = sorted({min(size, scene.train.num_users) for size in _SIZES})
@@ -25,7 +25,7 @@ def curve_of(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _at_size(scene: Scene, size: int) -> dict[str, Any]:
-    """Link sums of this many clients, with A fitted and with A known."""
+    """Attack sums of `size` clients, with A fitted and with A known."""
     sent = [send(scene, user_ids) for user_ids in cohorts(scene, size, num_cohorts=_NUM_COHORTS)]
     point: dict[str, Any] = {"cohort_size": size}
     for name, knows_gram in (("fitted", False), ("knows_gram", True)):
@@ -49,7 +49,7 @@ def _against_noise(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _noise_multiplier(scene: Scene, epsilon: float) -> float:
-    """Calibrate the noise of a whole run; for cohorts by RDP, quick and never below the true epsilon."""
+    """Calibrate the noise of a whole run; for cohorts by RDP, which is fast and never underestimates."""
     participation = scene.protection.participation
     return calibrated_noise_multiplier(
         participation,
@@ -60,8 +60,8 @@ def _noise_multiplier(scene: Scene, epsilon: float) -> float:
     )
 
 
-def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
-    """Attack membership at this noise; under local noise also which items a client holds."""
+def _at_noise(scene: Scene, sent: Sent, sigma: float) -> dict[str, Any]:
+    """Attack participation at noise multiplier sigma; under local noise held items as well."""
     sizes = signal_sizes(scene, sent)
     point = {
         "noise_multiplier": sigma,
@@ -69,8 +69,8 @@ def _at_noise(scene: Scene, sent: attacks.Sent, sigma: float) -> dict[str, Any]:
         "in_out_ceiling": in_out_auc_ceiling(sigma),
     }
     if scene.cohort_size == scene.train.num_users:
-        rounds = {"noise_multiplier": sigma, "num_rounds": scene.num_rounds}
-        point["all_rounds"] = noised_uploads.membership(sizes, **rounds)[0]._asdict()
+        auc, _ = noised_uploads.membership(sizes, noise_multiplier=sigma, num_rounds=scene.num_rounds)
+        point["all_rounds"] = auc._asdict()
         point["all_rounds_ceiling"] = in_out_auc_ceiling(sigma, scene.num_rounds)
     if scene.config.privacy.row.noise_on != "upload":
         return point

@@ -1,0 +1,245 @@
+"""Replicates of a comparison: FCF and ALS from each start on each split, each side one program over all."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float64
+
+from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.federation import Federation
+from fcf_jax.core.packing import choose_row_width, pack_clients, pack_items, stack_clients
+from fcf_jax.core.records import Model, PackedClients, RoundInfo, ServerState
+from fcf_jax.evaluation import (
+    EvaluationData,
+    ModelDifference,
+    UserMetrics,
+    evaluation_data,
+    model_difference,
+    per_user,
+    summarize,
+    user_metrics,
+)
+from fcf_jax.evaluation.metrics import metric_names
+from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.build.problem import Problem, model_of
+from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.parallel.batch import (
+    map_runs,
+    place_runs,
+    rows_side_by_side,
+    run_mesh,
+    run_side_by_side,
+    start_side_by_side,
+    sweep_side_by_side,
+)
+
+
+class States(NamedTuple):
+    """State of both sides; every leaf has a leading axis of replicates.
+
+    Attributes:
+        federated: server states of FCF.
+        centralized: item factors of ALS.
+    """
+
+    federated: ServerState
+    centralized: Float[Array, "replicates items factors"]
+
+
+class Assessment(NamedTuple):
+    """Models of one side with their losses and metrics, on the host.
+
+    Attributes:
+        item_factors: Y of each replicate.
+        user_factors: X, solved against Y from the training histories.
+        loss: min_X J(X, Y).
+        metrics: [replicates, users] each; None without any test item.
+    """
+
+    item_factors: Float[np.ndarray, "replicates items factors"]
+    user_factors: Float[np.ndarray, "replicates users factors"]
+    loss: Float[np.ndarray, "replicates"]
+    metrics: UserMetrics | None
+
+
+class Replicates(NamedTuple):
+    """Operations on all replicates at once.
+
+    Attributes:
+        start: () -> the first states.
+        place: states on the host -> the same on the devices.
+        run: (server states, num_rounds) -> (server states, infos).
+        sweep: (item_factors, num_sweeps) -> (item_factors, losses).
+        assess: item_factors -> metrics and losses.
+    """
+
+    start: Callable[[], States]
+    place: Callable[[States], States]
+    run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]
+    sweep: Callable[[Array, int], tuple[Array, Array]]
+    assess: Callable[[Array], Assessment]
+
+
+class _Data(NamedTuple):
+    """Packed data, stacked along the replicates or shared by all of them."""
+
+    clients: PackedClients
+    items: PackedClients
+    evaluation: EvaluationData | None
+
+
+def replicate_mesh(devices: int | None, num_replicates: int) -> Mesh | None:
+    """Arrange the devices that share the replicates; None for one device.
+
+    Raises:
+        ConfigError: for more devices than there are.
+    """
+    try:
+        mesh = run_mesh(devices)
+    except ValueError:
+        raise ConfigError(
+            f"parallel.devices: expected 1 to {jax.local_device_count()}, got {devices}; lower it"
+        ) from None
+    used = min(mesh.size, num_replicates)
+    return None if used == 1 else run_mesh(used)
+
+
+def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | None) -> Replicates:
+    """Pack the data and set up the programs; each is compiled once for all replicates.
+
+    Args:
+        problem: of the first replicate; each further one takes the next seed.
+        datasets: one for each replicate, or one for all.
+        mesh: from `replicate_mesh`.
+    """
+    config = problem.config
+    num_replicates, num_rounds = config.comparison.num_builds, config.federation.num_rounds
+    keys = jax.vmap(jax.random.key)(config.federation.seed + np.arange(num_replicates))
+    models = _stack(
+        [model_of(config.model, config.data.feedback, dataset.mean_rating) for dataset in datasets],
+        num_replicates,
+    )
+    data = _pack(datasets, mesh, max_users=config.evaluation.max_users, seed=config.data.seed)
+
+    def make_federation(model: Model) -> Federation:
+        return problem.federation(model=model)
+
+    start = place_runs(start_side_by_side(make_federation, keys, models), mesh)
+    row_capacity = rows_side_by_side(
+        make_federation, keys, models, data.clients, states=start, num_rounds=num_rounds
+    )
+
+    def run(states: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
+        return run_side_by_side(
+            make_federation,
+            keys,
+            models,
+            data.clients,
+            num_rounds=num_rounds,
+            states=states,
+            row_capacity=row_capacity,
+            mesh=mesh,
+        )
+
+    def sweep(item_factors: Array, num_sweeps: int) -> tuple[Array, Array]:
+        item_factors, info = sweep_side_by_side(
+            models, item_factors, data.clients, data.items, num_sweeps=num_sweeps, mesh=mesh
+        )
+        return item_factors, info.loss
+
+    return Replicates(
+        start=lambda: States(start, start.item_factors),
+        place=lambda states: place_runs(states, mesh),
+        run=run,
+        sweep=sweep,
+        assess=_assessor(data, models, mesh, k=config.evaluation.k, is_shared=len(datasets) == 1),
+    )
+
+
+def metrics_by_replicate(assessment: Assessment, *, k: int) -> dict[str, Float64[np.ndarray, "replicates"]]:
+    """Summarize the metrics and the loss of each replicate; metrics are nan without test items."""
+    num_replicates = assessment.loss.size
+    if assessment.metrics is None:
+        metrics = {name: np.full(num_replicates, np.nan) for name in metric_names(k)}
+    else:
+        summaries = [summarize(_take(assessment.metrics, index), k=k) for index in range(num_replicates)]
+        metrics = {name: np.array([summary[name] for summary in summaries]) for name in metric_names(k)}
+    return {**metrics, "loss": assessment.loss.astype(np.float64)}
+
+
+def metrics_by_user(assessment: Assessment, *, k: int) -> dict[str, Float64[np.ndarray, "replicates users"]]:
+    """Return the metrics of each user by name, empty without test items."""
+    if assessment.metrics is None:
+        return {}
+    each = [per_user(_take(assessment.metrics, index), k=k) for index in range(assessment.loss.size)]
+    return {name: np.stack([metrics[name] for metrics in each]) for name in each[0]}
+
+
+def difference_between(
+    federated: Assessment, centralized: Assessment
+) -> dict[str, Float64[np.ndarray, "replicates"]]:
+    """Compute the `model_difference` of the two sides in each replicate, by name."""
+    sides = (
+        federated.item_factors,
+        federated.user_factors,
+        centralized.item_factors,
+        centralized.user_factors,
+    )
+    differences = [model_difference(*models) for models in zip(*sides, strict=True)]
+    return {
+        f"{name}_difference": np.array([getattr(difference, name) for difference in differences])
+        for name in ModelDifference._fields
+    }
+
+
+def _pack(datasets: list[Dataset], mesh: Mesh | None, *, max_users: int | None, seed: int) -> _Data:
+    trains = [dataset.split.train for dataset in datasets]
+    row_width = choose_row_width(trains[0].transpose())  # one for all: lengths of items depend on the split
+    clients = [pack_clients(train) for train in trains]
+    items = [pack_items(train, row_width=row_width) for train in trains]
+    evaluations = None
+    if datasets[0].split.test.num_interactions > 0:
+        evaluations = [
+            evaluation_data(dataset.split.train, dataset.split.test, max_users=max_users, seed=seed)
+            for dataset in datasets
+        ]
+    if len(datasets) == 1:
+        return _Data(clients[0], items[0], None if evaluations is None else evaluations[0])
+    stacked = None if evaluations is None else _stack(evaluations, len(datasets))
+    return place_runs(_Data(stack_clients(clients), stack_clients(items), stacked), mesh)
+
+
+def _assessor(
+    data: _Data, models: Model, mesh: Mesh | None, *, k: int, is_shared: bool
+) -> Callable[[Array], Assessment]:
+    def assess(model: Model, item_factors: Array, clients: PackedClients, data: EvaluationData | None):
+        user_factors, loss = solve_clients(model, item_factors, clients)
+        loss = loss + model.regularization * jnp.sum(item_factors**2)
+        metrics = None if data is None else user_metrics(model, item_factors, data, k=k)
+        return user_factors, loss, metrics
+
+    @jax.jit
+    def assess_all(item_factors: Array, models: Model, *data: Any) -> tuple:
+        runs = (models, item_factors)
+        mapped, shared = (runs, data) if is_shared else ((*runs, *data), ())
+        return map_runs(assess, mapped, shared, mesh=mesh)
+
+    def assess_on_host(item_factors: Array) -> Assessment:
+        assessed = assess_all(item_factors, models, data.clients, data.evaluation)
+        return Assessment(*jax.tree.map(np.asarray, (item_factors, *assessed)))
+
+    return assess_on_host
+
+
+def _stack(trees: list[Any], num_replicates: int) -> Any:
+    """Stack trees of equal shapes along the replicates, or repeat the only one."""
+    trees = trees * num_replicates if len(trees) == 1 else trees
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+
+
+def _take(tree: Any, replicate: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[replicate], tree)
