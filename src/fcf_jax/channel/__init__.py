@@ -1,4 +1,4 @@
-"""The channel: what lies between clients and server, as a chain of links that anyone can extend."""
+"""The channel between clients and server: a chain of links, open to links of your own."""
 
 from fcf_jax.channel.clip_and_noise import (
     ClippingState,

@@ -1,10 +1,10 @@
 r"""Clipping at the client and Gaussian noise on the sum: the two ends of differential privacy in a round.
 
-Each piece of what a client sends is measured in a clip norm C_f of its own, all of them together:
+Each piece f that a client sends has a clip norm C_f. A client is clipped by a single factor on all pieces,
 
     a_u = min(1, 1 / n_u),   n_u = \sqrt{ \sum_f (|piece_f| / C_f)^2 }
 
-so that one client moves the vector of all sums, each divided by its C_f, by at most 1. Noise of standard
+so the vector of all sums, each divided by its C_f, has sensitivity 1 to a client. Noise of standard
 deviation sigma C_f on every number of piece f is then one Gaussian mechanism with noise multiplier sigma.
 """
 
@@ -19,14 +19,15 @@ from fcf_jax.channel.link import link
 from fcf_jax.core.client import upload_norms
 from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar, Uploads
 
-_COUNT_NOISE = 0.05  # of the count of clipped clients, in expected cohorts (Andrew et al., section 3.1)
-_ADAPTATION = 0.2  # eta_C, likewise
+# both from Andrew et al., section 3.1
+_COUNT_NOISE = 0.05  # standard deviation of the noise on the count of clipped clients, in expected cohorts
+_ADAPTATION = 0.2  # eta_C, the learning rate of the clip norms' logarithm
 
 ClipNorms = Pieces[Any]  # a number above 0 for each piece; None for a piece that is not sent
 
 
 class ClippingState(NamedTuple):
-    """State of clip norms that adapt.
+    """State of `adaptive_clip_and_noise`.
 
     Attributes:
         scale: factor on all clip norms.
@@ -36,10 +37,10 @@ class ClippingState(NamedTuple):
 
 
 def joint_norm(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]:
-    """Compute n_u, the norm of all that a client sends, each piece in units of its clip norm.
+    """Compute n_u, the joint norm of all pieces of each client, each piece in units of its clip norm.
 
     Args:
-        norms: of each client's pieces.
+        norms: norms of the pieces of each client.
         clip_norms: C_f of each piece, above 0; None for a piece that is not sent.
     """
     pairs = zip(norms, clip_norms, strict=True)
@@ -48,7 +49,7 @@ def joint_norm(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]
 
 
 def clip_factor(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]:
-    """Compute a_u in [0, 1], by which everything that a client sends is multiplied."""
+    """Compute a_u in [0, 1], the factor on everything that a client sends; arguments as for `joint_norm`."""
     return 1.0 / jnp.maximum(joint_norm(norms, clip_norms), 1.0)
 
 
@@ -60,16 +61,16 @@ def clip_and_noise(
     item_weights: Float[Array, "items"] | None = None,
     is_local: bool = False,
 ) -> Link:
-    """Clip to fixed norms and add Gaussian noise to the sum.
+    """Build a link that clips to fixed norms and adds Gaussian noise to the sum.
 
     Args:
-        clip_norms: C_f of each piece, known before any data is seen; None for a piece that is not sent, of
-            which the server then gets nan. The server step decides which it needs.
+        clip_norms: C_f of each piece, above 0, chosen without looking at the data; None for a piece that is
+            not sent, whose sum is then nan (which pieces are needed depends on the server step).
         noise_multiplier: sigma, at least 0.
-        expected_cohort_size: q N, which the server divides by instead of the realized cohort.
-        item_weights: w_i, by which items count in a client's norms: their noise is sigma C_f / w_i; an
-            item of weight 0 is not sent. None for 1 each.
-        is_local: every client adds the noise itself, so the sum has it as often as clients take part.
+        expected_cohort_size: q N, by which the server divides instead of by the realized cohort size.
+        item_weights: w_i, the weight of each item in a client's norms: its noise is sigma C_f / w_i. An item
+            of weight 0 is not sent. None: all 1.
+        is_local: True if each client adds the noise itself: its variance grows with the number of clients.
 
     References:
         Dwork & Roth 2014, appendix A; McMahan et al., ICLR 2018, on clipped sums of users.
@@ -90,29 +91,35 @@ def adaptive_clip_and_noise(
     quantile: Scalar = 0.5,
     item_weights: Float[Array, "items"] | None = None,
 ) -> Link:
-    """Clip to norms that follow a quantile of the clients' own norms, and add Gaussian noise to the sum.
+    """Build a link that clips to norms that follow a quantile of the clients' norms, and adds noise to the sum.
 
-    Each client also reports whether it was clipped. That count gets noise of .05 expected cohorts, and the
-    sums slightly more than `noise_multiplier`, so that both together cost as much as a Gaussian mechanism of
+    Each client also reports whether it was clipped. The count gets noise of 0.05 expected cohorts, and the
+    sums slightly more than `noise_multiplier`, so that both together are a Gaussian mechanism with
     `noise_multiplier`, which must be below a tenth of the expected cohort.
 
     Args:
-        clip_norms: the first clip norms; all move in proportion.
-        noise_multiplier: of sums and count together.
-        expected_cohort_size: q N.
-        quantile: gamma, the share of clients left unclipped, in (0, 1).
-        item_weights: as of `clip_and_noise`.
+        clip_norms: C_f of the first round, later all scaled by one factor; None as in `clip_and_noise`.
+        noise_multiplier: sigma of sums and count together, above 0.
+        expected_cohort_size: q N, by which the server divides.
+        quantile: gamma, the share of clients to leave unclipped, in (0, 1).
+        item_weights: w_i, as for `clip_and_noise`.
 
     References:
         Andrew et al., NeurIPS 2021, algorithm 1 and theorem 1.
     """
     count_noise = _COUNT_NOISE * jnp.asarray(expected_cohort_size, float)
-    of_sums = (jnp.asarray(noise_multiplier, float) ** -2 - (2 * count_noise) ** -2) ** -0.5
+    sums_multiplier = (jnp.asarray(noise_multiplier, float) ** -2 - (2 * count_noise) ** -2) ** -0.5
     return link(
         init=_first_scale,
         client=Partial(_clip_scaled, clip_norms),
         server=Partial(
-            _release_adaptive, clip_norms, of_sums, count_noise, expected_cohort_size, quantile, item_weights
+            _release_adaptive,
+            clip_norms,
+            sums_multiplier,
+            count_noise,
+            expected_cohort_size,
+            quantile,
+            item_weights,
         ),
         item_weights=item_weights,
     )
@@ -158,8 +165,8 @@ def _release_local(
     state: tuple,
     sums: CohortSum,
 ) -> tuple[CohortSum, tuple]:
-    of_sum = noise_multiplier * jnp.sqrt(sums.num_clients)
-    return _release(clip_norms, of_sum, expected_cohort_size, item_weights, key, state, sums)
+    sum_multiplier = noise_multiplier * jnp.sqrt(sums.num_clients)
+    return _release(clip_norms, sum_multiplier, expected_cohort_size, item_weights, key, state, sums)
 
 
 def _release_adaptive(
@@ -176,11 +183,11 @@ def _release_adaptive(
     key_sums, key_count = jax.random.split(key)
     norms = _scaled(clip_norms, state)
     noised, _ = _release(norms, noise_multiplier, expected_cohort_size, item_weights, key_sums, (), sums)
-    centred = sums.num_clipped - 0.5 * sums.num_clients  # a client moves this by 1/2 at most
-    clipped = centred + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
-    is_unclipped = 1.0 - clipped / expected_cohort_size
-    scale = state.scale * jnp.exp(-_ADAPTATION * (is_unclipped - quantile))
-    return noised._replace(num_clipped=clipped), ClippingState(scale)
+    centered = sums.num_clipped - 0.5 * sums.num_clients  # a client changes this by at most 1/2
+    num_clipped = centered + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
+    share_unclipped = 1.0 - num_clipped / expected_cohort_size
+    scale = state.scale * jnp.exp(-_ADAPTATION * (share_unclipped - quantile))
+    return noised._replace(num_clipped=num_clipped), ClippingState(scale)
 
 
 def add_noise(
@@ -193,14 +200,14 @@ def add_noise(
 ) -> CohortSum:
     """Add N(0, (sigma C_f)^2) to every number of each piece.
 
-    The noise of user_gram is made symmetric afterwards, like user_gram itself.
+    The noise on user_gram is then made symmetric, as user_gram is.
 
     Args:
-        key: of the noise.
-        sums: of a cohort.
+        key: key of the noise.
+        sums: sums over a cohort.
         clip_norms: C_f of each piece; a piece whose C_f is None becomes nan.
         noise_multiplier: sigma, at least 0.
-        item_weights: w_i: rows of items get noise of sigma C_f / w_i, and become 0 where w_i = 0.
+        item_weights: w_i: the row of item i gets noise sigma C_f / w_i, and becomes 0 if w_i = 0.
     """
     pieces = {name: getattr(sums, name) for name in Pieces._fields}
     keys = dict(zip(pieces, jax.random.split(key, len(pieces)), strict=True))
@@ -214,13 +221,13 @@ def add_noise(
             return piece + 0.5 * (noise + noise.T)
         if name == "loss" or item_weights is None:
             return piece + noise
-        weights = _of_rows(item_weights, piece)
+        weights = _row_weights(item_weights, piece)
         return jnp.where(weights > 0, piece + noise / jnp.where(weights > 0, weights, 1.0), 0.0)
 
     return sums._replace(**{name: noised(name, piece) for name, piece in pieces.items()})
 
 
-def _of_rows(item_weights: Float[Array, "items"], piece: Float[Array, "items ..."]) -> Array:
-    """Return the weight of each row; 0 for rows that fill up the last device."""
+def _row_weights(item_weights: Float[Array, "items"], piece: Float[Array, "items ..."]) -> Array:
+    """Return the weight of each row of a piece, 0 for the padding rows of a mesh."""
     weights = jnp.pad(jnp.asarray(item_weights, piece.dtype), (0, len(piece) - len(item_weights)))
     return weights.reshape(-1, *[1] * (piece.ndim - 1))

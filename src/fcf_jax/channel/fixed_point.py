@@ -1,18 +1,18 @@
-r"""Fixed-point sums: numbers as words of the ring of integers mod 2^32, where sums are exact in any order.
+r"""Fixed-point sums: numbers as words, the integers mod 2^32, whose sums are exact in any order.
 
-    q = round(clip(x, -C, C) 2^f)   as int32, its bits taken as uint32
+    q = round(clip(x, -C, C) 2^f)   as int32, its bits read as uint32
 
-A sum of n clients comes back as in unlimited integers if it fits 32 bits with sign, which is checked before
-anything is sent. f may be negative.
+A sum over n clients decodes to the exact integer if that fits a signed 32-bit integer, which is checked
+before anything is sent. f may be negative.
 
-The link `fixed_point` sums plain rounds so, sparse + Gram as in `core.cohort_sum`:
+The link `fixed_point` sums rounds without noise or masks in this way, in sparse + Gram form as in
+`core.cohort_sum`:
 
     F = decode( scatter_{i in I_u} encode[ (e_ui + w0 s_ui) x_u ] ) - w0 Y decode( \sum_u encode[x_u x_u^T] )
 
-The order of addition and the number of devices change no bit of the sum. Each client's numbers are still
-solved in floating point, many clients at a time: in chunks of another size its last bits may differ (matrix
-products then run in other blocks, and a chunk decides by which method it is solved), and now and then a
-rounding with them.
+The order of addition and the number of devices change no bit of the sum. User factors are still solved in
+floating point, in batches: with another chunk size their last bits may differ, and with them a rounding,
+since matrix products are blocked differently, and each chunk chooses its method of solution.
 """
 
 import functools
@@ -30,16 +30,16 @@ from fcf_jax.core.cohort_sum import add_unobserved, num_clipped, sent_confidence
 from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Pieces, Uploads
 
 _LIMIT = 2.0**31
-_NOISE_TAIL = 10.0  # standard deviations of the summed noise that must fit; beyond: below 1e-22
+_NOISE_TAIL = 10.0  # standard deviations of the summed noise that must fit; exceeded with p < 1e-22
 _MOST_BITS = 30
 
 
 class FixedPoint(NamedTuple):
-    """How the numbers of one piece are written as integers.
+    """Fixed-point format of one piece.
 
     Attributes:
-        bound: C; entries beyond are clipped.
-        fraction_bits: f.
+        bound: C; larger entries are clipped.
+        fraction_bits: f, of any sign.
     """
 
     bound: float
@@ -50,23 +50,19 @@ Formats = Pieces[FixedPoint] | Pieces[FixedPoint | None]
 Stds = Pieces[float | None]
 
 
-def headroom(number: FixedPoint, *, max_clients: int, noise_std: float = 0.0) -> float:
-    """Compute the largest possible sum, n (C 2^f + 1) + 10 sigma 2^f, as a share of 2^31.
-
-    Args:
-        max_clients: n, the most clients of a sum.
-        noise_std: sigma, of all clients' noise together, in units of the numbers.
-    """
+def _used_range(number: FixedPoint, *, max_clients: int, noise_std: float) -> float:
+    """Compute the largest possible sum, n (C 2^f + 1) + 10 sigma 2^f, as a share of 2^31."""
     scale = 2.0**number.fraction_bits
     return (max_clients * (number.bound * scale + 1) + _NOISE_TAIL * noise_std * scale) / _LIMIT
 
 
 def check_formats(formats: Formats, *, max_clients: int, noise_stds: Stds | None = None) -> None:
-    """Refuse formats in which a sum could wrap around.
+    """Check that no sum in these formats can overflow.
 
     Args:
-        formats: a `FixedPoint` for each piece, None for what is not sent.
-        noise_stds: of all clients' noise together, in each piece.
+        formats: a `FixedPoint` for each piece; None for a piece that is not sent.
+        max_clients: n, the most clients in a sum.
+        noise_stds: standard deviation of all clients' noise together, for each piece; None: no noise.
 
     Raises:
         ValueError: for a piece whose sum may reach 2^31.
@@ -74,39 +70,39 @@ def check_formats(formats: Formats, *, max_clients: int, noise_stds: Stds | None
     for name, number in formats._asdict().items():
         if number is None:
             continue
-        used = headroom(number, max_clients=max_clients, noise_std=_std(noise_stds, name))
+        used = _used_range(number, max_clients=max_clients, noise_std=_std(noise_stds, name))
         if not used < 1:
             raise ValueError(
                 f"expected sums of {name} below 2^31, got up to {used:.3g} x 2^31 with {max_clients} clients,"
-                f" bound {number.bound} and {number.fraction_bits} fraction bits; take fewer bits"
+                f" bound {number.bound} and {number.fraction_bits} fraction bits; use fewer bits"
             )
 
 
 def choose_formats(
     bounds: Pieces[float] | Pieces[float | None], *, max_clients: int, noise_stds: Stds | None = None
 ) -> Formats:
-    """Choose as many fraction bits for each piece as the rule against overflow allows, at most 30.
+    """Choose the most fraction bits for each piece, up to 30, with which no sum can overflow.
 
     Args:
-        bounds: C of each piece, above 0; a clip norm is one, for no entry exceeds the norm. None for
-            what is not sent.
-        max_clients: n, the most clients of a sum.
-        noise_stds: of all clients' noise together, in each piece.
+        bounds: C of each piece, above 0 and finite, such as a clip norm, since no entry exceeds the norm;
+            None for a piece that is not sent.
+        max_clients: n, the most clients in a sum.
+        noise_stds: standard deviation of all clients' noise together, for each piece; None: no noise.
 
     Returns:
-        A `FixedPoint` for each piece, or None.
+        A `FixedPoint` for each piece; None for a piece that is not sent.
 
     Raises:
-        ValueError: for a bound that is not above 0.
+        ValueError: for a bound that is not above 0 or not finite.
     """
 
     def choose(name: str, bound: float | None) -> FixedPoint | None:
         if bound is None:
             return None
         if not 0 < bound < math.inf:
-            raise ValueError(f"expected a finite bound above 0 for {name}, got {bound}; give a clip norm")
+            raise ValueError(f"expected a finite bound above 0 for {name}, got {bound}; use a clip norm")
         largest = max_clients * bound + _NOISE_TAIL * _std(noise_stds, name)
-        bits = math.ceil(math.log2((_LIMIT - max_clients) / largest)) - 1  # strictly below
+        bits = math.ceil(math.log2((_LIMIT - max_clients) / largest)) - 1  # strictly below the limit
         return FixedPoint(float(bound), min(bits, _MOST_BITS))
 
     formats = Pieces(**{name: choose(name, bound) for name, bound in bounds._asdict().items()})
@@ -117,14 +113,14 @@ def choose_formats(
 def encode(
     values: Float[Array, "*shape"], number: FixedPoint, noise: Float[Array, "*shape"] | float = 0.0
 ) -> tuple[UInt32[Array, "*shape"], Int[Array, ""]]:
-    """Encode values as words of the ring, after clipping and then adding noise.
+    """Clip values, add noise, and encode the result as words.
 
     Returns:
-        The words, and how many values were clipped, which no server learns.
+        The words, and the number of clipped values, which the server does not learn.
     """
     clipped = jnp.clip(values, -number.bound, number.bound)
     scaled = jnp.round((clipped + noise) * 2.0**number.fraction_bits).astype(jnp.int32)
-    # the bits themselves: a cast of a negative float to uint32 would give 0
+    # reinterpret the bits: a cast of negative numbers to uint32 would give 0
     return jax.lax.bitcast_convert_type(scaled, jnp.uint32), jnp.sum(clipped != values, dtype=jnp.int32)
 
 
@@ -139,25 +135,25 @@ def _std(noise_stds: Stds | None, name: str) -> float:
 
 
 def fixed_point(formats: Formats, *, max_clients: int) -> Link:
-    """Build the link that sums plain rounds in integers, whatever the order of the clients.
+    """Build a link that sums uploads exactly, as integers, so that the order of clients does not matter.
 
     Args:
-        formats: from `choose_formats`; that of the upload is for its sparse part alone.
-        max_clients: n, the most clients of a sum.
+        formats: result of `choose_formats`; that of `upload` is for its sparse part only.
+        max_clients: n, the most clients in a sum.
 
     Raises:
-        ValueError: for a piece without format, or sums that could overflow.
+        ValueError: for a piece without a format, or sums that could overflow.
     """
     check_formats(formats, max_clients=max_clients)
     numbers = [number for number in formats if number is not None]
     if len(numbers) < len(formats):
-        raise ValueError("expected a format for every piece of a plain round, got None; give it a bound")
+        raise ValueError("expected a format for every piece, got None; choose a bound for each piece")
     return link(accumulation=_accumulation(Pieces(*numbers)))
 
 
 @functools.cache
 def _accumulation(formats: Pieces[FixedPoint]) -> Accumulation:
-    """Return the same functions for the same formats: a link that is built again compiles nothing."""
+    """Return the same functions for the same formats: a link that is built again does not recompile."""
 
     def start(item_factors: Float[Array, "items factors"]) -> CohortSum:
         shapes, count = piece_shapes(*item_factors.shape), jnp.zeros((), jnp.int32)
@@ -172,7 +168,7 @@ def _accumulation(formats: Pieces[FixedPoint]) -> Accumulation:
 
 
 def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> CohortSum:
-    """Round every number of every client by itself, and add the words."""
+    """Encode every number of every client separately, and add the words."""
     factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
     of_rows = factors.at[uploads.owners].get(mode="clip")
     pieces = Pieces(
@@ -182,7 +178,7 @@ def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> Coh
         loss=uploads.weights * uploads.loss,
     )
     encoded = [encode(piece, number) for piece, number in zip(pieces, formats, strict=True)]
-    words, num_clipped_entries = Pieces(*(one[0] for one in encoded)), sum(one[1] for one in encoded)
+    words, num_clipped_entries = Pieces(*(each[0] for each in encoded)), sum(each[1] for each in encoded)
     return CohortSum(
         upload=total.upload.at[item_ids].add(words.upload),
         user_gram=total.user_gram + jnp.sum(words.user_gram, axis=0, dtype=jnp.uint32),
@@ -195,7 +191,7 @@ def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> Coh
 
 
 def piece_shapes(num_items: int, num_factors: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each piece, of one client's and of a sum alike, in the order of the words."""
+    """Return the shape of each piece, of an upload and of a sum, in the order of the words."""
     return {
         "upload": (num_items, num_factors),
         "user_gram": (num_factors, num_factors),
@@ -210,12 +206,12 @@ def read_pieces(
     *,
     item_factors: Float[Array, "items factors"],
 ) -> dict[str, Float[Array, "..."]]:
-    """Decode each piece of a sum; nan where a piece was not sent."""
+    """Decode each piece of a sum; a piece that was not sent is nan."""
     pieces = {}
     for name, shape in piece_shapes(*item_factors.shape).items():
         number, dtype = getattr(formats, name), item_factors.dtype
         sent = number is not None
         pieces[name] = decode(words[name], number, dtype) if sent else jnp.full(shape, jnp.nan, dtype)
     gram = pieces["user_gram"]
-    pieces["user_gram"] = 0.5 * (gram + gram.T)  # symmetric, as before noise and rounding
+    pieces["user_gram"] = 0.5 * (gram + gram.T)  # noise and rounding are not symmetric
     return pieces

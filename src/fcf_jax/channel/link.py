@@ -1,7 +1,7 @@
-"""Links and chains of them.
+"""Links of the channel, and chains of links.
 
-A link has two ends, as an optax transformation has `init` and `update`. An upload passes the client ends in
-the order of the chain; its sum passes the server ends in the reverse order, as layers are taken off.
+A link has two ends, as an optax transformation has `init` and `update`. Uploads pass the client ends in the
+order of the chain; their sum passes the server ends in reverse order.
 
     channel = chain(clip_and_noise(...), fixed_point(...))
     federation = federated_cf(model, optimizer, channel=channel, num_items=..., num_factors=...)
@@ -42,49 +42,47 @@ def link(
     item_weights: Float[Array, "items"] | None = None,
     accumulation: Accumulation | None = None,
 ) -> Link:
-    """Build a link; what is left out passes everything on unchanged.
+    """Build a link; functions that are left out pass their input on unchanged.
 
-    Give numbers that may change as arguments of a `jax.tree_util.Partial`, so that they are traced: a link
-    with other numbers then compiles nothing.
+    Numbers that are bound by a `jax.tree_util.Partial` are traced: a link with other numbers does not
+    recompile.
 
     Args:
         init: () -> the first state.
-        client: (key, state, uploads) -> uploads, for the clients of one chunk.
+        client: (key, state, uploads of a chunk) -> uploads.
         server: (key, state, sums) -> (sums, next state).
-        payload: bytes of a client before -> after.
-        item_weights: w_i in a client's norms; 0 for an item that is never sent.
-        accumulation: how uploads are added up, where not in floating point.
+        payload: payload of a client before the link -> after it.
+        item_weights: w_i, the weight of each item in a client's norms; 0 for an item that is never sent.
+        accumulation: rule for adding up uploads; None: in floating point.
     """
     return as_pytree(Link(init, client, server, payload, item_weights, accumulation))
 
 
 def chain(*links: Link) -> Link:
-    """Chain links into one: client ends in this order, server ends in reverse.
+    """Chain links into one: client ends in this order, server ends in reverse order.
 
-    A chain of one link is that link, with its random numbers.
+    A chain of one link is that link, and draws the same random numbers.
 
     Raises:
-        ValueError: when two links want sums or item weights of their own.
+        ValueError: if more than one link has an accumulation, or item weights.
     """
     if len(links) == 1:
         return links[0]
     return link(
-        init=Partial(_init_all, tuple(one.init for one in links)),
-        client=Partial(_client_ends, tuple(one.client for one in links)),
-        server=Partial(_server_ends, tuple(one.server for one in links)),
-        payload=Partial(_payload_of_all, tuple(one.payload for one in links)),
+        init=Partial(_init_all, tuple(each.init for each in links)),
+        client=Partial(_client_ends, tuple(each.client for each in links)),
+        server=Partial(_server_ends, tuple(each.server for each in links)),
+        payload=Partial(_payload_of_all, tuple(each.payload for each in links)),
         item_weights=_only("item_weights", links),
         accumulation=_only("accumulation", links),
     )
 
 
 def _only(name: str, links: tuple[Link, ...]) -> Any:
-    """Return the value of the only link that has one."""
-    values = [getattr(one, name) for one in links if getattr(one, name) is not None]
+    """Return the value of the only link with this field, None if no link has it."""
+    values = [getattr(each, name) for each in links if getattr(each, name) is not None]
     if len(values) > 1:
-        raise ValueError(
-            f"expected one link of the chain with {name}, got {len(values)}; leave the others out"
-        )
+        raise ValueError(f"expected at most one link with {name}, got {len(values)}; remove the others")
     return values[0] if values else None
 
 
@@ -94,20 +92,20 @@ def _init_all(inits: tuple) -> tuple:
 
 def _client_ends(clients: tuple, key: Key | None, states: tuple, uploads: Uploads) -> Uploads:
     keys = [None] * len(clients) if key is None else jax.random.split(key, len(clients))
-    for client, own_key, state in zip(clients, keys, states, strict=True):
-        uploads = client(own_key, state, uploads)
+    for client, client_key, state in zip(clients, keys, states, strict=True):
+        uploads = client(client_key, state, uploads)
     return uploads
 
 
 def _server_ends(servers: tuple, key: Key, states: tuple, sums: CohortSum) -> tuple[CohortSum, tuple]:
     keys, next_states = jax.random.split(key, len(servers)), []
-    for server, own_key, state in reversed(list(zip(servers, keys, states, strict=True))):
-        sums, next_state = server(own_key, state, sums)
+    for server, server_key, state in reversed(list(zip(servers, keys, states, strict=True))):
+        sums, next_state = server(server_key, state, sums)
         next_states.append(next_state)
     return sums, tuple(reversed(next_states))
 
 
 def _payload_of_all(payloads: tuple, payload: Payload) -> Payload:
-    for one in payloads:
-        payload = one(payload)
+    for of_link in payloads:
+        payload = of_link(payload)
     return payload

@@ -1,6 +1,6 @@
-"""One client's round: receive Y, solve the user factor, send item gradients.
+"""One client's round: receive Y, solve the user factor, send the item gradients.
 
-A simulation and a real deployment run these same functions.
+Simulations and real deployments run the same functions.
 """
 
 from typing import NamedTuple
@@ -21,14 +21,15 @@ from fcf_jax.core.objective import (
 from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Uploads
 from fcf_jax.core.solve import RowSums, Shared, Solution, one_client, owned_by, solve_history, solve_rows
 
-_ROUNDED_UP = 1 + 1e-5  # so that float32 never understates a norm, for up to a million interactions
-_CANCELS, _ROUNDS = 4e-6, 1e-6  # relative errors, likewise, where a difference is much less than its terms
+# relative errors of float32 that norms are raised by, so that none is understated, for up to a million
+# interactions: of any norm, of squared scores whose difference is small, and of c (p - s)
+_ROUNDED_UP, _CANCELLATION, _ROUNDING = 1 + 1e-5, 4e-6, 1e-6
 
 
 class ClientUpdate(NamedTuple):
-    """The outcome of one client's work, in the compact form that a simulation needs.
+    """Result of one client's round, in the compact form that a simulation needs.
 
-    The user factor never leaves a real device as such; `dense_upload` is what it sends.
+    A real device keeps its user factor to itself, and sends `dense_upload`.
 
     Attributes:
         user_factor: x.
@@ -40,11 +41,11 @@ class ClientUpdate(NamedTuple):
 
 
 class ClientInfo(NamedTuple):
-    """Report of a client's work.
+    """Report of one client's round.
 
     Attributes:
-        loss: this client's share of J.
-        solve_error: relative error of the user factor, an upper bound.
+        loss: the client's share of J.
+        solve_error: upper bound on the relative error of the user factor.
     """
 
     loss: Float[Array, "*batch"]
@@ -52,7 +53,7 @@ class ClientInfo(NamedTuple):
 
 
 class RankOneUpload(NamedTuple):
-    """A dense upload in its smallest form, f(u, .) = e x^T: the same information in M + K numbers.
+    """A dense upload as the factors of f(u, .) = e x^T: the same information in M + K numbers.
 
     Attributes:
         residuals: e of every item.
@@ -72,8 +73,8 @@ def client_update(
     """Solve the user factor and compute the residuals of the observed items.
 
     Args:
-        model: whose lambda and w0 count.
-        item_factors: Y as received from the server.
+        model: gives lambda and w0.
+        item_factors: Y, as received from the server.
         observations: the client's weighted history.
         item_gram: Y^T Y, if the server sends it; None: the client computes it.
 
@@ -96,14 +97,14 @@ def chunk_uploads(
     *,
     num_users: int,
 ) -> Uploads:
-    """Compute what the clients of one chunk send: `client_update` for all of them at once.
+    """Compute the uploads of all clients of a chunk at once, each as `client_update` does for one client.
 
     Args:
-        broadcast: what they received.
-        shared: from `shared_part`, for all chunks of a round.
-        observations: their weighted histories, [rows, slots].
-        owners: which client owns a row.
-        client_ids: the user behind each client; `num_users` for a padding client.
+        broadcast: the message that the clients received.
+        shared: `shared_part` of the round.
+        observations: the weighted histories, [rows, slots].
+        owners: position of the client that owns a row; `clients` for a padding row.
+        client_ids: user id of each client; `num_users` for a padding client.
         num_users: N.
     """
     model, row_sums = broadcast.model, owned_by(owners, num_clients=client_ids.shape[0])
@@ -139,12 +140,12 @@ def _loss(
 
 
 def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
-    r"""Compute the Frobenius norm of every piece that each client sends, without building any of them.
+    r"""Compute the Frobenius norm of each piece that each client sends, without building the pieces.
 
         |W e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} w_i^2 s_i^2) + \sum_{i in I_u} w_i^2 e_i^2 }
 
-    since the items outside a history have e_i = -w0 s_i; G = Y^T W^2 Y, and |x x^T| = |x|^2. A bound on what
-    float32 may have lost to cancellation is added.
+    with G = Y^T W^2 Y, since items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2. A bound on the
+    rounding error of float32 is added, so that no norm is understated.
     """
     broadcast, observations, factors = uploads.broadcast, uploads.observations, uploads.user_factors
     w0, item_weights = broadcast.model.unobserved_weight, broadcast.item_weights
@@ -155,10 +156,11 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
         return row_sums.total(jnp.sum(jnp.where(observations.mask, importance * values, 0.0), axis=-1))
 
     squared_scores = jnp.sum(jnp.matmul(factors, broadcast.norm_gram, precision="highest") * factors, axis=-1)
-    unobserved = jnp.maximum(squared_scores - of_history(uploads.scores**2), 0.0) + _CANCELS * squared_scores
+    unobserved = jnp.maximum(squared_scores - of_history(uploads.scores**2), 0.0)
+    unobserved = unobserved + _CANCELLATION * squared_scores
     observed = of_history(residuals(uploads.scores, observations) ** 2)
     minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(uploads.scores))
-    rounding = _ROUNDS * jnp.sqrt(of_history(minuends**2))  # of c (p - s), however small it is
+    rounding = _ROUNDING * jnp.sqrt(of_history(minuends**2))  # of c (p - s), however small that is
     residual_norm = jnp.sqrt(w0**2 * unobserved + observed) + rounding
     squared_length = jnp.sum(factors**2, axis=-1)
     confidence = of_history(extra_confidence(broadcast.model, observations) ** 2)
@@ -176,14 +178,14 @@ def rank_one_upload(
     update: ClientUpdate,
     observations: Observations,
 ) -> RankOneUpload:
-    """Return what the client sends as the pair (e, x).
+    """Return the upload of one client as the pair (e, x).
 
-    As revealing as the dense upload, and it cannot be summed before it reaches the server.
+    It reveals as much as the dense upload, and cannot be summed before it reaches the server.
 
     Args:
-        model: whose w0 counts.
+        model: gives w0.
         item_factors: Y.
-        update: from `client_update`.
+        update: result of `client_update`.
         observations: the client's weighted history.
     """
     return RankOneUpload(
@@ -197,12 +199,12 @@ def dense_upload(
     update: ClientUpdate,
     observations: Observations,
 ) -> Float[Array, "items factors"]:
-    """Return what the client sends: f(u, i) = c_i (p_i - x.y_i) x for every item i.
+    """Return the upload of one client: f(u, i) = c_i (p_i - x.y_i) x for every item i.
 
     Args:
-        model: whose w0 counts.
+        model: gives w0.
         item_factors: Y.
-        update: from `client_update`.
+        update: result of `client_update`.
         observations: the client's weighted history.
 
     References:

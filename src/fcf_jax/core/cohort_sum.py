@@ -2,11 +2,11 @@ r"""The cohort sum, in sparse + Gram form, over packed clients.
 
     \sum_u a_u e_u x_u^T  =  scatter_{i in I_u} [ a_u (e_ui + w0 s_ui) x_u ]  -  w0 Y (\sum_u a_u x_u x_u^T)
 
-Every client's gradient of the items that it never touched is -w0 s_i x, and the sum of all x x^T yields that
-for everybody at once: no array of [clients, items] is ever built. a_u is 1 unless a link of the channel
+A client's gradient of an item outside its history is -w0 s_i x. The sum of all x x^T gives these gradients
+for all clients at once, so no array of [clients, items] is ever built. a_u is 1 unless a link of the channel
 lowers it.
 
-Over several devices each takes its share of the chunks, and one sum over the devices ends a round.
+With several devices, each computes its share of the chunks, and one sum over the devices ends the round.
 """
 
 from collections.abc import Callable
@@ -46,19 +46,19 @@ def cohort_sum(
     key: Key | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
-    """Solve all packed clients, and sum what they send.
+    """Solve the factors of all packed clients, and sum their uploads.
 
     Args:
         model: weighting, lambda and w0.
         item_factors: Y.
         clients: the cohort.
-        channel: whose client ends and accumulation are applied; its server ends are not.
-        channel_state: of the channel; None: its first.
-        key: of the round, for links that draw at the client.
-        mesh: devices that share the chunks, along an axis "clients"; None: one device.
+        channel: channel whose client ends and accumulation are applied, but not its server ends; None: none.
+        channel_state: state of the channel; None: its first state.
+        key: key of the channel's client ends.
+        mesh: devices that share the chunks, along its axis "clients"; None: one device.
 
     Returns:
-        The sums, and the worst client's solve error.
+        The sums, and the largest solve error of a client.
 
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
@@ -70,8 +70,8 @@ def cohort_sum(
 
 
 def accumulation_of(channel: Link | None) -> Accumulation:
-    """Return how the channel wants uploads added up: in floating point unless it says otherwise."""
-    return FLOAT_SUMS if channel is None or channel.accumulation is None else channel.accumulation
+    """Return the channel's rule for adding up uploads, by default in floating point."""
+    return _FLOAT_SUMS if channel is None or channel.accumulation is None else channel.accumulation
 
 
 def accumulate(
@@ -84,10 +84,10 @@ def accumulate(
     key: Key | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
-    """Add up what the clients send without reading the total; arguments as of `cohort_sum`.
+    """Add up the uploads of the clients, without reading the total; arguments as for `cohort_sum`.
 
     Returns:
-        The total, which may be added to that of other clients leaf by leaf, and the worst solve error.
+        The total, which adds leaf by leaf to that of other clients, and the largest solve error.
     """
     accumulation = accumulation_of(channel)
     if channel is not None and channel_state is None:
@@ -113,11 +113,11 @@ def accumulate(
 def broadcast_of(
     model: Model, item_factors: Float[Array, "items factors"], channel: Link | None = None
 ) -> Broadcast:
-    """Compute what all clients of a round know."""
+    """Build the message to all clients of a round."""
     item_gram, weights = gram(item_factors), None if channel is None else channel.item_weights
     if weights is None:
         return Broadcast(model, item_factors, item_gram, None, item_gram)
-    weights = jnp.pad(weights, (0, item_factors.shape[0] - weights.shape[0]))  # rows that fill up a mesh
+    weights = jnp.pad(weights, (0, item_factors.shape[0] - weights.shape[0]))  # 0 for padding rows of a mesh
     return Broadcast(model, item_factors, item_gram, weights, gram(weights[:, None] * item_factors))
 
 
@@ -127,27 +127,27 @@ def solve_chunks(
     use: Callable[[Total, Uploads], tuple[Total, Any]],
     start: Total,
 ) -> tuple[Total, Any, Float[Array, ""]]:
-    """Solve the clients chunk by chunk, and fold `use` over what they send.
+    """Solve the clients chunk by chunk, and fold `use` over their uploads, as `lax.scan` does.
 
     Args:
-        broadcast: from `broadcast_of`.
+        broadcast: the message that they received, from `broadcast_of`.
         clients: the cohort.
-        use: (accumulated so far, uploads of a chunk) -> (accumulated, output of this chunk).
-        start: what `use` begins with.
+        use: (total, uploads of a chunk) -> (next total, output of the chunk).
+        start: the total before the first chunk.
 
     Returns:
-        What was accumulated, the outputs stacked, and the worst client's solve error.
+        The final total, the stacked outputs, and the largest solve error of a client.
     """
     model, num_users = broadcast.model, clients.row_counts.shape[0]
     shared = shared_part(model, broadcast.item_gram)
 
     def step(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
-        (so_far, worst), (rows, owners, client_ids) = carry, chunk
+        (total, worst), (rows, owners, client_ids) = carry, chunk
         uploads = chunk_uploads(
             broadcast, shared, model.weighting(rows), owners, client_ids, num_users=num_users
         )
-        so_far, output = use(so_far, uploads)
-        return (so_far, jnp.maximum(worst, jnp.max(uploads.solve_error))), output
+        total, output = use(total, uploads)
+        return (total, jnp.maximum(worst, jnp.max(uploads.solve_error))), output
 
     chunks = clients.rows, clients.owners, clients.client_ids
     start_of_scan = start, jnp.zeros((), broadcast.item_factors.dtype)
@@ -162,15 +162,15 @@ def solve_clients(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "users factors"], Float[Array, ""]]:
-    """Solve the factor of every packed client; 0 for users that are not among them.
+    """Solve the factors of all packed clients; users that are not packed get 0.
 
-    For ALS, whose items are the clients of the user factors in turn, and for the fold-in of evaluation; a
-    real server never sees a user factor.
+    For ALS, in which items are solved as clients of the user factors, and for folding users in. A real
+    server never sees user factors.
 
     Args:
         model: weighting, lambda and w0.
-        factors: Y, or X for items as clients.
-        clients: whose factors are solved.
+        factors: Y; X if the clients are items.
+        clients: clients to solve.
         mesh: devices that share the chunks; None: one device.
 
     Returns:
@@ -178,16 +178,16 @@ def solve_clients(
     """
 
     def place(total: tuple[Array, Array], uploads: Uploads) -> tuple[tuple[Array, Array], None]:
-        everyone, loss = total
-        everyone = everyone.at[uploads.client_ids].set(uploads.user_factors, mode="drop")
-        return (everyone, loss + jnp.sum(uploads.loss)), None
+        solved, loss = total
+        solved = solved.at[uploads.client_ids].set(uploads.user_factors, mode="drop")
+        return (solved, loss + jnp.sum(uploads.loss)), None
 
     def share(received: tuple[Model, Array], clients: PackedClients) -> tuple[Array, Array]:
         model, factors = received
-        everyone = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
-        start = everyone, jnp.zeros((), factors.dtype)
-        solved, _, _ = solve_chunks(broadcast_of(model, factors), clients, place, start)
-        return jax.lax.psum(solved, "clients") if packing.is_split(mesh) else solved
+        unsolved = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
+        start = unsolved, jnp.zeros((), factors.dtype)
+        total, _, _ = solve_chunks(broadcast_of(model, factors), clients, place, start)
+        return jax.lax.psum(total, "clients") if packing.is_split(mesh) else total
 
     return packing.split_chunks(share, mesh)((as_pytree(model), factors), clients)
 
@@ -208,7 +208,7 @@ def num_clipped(uploads: Uploads) -> Array:
     return jnp.sum(uploads.is_client & (uploads.weights < 1), dtype=jnp.int32)
 
 
-def _no_client(item_factors: Float[Array, "items factors"]) -> CohortSum:
+def _empty_sums(item_factors: Float[Array, "items factors"]) -> CohortSum:
     (num_items, num_factors), dtype = item_factors.shape, item_factors.dtype
     return CohortSum(
         upload=jnp.zeros((num_items, num_factors), dtype),
@@ -222,7 +222,7 @@ def _no_client(item_factors: Float[Array, "items factors"]) -> CohortSum:
 
 
 def _add(sums: CohortSum, uploads: Uploads) -> CohortSum:
-    """Add a chunk; of the upload only the part of the observed items beyond -w0 s x."""
+    """Add the uploads of a chunk, of the item gradients only the sparse part `seen` x^T."""
     factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
     of_rows = factors.at[uploads.owners].get(mode="clip")
     gram_of_chunk = jnp.matmul(factors.T, uploads.user_factors, precision="highest")
@@ -237,9 +237,9 @@ def _add(sums: CohortSum, uploads: Uploads) -> CohortSum:
 
 
 def add_unobserved(model: Model, item_factors: Float[Array, "items factors"], sums: CohortSum) -> CohortSum:
-    """Add -w0 Y (sum of a x x^T), the part of the items that a client did not observe."""
+    """Add -w0 Y (sum of a x x^T), the part of the item gradients that sparse sums leave out."""
     unobserved = model.unobserved_weight * jnp.matmul(item_factors, sums.user_gram, precision="highest")
     return sums._replace(upload=sums.upload - unobserved)
 
 
-FLOAT_SUMS = Accumulation(start=_no_client, add=_add, read=add_unobserved)
+_FLOAT_SUMS = Accumulation(start=_empty_sums, add=_add, read=add_unobserved)

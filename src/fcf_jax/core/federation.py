@@ -5,7 +5,7 @@ r"""The federation: rounds of client updates, their sum and a server step, compi
     state = federation.init(key)
     state, info = federation.round(key, state, clients)
 
-One round of Algorithm 1: draw a cohort, `collect` what it sends (`core.cohort_sum`), `step` the server with
+A round of Algorithm 1 draws a cohort, adds up its uploads (`collect`), and takes a server step (`step`) with
 
     dJ/dY = -2 (N / Theta) F + 2 lambda Y
 """
@@ -40,15 +40,15 @@ from fcf_jax.core.sampling import Sampling, draw_cohort, draw_cohorts, round_key
 
 
 class Federation(NamedTuple):
-    """A federated optimization of shared item factors, as two pure functions.
+    """Federated optimization of the item factors, as two pure functions.
 
-    Both are pytrees: the model's and the channel's numbers are leaves, so a federation that is set up again
-    with other numbers, the same sizes and the same optimizer object compiles nothing.
+    Both are pytrees whose leaves are the numbers of the model and the channel. Setting a federation up again
+    with other numbers, but the same sizes and the same optimizer object, does not recompile.
 
     Attributes:
         init: key -> the first state.
-        round: (key, state, clients, *, row_capacity=None) -> (state, info). The same key may be given to
-            every round: each derives its own from the state's round index.
+        round: (key, state, clients, *, row_capacity=None) -> (next state, info). Use the same key for all
+            rounds: a round derives its keys from it and the state's round index.
     """
 
     init: Callable[[Key], ServerState]
@@ -62,7 +62,7 @@ class Federation(NamedTuple):
 )
 @dataclass(frozen=True)
 class Setup:
-    """What a federation is made of; numbers may be traced, sizes and the optimizer are static."""
+    """Parts of a federation, the arguments of `federated_cf`; numbers may be traced, all else is static."""
 
     model: Model
     channel: Link | None
@@ -76,12 +76,12 @@ class Setup:
 
     @property
     def num_shares(self) -> int:
-        """Devices that share the clients of a round."""
+        """Number of devices that share the clients of a round."""
         return 1 if self.mesh is None else self.mesh.shape["clients"]
 
     @property
     def num_rows(self) -> int:
-        """Rows of the item factors: items, and padding that makes them divide among devices."""
+        """Rows of the item factors: the items, padded to a multiple of the devices that split them."""
         return self.num_items + (0 if self.mesh is None else -self.num_items % self.mesh.shape["items"])
 
 
@@ -101,19 +101,19 @@ def federated_cf(
 
     Args:
         model: weighting, lambda and w0.
-        optimizer: the server's step: the paper's Adam (`optax.adam`, `fcf_jax.optimizers.paper_adam`), one of
-            ours (`guarded_gram`, `running_sums`, ...) or any other optax transformation.
+        optimizer: the server's step: Adam as in the paper (`optax.adam`, `fcf_jax.optimizers.paper_adam`),
+            another step of `fcf_jax.optimizers`, or any other optax transformation.
         num_items: M, the size of the catalogue.
         num_factors: K.
-        cohort_size: Theta, the different clients of each round; None: everybody.
-        sampling: how cohorts are drawn, "shuffled", "independent" or "poisson": see `draw_cohort`;
-            under the last, Theta is the expected number.
+        cohort_size: Theta, the number of clients in a round, from 1 to N; None: all clients.
+        sampling: how cohorts are drawn, "shuffled", "independent" or "poisson" (see `core.sampling`);
+            for "poisson", Theta is the expected number.
         init_scale: standard deviation of the first item factors.
-        channel: what lies between clients and server, such as clipping and noise (`fcf_jax.channel`); the
-            server steps on, and the info reports, what the channel lets through. None: nothing.
+        channel: processing between clients and server, such as clipping and noise (`fcf_jax.channel`). The
+            server steps on, and the info reports, its output. None: none.
         mesh: devices that share a round's work, from `fcf_jax.parallel.client_mesh`; place state and
-            clients there too. The outcome is that of one device, but for the order of sums. Where
-            the items are split as well, rows of zeros fill up the item factors of the last device.
+            clients on it too. The result is that of one device, up to the order of sums. If it splits the
+            items, the item factors are padded with rows of zeros. None: one device.
 
     Raises:
         ValueError: for a size below 1.
@@ -139,7 +139,7 @@ def federated_cf(
 
 
 def setup_of(federation: Federation) -> Setup:
-    """Return what a federation was made of, for those who move the data themselves.
+    """Return the setup of a federation, for functions that move its clients themselves.
 
     Raises:
         ValueError: for a federation that `federated_cf` did not make.
@@ -153,7 +153,7 @@ def setup_of(federation: Federation) -> Setup:
 def server_init(
     item_factors: Float[Array, "items factors"], optimizer: optax.GradientTransformation
 ) -> ServerState:
-    """Begin with these item factors and a fresh optimizer."""
+    """Return the first state, with these item factors and a new optimizer state."""
     return ServerState(item_factors, optimizer.init(item_factors), jnp.zeros((), jnp.int32))
 
 
@@ -165,17 +165,17 @@ def server_update(
     *,
     num_users: int,
 ) -> tuple[ServerState, RoundInfo]:
-    """Step on the item factors with the gradient that the cohort's sums estimate.
+    """Update the item factors with the gradient that the cohort's sums estimate.
 
-    The sums of Theta clients are scaled by N / Theta to stand for all N users; lambda is added once, here,
-    and is not scaled. A round in which no client took part changes only the round index.
+    The sums over Theta clients are scaled by N / Theta to estimate those over all N users; the lambda term is
+    added once and not scaled. A round without clients changes only the round index.
 
     Args:
-        model: whose lambda counts.
-        state: before the round.
-        sums: of the cohort.
-        optimizer: any optax transformation; one that takes extra arguments is given `model`, `num_users`,
-            `user_gram`, `confidence_sum` and `value` (the loss), the last three scaled as the gradient.
+        model: gives lambda.
+        state: state before the round.
+        sums: sums over the cohort.
+        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, and, scaled by
+            N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
         num_users: N, at least the number of clients in the sums.
 
     Returns:
@@ -220,15 +220,15 @@ def server_update(
 def draw_item_factors(
     key: Key, *, num_items: int, num_factors: int, init_scale: Scalar = 0.1
 ) -> Float[Array, "items factors"]:
-    """Draw the first item factors, normal with this standard deviation.
+    """Draw the first item factors from N(0, init_scale^2).
 
-    `fit_als` and `federation.init` draw the same start from the same key.
+    `fit_als` and `federation.init` draw the same factors from the same key.
     """
     return init_scale * jax.random.normal(key, (num_items, num_factors))
 
 
 def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) -> tuple[Any, Array]:
-    """Add up what these clients send in one round: the total, not yet read, and the worst solve error."""
+    """Add up the uploads of one round; return the total, not yet read, and the largest solve error."""
     return accumulate(
         setup.model,
         state.item_factors,
@@ -243,14 +243,14 @@ def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) 
 def step(
     setup: Setup, key: Key, state: ServerState, total: Any, *, num_users: int
 ) -> tuple[ServerState, RoundInfo]:
-    """Read the total, pass it through the channel's server ends, and step."""
+    """Read the total of `collect`, apply the channel's server ends, and update the server."""
     channel, model = setup.channel, setup.model
     sums = accumulation_of(channel).read(model, state.item_factors, total)
     if channel is not None:
         key_server = round_keys(key, state.round_index).server
         sums, channel_state = channel.server(key_server, state.channel_state, sums)
         state = state._replace(channel_state=channel_state)
-        if setup.num_rows > setup.num_items:  # rows that fill up the last device are no items: no noise
+        if setup.num_rows > setup.num_items:  # take the noise off padding rows
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
     return server_update(model, state, sums, setup.optimizer, num_users=num_users)
 
@@ -260,7 +260,7 @@ def _init(setup: Setup, key: Key) -> ServerState:
     item_factors = draw_item_factors(
         key, num_items=setup.num_items, num_factors=setup.num_factors, init_scale=setup.init_scale
     )
-    if channel is not None and channel.item_weights is not None:  # an item that is never sent stays 0
+    if channel is not None and channel.item_weights is not None:  # items that are never sent stay 0
         item_factors = jnp.where(channel.item_weights[:, None] > 0, item_factors, 0.0)
     state = server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), setup.optimizer)
     return state if channel is None else state._replace(channel_state=channel.init())
@@ -297,16 +297,16 @@ def run_rounds(
     """Run rounds in one compiled program.
 
     Args:
-        federation: from `federated_cf`.
-        key: one key for all rounds; each round derives its own from its index.
-        state: where to begin.
-        clients: everybody's histories; cohorts are gathered from them.
-        num_rounds: how many rounds to add to `state`.
-        row_capacity: rows that a chunk of a cohort may need; None: found from the key. A caller of cohorts
-            that traces the key itself (a `vmap` over seeds) must compute it beforehand with `cohort_rows`.
+        federation: result of `federated_cf`.
+        key: the key of all rounds; each round derives its own from it and the round index.
+        state: state to begin with.
+        clients: the histories of all clients, from which cohorts are gathered.
+        num_rounds: number of rounds to run.
+        row_capacity: rows per chunk of a cohort; None: computed from the key. If cohorts are sampled and the
+            key is traced (a `vmap` over seeds), compute it beforehand with `cohort_rows`.
 
     Returns:
-        The state after the last round, and the info of all rounds, stacked.
+        The state after the last round, and the stacked infos of all rounds.
     """
     if row_capacity is None:
         row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
@@ -316,10 +316,10 @@ def run_rounds(
 def cohort_rows(
     federation: Federation, key: Key, state: ServerState, clients: PackedClients, *, num_rounds: int
 ) -> int:
-    """Compute, on the host, a `row_capacity` that the cohorts of these rounds need."""
+    """Compute, on the host, the `row_capacity` that `run_rounds` needs for these rounds."""
     setup = setup_of(federation)
     if setup.cohort_size is None or num_rounds == 0:
-        return 1  # nothing is gathered
+        return 1  # unused: nothing is gathered
     cohorts = draw_cohorts(
         key,
         state.round_index,
@@ -340,7 +340,7 @@ def _scan_rounds(num_rounds: int, row_capacity: int, run_round: Callable, key: K
 
 
 def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array, num_shares: int) -> int:
-    """Fall back on the cohort itself, or under tracing on all the rows there are."""
+    """Return `row_capacity`; if None, the rows that this cohort needs, or all rows under tracing."""
     if row_capacity is not None:
         return row_capacity
     if isinstance(client_ids, jax.core.Tracer) or isinstance(clients.row_counts, jax.core.Tracer):

@@ -1,6 +1,6 @@
-"""Inverses of positive definite matrices in plain JAX: they batch, differentiate and export anywhere.
+"""Inverses of positive definite matrices in plain JAX, which batch, differentiate and export anywhere.
 
-No LAPACK: its batched calls can block forever on CPUs with few cores.
+They avoid LAPACK, whose batched calls can block forever on CPUs with few cores.
 """
 
 import jax
@@ -11,10 +11,10 @@ _BASE_SIZE = 8  # columns eliminated one by one; 4 and 16 were slower (benchmark
 
 
 def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Invert one positive definite matrix; a singular one as if its diagonal were slightly larger.
+    """Invert a positive definite matrix; a ridge at rounding level keeps a singular one from failing.
 
-    Blockwise Gauss-Jordan elimination in a loop: slower than `inverse_cholesky`, but quick to compile, and
-    one matrix serves all clients.
+    Blockwise Gauss-Jordan elimination in a loop: slower than `inverse_cholesky` but quicker to compile, for
+    the single matrix that all clients share.
     """
     size, dtype = matrix.shape[0], matrix.dtype
     num_missing = -size % _BASE_SIZE
@@ -28,11 +28,11 @@ def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         rows = jax.lax.dynamic_slice_in_dim(partial, start, _BASE_SIZE, axis=0)
         columns = jax.lax.dynamic_slice_in_dim(partial, start, _BASE_SIZE, axis=1)
         root = _eliminate(jax.lax.dynamic_slice_in_dim(rows, start, _BASE_SIZE, axis=1))
-        pivot = _product("ji,jk->ik", root, root)
-        reduced = _product("ij,jk->ik", pivot, rows)
-        partial = partial - _product("ij,jk->ik", columns, reduced)
+        pivot = einsum("ji,jk->ik", root, root)
+        reduced = einsum("ij,jk->ik", pivot, rows)
+        partial = partial - einsum("ij,jk->ik", columns, reduced)
         partial = jax.lax.dynamic_update_slice_in_dim(partial, reduced, start, axis=0)
-        columns = -_product("ij,jk->ik", columns, pivot)
+        columns = -einsum("ij,jk->ik", columns, pivot)
         columns = jax.lax.dynamic_update_slice_in_dim(columns, pivot, start, axis=0)
         return jax.lax.dynamic_update_slice_in_dim(partial, columns, start, axis=1)
 
@@ -48,19 +48,19 @@ def _scale(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
 
 
 def inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Compute N with N^T N = A^-1 for a positive definite A: the inverse of its Cholesky factor.
+    """Compute N with N^T N = A^-1, the inverse of the Cholesky factor of a positive definite A.
 
-    A is scaled to a unit diagonal first. A pivot at rounding level, which a singular matrix has,
-    is skipped: the answer is finite.
+    A is scaled to a unit diagonal first. Pivots at rounding level are skipped, so that the result is finite
+    for a singular matrix too.
     """
     scale = _scale(matrix)
     return _inverse_cholesky(matrix * scale[:, None] * scale[None, :]) * scale[None, :]
 
 
 def _inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Invert block by block, halving the size.
+    """Compute N recursively from blocks of half the size.
 
-    With A = [[A11, .], [A21, A22]]: L21 = A21 N11^T, N22 belongs to A22 - L21 L21^T, and
+    With A = [[A11, .], [A21, A22]] and L21 = A21 N11^T: N22 is the N of A22 - L21 L21^T, and
     N21 = -N22 L21 N11.
     """
     size = matrix.shape[0]
@@ -68,15 +68,15 @@ def _inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         return _eliminate(matrix)
     half = -(-(size // 2) // _BASE_SIZE) * _BASE_SIZE
     upper_left = _inverse_cholesky(matrix[:half, :half])
-    lower = _product("ij,kj->ik", matrix[half:, :half], upper_left)
-    lower_right = _inverse_cholesky(matrix[half:, half:] - _product("ij,kj->ik", lower, lower))
-    lower_left = -_product("ij,jk->ik", lower_right, _product("ij,jk->ik", lower, upper_left))
+    lower = einsum("ij,kj->ik", matrix[half:, :half], upper_left)
+    lower_right = _inverse_cholesky(matrix[half:, half:] - einsum("ij,kj->ik", lower, lower))
+    lower_left = -einsum("ij,jk->ik", lower_right, einsum("ij,jk->ik", lower, upper_left))
     upper_right = jnp.zeros((half, size - half), matrix.dtype)
     return jnp.block([[upper_left, upper_right], [lower_left, lower_right]])
 
 
 def _eliminate(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Turn [A | I] into [L^T | N], column by column."""
+    """Compute N by elimination, column by column: [A | I] becomes [L^T | N]."""
     size = matrix.shape[0]
     rounding = 32 * jnp.finfo(matrix.dtype).eps
     tableau = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
@@ -90,5 +90,6 @@ def _eliminate(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return tableau[:, size:]
 
 
-def _product(subscripts: str, *operands: Array) -> Array:
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """Compute `jnp.einsum` at the highest precision."""
     return jnp.einsum(subscripts, *operands, precision="highest")

@@ -2,8 +2,8 @@ r"""The objective of one user: its weighting, scores, residuals, loss and item g
 
     J = \sum_u \sum_i c_ui (p_ui - x_u.y_i)^2 + lambda (\sum_u |x_u|^2 + \sum_i |y_i|^2)
 
-The inner sum runs over ALL items: an item outside the history has p = 0 and confidence w0. A user's item set
-is small, so every function walks the history only and takes the other items from the Gram matrix G = Y^T Y.
+The inner sum runs over ALL items: an item outside the history has p = 0 and confidence w0. Histories are
+short, so the functions visit observed items only; the Gram matrix G = Y^T Y accounts for all others.
 """
 
 from jax import numpy as jnp
@@ -23,7 +23,7 @@ def confidence(strengths: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Arr
 
 
 def implicit_feedback(*, alpha: Scalar) -> Weighting:
-    """Weigh a history as implicit feedback: c = 1 + alpha r and p = 1.
+    """Build the weighting of implicit feedback: c = 1 + alpha r and p = 1.
 
     Items outside the history have p = 0 and the confidence `Model.unobserved_weight`, 1 in the paper.
 
@@ -34,12 +34,12 @@ def implicit_feedback(*, alpha: Scalar) -> Weighting:
 
 
 def explicit_ratings(*, mean: Scalar = 0.0) -> Weighting:
-    """Weigh a history as explicit ratings: c = 1 and p = r - mean.
+    """Build the weighting of explicit ratings: c = 1 and p = r - mean.
 
-    Goes with `Model(unobserved_weight=0.0)`: an item without a rating carries no information.
+    Use it with `Model(..., unobserved_weight=0.0)`: an item without a rating carries no information.
 
     Args:
-        mean: subtracted from every rating, usually the mean training rating; may be traced.
+        mean: number subtracted from every rating, usually the mean training rating; may be traced.
     """
     return Partial(_weigh_explicit, mean=mean)
 
@@ -68,7 +68,7 @@ def gram(factors: Float[Array, "rows factors"]) -> Float[Array, "factors factors
 
 
 def extra_confidence(model: Model, observations: Observations) -> Float[Array, "*rows slots"]:
-    """Compute c_i - w0, 0 in empty slots: the Gram matrix already counts every item with w0."""
+    """Compute c_i - w0, 0 in empty slots: the Gram matrix already counts every item with confidence w0."""
     return jnp.where(observations.mask, observations.confidence - model.unobserved_weight, 0.0)
 
 
@@ -91,7 +91,7 @@ def sparse_residuals(
 ) -> Float[Array, "*rows slots"]:
     """Compute e_i + w0 s_i = c_i p_i - (c_i - w0) s_i, 0 in empty slots.
 
-    This is what an observed item's residual has beyond -w0 s_i, the residual that it would have unobserved.
+    This is the residual of an observed item minus -w0 s_i, the residual of an unobserved item.
     """
     extra = observations.confidence - model.unobserved_weight
     return jnp.where(
@@ -100,7 +100,7 @@ def sparse_residuals(
 
 
 def history_loss(model: Model, scores: Float[Array, "slots"], observations: Observations) -> Float[Array, ""]:
-    """Sum c_i (p_i - s_i)^2 - w0 s_i^2 over the observed items: the loss beyond w0 x^T G x."""
+    """Sum c_i (p_i - s_i)^2 - w0 s_i^2 over the observed items: their loss minus their part of w0 x^T G x."""
     observed = observations.confidence * (observations.preference - scores) ** 2
     return jnp.sum(jnp.where(observations.mask, observed - model.unobserved_weight * scores**2, 0.0))
 
@@ -108,7 +108,7 @@ def history_loss(model: Model, scores: Float[Array, "slots"], observations: Obse
 def catalogue_loss(
     model: Model, item_gram: Float[Array, "factors factors"], user_factor: Float[Array, "factors"]
 ) -> Float[Array, ""]:
-    """Compute w0 x^T G x + lambda |x|^2: the loss of a user as if every item were unobserved."""
+    """Compute w0 x^T G x + lambda |x|^2: the loss of a user if all items were unobserved."""
     unobserved = jnp.dot(
         user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest"
     )
@@ -124,13 +124,13 @@ def loss(
     """Compute one user's share of J over all items, lambda |x|^2 included, lambda |Y|^2 not.
 
     Args:
-        model: whose lambda and w0 count; `observations` are weighted already.
+        model: gives lambda and w0; its weighting is in `observations` already.
         item_factors: Y.
-        user_factor: x, any; not necessarily the solution.
+        user_factor: x, not necessarily the solution.
         observations: the user's weighted history.
 
     References:
-        arXiv:1901.09888, equation of the cost function; Hu et al. 2008, equation 3.
+        arXiv:1901.09888, the cost function; Hu et al. 2008, equation 3.
     """
     user_scores = scores(item_factors, user_factor, observations)
     return history_loss(model, user_scores, observations) + catalogue_loss(
@@ -144,7 +144,14 @@ def all_residuals(
     user_factor: Float[Array, "factors"],
     observations: Observations,
 ) -> Float[Array, "items"]:
-    """Compute c_i (p_i - x.y_i) for every item, observed or not."""
+    """Compute c_i (p_i - x.y_i) for every item, observed or not.
+
+    Args:
+        model: gives w0; its weighting is in `observations` already.
+        item_factors: Y.
+        user_factor: x.
+        observations: the user's weighted history.
+    """
     catalogue_scores = jnp.matmul(item_factors, user_factor, precision="highest")
     seen = sparse_residuals(model, catalogue_scores[observations.item_ids], observations)
     return (-model.unobserved_weight * catalogue_scores).at[observations.item_ids].add(seen)
@@ -161,9 +168,9 @@ def item_gradient(
     Summed over all users, with 2 lambda Y added once, this is the full gradient.
 
     Args:
-        model: whose w0 counts; `observations` are weighted already.
+        model: gives w0; its weighting is in `observations` already.
         item_factors: Y.
-        user_factor: x, any; the envelope theorem asks for the solution.
+        user_factor: x; if it minimizes J, the result is also the gradient of min_X J (envelope theorem).
         observations: the user's weighted history.
 
     References:

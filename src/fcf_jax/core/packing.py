@@ -1,9 +1,9 @@
-"""Packed clients: histories cut into rows of equal width, gathered into chunks of whole clients.
+"""Packed clients: histories cut into rows of equal width, and grouped into chunks of whole clients.
 
 Histories are skewed, from one item to thousands, so a client takes as many rows as it needs. Clients are
-dealt to chunks so that all chunks hold about the same number of rows and clients: every chunk then costs the
-same, and little is padding. This module alone knows how padding is marked: a padding row is owned by client
-number `clients`, a padding client stands for user number `users`.
+dealt to chunks so that all chunks hold about the same number of rows and clients: all chunks then take the
+same time, with little padding. Only this module knows how padding is marked: the owner of a padding row is
+`clients`, the user id of a padding client is `users`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ from jaxtyping import Array, Int
 from fcf_jax.core.records import ClientData, Histories, PackedClients
 
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
-_ROW_PADDING = 1.15  # slots per interaction that a row width may cost
-_CHUNK_SLOTS = 16384  # fits the cache of a CPU core, and pads little (benchmarks/README.md)
+_ROW_PADDING = 1.15  # most slots per interaction for a row width to be chosen
+_CHUNK_SLOTS = 16384  # fits the cache of a CPU core, with little padding (benchmarks/README.md)
 _CHUNK_CLIENTS = 512
 
 
@@ -35,17 +35,16 @@ def pack_clients(
     """Pack all histories, in an order that fills the chunks evenly.
 
     Args:
-        interactions: one row per user, such as `fcf_jax.Interactions`.
-        row_width: slots in a row; None: the widest that leaves few of them empty.
-        chunk_slots: slots computed at a time, about; larger suits a GPU. A chunk always has room for the
-            longest history.
-        chunk_clients: clients in a chunk, at most.
-        num_shares: devices that will share the chunks evenly.
-        device: a `jax.Device` to put them on, such as a CPU beside a GPU (`fcf_jax.parallel.stream`); None:
-            the default.
+        interactions: histories, one row per user, such as `fcf_jax.Interactions`.
+        row_width: slots per row; None: the widest with few empty slots.
+        chunk_slots: approximate slots per chunk; a GPU wants more. Any history fits into a chunk.
+        chunk_clients: most clients per chunk.
+        num_shares: number of devices that will share the chunks; their number becomes a multiple of it.
+        device: the `jax.Device` that holds the result, such as a CPU beside a GPU
+            (`fcf_jax.parallel.run_rounds_streamed`); None: the default device.
 
     Raises:
-        ValueError: for a row width below 1, or 2**31 slots and more.
+        ValueError: for a row width below 1, or for 2**31 or more slots.
     """
     row_width = choose_row_width(interactions) if row_width is None else row_width
     row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
@@ -63,7 +62,7 @@ def pack_items(
     num_shares: int = 1,
     device: Any = None,
 ) -> PackedClients:
-    """Pack the same interactions item by item, as ALS needs them; arguments as of `pack_clients`."""
+    """Pack the interactions by item, as ALS needs them; arguments as for `pack_clients`."""
     return pack_clients(
         interactions.transpose(),
         row_width=row_width,
@@ -75,7 +74,7 @@ def pack_items(
 
 
 def choose_row_width(interactions: Histories) -> int:
-    """Choose the widest row that leaves few slots empty: wide rows compute faster, and pad more."""
+    """Choose the widest row with few empty slots: wide rows are faster to compute, but need more padding."""
     lengths = np.diff(interactions.indptr)
     slots = {width: np.sum(-(-lengths // width)) * width for width in _ROW_WIDTHS}
     frugal = [width for width in _ROW_WIDTHS if slots[width] <= _ROW_PADDING * lengths.sum()]
@@ -83,20 +82,20 @@ def choose_row_width(interactions: Histories) -> int:
 
 
 def padding_factor(clients: PackedClients) -> float:
-    """Compute the slots per interaction, 1 at best."""
+    """Compute the number of slots per interaction, at least 1."""
     return clients.rows.mask.size / max(int(jnp.sum(clients.rows.mask)), 1)
 
 
 def pack(interactions: Histories, chunks: np.ndarray, *, row_width: int) -> PackedClients:
-    """Pack the histories of these users.
+    """Pack the histories of the users in `chunks`.
 
     Args:
-        interactions: one row per user.
+        interactions: histories, one row per user.
         chunks: user ids, [chunks, clients]; `num_users` for a padding client.
-        row_width: slots in a row.
+        row_width: slots per row.
 
     Raises:
-        ValueError: for a row width below 1, or 2**31 slots and more.
+        ValueError: for a row width below 1, or for 2**31 or more slots.
     """
     if row_width < 1:
         raise ValueError(f"expected row_width of at least 1, got {row_width}")
@@ -141,12 +140,12 @@ def _owners(chunk_counts: np.ndarray, first_in_chunk: np.ndarray, rows_per_chunk
 def _fill_rows(
     interactions: Histories, first_row: np.ndarray, is_present: np.ndarray, num_rows: int, row_width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay each history down from its first row on; the remaining slots stay empty."""
+    """Write each history from its first row on; the remaining slots stay empty."""
     item_ids = np.zeros(num_rows * row_width, np.int32)
     strengths = np.zeros(num_rows * row_width, np.float32)
     mask = np.zeros(num_rows * row_width, bool)
     lengths = np.diff(interactions.indptr)
-    shift = first_row * row_width - interactions.indptr[:-1]  # a history is consecutive here and there
+    shift = first_row * row_width - interactions.indptr[:-1]  # histories are consecutive in CSR and in slots
     slots = np.arange(len(interactions.item_ids)) + np.repeat(shift, lengths)
     kept = slice(None) if is_present.all() else np.repeat(is_present, lengths)
     item_ids[slots[kept]] = interactions.item_ids[kept]
@@ -156,7 +155,7 @@ def _fill_rows(
 
 
 def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_shares: int) -> np.ndarray:
-    """Deal clients to chunks, longest first: one to each chunk per turn, the longer to the emptier."""
+    """Deal clients to chunks, longest history first: in each turn the emptiest chunk gets the longest."""
     num_users = row_counts.size
     chunk_rows = max(chunk_rows, int(row_counts.max(initial=1)))
     num_chunks = max(-(-int(row_counts.sum()) // chunk_rows), -(-num_users // chunk_clients), 1)
@@ -176,7 +175,7 @@ def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_share
 
 
 def pack_one_by_one(histories: ClientData) -> PackedClients:
-    """Pack dense histories [clients, slots], one client per chunk: least memory at a time."""
+    """Pack dense histories [clients, slots] into chunks of one client, for least memory."""
     ids = jnp.arange(histories.mask.shape[0])
     rows = jax.tree.map(lambda leaf: leaf[:, None], histories)
     owners = jnp.zeros_like(ids)[:, None]
@@ -184,7 +183,7 @@ def pack_one_by_one(histories: ClientData) -> PackedClients:
 
 
 def present_ids(clients: PackedClients) -> np.ndarray:
-    """List the users that are packed, in the order of the chunks."""
+    """List the ids of the packed users, in the order of the chunks."""
     ids = np.asarray(clients.client_ids).ravel()
     return ids[ids < clients.row_counts.shape[0]]
 
@@ -192,24 +191,24 @@ def present_ids(clients: PackedClients) -> np.ndarray:
 def rows_needed(
     clients: PackedClients, client_ids: Int[Array, "*rounds clients"], *, num_shares: int = 1
 ) -> int:
-    """Compute, on the host, the rows that the fullest chunk of these cohorts needs.
+    """Compute, on the host, how many rows the fullest chunk of these cohorts needs.
 
-    Rounded up to a sixteenth of a power of two, so that few sizes are compiled: at most 7 % too large.
+    The number is rounded up, by at most 7 %, so that few shapes are compiled.
     """
     counts = np.append(np.asarray(clients.row_counts), 0)
-    chunks = np.asarray(split_into_chunks(client_ids, clients, num_shares=num_shares))
+    chunks = np.asarray(_split_into_chunks(client_ids, clients, num_shares=num_shares))
     needed = max(int(counts[chunks].sum(axis=-1).max(initial=1)), 1)
     unit = max(1, 2 ** (needed.bit_length() - 5))
     return -(-needed // unit) * unit
 
 
-def split_into_chunks(
+def _split_into_chunks(
     client_ids: Int[Array, "*rounds clients"], clients: PackedClients, *, num_shares: int = 1
 ) -> Int[Array, "*rounds chunks chunk_clients"]:
-    """Deal a cohort into chunks no larger than those of `clients`, padding clients filling the last.
+    """Deal a cohort into chunks of at most as many clients as those of `clients`.
 
-    Longest history first, back and forth, so that chunks come out alike; equally many for each of
-    `num_shares` devices.
+    Longest history first and back and forth, for chunks of similar size. Their number is a multiple of
+    `num_shares`; padding clients fill the last places.
     """
     num_users, largest = clients.row_counts.shape[0], clients.client_ids.shape[1]
     cohort_size = client_ids.shape[-1]
@@ -228,15 +227,15 @@ def split_into_chunks(
 def gather_cohort(
     clients: PackedClients, client_ids: Int[Array, "clients"], *, row_capacity: int, num_shares: int = 1
 ) -> PackedClients:
-    """Gather the rows of these users into chunks of `row_capacity` rows.
+    """Gather the rows of a cohort into chunks of `row_capacity` rows.
 
     Args:
-        clients: all of them.
-        client_ids: the cohort; `num_users` for a padding client.
-        row_capacity: at least `rows_needed`, or the last users of a chunk lose rows.
-        num_shares: devices that share the chunks evenly.
+        clients: all clients.
+        client_ids: user ids of the cohort; `num_users` for a padding client.
+        row_capacity: rows per chunk, at least `rows_needed`; with fewer, the last clients lose rows.
+        num_shares: number of devices that share the chunks.
     """
-    chunk_ids = split_into_chunks(client_ids, clients, num_shares=num_shares)
+    chunk_ids = _split_into_chunks(client_ids, clients, num_shares=num_shares)
     all_rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), clients.rows)
 
     def gather_chunk(ids: Int[Array, "clients"]) -> tuple:
@@ -258,9 +257,13 @@ def gather_cohort(
 def fill_up(
     clients: PackedClients, *, num_chunks: int = 0, num_rows: int = 0, num_clients: int = 0
 ) -> PackedClients:
-    """Pad, on the host, to at least these numbers of chunks, and of rows and clients per chunk.
+    """Pad, on the host, to at least these sizes; padding takes as much time as real rows and clients.
 
-    Padding costs as much time as real rows and clients.
+    Args:
+        clients: clients to pad.
+        num_chunks: least number of chunks.
+        num_rows: least number of rows per chunk.
+        num_clients: least number of clients per chunk.
     """
     num_users, old_rows = clients.row_counts.shape[0], clients.owners.shape[1]
     chunks, rows = max(num_chunks, clients.owners.shape[0]), max(num_rows, old_rows)
@@ -282,7 +285,7 @@ def fill_up(
 
 
 def cut_chunks(clients: PackedClients, start: int, size: int) -> PackedClients:
-    """Take `size` chunks from host memory, from `start` on; padding chunks stand in for missing ones."""
+    """Copy `size` chunks from chunk `start` on, on the host; padding chunks replace those beyond the end."""
     part = jax.tree.map(
         lambda leaf: np.asarray(leaf)[start : start + size], clients._replace(first_row=(), row_counts=())
     )
@@ -291,7 +294,7 @@ def cut_chunks(clients: PackedClients, start: int, size: int) -> PackedClients:
 
 
 def one_chunk_each(clients: PackedClients) -> Iterator[PackedClients]:
-    """Yield every chunk as packed clients of its own."""
+    """Yield each chunk as packed clients of a single chunk."""
     for chunk in range(clients.owners.shape[0]):
         parts = clients.rows, clients.owners, clients.client_ids
         rows, owners, client_ids = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk : chunk + 1], parts)
@@ -304,33 +307,33 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
     Raises:
         ValueError: when the row widths or the numbers of users differ.
     """
-    facts = {(one.rows.mask.shape[-1], one.row_counts.shape[0]) for one in packings}
+    facts = {(each.rows.mask.shape[-1], each.row_counts.shape[0]) for each in packings}
     if len(facts) != 1:
         raise ValueError(
             f"expected packings of one row width and number of users, got {sorted(facts)}; "
-            "give all the same row_width"
+            "use the same row_width for all"
         )
-    num_chunks, num_rows = (max(one.owners.shape[axis] for one in packings) for axis in (0, 1))
-    num_clients = max(one.client_ids.shape[1] for one in packings)
+    num_chunks, num_rows = (max(each.owners.shape[axis] for each in packings) for axis in (0, 1))
+    num_clients = max(each.client_ids.shape[1] for each in packings)
     filled = [
-        fill_up(one, num_chunks=num_chunks, num_rows=num_rows, num_clients=num_clients) for one in packings
+        fill_up(each, num_chunks=num_chunks, num_rows=num_rows, num_clients=num_clients) for each in packings
     ]
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *filled)
 
 
 def chunk_specs() -> PackedClients:
-    """Return how packed clients lie on a mesh: split by chunk along its axis "clients"."""
+    """Return the partition specs of packed clients: chunks are split along the mesh axis "clients"."""
     chunked, whole = PartitionSpec("clients"), PartitionSpec()
     return PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
 
 
 def is_split(mesh: Mesh | None) -> bool:
-    """Return whether several devices share the chunks: the mesh's axis "clients" may be of size 1."""
+    """Return whether several devices share the chunks; the mesh axis "clients" may have size 1."""
     return mesh is not None and mesh.shape["clients"] > 1
 
 
 def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
-    """Map `share(shared, clients)` over the mesh's axis "clients": a share of the chunks for each device."""
+    """Wrap `share(shared, clients)` so that each device along "clients" calls it with its share of chunks."""
     if not is_split(mesh):
         return share
     return jax.shard_map(
@@ -339,5 +342,5 @@ def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
         in_specs=(PartitionSpec(), chunk_specs()),
         out_specs=PartitionSpec(),
         axis_names={"clients"},
-        check_vma=False,  # every share begins with the same zeros
+        check_vma=False,  # the sums of all shares begin with the same zeros
     )

@@ -1,7 +1,7 @@
-"""The vocabulary of the package: records that cross function boundaries, and the callables that plug in.
+"""Records that cross function boundaries, and the types of the functions that users plug in.
 
-Dimension names in every signature: `users`, `items`, `factors`; `slots` (places for interactions in a
-row), `rows`, `clients` (of one chunk or cohort), `chunks`, `rounds`.
+Dimension names in all signatures: `users`, `items`, `factors`; `slots` (places for interactions in a row),
+`rows`, `clients` (of one chunk or cohort), `chunks`, `rounds`.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class ClientData(NamedTuple):
-    """The history that one device holds, padded to `slots`; a batch of clients has leading axes.
+    """The history of one client, padded to `slots`; a batch of clients has leading axes.
 
     Attributes:
-        item_ids: item of each interaction; 0 in empty slots.
-        strengths: r of each interaction.
+        item_ids: item of each interaction, 0 in empty slots.
+        strengths: strength r of each interaction.
         mask: False in empty slots.
     """
 
@@ -33,10 +33,10 @@ class ClientData(NamedTuple):
 
 
 class Observations(NamedTuple):
-    """A history after weighting.
+    """A weighted history.
 
     Attributes:
-        item_ids: item of each interaction.
+        item_ids: the observed items, 0 in empty slots.
         confidence: c of each observed item.
         preference: p of each observed item.
         mask: False in empty slots.
@@ -49,14 +49,14 @@ class Observations(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The factor model: what every client and the server agree on before the first round.
+    """The factor model, known to the server and all clients before the first round.
 
-    All three may be traced: another alpha, lambda or w0 compiles nothing.
+    All its numbers may be traced: another alpha, lambda or w0 does not recompile.
 
     Attributes:
-        weighting: from strengths to confidence and preference, such as `implicit_feedback(alpha=4.0)`.
-        regularization: lambda on the squared norms of all factors, at least 0; sums are not averaged.
-        unobserved_weight: w0, the confidence of items outside a history, at least 0; 0 for explicit ratings.
+        weighting: maps strengths to confidence and preference, such as `implicit_feedback(alpha=4.0)`.
+        regularization: lambda >= 0, the weight of |x|^2 and |y|^2 in J, which is a sum and not a mean.
+        unobserved_weight: w0 >= 0, the confidence of items outside a history; 0 for explicit ratings.
     """
 
     weighting: Weighting
@@ -66,7 +66,7 @@ class Model(NamedTuple):
 
 @runtime_checkable
 class Histories(Protocol):
-    """Interactions in CSR form, one row per user: all that packing needs. `fcf_jax.Interactions` has it."""
+    """Protocol of interactions in CSR form, one row per user; `fcf_jax.Interactions` satisfies it."""
 
     @property
     def num_users(self) -> int:
@@ -80,17 +80,17 @@ class Histories(Protocol):
 
     @property
     def indptr(self) -> np.ndarray:
-        """Where each user's interactions begin, [users + 1]."""
+        """Row pointers, [users + 1]: user u has the interactions indptr[u] to indptr[u + 1]."""
         ...
 
     @property
     def item_ids(self) -> np.ndarray:
-        """Item of each interaction, ascending within a user."""
+        """Item of each interaction, ascending within each user."""
         ...
 
     @property
     def strengths(self) -> np.ndarray:
-        """The strength r of each interaction."""
+        """Strength r of each interaction."""
         ...
 
     def transpose(self) -> "Histories":
@@ -99,17 +99,17 @@ class Histories(Protocol):
 
 
 class PackedClients(NamedTuple):
-    """Many histories, cut into rows of equal width and gathered into chunks of whole clients.
+    """Histories cut into rows of equal width, and grouped into chunks of whole clients.
 
-    A client owns consecutive rows of one chunk; a chunk is computed at a time. Only `core.packing` builds or
-    rearranges these.
+    A client owns consecutive rows of one chunk, and chunks are computed one after another. Only
+    `core.packing` builds or rearranges this record.
 
     Attributes:
-        rows: the histories, each leaf [chunks, rows, slots].
-        owners: which of the chunk's clients owns a row; `clients` for a padding row.
-        client_ids: the user behind each client; `users` for a padding client.
-        first_row: where a user's rows begin, counted through all chunks.
-        row_counts: rows of each user.
+        rows: the histories; each leaf is [chunks, rows, slots].
+        owners: position in its chunk of the client that owns a row; `clients` for a padding row.
+        client_ids: user id of each client; `users` for a padding client.
+        first_row: index of each user's first row, counted over all chunks.
+        row_counts: number of rows of each user.
     """
 
     rows: ClientData
@@ -120,13 +120,13 @@ class PackedClients(NamedTuple):
 
 
 class Pieces(NamedTuple, Generic[T]):
-    """One value for each piece of what a client sends: a norm, a bound, a format.
+    """One value, such as a norm, a bound or a format, for each of the four pieces that a client sends.
 
     Attributes:
-        upload: of F_u [items, factors], the item gradients.
-        user_gram: of x x^T [factors, factors].
-        confidence_sum: of c - w0 [items].
-        loss: of the client's share of J.
+        upload: value for F_u [items, factors], the item gradients.
+        user_gram: value for x x^T [factors, factors].
+        confidence_sum: value for c - w0 [items].
+        loss: value for the client's share of J.
     """
 
     upload: T
@@ -136,14 +136,14 @@ class Pieces(NamedTuple, Generic[T]):
 
 
 class Broadcast(NamedTuple):
-    """What the server sends to every client of a round, and what follows from it for all of them.
+    """The server's message to all clients of a round, with the matrices that they all derive from it.
 
     Attributes:
-        model: the model.
+        model: weighting, lambda and w0.
         item_factors: Y.
         item_gram: G = Y^T Y.
-        item_weights: w_i, by which items count in a client's norms; None for 1 each.
-        norm_gram: Y^T W^2 Y.
+        item_weights: w_i, the weight of each item in a client's norms; None: all 1.
+        norm_gram: Y^T W^2 Y with W = diag(w).
     """
 
     model: Model
@@ -154,20 +154,20 @@ class Broadcast(NamedTuple):
 
 
 class Uploads(NamedTuple):
-    """What the clients of one chunk send, in factored form: F_u = a_u (scatter(seen x^T) - w0 Y x x^T).
+    """Uploads of one chunk of clients in factored form: F_u = a_u (scatter(seen x^T) - w0 Y x x^T).
 
     Attributes:
-        broadcast: what they received.
-        client_ids: the user behind each client.
+        broadcast: the message that the clients received.
+        client_ids: user id of each client.
         is_client: False for padding clients.
-        owners: which client owns a row; `clients` for a padding row.
-        observations: the weighted histories, [rows, slots].
+        owners: position of the client that owns a row; `clients` for a padding row.
+        observations: the weighted histories.
         scores: s_i = x.y_i of the observed items.
-        seen: e_i + w0 s_i, 0 in empty slots.
+        seen: e_i + w0 s_i of the observed items, 0 in empty slots.
         user_factors: x_u.
-        weights: a_u in [0, 1], on everything that a client sends; 0 for padding clients.
-        loss: each client's share of J, before a_u.
-        solve_error: relative error of x_u in the energy norm, an upper bound.
+        weights: a_u in [0, 1], the factor on everything that a client sends; 0 for padding clients.
+        loss: share of J of each client, without a_u.
+        solve_error: upper bound on the relative error of x_u in the energy norm.
     """
 
     broadcast: Broadcast
@@ -184,16 +184,16 @@ class Uploads(NamedTuple):
 
 
 class CohortSum(NamedTuple):
-    """Everything that the server receives: sums over the clients of a round, each times its a_u.
+    r"""Sums over the clients of a round, each client times its a_u: all that the server receives.
 
     Attributes:
-        upload: F = sum of f(u, .).
-        user_gram: S = sum of x_u x_u^T.
-        confidence_sum: sum of c_ui - w0.
-        loss: sum of the clients' shares of J.
-        num_clients: how many took part; under noise, the expected number.
-        num_clipped: of them, those with a_u < 1.
-        num_clipped_entries: single numbers cut off, in fixed-point sums.
+        upload: F = \sum_u a_u f(u, .).
+        user_gram: S = \sum_u a_u x_u x_u^T.
+        confidence_sum: \sum_u a_u (c_ui - w0).
+        loss: sum of a_u times the client's share of J.
+        num_clients: number of clients in the sums; under noise, the expected number.
+        num_clipped: number of clients with a_u < 1.
+        num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
     """
 
     upload: Float[Array, "items factors"]
@@ -206,12 +206,11 @@ class CohortSum(NamedTuple):
 
 
 class Accumulation(NamedTuple):
-    """How the uploads of a round are added up: chunk by chunk, device by device, then read once.
+    """Rule for adding up the uploads of a round: over chunks, then over devices, then read once.
 
     Attributes:
-        start: Y -> the total of no client.
-        add: (total, uploads) -> the total with a chunk; totals of different clients may be added leaf by
-            leaf.
+        start: Y -> the empty total.
+        add: (total, uploads of a chunk) -> next total. Totals of disjoint sets of clients add leaf by leaf.
         read: (model, Y, total) -> the sums.
     """
 
@@ -224,8 +223,8 @@ class Payload(NamedTuple):
     """Bytes that one client receives and sends in a round.
 
     Attributes:
-        up: of each piece that it sends; 0 for a piece that it does not.
-        down: of what it receives.
+        up: bytes of each piece; 0 for a piece that is not sent.
+        down: bytes received.
     """
 
     up: Pieces[int]
@@ -237,13 +236,13 @@ class Link(NamedTuple):
 
     Attributes:
         init: () -> the link's state before the first round.
-        client: (key, state, uploads) -> what leaves the clients of a chunk. Draw with
-            `fold_in(key, user id)`, so that chunks and devices do not matter.
-        server: (key, state, sums) -> (sums, next state), after the sum: noise, decoding, repair.
-        payload: what becomes of a client's bytes.
-        item_weights: w_i, by which items count in a client's norms. An item of weight 0 is never sent, and
-            its factor stays 0. None for 1 each.
-        accumulation: how uploads are added up, for links that need sums other than floats.
+        client: (key, state, uploads of a chunk) -> uploads. A random link draws with `fold_in(key, user id)`,
+            so that the result does not depend on chunks or devices.
+        server: (key, state, sums) -> (sums, next state), such as noise or decoding after the sum.
+        payload: payload of a client before the link -> after it.
+        item_weights: w_i, the weight of each item in a client's norms. An item of weight 0 is never sent, and
+            its factor stays 0. None: all 1.
+        accumulation: rule for adding up uploads; None: in floating point.
     """
 
     init: Callable[[], Any]
@@ -255,13 +254,13 @@ class Link(NamedTuple):
 
 
 class ServerState(NamedTuple):
-    """What the next round needs.
+    """State that a round takes and returns.
 
     Attributes:
         item_factors: Y, the shared model.
-        optimizer_state: of the server's optax step.
-        round_index: rounds done.
-        channel_state: of the channel, such as a clip norm that adapts.
+        optimizer_state: state of the server's optax step.
+        round_index: number of rounds done.
+        channel_state: state of the channel, such as adaptive clip norms.
     """
 
     item_factors: Float[Array, "items factors"]
@@ -271,16 +270,16 @@ class ServerState(NamedTuple):
 
 
 class RoundInfo(NamedTuple):
-    """Report of a round; under `run_rounds` every leaf has a leading axis of rounds.
+    """Report of a round; `run_rounds` stacks it along a leading axis of rounds.
 
     Attributes:
-        loss: estimate of min_X J(X, Y) at the Y that the round began with.
+        loss: estimate of min_X J(X, Y) at the start of the round.
         gradient_norm: Frobenius norm of dJ/dY.
-        solve_error: the worst client's relative solve error, an upper bound.
-        num_clients: how many took part; under noise, the expected number.
-        num_clipped: of them, those that were clipped.
-        num_clipped_entries: single numbers cut off, in fixed-point sums.
-        client_ids: the cohort.
+        solve_error: upper bound on the largest relative error of a user factor.
+        num_clients: number of clients that took part; under noise, the expected number.
+        num_clipped: number of clients with a_u < 1.
+        num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
+        client_ids: user ids of the cohort.
     """
 
     loss: Float[Array, "*rounds"]
@@ -293,5 +292,5 @@ class RoundInfo(NamedTuple):
 
 
 def as_pytree(tree: Any) -> Any:
-    """Wrap the plain functions in a record in `Partial`, so that it crosses `jit` with its numbers traced."""
+    """Wrap the functions in a record in `Partial`, so that `jit` takes it and traces its numbers."""
     return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, tree)

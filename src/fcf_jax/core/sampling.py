@@ -1,6 +1,6 @@
-"""Cohorts: which clients take part in a round, as a pure function of the key.
+"""Cohorts of clients, drawn as a pure function of the key.
 
-The host can therefore draw the cohorts of many rounds beforehand and find how many rows they need.
+The host can therefore draw the cohorts of many rounds beforehand, and find how many rows they need.
 """
 
 import math
@@ -18,12 +18,12 @@ _SHUFFLING_ROUNDS = 8  # of the Feistel network; 4 suffice for large numbers of 
 
 
 class RoundKeys(NamedTuple):
-    """Keys of one round, so that a resumed run draws what an unbroken one would have.
+    """Keys of one round, derived from its index, so that a resumed run draws the same numbers.
 
     Attributes:
-        cohort: draws who takes part.
-        server: of the channel's server ends, such as noise on the sum.
-        client: of the channel's client ends.
+        cohort: key of the cohort.
+        server: key of the channel's server ends, such as noise on the sum.
+        client: key of the channel's client ends.
     """
 
     cohort: Key
@@ -46,24 +46,24 @@ def draw_cohort(
     cohort_size: int | None,
     sampling: Sampling = "shuffled",
 ) -> Int[Array, "clients"]:
-    """Draw the users of one round, all different.
+    """Draw the users of one round, without replacement.
 
     Args:
-        key: one for all rounds.
-        round_index: from 0.
+        key: the same key for all rounds.
+        round_index: index of the round, from 0.
         num_users: N.
         cohort_size: Theta, at most N; None: all users, in order.
-        sampling: "shuffled": no user takes part twice before the next pass through all users begins, each
-            pass in an order of its own (random reshuffling); the remainder of N / Theta sits a pass out.
-            "independent": every round draws anew, every set of users equally likely (to 30 bits a user), as
-            privacy amplification by sampling requires; more rounds are then needed for the same quality
+        sampling: "shuffled": each pass through all users takes them in a new random order, Theta per round
+            (random reshuffling); the remainder of N / Theta is left out of the pass.
+            "independent": each round draws anew, all sets of users equally likely (to 30 bits a user), as
+            privacy amplification by sampling requires; the same quality then takes more rounds
             (benchmarks/README.md). "poisson": each user independently with probability Theta / N.
 
     Returns:
-        User ids; for a Poisson sample `poisson_capacity` many, padded with N.
+        User ids; a Poisson sample is padded with N to `poisson_capacity`.
 
     Raises:
-        ValueError: for more clients than users, or another sampling.
+        ValueError: for more clients than users, or an unknown sampling.
 
     References:
         Mishchenko, Khaled & Richtarik, NeurIPS 2020, on random reshuffling.
@@ -76,13 +76,13 @@ def draw_cohort(
         )
     if sampling == "independent":
         bits = jax.random.bits(_cohort_key(key, round_index), (num_users,), jnp.uint32) >> 2
-        ranks = jax.lax.bitcast_convert_type(bits, jnp.float32)  # in the same order, and finite
-        return jax.lax.top_k(ranks, cohort_size)[1]  # on a CPU fast for floats only
+        ranks = jax.lax.bitcast_convert_type(bits, jnp.float32)  # finite, in the same order
+        return jax.lax.top_k(ranks, cohort_size)[1]  # on CPUs fast for floats only
     if sampling == "poisson":
         of_user = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         keys = of_user(_cohort_key(key, round_index), jnp.arange(num_users))
         threshold = jnp.uint32(min(round(2**32 * cohort_size / num_users), 2**32 - 1))
-        takes_part = jax.vmap(lambda own: jax.random.bits(own, dtype=jnp.uint32))(keys) < threshold
+        takes_part = jax.vmap(lambda key: jax.random.bits(key, dtype=jnp.uint32))(keys) < threshold
         capacity = poisson_capacity(num_users=num_users, cohort_size=cohort_size)
         return jnp.nonzero(takes_part, size=capacity, fill_value=num_users)[0]
     if sampling != "shuffled":
@@ -102,7 +102,10 @@ def draw_cohorts(
     cohort_size: int | None,
     sampling: Sampling,
 ) -> Int[Array, "rounds clients"]:
-    """Draw the cohorts of several rounds as `draw_cohort` does, in one program for all models."""
+    """Draw the cohorts of rounds `first_round`, `first_round + 1`, ...; other arguments as for `draw_cohort`.
+
+    Compiled once for all models.
+    """
 
     def draw(round_index: Array) -> Array:
         return draw_cohort(key, round_index, num_users=num_users, cohort_size=cohort_size, sampling=sampling)
@@ -111,29 +114,29 @@ def draw_cohorts(
 
 
 def poisson_capacity(*, num_users: int, cohort_size: int) -> int:
-    """Compute the places of a Poisson sample: with probability below 2e-14 more users are drawn.
+    """Compute the capacity of a Poisson sample: more users are drawn with probability below 2e-14.
 
-    These would be left out. By Bernstein's inequality, for any expected cohort size.
+    The excess is left out. The bound is Bernstein's inequality, for any expected cohort size.
     """
     return min(num_users, cohort_size + math.ceil(8 * math.sqrt(cohort_size)) + 20)
 
 
 def permute(key: Key, positions: Int[Array, "n"], *, size: int) -> Int[Array, "n"]:
-    """Look these positions up in a pseudo-random permutation of range(size), without making all of it.
+    """Evaluate a pseudo-random permutation of range(size) at `positions`, without building the permutation.
 
-    A Feistel network on the next power of two; values outside the range go through it again.
+    A Feistel network on the next power of two; values outside the range pass through it again.
 
     References:
         Luby & Rackoff, SIAM J. Comput. 17 (1988); Black & Rogaway, CT-RSA 2002 (cycle walking).
     """
     bits = max((size - 1).bit_length(), 2)
-    round_keys = jax.random.bits(key, (_SHUFFLING_ROUNDS,), jnp.uint32)
+    subkeys = jax.random.bits(key, (_SHUFFLING_ROUNDS,), jnp.uint32)
 
     def exchange(values: Array) -> Array:
         low, high = bits // 2, bits - bits // 2
-        for round_key in round_keys:
+        for subkey in subkeys:
             left, right = values >> low, values & jnp.uint32(2**low - 1)
-            left = (left ^ _scramble(right ^ round_key)) & jnp.uint32(2**high - 1)
+            left = (left ^ _scramble(right ^ subkey)) & jnp.uint32(2**high - 1)
             values, low, high = (right << high) | left, high, low
         return values
 
@@ -146,7 +149,7 @@ def permute(key: Key, positions: Int[Array, "n"], *, size: int) -> Int[Array, "n
 
 
 def _scramble(values: Array) -> Array:
-    """Mix so that every output bit depends on every input bit: the finalizer of MurmurHash3."""
+    """Mix the bits, so that each output bit depends on all input bits: the finalizer of MurmurHash3."""
     values = (values ^ (values >> 16)) * jnp.uint32(0x85EBCA6B)
     values = (values ^ (values >> 13)) * jnp.uint32(0xC2B2AE35)
     return values ^ (values >> 16)

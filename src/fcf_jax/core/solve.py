@@ -1,18 +1,17 @@
-r"""The exact user factor, solved from the normal equations without any LAPACK call.
+r"""The exact user factor, the solution of the normal equations, without LAPACK.
 
     A_u x_u = b_u,   A_u = w0 G + lambda I + \sum_{i in I_u} (c_i - w0) y_i y_i^T
                      b_u = \sum_{i in I_u} c_i p_i y_i
 
-Two methods, chosen by the largest confidence:
+The largest confidence of a batch decides between two methods:
 
 - Light confidence: conjugate gradients, preconditioned with M = w0 G + lambda I, which all clients share.
   The eigenvalues of M^-1 A_u lie between 1 and 1 + max (c - w0) / w0, so about ten steps suffice, and no
   client's matrix is ever built.
-- Heavy confidence: A_u is inverted through its Cholesky factor, by a recursion of plain products that
-  batches, runs and exports wherever JAX does (batched LAPACK calls can block forever on CPUs with few
-  cores). Two descent steps with that inverse follow: the first is the solve, the second removes its
-  rounding. Their residual is summed over the history item by item, so that heavy confidences cancel before
-  they are added up; exact line search keeps rounding from raising the objective.
+- Heavy confidence: `inverse_cholesky` of A_u, and two descent steps with that inverse: the first is the
+  solve, the second removes its rounding error. The residual is summed over the history item by item, so
+  that heavy confidences cancel before they are added up. Exact line search keeps rounding from raising the
+  objective.
 """
 
 from collections.abc import Callable
@@ -22,21 +21,21 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
+from fcf_jax.core.linalg import einsum, inverse_cholesky, inverse_matrix
 from fcf_jax.core.objective import extra_confidence, gram, sparse_residuals
 from fcf_jax.core.records import Model, Observations
 
 _DIRECT_STEPS = 2  # the solve and one refinement
 _MOST_GRADIENT_STEPS = 128
-_LIGHT_PER_FACTOR = 0.5  # conjugate gradients are faster up to (c - w0) / w0 = K / 2 (benchmarks/README.md)
-_LIGHTEST = 64.0  # but never beyond this, where they take many steps
+_LIGHT_PER_FACTOR = 0.5  # conjugate gradients are faster up to (c - w0) / w0 = K / 2 (benchmarks/README.md),
+_MOST_LIGHT = 64.0  # but at most up to this, since they then take many steps
 
 
 class RowSums(NamedTuple):
-    """The map between the rows of a batch and its clients.
+    """The two maps between the rows of a batch and its clients.
 
     Attributes:
-        total: [rows, ...] -> [*clients, ...], summed over each client's rows.
+        total: [rows, ...] -> [*clients, ...], the sum over each client's rows.
         spread: [*clients, ...] -> [rows, ...], each client's value repeated for its rows.
     """
 
@@ -45,12 +44,12 @@ class RowSums(NamedTuple):
 
 
 def one_client() -> RowSums:
-    """Map all rows to one client."""
+    """Assign all rows to one client."""
     return RowSums(total=lambda values: jnp.sum(values, axis=0), spread=lambda value: value[None])
 
 
 def owned_by(owners: Int[Array, "rows"], *, num_clients: int) -> RowSums:
-    """Map row r to client `owners[r]`; owners ascend, `num_clients` marks padding rows."""
+    """Assign row r to client `owners[r]`; owners are in ascending order, `num_clients` for padding rows."""
 
     def total(values: Array) -> Array:
         return jax.ops.segment_sum(values, owners, num_clients, indices_are_sorted=True)
@@ -59,12 +58,12 @@ def owned_by(owners: Int[Array, "rows"], *, num_clients: int) -> RowSums:
 
 
 class Solution(NamedTuple):
-    """User factors and how exact they are.
+    """User factors, with a bound on their error.
 
     Attributes:
         user_factors: x of each client.
         scores: s_i = x.y_i of the observed items.
-        error: relative error of x in the energy norm, an upper bound.
+        error: upper bound on the relative error of x in the energy norm.
     """
 
     user_factors: Float[Array, "*clients factors"]
@@ -73,7 +72,7 @@ class Solution(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """M = w0 G + lambda I, the part that all clients' normal equations share.
+    """The part of the normal equations that all clients share, M = w0 G + lambda I.
 
     Attributes:
         matrix: M.
@@ -85,28 +84,46 @@ class Shared(NamedTuple):
 
 
 class _Equations(NamedTuple):
-    """The normal equations of the clients whose histories lie in these rows."""
+    """The normal equations of the clients in a batch of rows.
+
+    Attributes:
+        model: gives w0.
+        observed_factors: y_i of the observed items.
+        observations: the weighted histories.
+        extra: c - w0, 0 in empty slots.
+        shared: M.
+        row_sums: the client of each row.
+    """
 
     model: Model
     observed_factors: Float[Array, "rows slots factors"]
     observations: Observations
-    extra: Float[Array, "rows slots"]  # c - w0, 0 in empty slots
-    shared: Float[Array, "factors factors"]  # M
+    extra: Float[Array, "rows slots"]
+    shared: Float[Array, "factors factors"]
     row_sums: RowSums
 
 
 class _Gradients(NamedTuple):
-    """State of the conjugate gradients of all clients."""
+    """State of the conjugate gradients of all clients.
+
+    Attributes:
+        step: number of steps taken.
+        user_factors: x.
+        scores: x.y_i of the observed items.
+        residual: b - A x.
+        direction: next search direction.
+        decrement: residual . M^-1 residual, a squared energy norm.
+    """
 
     step: Int[Array, ""]
     user_factors: Float[Array, "*clients factors"]
     scores: Float[Array, "rows slots"]
-    residual: Float[Array, "*clients factors"]  # b - A x
+    residual: Float[Array, "*clients factors"]
     direction: Float[Array, "*clients factors"]
-    decrement: Float[Array, "*clients"]  # residual . M^-1 residual, a squared energy norm
+    decrement: Float[Array, "*clients"]
 
 
-def normal_matrix(
+def _normal_matrix(
     observed_factors: Float[Array, "slots factors"], extra_confidence: Float[Array, "slots"]
 ) -> Float[Array, "factors factors"]:
     """Sum (c_i - w0) y_i y_i^T over a history, or over one row of it."""
@@ -122,14 +139,14 @@ def solve_user_factor(
     """Solve one user's factor in closed form: x = (Y^T C Y + lambda I)^-1 Y^T C p.
 
     Args:
-        model: whose lambda and w0 count; lambda = 0 with a singular matrix gives a finite answer.
+        model: gives lambda and w0. With lambda = 0 and a singular matrix the result is still finite.
         item_factors: Y.
         observations: the user's weighted history.
-        item_gram: Y^T Y, to compute it once for many users; None: computed here.
+        item_gram: Y^T Y, if computed already, such as once for many users; None: computed here.
 
     Returns:
-        The factor; in float32 within 1e-5 of float64 for alpha r up to 1e5 and 1e-2 up to 1e6
-        (measured on trained factors); finite beyond.
+        The factor. In float32 it is within 1e-5 of float64 for alpha r up to 1e5, and within 1e-2 up to 1e6
+        (measured on trained factors); beyond, it is finite.
 
     References:
         arXiv:1901.09888, the user-factor update; Hu et al. 2008, equation 4.
@@ -144,7 +161,10 @@ def solve_history(
     item_gram: Float[Array, "factors factors"],
     observations: Observations,
 ) -> Solution:
-    """Solve one user's factor directly, differentiable in both modes; the scores are [1, slots]."""
+    """Solve one user's factor by the direct method, with scores [1, slots]; arguments as `solve_user_factor`.
+
+    Differentiable in forward and reverse mode.
+    """
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
     return _solve_directly(
         _equations(model, item_factors, _shared_matrix(model, item_gram), rows, one_client())
@@ -152,7 +172,7 @@ def solve_history(
 
 
 def shared_part(model: Model, item_gram: Float[Array, "factors factors"]) -> Shared:
-    """Compute M and its inverse, once for all clients of `solve_rows`."""
+    """Compute M and its inverse, once for all calls of `solve_rows` in a round."""
     matrix = _shared_matrix(model, item_gram)
     return Shared(matrix, inverse_matrix(matrix))
 
@@ -164,20 +184,20 @@ def solve_rows(
     observations: Observations,
     row_sums: RowSums,
 ) -> Solution:
-    """Solve the factors of all clients whose histories lie in these rows, by the faster method for them.
+    """Solve the factors of all clients in a batch of rows, by the method that is faster for them.
 
     Args:
-        model: whose w0 counts.
+        model: gives w0; lambda is in `shared`.
         item_factors: Y.
-        shared: from `shared_part` of the same model and Y.
+        shared: `shared_part` of the same model and Y.
         observations: the weighted histories, [rows, slots].
-        row_sums: which client owns which rows.
+        row_sums: assigns rows to clients.
     """
     equations = _equations(model, item_factors, shared.matrix, observations, row_sums)
-    light = min(_LIGHT_PER_FACTOR * item_factors.shape[1], _LIGHTEST)
+    light = min(_LIGHT_PER_FACTOR * item_factors.shape[1], _MOST_LIGHT)
     is_heavy = jnp.max(equations.extra) > light * model.unobserved_weight
     return jax.lax.cond(
-        _anywhere(is_heavy),
+        _any_in_batch(is_heavy),
         lambda: _solve_directly(equations),
         lambda: _solve_by_gradients(equations, shared.inverse),
     )
@@ -202,26 +222,26 @@ def _equations(
 
 
 def _solve_by_gradients(equations: _Equations, inverse: Float[Array, "factors factors"]) -> Solution:
-    """Take conjugate gradient steps until the worst client's error is at rounding level."""
+    """Take conjugate gradient steps until all clients' errors are at rounding level."""
     observed_factors, extra, row_sums = equations.observed_factors, equations.extra, equations.row_sums
     tolerance = 8 * jnp.finfo(inverse.dtype).eps
     residual = _residual(equations)
-    steepest = _product("...k,kl->...l", residual, inverse)
+    steepest = einsum("...k,kl->...l", residual, inverse)
     first_decrement = jnp.sum(residual * steepest, axis=-1)
 
     def error(at: _Gradients) -> Float[Array, "*clients"]:
         return jnp.sqrt(_divide(jnp.maximum(at.decrement, 0.0), first_decrement))
 
     def is_unfinished(at: _Gradients) -> Array:
-        return (at.step < _MOST_GRADIENT_STEPS) & _anywhere(jnp.max(error(at)) > tolerance)
+        return (at.step < _MOST_GRADIENT_STEPS) & _any_in_batch(jnp.max(error(at)) > tolerance)
 
     def descend(at: _Gradients) -> _Gradients:
-        direction_scores = _product("rsk,rk->rs", observed_factors, row_sums.spread(at.direction))
-        product = row_sums.total(_product("rsk,rs->rk", observed_factors, extra * direction_scores))
-        product = product + _product("...k,kl->...l", at.direction, equations.shared)  # A direction
+        direction_scores = einsum("rsk,rk->rs", observed_factors, row_sums.spread(at.direction))
+        product = row_sums.total(einsum("rsk,rs->rk", observed_factors, extra * direction_scores))
+        product = product + einsum("...k,kl->...l", at.direction, equations.shared)  # A direction
         step = _divide(at.decrement, jnp.sum(at.direction * product, axis=-1))
         residual = at.residual - step[..., None] * product
-        steepest = _product("...k,kl->...l", residual, inverse)
+        steepest = einsum("...k,kl->...l", residual, inverse)
         decrement = jnp.sum(residual * steepest, axis=-1)
         return _Gradients(
             step=at.step + 1,
@@ -245,19 +265,19 @@ def _solve_by_gradients(equations: _Equations, inverse: Float[Array, "factors fa
 
 
 def _solve_directly(equations: _Equations) -> Solution:
-    """Solve with the inverse of each client's matrix, and refine once."""
+    """Invert each client's matrix, solve, and refine once."""
     observed_factors, extra, row_sums = equations.observed_factors, equations.extra, equations.row_sums
-    seen = row_sums.total(jax.vmap(normal_matrix)(observed_factors, extra))
+    seen = row_sums.total(jax.vmap(_normal_matrix)(observed_factors, extra))
     matrices = jnp.broadcast_to(equations.shared, seen.shape) + seen
     inverse = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n)")(matrices)
     user_factors, scores = jnp.zeros_like(matrices[..., 0]), jnp.zeros_like(extra)
     decrements = []
     for _ in range(_DIRECT_STEPS):
         residual = _residual(equations, user_factors, scores)
-        direction = _product("...ji,...jk,...k->...i", inverse, inverse, residual)
-        direction_scores = _product("rsk,rk->rs", observed_factors, row_sums.spread(direction))
+        direction = einsum("...ji,...jk,...k->...i", inverse, inverse, residual)
+        direction_scores = einsum("rsk,rk->rs", observed_factors, row_sums.spread(direction))
         curvature = row_sums.total(jnp.sum(extra * direction_scores**2, axis=-1))
-        curvature = curvature + _product("...k,kl,...l->...", direction, equations.shared, direction)
+        curvature = curvature + einsum("...k,kl,...l->...", direction, equations.shared, direction)
         decrement = jnp.sum(residual * direction, axis=-1)
         step = _divide(decrement, curvature)
         user_factors = user_factors + step[..., None] * direction
@@ -270,32 +290,28 @@ def _solve_directly(equations: _Equations) -> Solution:
 def _residual(
     equations: _Equations, user_factors: Array | None = None, scores: Array | None = None
 ) -> Float[Array, "*clients factors"]:
-    """Compute b - A x, summed over the history item by item; by default at x = 0."""
+    """Compute b - A x, summed over the history item by item; without `user_factors`, at x = 0."""
     at_scores = jnp.zeros_like(equations.extra) if scores is None else scores
     weights = sparse_residuals(equations.model, at_scores, equations.observations)
-    residual = equations.row_sums.total(_product("rsk,rs->rk", equations.observed_factors, weights))
+    residual = equations.row_sums.total(einsum("rsk,rs->rk", equations.observed_factors, weights))
     if user_factors is None:
         return residual
-    return residual - _product("...k,kl->...l", user_factors, equations.shared)
+    return residual - einsum("...k,kl->...l", user_factors, equations.shared)
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:
-    """Divide; 0 where the denominator is not positive."""
+    """Divide, with result 0 where the denominator is not positive."""
     is_positive = denominator > 0
     return jnp.where(is_positive, numerator / jnp.where(is_positive, denominator, 1.0), 0.0)
 
 
 @jax.custom_batching.custom_vmap
-def _anywhere(flag: Array) -> Array:
-    """Return the flag; under `vmap`, whether it is set for any: so `cond` stays one branch for all."""
+def _any_in_batch(flag: Array) -> Array:
+    """Return the flag; under `vmap`, whether any flag is set, so that `cond` takes one branch for all."""
     return flag
 
 
-@_anywhere.def_vmap
-def _anywhere_rule(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+@_any_in_batch.def_vmap
+def _any_in_batch_rule(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     del axis_size, in_batched
-    return _anywhere(jnp.any(flag)), False
-
-
-def _product(subscripts: str, *operands: Array) -> Array:
-    return jnp.einsum(subscripts, *operands, precision="highest")
+    return _any_in_batch(jnp.any(flag)), False

@@ -1,4 +1,4 @@
-"""Devices, host memory, and many federations at once."""
+"""Several devices, clients in host memory, and many federations side by side."""
 
 from fcf_jax.parallel.batch import map_runs, place_runs, run_mesh, run_side_by_side, sweep_side_by_side
 from fcf_jax.parallel.mesh import client_mesh, fetch, place_clients, place_state, replicate, use_cpu_devices

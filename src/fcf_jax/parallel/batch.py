@@ -1,4 +1,4 @@
-"""Many federations side by side, in one program: seeds, alpha, lambda, learning rates and data vary.
+"""Many federations side by side in one program, with different seeds, hyperparameters or data.
 
     def make(rate):
         return federated_cf(model, optax.adam(rate), num_items=..., num_factors=25)
@@ -7,8 +7,8 @@
     states, infos = run_side_by_side(make, keys, rates, clients, num_rounds=50)
     states, infos = run_side_by_side(make, keys, rates, clients, states=states, num_rounds=50)  # 50 more
 
-Centralised ALS works the same way (`sweep_side_by_side`), and so does any function of one run (`map_runs`).
-The clients are the same for all runs, or stacked, one packing per run (`fcf_jax.core.packing.stack_clients`).
+`sweep_side_by_side` does the same for centralised ALS, `map_runs` for any function of one run. All runs share
+the clients, or each has its own packing (`fcf_jax.core.packing.stack_clients`).
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from fcf_jax.als import AlsInfo, run_sweeps
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
 from fcf_jax.core.records import Key, Model, PackedClients, RoundInfo, ServerState, as_pytree
 
-_SHARE_OF_MEMORY = 0.5  # of what a device has left
-_COPIES = 4  # of a state or of a chunk's factors that are alive at a time, about
+_SHARE_OF_MEMORY = 0.5  # share of a device's free memory to use
+_COPIES = 4  # approximate number of copies of a state, and of a chunk's factors, that exist at a time
 
 _Keys = TypedKey[Array, "runs"]
 Tree = TypeVar("Tree")
@@ -45,30 +45,29 @@ def run_side_by_side(
     at_a_time: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[ServerState, RoundInfo]:
-    """Run R federations, each with its own key and hyperparameters, on the same clients or its own.
+    """Run several federations, each with its own key and hyperparameters.
 
     Args:
-        make_federation: hyperparameters of one run -> its federation; pass the same
-            function again, or every call compiles anew. Shapes and sizes must not depend on them.
-        keys: one for each run.
+        make_federation: hyperparameters of one run -> its federation. Sizes must not depend on them. Another
+            function object, even an equal one, recompiles.
+        keys: key of each run.
         hyperparameters: any pytree whose leaves have a leading axis of runs.
-        clients: shared by all runs, or stacked along a leading axis of runs. What is shared lies whole
-            on each device.
-        num_rounds: of each run, added to `states`.
-        states: where the runs begin, stacked; None: the start that `start_side_by_side` draws.
-        row_capacity: rows that a chunk of any cohort may need; None: found from the keys.
-            Blocks of rounds share a program only if they are given the same.
-        at_a_time: runs computed together on a device; None: as many as a GPU's memory holds, on a CPU one.
-        mesh: devices over which the runs are split, along an axis "runs" (`run_mesh`).
+        clients: clients of all runs, whole on each device; or stacked along a leading axis of runs.
+        num_rounds: number of rounds that each run adds to its state.
+        states: states to begin with, stacked; None: drawn by `start_side_by_side`.
+        row_capacity: rows per chunk of a cohort, of any run; None: computed from the keys. Blocks of rounds
+            share a compiled program only if it is the same.
+        at_a_time: runs computed together on a device; None: as many as fit on a GPU, one on a CPU.
+        mesh: devices that share the runs, from `run_mesh`; None: one device.
 
     Returns:
-        States and infos of all runs, stacked: each equals that of `run_rounds`, up to rounding.
+        States and infos of all runs, stacked: those of `run_rounds`, up to rounding.
 
     Raises:
-        ValueError: when the leading axes differ.
+        ValueError: if leading axes differ.
     """
     num_runs = keys.shape[0]
-    _check_runs(num_runs, hyperparameters=hyperparameters, states=states, clients=_own(clients))
+    _check_runs(num_runs, hyperparameters=hyperparameters, states=states, clients=_stacked(clients))
     if states is None:
         states = start_side_by_side(make_federation, keys, hyperparameters)
     if row_capacity is None:
@@ -81,11 +80,12 @@ def run_side_by_side(
     return _run_all(make_federation, num_rounds, row_capacity, at_a_time, mesh, runs, clients)
 
 
+@partial(jax.jit, static_argnums=0)
 def start_side_by_side(
     make_federation: Callable[[Any], Federation], keys: _Keys, hyperparameters: Any
 ) -> ServerState:
     """Draw the first state of every run, stacked; arguments as for `run_side_by_side`."""
-    return _start_all(make_federation, keys, hyperparameters)
+    return jax.vmap(lambda key, of_run: make_federation(of_run).init(key))(keys, hyperparameters)
 
 
 def rows_side_by_side(
@@ -97,14 +97,14 @@ def rows_side_by_side(
     states: ServerState,
     num_rounds: int,
 ) -> int:
-    """Compute, on the host, a `row_capacity` that serves all runs."""
+    """Compute, on the host, a `row_capacity` for all runs; arguments as for `run_side_by_side`."""
     federation = make_federation(_run(hyperparameters, 0))
     return max(
         cohort_rows(
             federation,
             keys[run],
             _run(states, run),
-            clients if _own(clients) is None else _run(clients, run),
+            clients if _stacked(clients) is None else _run(clients, run),
             num_rounds=num_rounds,
         )
         for run in range(keys.shape[0])
@@ -121,24 +121,24 @@ def sweep_side_by_side(
     at_a_time: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "runs items factors"], AlsInfo]:
-    """Run sweeps of R centralised ALS, each from its own item factors and model.
+    """Run sweeps of several centralised ALS, each with its own item factors and model.
 
     Args:
-        models: stacked: every number has a leading axis of runs.
-        item_factors: where each run begins.
-        clients: shared by all runs, or stacked.
-        items: the same interactions item by item, stacked if the clients are.
-        num_sweeps: of each run.
-        at_a_time: runs computed together on a device; None: as of `run_side_by_side`.
-        mesh: devices over which the runs are split.
+        models: models of all runs, stacked: each number has a leading axis of runs.
+        item_factors: Y of each run to begin with.
+        clients: clients of all runs, or stacked.
+        items: the same interactions by item, stacked if the clients are.
+        num_sweeps: number of sweeps of each run.
+        at_a_time: runs computed together on a device; None: as for `run_side_by_side`.
+        mesh: devices that share the runs, from `run_mesh`; None: one device.
 
     Returns:
-        Item factors and infos of all runs, stacked: each equals that of `run_sweeps`, up to rounding.
+        Item factors and infos of all runs, stacked: those of `run_sweeps`, up to rounding.
 
     Raises:
-        ValueError: when the leading axes differ.
+        ValueError: if leading axes differ.
     """
-    _check_runs(item_factors.shape[0], models=models, clients=_own(clients), items=_own(items))
+    _check_runs(item_factors.shape[0], models=models, clients=_stacked(clients), items=_stacked(items))
     if at_a_time is None:
         at_a_time = _runs_that_fit(item_factors, item_factors, clients)
     return _sweep_all(num_sweeps, at_a_time, mesh, (item_factors, as_pytree(models)), clients, items)
@@ -152,14 +152,14 @@ def map_runs(
     at_a_time: int = 1,
     mesh: Mesh | None = None,
 ) -> Tree:
-    """Call `run(*of_each, *of_all)` for every run; call it under `jax.jit`.
+    """Compute `run(*of_each, *of_all)` for every run. Use it under `jax.jit`.
 
     Args:
-        run: a function of one run.
-        of_each: arguments whose leaves have a leading axis of runs.
+        run: function of one run.
+        of_each: arguments of each run, whose leaves have a leading axis of runs.
         of_all: arguments that all runs share.
-        at_a_time: runs that are computed together on a device.
-        mesh: devices over which the runs are split.
+        at_a_time: runs computed together on a device, at least 1.
+        mesh: devices that share the runs, from `run_mesh`; None: one device.
 
     Returns:
         The results, stacked.
@@ -172,7 +172,7 @@ def map_runs(
 
     def runs_of_share(of_each: tuple, of_all: tuple) -> Tree:
         batch_size = None if at_a_time == 1 else at_a_time
-        return jax.lax.map(lambda one: run(*one, *of_all), of_each, batch_size=batch_size)
+        return jax.lax.map(lambda of_run: run(*of_run, *of_all), of_each, batch_size=batch_size)
 
     if mesh is not None:
         split, whole = PartitionSpec("runs"), PartitionSpec()
@@ -188,9 +188,9 @@ def map_runs(
 
 
 def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Place each device's share of the runs there; all runs on all devices if they do not divide evenly.
+    """Split stacked runs over the mesh, or copy all to each device if they do not divide evenly.
 
-    `map_runs` returns its results placed so: states that go on from block to block compile nothing new.
+    `map_runs` places its results in the same way, so passing them on to the next call does not recompile.
     """
     if mesh is None:
         return jax.device_put(tree)
@@ -198,10 +198,10 @@ def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
 
 
 def run_mesh(num_devices: int | None = None) -> Mesh:
-    """Arrange the first devices of this process, by default all, along one axis "runs".
+    """Build a mesh of the first devices of this process, by default all, with one axis "runs".
 
     Raises:
-        ValueError: for more devices than there are.
+        ValueError: for a number below 1, or more devices than there are.
     """
     available = jax.local_device_count()
     num_devices = available if num_devices is None else num_devices
@@ -211,11 +211,6 @@ def run_mesh(num_devices: int | None = None) -> Mesh:
         (num_devices,), ("runs",), axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.local_devices()[:num_devices],
     )  # fmt: skip
-
-
-@partial(jax.jit, static_argnums=0)
-def _start_all(make_federation: Callable, keys: _Keys, hyperparameters: Any) -> ServerState:
-    return jax.vmap(lambda key, own: make_federation(own).init(key))(keys, hyperparameters)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -255,12 +250,12 @@ def _placement(num_runs: int, mesh: Mesh) -> NamedSharding:
 
 
 def _split_arguments(runs: tuple, *packings: PackedClients) -> tuple[tuple, tuple]:
-    """Return the arguments of each run, and those of all runs."""
-    return (runs, packings) if _own(packings[0]) is None else ((*runs, *packings), ())
+    """Return the arguments of each run, and those that all runs share."""
+    return (runs, packings) if _stacked(packings[0]) is None else ((*runs, *packings), ())
 
 
-def _own(clients: PackedClients) -> PackedClients | None:
-    """Return the clients if each run has its own, stacked."""
+def _stacked(clients: PackedClients) -> PackedClients | None:
+    """Return the clients if they are stacked, one packing per run."""
     return clients if clients.owners.ndim == 3 else None
 
 
@@ -278,7 +273,7 @@ def _check_runs(num_runs: int, **trees: Any) -> None:
 
 
 def _runs_that_fit(item_factors: Array, states: Any, clients: PackedClients) -> int:
-    """Estimate from the size of a state and of a chunk's work; on a CPU one at a time is fastest."""
+    """Estimate how many runs fit in memory, from the sizes of a state and a chunk; 1 on a CPU, the fastest."""
     stats = jax.local_devices()[0].memory_stats()
     if not stats:
         return 1

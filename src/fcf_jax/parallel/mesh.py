@@ -1,13 +1,13 @@
-"""Meshes and placements: clients split over devices and hosts, the shared state on all of them.
+"""Meshes and placements: clients split over devices and hosts, with the server's state on all of them.
 
     mesh = client_mesh()                                   # all devices of all processes
     federation = federated_cf(..., mesh=mesh)
     state = place_state(federation.init(key), mesh)
     state, info = run_rounds(federation, key, state, place_clients(clients, mesh), num_rounds=10)
 
-Clients are split along the axis "clients" of a mesh. The item factors are the same on all its
-devices, or, for a catalogue too large for one, split along its axis "items". Several processes,
-one for each host, run the same program after `jax.distributed.initialize`.
+Clients are split along the axis "clients" of the mesh. The item factors are copied to all devices, or, if
+they are too large for one, split along its axis "items". With several hosts, one process per host runs this
+same program after `jax.distributed.initialize`.
 """
 
 import os
@@ -25,13 +25,13 @@ Tree = TypeVar("Tree")
 
 
 def use_cpu_devices(num_devices: int | None = None) -> None:
-    """Make JAX treat a CPU as several devices, by default one for each core that this process may use.
+    """Split the CPU into several JAX devices, by default one per core that this process may use.
 
-    XLA keeps one device's work on one core for most of a round; two devices on two cores take
-    little more than half the time. Call it before JAX does anything; harmless beside a GPU.
+    XLA keeps the work of a device on one core for most of a round; two devices on two cores take little more
+    than half the time. Call this before JAX starts. It does not affect GPUs.
 
     Raises:
-        ValueError: when JAX has started already, or for a number below 1.
+        ValueError: if JAX has started already, or for a number below 1.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_devices = available if num_devices is None else num_devices
@@ -44,14 +44,15 @@ def use_cpu_devices(num_devices: int | None = None) -> None:
 
 
 def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh:
-    """Arrange the first devices, of all processes, as ("clients", "items").
+    """Build a mesh of the first devices of all processes, with axes ("clients", "items").
 
     Args:
-        num_devices: how many; None: all.
-        item_shards: over how many of them the item factors are split; 1: each has them all.
+        num_devices: number of devices; None: all.
+        item_shards: number of parts that the item factors are split into; 1: each device has all of them.
 
     Raises:
-        ValueError: for more devices than there are, or a number that item_shards does not divide.
+        ValueError: for a number below 1, more devices than there are, or a number that `item_shards` does not
+            divide.
     """
     devices = jax.devices()
     num_devices = len(devices) if num_devices is None else num_devices
@@ -66,14 +67,14 @@ def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh
 
 
 def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
-    """Split the chunks over the mesh; padding chunks fill up the last device."""
+    """Split the chunks of clients over the mesh, padded to the same number on each device."""
     num_chunks = clients.client_ids.shape[0]
     filled = fill_up(clients, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
     return jax.tree.map(lambda spec, part: _put(part, NamedSharding(mesh, spec)), chunk_specs(), filled)
 
 
 def place_state(state: ServerState, mesh: Mesh) -> ServerState:
-    """Copy the state to all devices; where the mesh splits items, each gets its share of their axis."""
+    """Copy the state to all devices, or split its axes of items if the mesh splits items."""
     num_items = state.item_factors.shape[0]
     if mesh.shape["items"] == 1:
         return replicate(state, mesh)
@@ -87,12 +88,12 @@ def place_state(state: ServerState, mesh: Mesh) -> ServerState:
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Copy the same values to all devices; every process must hold them."""
+    """Copy a pytree to all devices; every process must hold the same values."""
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """Bring an array to the host, whole, wherever its parts lie; all processes must call this."""
+    """Copy the whole of an array to the host, wherever its parts lie. Collective: call on all processes."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,10 +1,10 @@
-"""Rounds over clients that the device cannot hold: their rows stream from host memory, block by block.
+"""Rounds over clients that do not fit on the device: their rows stream from host memory in blocks.
 
     clients = pack_clients(interactions, device=jax.local_devices(backend="cpu")[0])
     state, info = run_rounds_streamed(federation, key, state, clients, num_rounds=10, block_chunks=256)
 
-While the device works on one block the next is on its way; there are never more than two. The sums are those
-of `run_rounds`, in another order.
+While the device computes a block, the next one is copied to it; there are never more than two. The sums are
+those of `run_rounds`, in another order.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,12 +37,12 @@ def run_rounds_streamed(
     """Run rounds as `run_rounds` does, with the clients in host memory.
 
     Args:
-        federation: from `federated_cf`; its mesh counts.
-        key: one key for all rounds.
-        state: where to begin.
-        clients: on a CPU device; of a sampled cohort only its own rows travel.
-        num_rounds: how many rounds to add to `state`.
-        block_chunks: chunks on the device at a time; two blocks must fit.
+        federation: result of `federated_cf`; blocks are placed on its mesh.
+        key: the key of all rounds.
+        state: state to begin with.
+        clients: clients on a CPU device; if cohorts are sampled, only their rows are copied.
+        num_rounds: number of rounds to run.
+        block_chunks: chunks per block; two blocks must fit on the device.
 
     Raises:
         ValueError: for block_chunks below 1.
@@ -78,14 +78,17 @@ def collect_streamed(
     block_chunks: int,
     mesh: Mesh | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
-    """Add up what all these clients send, block by block.
+    """Add up the uploads of all clients, block by block.
 
     Args:
-        collect: (shared, block of clients) -> (total, worst error); totals are added leaf by leaf.
-        shared: its first argument, the same for all blocks.
-        clients: on a CPU device.
-        block_chunks: chunks on the device at a time.
-        mesh: of the devices; None: the default device.
+        collect: (shared, block of clients) -> (total, largest error); totals are added leaf by leaf.
+        shared: first argument of `collect`, the same for all blocks.
+        clients: clients on a CPU device.
+        block_chunks: chunks per block; two blocks must fit on the device.
+        mesh: devices that share each block; None: the default device.
+
+    Returns:
+        The sum of the totals, and the largest error.
 
     Raises:
         ValueError: for block_chunks below 1.
@@ -94,7 +97,7 @@ def collect_streamed(
         raise ValueError(f"expected block_chunks of at least 1, got {block_chunks}")
     total, earlier = None, None
     for block in _blocks(clients, block_chunks, mesh):
-        jax.block_until_ready(earlier)  # or the blocks would pile up on the device
+        jax.block_until_ready(earlier)  # else blocks would pile up on the device
         earlier = total
         total = _add_block(collect, total, shared, block)
     assert total is not None
@@ -102,7 +105,7 @@ def collect_streamed(
 
 
 def _blocks(clients: PackedClients, block_chunks: int, mesh: Mesh | None) -> Iterator[PackedClients]:
-    """Yield blocks of one shape, each on its way to the device before the last is done with."""
+    """Yield blocks of one shape, each copied to the device while the block before is computed."""
     num_chunks = clients.client_ids.shape[0]
     block_chunks = min(block_chunks, num_chunks)
     of_users = clients.first_row, clients.row_counts
