@@ -91,7 +91,7 @@ def adaptive_clip_and_noise(
     quantile: Scalar = 0.5,
     item_weights: Float[Array, "items"] | None = None,
 ) -> Link:
-    """Build a link that clips to norms that follow a quantile of the clients' norms, and adds noise to the sum.
+    """Build a link that clips to norms that follow a quantile of the clients' norms, and adds noise to sums.
 
     Each client also reports whether it was clipped. The count gets noise of 0.05 expected cohorts, and the
     sums slightly more than `noise_multiplier`, so that both together are a Gaussian mechanism with

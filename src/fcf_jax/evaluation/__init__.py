@@ -1,4 +1,4 @@
-"""Evaluation: how well item factors rank unseen items, user by user, with uncertainty."""
+"""Evaluation of how well item factors rank unseen items, user by user, with uncertainty."""
 
 from fcf_jax.evaluation.compare import (
     ModelDifference,

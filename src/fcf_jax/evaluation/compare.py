@@ -10,13 +10,13 @@ Factors = Float[np.ndarray, "_rows factors"]
 
 
 class PairedDifference(NamedTuple):
-    """The mean of a - b over pairs, in the unit of a and b.
+    """Estimate of the mean of a - b over pairs, in the unit of a and b.
 
     Attributes:
-        mean: Of the differences.
-        sd: Of the differences, with n - 1.
-        low: Lower end of the confidence interval of the mean.
-        high: Upper end.
+        mean: mean of the differences.
+        sd: standard deviation of the differences, with divisor n - 1.
+        low: lower end of the confidence interval of the mean.
+        high: upper end of the confidence interval.
         num_pairs: n.
     """
 
@@ -31,12 +31,13 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95
     """Estimate the mean of a - b with its Student t confidence interval.
 
     Args:
-        a: One finite number per user or seed.
-        b: The other model's, in the same order.
-        level: Of the interval, in (0, 1).
+        a: one finite number per user or seed.
+        b: those of the other model, in the same order.
+        level: confidence level of the interval, in (0, 1).
 
     Raises:
-        ValueError: For unequal lengths, fewer than two pairs, numbers that are not finite, or the level.
+        ValueError: for unequal lengths, fewer than two pairs, numbers that are not finite, or a level
+            outside (0, 1).
     """
     from scipy import stats
 
@@ -53,16 +54,16 @@ def equivalence_test(a: npt.ArrayLike, b: npt.ArrayLike, *, margin: float) -> fl
     """Test whether a and b differ by less than `margin` on average: two one-sided paired t tests (TOST).
 
     Args:
-        a: One finite number per user or seed.
-        b: The other model's, in the same order.
-        margin: The largest difference that does not matter, > 0, in the unit of a and b; fixed beforehand.
+        a: one finite number per user or seed.
+        b: those of the other model, in the same order.
+        margin: largest irrelevant difference, > 0, in the unit of a and b; choose it before seeing the data.
 
     Returns:
-        The p value: below 0.05 the models are equivalent within the margin, at that level. A large value says
-        that this is not shown, not that they differ.
+        The p value. Below 0.05, the models are equivalent within the margin at that level; a large value
+        means that equivalence is not shown, not that the models differ.
 
     Raises:
-        ValueError: As `paired_difference`, and for a margin that is not positive.
+        ValueError: as for `paired_difference`, and for a margin that is not positive.
 
     References:
         Schuirmann (1987), Journal of Pharmacokinetics and Biopharmaceutics 15.
@@ -70,7 +71,7 @@ def equivalence_test(a: npt.ArrayLike, b: npt.ArrayLike, *, margin: float) -> fl
     from scipy import stats
 
     if not margin > 0:
-        raise ValueError(f"expected margin > 0, got {margin}; name the largest difference that is irrelevant")
+        raise ValueError(f"expected margin > 0, got {margin}; set it to the largest irrelevant difference")
     difference = paired_difference(a, b)
     if difference.sd == 0:  # t is infinite; its sign decides
         return 0.0 if abs(difference.mean) < margin else 1.0
@@ -90,17 +91,17 @@ def _differences(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
         )
     differences = first - second
     if not np.isfinite(differences).all():
-        raise ValueError("expected finite numbers, got nan or inf; leave such pairs out of both arrays")
+        raise ValueError("expected finite numbers, got nan or inf; remove such pairs from both arrays")
     return differences
 
 
 class ModelDifference(NamedTuple):
-    """Norms of differences, each relative to the norm of the second model's.
+    """Norms of the differences of two models, relative to the norms of the second model.
 
     Attributes:
-        item_factors: Of Y.
-        user_factors: Of X.
-        scores: Of X Y^T, every user and item.
+        item_factors: relative difference of Y, after alignment.
+        user_factors: relative difference of X, after alignment.
+        scores: relative difference of X Y^T, over all users and items.
     """
 
     item_factors: float
@@ -111,18 +112,18 @@ class ModelDifference(NamedTuple):
 def model_difference(
     item_factors: Factors, user_factors: Factors, other_item_factors: Factors, other_user_factors: Factors
 ) -> ModelDifference:
-    r"""Compare two models (X, Y) and (X', Y'), the first turned so that its items lie best on the other's.
+    r"""Compare two models (X, Y) and (X', Y') after rotating the first onto the second.
 
-    The model is free to rotate: X R and Y R with an orthogonal R predict the same scores X Y^T and
-    pay the same lambda (|X|^2 + |Y|^2), so factors as such cannot be compared. R is the one that
-    minimises |Y R - Y'| (orthogonal Procrustes), and it turns the users as well:
+    A model is determined up to a rotation: X R and Y R with an orthogonal R have the same scores X Y^T and
+    the same lambda (|X|^2 + |Y|^2), so factors cannot be compared directly. The R that minimizes |Y R - Y'|
+    (orthogonal Procrustes) aligns items and users:
 
         |Y R - Y'| / |Y'|,   |X R - X'| / |X'|,   |X Y^T - X' Y'^T| / |X' Y'^T|
 
     The scores need no alignment, and no array of [users, items]: |X Y^T|^2 is the trace of X^T X Y^T Y.
 
     Args:
-        item_factors: Y, of any precision; computed with in float64.
+        item_factors: Y, of any precision; everything is computed in float64.
         user_factors: X, solved against Y.
         other_item_factors: Y' of the same items.
         other_user_factors: X' of the same users.
@@ -138,17 +139,17 @@ def model_difference(
     y, x = np.asarray(item_factors, np.float64), np.asarray(user_factors, np.float64)
     other_y, other_x = np.asarray(other_item_factors, np.float64), np.asarray(other_user_factors, np.float64)
     rotation, _ = orthogonal_procrustes(y, other_y)
-    own, others = _score_product(x, y, x, y), _score_product(other_x, other_y, other_x, other_y)
-    apart = max(own + others - 2 * _score_product(x, y, other_x, other_y), 0.0)
+    squared, other_squared = _score_product(x, y, x, y), _score_product(other_x, other_y, other_x, other_y)
+    apart = max(squared + other_squared - 2 * _score_product(x, y, other_x, other_y), 0.0)
     return ModelDifference(
         item_factors=_quotient(np.linalg.norm(y @ rotation - other_y), np.linalg.norm(other_y)),
         user_factors=_quotient(np.linalg.norm(x @ rotation - other_x), np.linalg.norm(other_x)),
-        scores=_quotient(apart**0.5, others**0.5),
+        scores=_quotient(apart**0.5, other_squared**0.5),
     )
 
 
 def _score_product(x: Factors, y: Factors, x2: Factors, y2: Factors) -> float:
-    """Sum the products of the elements of X Y^T and X2 Y2^T."""
+    """Compute the inner product of X Y^T and X2 Y2^T."""
     return float(np.sum((x.T @ x2) * (y.T @ y2)))
 
 

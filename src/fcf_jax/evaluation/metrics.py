@@ -1,8 +1,8 @@
 """Ranking metrics of ONE user; the caller vmaps.
 
-`hits[j]` is True if the item at rank j (0 is the best) is one of the user's test items; k is the length of
-`hits`, and `num_relevant` the number of the user's test items, n. All metrics lie in [0, 1], with binary
-relevance, and are 0 for a user without test items.
+`hits[j]` is True if the item at rank j (0 is the best) is one of the user's test items, k is the length of
+`hits`, and n = `num_relevant` the number of the user's test items. Relevance is binary. All metrics lie in
+[0, 1], and are 0 for a user without test items.
 """
 
 from typing import NamedTuple
@@ -15,12 +15,12 @@ class RankingMetrics(NamedTuple):
     """Metrics of the first k ranks, each in [0, 1].
 
     Attributes:
-        precision: share of the k ranks that hit.
-        recall: share of the test items that are hit.
-        f1: harmonic mean of both.
-        map: average precision of one user; its mean over users is the MAP.
+        precision: share of the k ranks that hold a test item.
+        recall: share of the test items among the k ranks.
+        f1: harmonic mean of precision and recall.
+        map: average precision; its mean over users is the MAP.
         ndcg: normalized discounted cumulative gain.
-        hit_rate: 1 if anything is hit.
+        hit_rate: 1 with at least one hit, otherwise 0.
     """
 
     precision: Float[Array, "*users"]
@@ -32,21 +32,21 @@ class RankingMetrics(NamedTuple):
 
 
 def metric_names(k: int) -> list[str]:
-    """Name the metrics that `evaluate` returns."""
+    """Return the names of the metrics that `evaluate` returns."""
     plain = [*(f"{name}_at_{k}" for name in RankingMetrics._fields), "rmse", "auc"]
     return plain + [f"normalized_{name}" for name in plain]
 
 
 class UserMetrics(NamedTuple):
-    """Metrics of each user; sums where the division happens over all users at once.
+    """Metrics of each user, and sums for means over all test interactions.
 
     Attributes:
         at_k: metrics of the first k ranks.
-        best_at_k: those of a perfect ranking: with fewer than k test items no precision reaches 1.
-        auc: how often a test item scores above an item of neither set.
+        best_at_k: metrics of a perfect ranking; with fewer than k test items, its precision is below 1.
+        auc: share of pairs of a test item and an item of neither set in which the test item scores higher.
         squared_error_sum: sum of (p - x.y)^2 over the user's test items.
-        squared_preference_sum: the same for the prediction 0.
-        num_relevant: test items, at least 1 for a user that is evaluated.
+        squared_preference_sum: sum of p^2 over the user's test items.
+        num_relevant: number of test items, at least 1 for an evaluated user.
     """
 
     at_k: RankingMetrics
@@ -58,7 +58,7 @@ class UserMetrics(NamedTuple):
 
 
 def ranking_metrics(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> RankingMetrics:
-    """Compute every metric of one ranked list."""
+    """Compute all metrics of a ranked list."""
     return RankingMetrics(
         precision=precision_at_k(hits, num_relevant),
         recall=recall_at_k(hits, num_relevant),
@@ -70,7 +70,7 @@ def ranking_metrics(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Ran
 
 
 def best_ranking_metrics(num_relevant: Int[Array, ""], *, k: int) -> RankingMetrics:
-    """Compute every metric of the best possible list: all test items first.
+    """Compute all metrics of the best possible list, in which all test items come first.
 
     With m = min(n, k): precision m / k, recall m / n, f1 2m / (n + k); 1 for the others.
     """
@@ -78,7 +78,7 @@ def best_ranking_metrics(num_relevant: Int[Array, ""], *, k: int) -> RankingMetr
 
 
 def precision_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Array, ""]:
-    """Compute hits / k, whatever the number of test items or of candidates."""
+    """Compute hits / k, also if there are fewer than k test items or candidates."""
     del num_relevant
     return jnp.sum(hits) / hits.shape[0]
 
@@ -105,7 +105,7 @@ def average_precision_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""])
 
 
 def ndcg_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Array, ""]:
-    """Compute the discounted gain of the hits, 1 / log2(rank + 2) each, over that of the best list.
+    """Compute the discounted gain of the hits, 1 / log2(rank + 2) each, divided by that of the best list.
 
     References:
         Jarvelin & Kekalainen (2002), with binary relevance and the best list of min(n, k) hits.
@@ -117,10 +117,10 @@ def ndcg_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Arr
 
 
 def hit_rate_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Array, ""]:
-    """Say whether there is any hit, 1 or 0."""
+    """Compute 1 if there is at least one hit, otherwise 0."""
     del num_relevant
     return jnp.any(hits).astype(jnp.result_type(float))
 
 
 def _num_possible(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Int[Array, ""]:
-    return jnp.clip(num_relevant, 1, hits.shape[0])  # at least 1: nobody is divided by 0
+    return jnp.clip(num_relevant, 1, hits.shape[0])  # at least 1, so that nothing is divided by 0

@@ -1,9 +1,8 @@
-"""Full-catalogue ranking of every user with test items, a chunk of users at a time on the device.
+"""Full-catalogue ranking for every user with test items, in chunks of users on the device.
 
-A user's factor is folded in from its own training history, as a client would do on its device, so users that
-the item factors were not trained with are evaluated like all others. Training items are never recommended.
-Among equal scores the item with the lower id comes first; a user with an empty training history has x = 0,
-all scores equal, and gets that order.
+A user's factor is folded in from its training history, as a client does, so users that took no part in the
+training are evaluated like all others. Training items are never recommended. Of items with equal scores, the
+lower id comes first: that is the whole order for a user with an empty training history, whose x is 0.
 """
 
 import functools
@@ -22,17 +21,17 @@ from fcf_jax.core.solve import owned_by, shared_part, solve_rows
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 
-_CHUNK_SCORES = 2**20  # scores held at a time: 4 MiB, a few times over for the masks
+_CHUNK_SCORES = 2**20  # scores in memory at a time: 4 MiB, and a few times that for masks
 _CHUNK_CLIENTS = 256
 
 
 class EvaluationData(NamedTuple):
-    """The histories of the users with test items, on the device, ready for repeated evaluation.
+    """Packed histories of the users with test items, for repeated evaluation.
 
     Attributes:
-        train: Their training histories.
-        test: Their test items, in the same chunks.
-        user_ids: Whom these are, ascending: the order of all results.
+        train: the training histories.
+        test: the test items, in the same chunks.
+        user_ids: ids of the users, ascending, in the order of all results.
         num_items: M.
     """
 
@@ -43,7 +42,7 @@ class EvaluationData(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """The rows of one chunk of users; `owners` as in PackedClients."""
+    """The rows of one chunk of users, with owners as in `PackedClients`."""
 
     train: ClientData
     train_owners: Int[Array, "train_rows"]
@@ -62,14 +61,14 @@ def evaluation_data(
     """Pack the users with at least one test item.
 
     Args:
-        train: What the users' factors are folded in from, and what is never recommended.
-        test: What should be found; disjoint from `train`: an item in both counts as not found.
-        max_users: Evaluate a random sample of this many users if there are more.
-        seed: Of the sample, >= 0.
-        chunk_scores: Scores computed at a time, about; more suits a GPU.
+        train: training histories, from which users are folded in, and which are never recommended.
+        test: items to find, disjoint from `train`: an item in both counts as not found.
+        max_users: size of the random sample of users to evaluate if there are more, at least 1; None: all.
+        seed: seed of the sample, at least 0.
+        chunk_scores: approximate number of scores computed at a time; a GPU wants more.
 
     Raises:
-        ValueError: When the shapes differ, when no user has a test item, or for max_users below 1.
+        ValueError: if shapes differ, if no user has a test item, or for `max_users` below 1.
     """
     _check_pair(train, test)
     if max_users is not None and max_users < 1:
@@ -93,14 +92,14 @@ def user_metrics(
 ) -> UserMetrics:
     """Evaluate every user of `data`, in the order of `data.user_ids`.
 
-    Compiled once for each shape and `k`; another model compiles nothing.
+    Compiled once for each shape and `k`; another model does not recompile.
 
     Args:
-        model: Folds users in from their training histories, and weighs the test items: their preference is
-            what the squared error is taken from (1 for implicit feedback, r - mean for ratings).
+        model: model to fold users in with. Its weighting also gives the preferences p of the test items, for
+            the squared error: 1 for implicit feedback, r - mean for ratings.
         item_factors: Y, trained on any users.
-        data: From `evaluation_data`.
-        k: Length of the ranked list, at least 1; may exceed the number of items.
+        data: result of `evaluation_data`.
+        k: length of the ranked list, at least 1; may exceed the number of items.
     """
     return _user_metrics(as_pytree(model), item_factors, data, k=k)
 
@@ -119,7 +118,7 @@ def _user_metrics(model: Model, item_factors: Array, data: EvaluationData, *, k:
     chunks = _Chunk(data.train.rows, data.train.owners, data.test.rows, data.test.owners)
     by_chunk = jax.lax.map(of_chunk, chunks)  # [chunks, clients]
     num_users = data.user_ids.shape[0]
-    return jax.tree.map(lambda leaf: leaf.T.reshape(-1)[:num_users], by_chunk)  # undoes _deal
+    return jax.tree.map(lambda leaf: leaf.T.reshape(-1)[:num_users], by_chunk)  # inverts _deal
 
 
 def evaluate(
@@ -132,17 +131,17 @@ def evaluate(
     """Rank the catalogue for every user with test items, and average the metrics.
 
     Args:
-        model: As for `user_metrics`.
+        model: model to fold users in with, as for `user_metrics`.
         item_factors: Y, trained on any users.
-        train: As for `evaluation_data`.
-        test: As for `evaluation_data`.
-        k: Length of the ranked list, at least 1.
+        train: training histories, from which users are folded in, and which are never recommended.
+        test: items to find, disjoint from `train`.
+        k: length of the ranked list, at least 1.
 
     Returns:
-        Name -> mean, as `summarize` defines them.
+        The means by name, as defined by `summarize`.
 
     Raises:
-        ValueError: As `evaluation_data` and `evaluate_data`.
+        ValueError: as for `evaluation_data` and `evaluate_data`.
     """
     return evaluate_data(model, item_factors, evaluation_data(train, test), k=k)
 
@@ -150,44 +149,44 @@ def evaluate(
 def evaluate_data(
     model: Model, item_factors: Float[Array, "items factors"], data: EvaluationData, *, k: int = 10
 ) -> dict[str, float]:
-    """Evaluate as `evaluate` does, on data that is packed already: for every few rounds of a run.
+    """Evaluate as `evaluate` does, on data that is packed already, such as repeatedly during training.
 
     Args:
-        model: As for `user_metrics`.
+        model: model to fold users in with, as for `user_metrics`.
         item_factors: Y, trained on any users.
-        data: From `evaluation_data`.
-        k: Length of the ranked list, at least 1.
+        data: result of `evaluation_data`.
+        k: length of the ranked list, at least 1.
 
     Raises:
-        ValueError: For a k below 1, or item factors for another number of items.
+        ValueError: for k below 1, or item factors of another number of items.
     """
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}; 10 is the paper's")
     if item_factors.shape[0] != data.num_items:
         raise ValueError(
             f"expected item factors of {data.num_items} items, got {item_factors.shape[0]}; "
-            "evaluate with the data set that they were trained for"
+            "evaluate on the data set that they were trained on"
         )
     return summarize(user_metrics(model, item_factors, data, k=k), k=k)
 
 
 def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
-    """Average over users, in float64.
+    """Average the metrics over users, in float64.
 
     Args:
-        metrics: As `user_metrics` returns them.
-        k: The length of the list that they were computed with; it goes into the names.
+        metrics: result of `user_metrics`.
+        k: length of the ranked lists, which becomes part of the names.
 
     Returns:
-        Means over the users: `precision_at_k`, `recall_at_k`, `f1_at_k`, `map_at_k`, `ndcg_at_k`,
-        `hit_rate_at_k`, and `auc`, how often a test item scores above an item of neither set (ties one half,
-        and one half for a user with no such item). `rmse` is the root of the mean over all test interactions
-        of (p - x.y)^2. Each also with `normalized_` before its name: the mean of value / the user's best
-        possible value; for `rmse` the quotient by the root mean square of p, which is the error of predicting
-        0 (nan if every p is 0).
+        Means over the users of `precision_at_k`, `recall_at_k`, `f1_at_k`, `map_at_k`, `ndcg_at_k`,
+        `hit_rate_at_k` and `auc`: the probability that a test item scores above an item of neither set, where
+        ties count 1/2, and 1/2 for a user without such items. `rmse` is the root of the mean of (p - x.y)^2
+        over all test interactions. With the prefix `normalized_`, each value is divided by the user's best
+        possible value before averaging; `normalized_rmse` is divided by the root mean square of p, which is
+        the error of predicting 0 (nan if every p is 0).
 
     References:
-        arXiv:1901.09888 for the choice of metrics; the definitions are the textbook ones above.
+        arXiv:1901.09888, for the choice of metrics.
     """
     values = {name: float(np.mean(of_users)) for name, of_users in per_user(metrics, k=k).items()}
     error, preference, count = (
@@ -200,10 +199,10 @@ def summarize(metrics: UserMetrics, *, k: int) -> dict[str, float]:
 
 
 def per_user(metrics: UserMetrics, *, k: int) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the metrics of each user, [users] each, by the names of `summarize`.
+    """Return the metrics of each user, arrays of [users], by the names of `summarize`.
 
-    The `rmse` of a user is the root of its own mean squared error, and `normalized_rmse` its quotient by the
-    root mean square of its own preferences, nan where they are all 0.
+    The `rmse` of a user is the root of the mean squared error of that user, and `normalized_rmse` is divided
+    by the root mean square of that user's preferences, nan if they are all 0.
     """
     host = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), metrics)
     values = {f"{name}_at_{k}": getattr(host.at_k, name) for name in RankingMetrics._fields}
@@ -229,9 +228,9 @@ def _check_pair(train: Interactions, test: Interactions) -> None:
 
 
 def _deal(user_ids: npt.NDArray[np.integer], max_clients: int, *, padding: int) -> npt.NDArray[np.integer]:
-    """Deal users to chunks in turn, [chunks, clients]: neighbours, often alike in activity, are separated.
+    """Deal users to chunks in turn, [chunks, clients], since neighboring users are often similarly active.
 
-    Read column by column the users are in their own order again, padding clients at the end.
+    Read column by column, the users are in their original order, followed by padding clients.
     """
     num_clients = min(max(max_clients, 1), _CHUNK_CLIENTS, user_ids.size)
     num_chunks = -(-user_ids.size // num_clients)
@@ -268,7 +267,7 @@ def _chunk_metrics(
 def _membership(
     rows: ClientData, owners: Int[Array, "rows"], num_clients: int, num_items: int
 ) -> Bool[Array, "clients items"]:
-    """Return whether each item is in each client's history."""
+    """Return whether each item is in the history of each client."""
     empty = jnp.zeros((num_clients, num_items), bool)
     return empty.at[owners[:, None], rows.item_ids].max(rows.mask, mode="drop")  # padding rows have no client
 
@@ -280,12 +279,12 @@ def _hits(
     *,
     k: int,
 ) -> Bool[Array, "clients k"]:
-    """Return whether the k best items outside the training history are test items."""
+    """Return for each of the k best items outside the training history whether it is a test item."""
     num_items = scores.shape[1]
     candidates = jnp.where(is_train, -jnp.inf, scores)
-    best_scores, best_items = jax.lax.top_k(candidates, min(k, num_items))  # of equals the lower id first
+    best_scores, best_items = jax.lax.top_k(candidates, min(k, num_items))  # equal scores: lower id first
     hits = jnp.take_along_axis(is_test, best_items, axis=1)
-    hits = hits & (best_scores > -jnp.inf)  # where candidates run out, training items fill the list
+    hits = hits & (best_scores > -jnp.inf)  # with fewer than k candidates, training items fill the list
     return jnp.pad(hits, ((0, 0), (0, max(k - num_items, 0))))
 
 
@@ -295,12 +294,12 @@ def _outranked_shares(
     test_scores: Float[Array, "rows slots"],
     chunk: _Chunk,
 ) -> Float[Array, "rows slots"]:
-    """Compute the share of the client's candidates that each test item outranks, ties one half.
+    """Compute for each test item the share of the client's candidates that score lower; ties count 1/2.
 
-    One half, like chance, where there is no candidate.
+    The share is 1/2, as by chance, for a client without candidates.
     """
     num_items = scores.shape[1]
-    others = jnp.where(is_candidate, scores, jnp.inf)  # nothing wins over infinity or ties with it
+    others = jnp.where(is_candidate, scores, jnp.inf)  # a test item never scores above infinity, or ties
     num_others = jnp.sum(is_candidate, axis=1)
 
     def shares_of_row(row: tuple[Array, Array]) -> Float[Array, "slots"]:

@@ -1,7 +1,4 @@
-r"""Recommendations: fold a user in, rank the unseen items, explain a score.
-
-On the user's own device, or for many users at a time.
-"""
+r"""Recommendations for one user on its device, or for many: fold in, rank unseen items, explain a score."""
 
 import dataclasses
 import functools
@@ -18,18 +15,19 @@ from fcf_jax.core.packing import fill_up, pack_clients
 from fcf_jax.core.records import Model, PackedClients, as_pytree
 from fcf_jax.data.interactions import Interactions
 
-_CHUNK_SCORES = 2**21  # scores held at a time: 8 MiB, and once more for the masked ones
-_FEWEST_PLACES = 256  # of observed items, so that few sizes are compiled
-_ROW_WIDTH = 32  # of any history; sizes are rounded up, so that few programs serve many requests
+_CHUNK_SCORES = 2**21  # scores in memory at a time: 8 MiB, and as much again for the masked scores
+# sizes are rounded up to powers of two of at least these, so that few shapes are compiled
+_FEWEST_PLACES = 256  # places for observed items
 _FEWEST = 8  # users, and rows
+_ROW_WIDTH = 32
 
 
 class Recommendations(NamedTuple):
-    """The best unseen items, best first; on the host.
+    """The best unseen items, best first, on the host.
 
     Attributes:
-        item_ids: Items.
-        scores: x.y, about 1 for a certain interaction under implicit feedback.
+        item_ids: ids of the items.
+        scores: x.y; under implicit feedback about 1 for a certain interaction.
     """
 
     item_ids: npt.NDArray[np.integer]
@@ -37,11 +35,11 @@ class Recommendations(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """The share of each observed item in a score; they sum to the score.
+    """Contributions of the observed items to a score, which is their sum.
 
     Attributes:
         contributions: [slots], in the order of the history.
-        factorization: Of A_u, for the next question about the same user.
+        factorization: Cholesky factorization of A_u, to explain other scores of the same user.
     """
 
     contributions: npt.NDArray[np.float64]
@@ -51,15 +49,16 @@ class Explanation(NamedTuple):
 def solve_new_users(
     model: Model, item_factors: Float[Array, "items factors"], histories: Interactions
 ) -> npt.NDArray[np.floating]:
-    """Solve the factor of every user from its history, [users, factors]; 0 for an empty one.
+    """Solve the factor of each user from its history, [users, factors]; 0 for an empty history.
 
-    For requests of changing size. `solve_clients` does the same for clients that are packed already.
+    Requests of similar size share a compiled program. `core.cohort_sum.solve_clients` does the same for
+    packed clients.
     """
-    num_missing = power_of_two(histories.num_users, least=_FEWEST) - histories.num_users
+    num_missing = _power_of_two(histories.num_users, least=_FEWEST) - histories.num_users
     indptr = np.pad(histories.indptr, (0, num_missing), mode="edge")
     padded = dataclasses.replace(histories, indptr=indptr, user_labels=None)
     clients = pack_clients(padded, row_width=_ROW_WIDTH)
-    clients = fill_up(clients, num_rows=power_of_two(clients.owners.shape[1], least=_FEWEST))
+    clients = fill_up(clients, num_rows=_power_of_two(clients.owners.shape[1], least=_FEWEST))
     solved = _solve(as_pytree(model), item_factors, clients)
     return np.asarray(solved)[: histories.num_users]
 
@@ -70,8 +69,8 @@ def _solve(model: Model, item_factors: Array, clients: PackedClients) -> Array:
     return solved
 
 
-def power_of_two(number: int, *, least: int = 1) -> int:
-    """Round up to a power of two, at least this one."""
+def _power_of_two(number: int, *, least: int = 1) -> int:
+    """Round up to a power of two; `least` is one too."""
     return 1 << (max(number, least) - 1).bit_length()
 
 
@@ -82,16 +81,16 @@ def recommend(
     *,
     k: int = 10,
 ) -> Recommendations:
-    """Return the k unseen items of the highest score x.y, of equal scores the lower id first.
+    """Return the k unseen items with the highest scores x.y; of equal scores, the lower id comes first.
 
     Args:
         item_factors: Y.
         user_factor: x of the user.
-        observed_item_ids: What the user has already, in [0, num_items), in any order; may be empty.
-        k: At least 1; where fewer items are unseen, only those are returned.
+        observed_item_ids: items to leave out, in [0, num_items), in any order; may be empty.
+        k: number of items, at least 1; fewer are returned if fewer are unseen.
 
     Raises:
-        ValueError: For a k below 1, or an observed item that is out of range.
+        ValueError: for k below 1, or an observed item that is out of range.
     """
     num_items = item_factors.shape[0]
     observed = np.asarray(observed_item_ids)
@@ -117,27 +116,28 @@ def recommend_many(
     is_candidate: Bool[np.ndarray, "items"] | None = None,
     k: int = 10,
 ) -> Recommendations:
-    """Recommend as `recommend` does, for many users, a chunk of them at a time on the device.
+    """Recommend as `recommend` does, for many users, in chunks on the device.
 
     Args:
         item_factors: Y.
         user_factors: X.
-        observed: What each user has already, row by row; None: no item is left out for that.
-        is_candidate: False for items to leave out for everybody; None: all may be recommended.
-        k: At least 1.
+        observed: items to leave out, one row per user; None: none.
+        is_candidate: False for items to leave out for all users; None: True for all items.
+        k: number of items, at least 1.
 
     Returns:
-        Always [users, k], int32 and float32; -1 and -inf where a user has no candidate left.
+        Item ids and scores, [users, k] in int32 and float32, padded with -1 and -inf if a user has fewer than
+        k candidates.
 
     Raises:
-        ValueError: For a k below 1.
+        ValueError: for k below 1.
     """
     num_users, num_items = user_factors.shape[0], item_factors.shape[0]
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}; ask for at least one item")
     candidates = jnp.asarray(np.ones(num_items, bool) if is_candidate is None else is_candidate)
-    factors = np.asarray(user_factors)  # sliced on the host: on the device every slice is a program
-    chunk_users = min(power_of_two(num_users), max(_CHUNK_SCORES // max(num_items, 1), 1))
+    factors = np.asarray(user_factors)  # sliced on the host: on the device, each slice compiles a program
+    chunk_users = min(_power_of_two(num_users), max(_CHUNK_SCORES // max(num_items, 1), 1))
     chunks = []
     for first in range(0, num_users, chunk_users):
         chunk = slice(first, min(first + chunk_users, num_users))
@@ -152,12 +152,12 @@ def recommend_many(
 def _observed_places(
     observed: Interactions | None, chunk: slice, chunk_users: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """List row and item of everything that the users of a chunk have, padded to few lengths."""
+    """List the row and item of each interaction of a chunk, padded to one of few lengths."""
     if observed is None:
         return np.full(1, chunk_users, np.int32), np.zeros(1, np.int32)
     lengths = observed.history_lengths[chunk]
     rows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    num_missing = power_of_two(len(rows), least=_FEWEST_PLACES) - len(rows)
+    num_missing = _power_of_two(len(rows), least=_FEWEST_PLACES) - len(rows)
     items = observed.item_ids[observed.indptr[chunk.start] : observed.indptr[chunk.stop]]
     return np.pad(rows, (0, num_missing), constant_values=chunk_users), np.pad(items, (0, num_missing))
 
@@ -175,7 +175,7 @@ def _best(
     scores = jnp.matmul(user_factors, item_factors.T, precision="highest")
     scores = jnp.where(is_candidate[None, :], scores, -jnp.inf)
     scores = scores.at[observed_rows, observed_items].set(-jnp.inf, mode="drop")
-    best_scores, best_items = jax.lax.top_k(scores, min(k, scores.shape[1]))  # of equals the lower id first
+    best_scores, best_items = jax.lax.top_k(scores, min(k, scores.shape[1]))  # equal scores: lower id first
     missing = ((0, 0), (0, max(k - scores.shape[1], 0)))
     best_items = jnp.where(best_scores > -jnp.inf, best_items, -1)
     return (
@@ -201,23 +201,23 @@ def explain_score(
     model: Model,
     factorization: Any = None,
 ) -> Explanation:
-    r"""Compute what each observed item contributes to the score of an item.
+    r"""Compute the contribution of each observed item to the score of an item.
 
         x.y_i = \sum_{j in I_u} c_j p_j y_i^T A_u^-1 y_j
 
-    with A_u the matrix of the user's normal equations. In float64 on the host, for one user at a time.
+    with A_u the matrix of the user's normal equations. In float64 on the host, for one user.
 
     Args:
         item_factors: Y [items, factors].
         item_id: i, in [0, num_items).
-        observed_item_ids: The user's history [slots].
+        observed_item_ids: the user's history [slots].
         confidence: c [slots].
         preference: p [slots], or one number for all.
-        model: Its lambda (above 0 if Y has dependent columns) and w0 count.
-        factorization: From an earlier explanation for the same user; saves the work for A_u.
+        model: gives lambda, above 0 if Y has dependent columns, and w0.
+        factorization: `Explanation.factorization` for the same user, to save time; None: computed here.
 
     Raises:
-        ValueError: When A_u is singular.
+        ValueError: if A_u is singular.
 
     References:
         Hu, Koren & Volinsky, ICDM 2008, section 5.

@@ -273,7 +273,7 @@ def _check_runs(num_runs: int, **trees: Any) -> None:
 
 
 def _runs_that_fit(item_factors: Array, states: Any, clients: PackedClients) -> int:
-    """Estimate how many runs fit in memory, from the sizes of a state and a chunk; 1 on a CPU, the fastest."""
+    """Estimate from the sizes of a state and of a chunk how many runs fit a GPU; 1 on a CPU, the fastest."""
     stats = jax.local_devices()[0].memory_stats()
     if not stats:
         return 1
