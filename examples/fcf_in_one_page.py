@@ -2,8 +2,8 @@ r"""Federated Collaborative Filtering in one page: Algorithm 1 of arXiv:1901.098
 
     J = \sum_u \sum_i c_ui (p_ui - x_u.y_i)^2 + lambda (\sum_u |x_u|^2 + \sum_i |y_i|^2)
 
-Dense NumPy in float64, one client at a time, every upload written out. The library computes the same numbers
-without ever holding all of them; tests/test_example.py checks that the two agree:
+Dense NumPy in float64, one client at a time, with explicit uploads. The library computes the same numbers
+without building the uploads; tests/test_example.py checks that the two agree:
 
     model = fcf.Model(fcf.implicit_feedback(alpha=4.0), regularization=1.0)
     federation = fcf.federated_cf(model, optax.adam(0.05, b2=0.99), num_items=40, num_factors=5)
@@ -18,7 +18,13 @@ import numpy as np
 def client_update(
     item_factors: np.ndarray, strengths: np.ndarray, *, alpha: float, regularization: float
 ) -> tuple[np.ndarray, float]:
-    """Run one client, which receives Y and holds its own `strengths` r [items].
+    """Run one client.
+
+    Args:
+        item_factors: Y, as received from the server [items, factors].
+        strengths: r of this client [items], 0 without an interaction; they never leave the device.
+        alpha: confidence added by one unit of strength, at least 0.
+        regularization: lambda, at least 0.
 
     Returns:
         The upload f(u, i) = c_i (p_i - x.y_i) x [items, factors], and the client's share of J.
@@ -45,11 +51,18 @@ def federated_rounds(
     b2: float = 0.99,
     eps: float = 1e-8,
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Run the server: all clients take part in every round, and Adam steps on the item factors.
+    """Run the server: all clients take part in every round, and Adam updates the item factors.
 
     Args:
         item_factors: Y to begin with [items, factors].
         strengths: r [users, items], 0 without an interaction; only client u reads row u.
+        num_rounds: number of rounds.
+        alpha: confidence added by one unit of strength, at least 0.
+        regularization: lambda, at least 0.
+        learning_rate: learning rate of Adam.
+        b1: decay of the mean gradient, in [0, 1).
+        b2: decay of the mean squared gradient, in [0, 1).
+        eps: number added to the denominator, above 0.
 
     Yields:
         After each round, the next Y and the loss before the step.
@@ -72,7 +85,7 @@ def federated_rounds(
 
 
 def main() -> None:
-    """Print the loss of each round on a small simulated set."""
+    """Print the loss of each round on a small simulated data set."""
     rng = np.random.default_rng(0)
     taste = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 40))
     strengths = np.where(taste > 1.5, rng.geometric(0.5, taste.shape), 0).astype(float)

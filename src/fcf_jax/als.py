@@ -1,4 +1,4 @@
-"""Centralised alternating least squares, the baseline: it sees all data and solves both sides in turn.
+"""Centralised alternating least squares, the baseline that sees all data.
 
     item_factors, info = fit_als(key, model, clients, items, num_factors=25, num_sweeps=20)
 
@@ -25,15 +25,15 @@ __all__ = ["AlsInfo", "converge_als", "fit_als", "has_converged", "run_sweeps", 
 
 MIN_SWEEPS = 40
 MAX_SWEEPS = 1000
-TOLERANCE = 1e-5  # relative fall of the loss in one sweep at which ALS has converged
+TOLERANCE = 1e-5  # relative decrease of the loss in a sweep below which ALS has converged
 _BLOCK_SWEEPS = 10
 
 
 class AlsInfo(NamedTuple):
-    """Report of a sweep; under `run_sweeps` with a leading axis of sweeps.
+    """Report of a sweep; `run_sweeps` stacks it along a leading axis of sweeps.
 
     Attributes:
-        loss: min_X J(X, Y) at the Y that the sweep began with.
+        loss: min_X J(X, Y) at the start of the sweep.
     """
 
     loss: Float[Array, "*sweeps"]
@@ -49,15 +49,15 @@ def fit_als(
     num_sweeps: int,
     init_scale: Scalar = 0.1,
 ) -> tuple[Float[Array, "items factors"], AlsInfo]:
-    """Factorize the interactions with centralised ALS, on the same model as `federated_cf`.
+    """Factorize the interactions with centralised ALS, with the same model as `federated_cf`.
 
     Args:
-        key: of the first item factors, those that `federation.init(key)` draws.
+        key: key of the first item factors, the same as those of `federation.init(key)`.
         model: weighting, lambda and w0.
-        clients: the histories of the users, from `pack_clients`.
-        items: the same interactions item by item, from `pack_items`.
+        clients: the users' histories, from `pack_clients`.
+        items: the same interactions by item, from `pack_items`.
         num_factors: K.
-        num_sweeps: sweeps, each of which solves all users and then all items.
+        num_sweeps: number of sweeps; each solves all users and then all items.
         init_scale: standard deviation of the first item factors.
 
     Returns:
@@ -78,15 +78,18 @@ def run_sweeps(
     num_sweeps: int,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "items factors"], AlsInfo]:
-    """Run sweeps in one compiled program, starting from these item factors.
+    """Run sweeps in one compiled program.
 
     Args:
-        model: weighting, lambda and w0; other numbers compile nothing.
-        item_factors: Y.
-        clients: the histories of the users.
-        items: the same interactions item by item.
-        num_sweeps: how many sweeps.
-        mesh: devices to share a sweep's work; place clients and items there too.
+        model: weighting, lambda and w0; other numbers do not recompile.
+        item_factors: Y to begin with.
+        clients: the users' histories.
+        items: the same interactions by item.
+        num_sweeps: number of sweeps.
+        mesh: devices that share the work; place clients and items on it too. None: one device.
+
+    Returns:
+        Y, and the loss before each sweep.
     """
     return _scan_sweeps(num_sweeps, mesh, as_pytree(model), item_factors, clients, items)
 
@@ -99,7 +102,7 @@ def sweep(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "items factors"], AlsInfo]:
-    """Solve all users against Y, then all items against their factors; arguments as of `run_sweeps`."""
+    """Solve all users for fixed Y, then all items for fixed X; arguments as for `run_sweeps`."""
     user_factors, loss = solve_clients(model, item_factors, clients, mesh=mesh)
     loss = loss + model.regularization * jnp.sum(item_factors**2)
     next_item_factors, _ = solve_clients(model, user_factors, items, mesh=mesh)
@@ -115,20 +118,20 @@ def converge_als(
     mesh: Mesh | None = None,
     on_block: Callable[[int, float], None] = lambda num_sweeps, loss: None,
 ) -> tuple[Float[Array, "items factors"], list[float]]:
-    """Sweep until the loss falls by less than 1e-5 of itself per sweep, at least 40 times.
+    """Sweep until the relative decrease of the loss in a sweep is below 1e-5, from 40 to 1000 times.
 
     Args:
         model: weighting, lambda and w0.
         item_factors: Y to begin with.
-        clients: the histories of the users.
-        items: the same interactions item by item.
-        mesh: devices to share a sweep's work.
-        on_block: called after every ten sweeps with the sweeps done and the latest loss.
+        clients: the users' histories.
+        items: the same interactions by item.
+        mesh: devices that share the work; None: one device.
+        on_block: called after every ten sweeps with the number of sweeps done and the latest loss.
 
     Returns:
         Y, and the loss before each sweep.
     """
-    item_factors = jax.device_put(item_factors, clients.row_counts.sharding)  # where sweeps leave them
+    item_factors = jax.device_put(item_factors, clients.row_counts.sharding)  # as sweeps return them
     losses: list[float] = []
     while len(losses) < MIN_SWEEPS or not has_converged(*losses[-2:]):
         item_factors, info = run_sweeps(
@@ -142,7 +145,7 @@ def converge_als(
 
 
 def has_converged(before: npt.ArrayLike, after: npt.ArrayLike) -> np.bool_ | npt.NDArray[np.bool_]:
-    """Return whether losses before and after a sweep differ by less than the tolerance."""
+    """Return whether the loss decreased by less than the tolerance in a sweep."""
     return np.subtract(before, after) < TOLERANCE * np.abs(before)
 
 

@@ -1,23 +1,23 @@
 r"""Server steps for federated collaborative filtering; any other optax transformation works too.
 
-The clients solve their factors exactly, so the server minimises phi(Y) = min_X J(X, Y), whose Hessian for
-item i is close to 2 (kappa_i S + lambda I) with S = \sum_u x_u x_u^T (`user_gram`) and kappa_i the mean
-confidence in item i, raised slightly for safety. Dividing the gradient by it makes one federated round worth
-about one sweep of centralised ALS.
+The clients solve their factors exactly, so the server minimizes phi(Y) = min_X J(X, Y). Its Hessian for item
+i is close to 2 (kappa_i S + lambda I) with S = \sum_u x_u x_u^T (`user_gram`) and kappa_i the mean confidence
+in item i, raised slightly for safety. Preconditioning the gradient with it makes a round worth about one
+sweep of centralised ALS.
 
-`server_update` gives every step the model (lambda, w0), the number of users and the clients' sums as extra
-arguments: no step has a lambda of its own.
+`server_update` passes the model, the number of users and the clients' sums to each step as extra arguments,
+so that no step needs a lambda of its own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.linalg import inverse_cholesky
+from fcf_jax.core.linalg import einsum, inverse_cholesky
 from fcf_jax.core.records import Model, Scalar
 
 __all__ = ["gram_preconditioned", "guarded_gram", "paper_adam", "running_sums"]
@@ -30,7 +30,7 @@ class Curvature(NamedTuple):
 
     Attributes:
         basis: eigenvectors of S.
-        diagonal: of each item's Hessian in that basis.
+        diagonal: diagonal of each item's Hessian in that basis.
     """
 
     basis: Float[Array, "factors factors"]
@@ -38,14 +38,14 @@ class Curvature(NamedTuple):
 
 
 class ServerPoint(NamedTuple):
-    """One Y and the clients' sums there.
+    """Item factors, and the clients' sums at these factors.
 
     Attributes:
         item_factors: Y.
         gradient: dJ/dY.
         user_gram: S.
-        mean_confidence: kappa_i before damping.
-        value: the loss.
+        mean_confidence: kappa_i without damping.
+        value: loss.
     """
 
     item_factors: Float[Array, "items factors"]
@@ -56,7 +56,12 @@ class ServerPoint(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Changes of point and gradient from round to round, latest first."""
+    """Changes from round to round, latest first.
+
+    Attributes:
+        point_changes: changes of Y.
+        gradient_changes: changes of dJ/dY.
+    """
 
     point_changes: Float[Array, "memory items factors"]
     gradient_changes: Float[Array, "memory items factors"]
@@ -67,11 +72,11 @@ class GuardedState(NamedTuple):
 
     Attributes:
         accepted: the last accepted point.
-        predicted_decrease: of the loss, by the step taken there.
+        predicted_decrease: predicted decrease of the loss by the step from there.
         damping: mu.
-        memory: for the acceleration.
-        is_first: before the first round.
-        was_accelerated: whether the last step used the memory.
+        memory: changes that the acceleration combines.
+        is_first: True before the first round.
+        was_accelerated: True if the last step used the memory.
     """
 
     accepted: ServerPoint
@@ -86,11 +91,11 @@ class RunningSumsState(NamedTuple):
     """Moving averages that estimate the sums over all users at the current Y.
 
     Attributes:
-        round_index: rounds done.
-        seen: average of F + w0 Y S, the part of the observed items.
+        round_index: number of rounds done.
+        seen: average of F + w0 Y S, the part from observed items.
         user_gram: average of S.
-        confidence_sum: average of the confidence sums, with the weights of `seen`.
-        mean_confidence_sum: their plain mean over all rounds, since they do not depend on Y.
+        confidence_sum: average of the confidence sums, with the same weights.
+        mean_confidence_sum: mean of the confidence sums over all rounds, as they do not depend on Y.
     """
 
     round_index: Int[Array, ""]
@@ -103,15 +108,15 @@ class RunningSumsState(NamedTuple):
 def paper_adam(
     learning_rate: optax.ScalarOrSchedule, *, b1: Scalar = 0.9, b2: Scalar = 0.99, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """Adam with the bias correction as the paper prints it: m / (1 - b1), v / (1 - b2) in every round.
+    """Build Adam with the bias correction as printed in the paper: m / (1 - b1), v / (1 - b2) in every round.
 
-    `optax.adam` is Adam as Kingma & Ba define it, with 1 - b1^t and 1 - b2^t.
+    `optax.adam` is Adam by Kingma & Ba, with 1 - b1^t and 1 - b2^t.
 
     Args:
-        learning_rate: gamma, a number or a schedule of the round.
-        b1: decay of the gradient's average, in [0, 1).
-        b2: decay of the squared gradient's average, in [0, 1).
-        eps: added to the denominator, above 0.
+        learning_rate: gamma, a number or a schedule of the round index.
+        b1: decay of the mean gradient m, in [0, 1).
+        b2: decay of the mean squared gradient v, in [0, 1).
+        eps: number added to the denominator, above 0.
 
     References:
         arXiv:1901.09888, the server's update of the item factors.
@@ -122,7 +127,6 @@ def paper_adam(
         return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=zeros)
 
     def update(gradient, state, params=None, **unused):
-        del params, unused
         first = b1 * state.mu + (1 - b1) * gradient
         second = b2 * state.nu + (1 - b2) * gradient**2
         step = (first / (1 - b1)) / (jnp.sqrt(second / (1 - b2)) + eps)
@@ -134,17 +138,16 @@ def paper_adam(
 def gram_preconditioned(
     learning_rate: Scalar = 1.0, *, confidence_factor: Scalar = 3.0
 ) -> optax.GradientTransformationExtraArgs:
-    """Step by -eta dJ/dY (2 (kappa_i S + lambda I))^-1 with kappa_i = w0 + k confidence_sum_i / N.
+    """Build the step -eta dJ/dY (2 (kappa_i S + lambda I))^-1 with kappa_i = w0 + k confidence_sum_i / N.
 
-    For everybody in every round. Not safe on all data: see `guarded_gram`.
+    For rounds of all clients. It can diverge on some data; `guarded_gram` guards against that.
 
     Args:
         learning_rate: eta.
-        confidence_factor: k; 1 is too bold and can diverge slowly, 2 to 3 suits MovieLens.
+        confidence_factor: k; 1 can diverge slowly, 2 to 3 suits MovieLens.
     """
 
     def update(gradient, state, params=None, *, model, num_users, user_gram, confidence_sum, **unused):
-        del params, unused
         mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
         step = _solve(gradient, _curvature(model, user_gram, mean_confidence))
         return -learning_rate * step, state
@@ -155,19 +158,18 @@ def gram_preconditioned(
 def guarded_gram(
     *, confidence_factor: Scalar = 1.0, initial_damping: Scalar = 2.0, memory: int = 5
 ) -> optax.GradientTransformationExtraArgs:
-    """The Gram-preconditioned step, damped (Levenberg-Marquardt) and Anderson-accelerated.
+    """Build the Gram-preconditioned step, damped (Levenberg-Marquardt) and Anderson-accelerated.
 
-    The clients' summed loss shows, one round later, what a step really gained. If the loss rose,
-    the server goes back to the last Y and forgets the memory. After a plain step, kappa_i =
-    mu (w0 + k confidence_sum_i / N) follows rho = gained / predicted: rho < 0 quadruples mu,
-    rho < .3 doubles it, rho > .7 divides it by 1.2. A rejected step still costs its round. For
-    everybody in every round: the loss of a small cohort is too noisy to guard with.
+    The clients' summed loss shows, one round later, what a step gained. If the loss rose, the server returns
+    to the last accepted Y and clears the memory; the rejected step still costs its round. With kappa_i =
+    mu (w0 + k confidence_sum_i / N), the ratio gained / predicted adapts mu: below 0 it is multiplied by 4,
+    below 0.3 by 2, and above 0.7 divided by 1.2; not after accelerated steps. For rounds of all clients: the
+    loss of a small cohort is too noisy to decide on.
 
     Args:
         confidence_factor: k.
-        initial_damping: mu in the first round.
-        memory: past rounds that the acceleration combines; 0 for the damped step alone. Costs
-            the server twice as many copies of Y, and the clients nothing.
+        initial_damping: mu in the first round, above 0.
+        memory: past rounds that the acceleration combines, two copies of Y each; 0: the damped step alone.
 
     References:
         Levenberg-Marquardt as in Nocedal & Wright 2006, chapter 10; Anderson acceleration as in
@@ -175,39 +177,36 @@ def guarded_gram(
     """
 
     def init(item_factors: Array) -> GuardedState:
-        num_items, num_factors = item_factors.shape
-        zero, zeros = jnp.zeros((), item_factors.dtype), jnp.zeros_like(item_factors)
-        nothing = ServerPoint(
+        (num_items, num_factors), dtype = item_factors.shape, item_factors.dtype
+        start = ServerPoint(
             item_factors=item_factors,
-            gradient=zeros,
-            user_gram=jnp.eye(num_factors, dtype=item_factors.dtype),
-            mean_confidence=jnp.ones(num_items, item_factors.dtype),
-            value=zero,
+            gradient=jnp.zeros_like(item_factors),
+            user_gram=jnp.eye(num_factors, dtype=dtype),
+            mean_confidence=jnp.ones(num_items, dtype),
+            value=jnp.zeros((), dtype),
         )
-        past = jnp.zeros((memory, num_items, num_factors), item_factors.dtype)
+        past = jnp.zeros((memory, num_items, num_factors), dtype)
         return GuardedState(
-            accepted=nothing,
-            predicted_decrease=zero,
-            damping=jnp.asarray(initial_damping, item_factors.dtype),
+            accepted=start,
+            predicted_decrease=jnp.zeros((), dtype),
+            damping=jnp.asarray(initial_damping, dtype),
             memory=Memory(past, past),
             is_first=jnp.array(True),
             was_accelerated=jnp.array(False),
         )
 
     def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, value, **unused):
-        del unused
         mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
         current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
         accepted, damping, is_rejected = _judge(state, current)
         curvature = _curvature(model, accepted.user_gram, damping * accepted.mean_confidence)
         step = -_solve(accepted.gradient, curvature)
-        predicted = -0.5 * jnp.sum(accepted.gradient * step)
         restarts = is_rejected | state.is_first
         remembered = _remember(state.memory, state.accepted, accepted, restarts)
         accelerated = step - _anderson_correction(remembered, step, curvature)
         return accepted.item_factors + accelerated - params, GuardedState(
             accepted=accepted,
-            predicted_decrease=predicted,
+            predicted_decrease=-0.5 * jnp.sum(accepted.gradient * step),
             damping=damping,
             memory=remembered,
             is_first=jnp.array(False),
@@ -223,34 +222,33 @@ def running_sums(
     confidence_factor: Scalar = 3.0,
     averaging: Callable[[Array], Array] = lambda round_index: (round_index + 1.0) ** -0.8,
 ) -> optax.GradientTransformationExtraArgs:
-    """The Gram-preconditioned step for small cohorts, on moving averages of the clients' sums.
+    """Build the Gram-preconditioned step for small cohorts, on moving averages of the clients' sums.
 
-    The part of the gradient that comes from unseen items, -w0 Y S, is then evaluated at the
-    current Y without sampling noise, and the rest is averaged over rounds (stochastic
-    approximation ALS). The part of an item's own users is averaged in proportion to their
-    confidence (a ratio estimator), so that how many of them took part lately cancels out.
+    The part of the gradient from unobserved items, -w0 Y S, is evaluated at the current Y with the averaged
+    S; the part from observed items is averaged over rounds (stochastic approximation ALS). The latter is
+    divided by the averaged confidence in the item (a ratio estimator), so that it does not depend on how
+    many of the item's users took part recently.
 
     Args:
-        learning_rate: eta, a number or a schedule of the round.
+        learning_rate: eta, a number or a schedule of the round index.
         confidence_factor: k in kappa_i = w0 + k confidence_sum_i / N.
-        averaging: the weight of round t in the averages, 1 at t = 0 and falling.
+        averaging: round index t -> weight of the round in the averages, 1 at t = 0 and decreasing.
 
     References:
         Cappe & Moulines, J. R. Stat. Soc. B 71 (2009), online EM: the same averages of statistics.
     """
 
     def init(item_factors: Array) -> RunningSumsState:
-        num_items, num_factors = item_factors.shape
+        (num_items, num_factors), dtype = item_factors.shape, item_factors.dtype
         return RunningSumsState(
             round_index=jnp.zeros((), jnp.int32),
             seen=jnp.zeros_like(item_factors),
-            user_gram=jnp.zeros((num_factors, num_factors), item_factors.dtype),
-            confidence_sum=jnp.zeros(num_items, item_factors.dtype),
-            mean_confidence_sum=jnp.zeros(num_items, item_factors.dtype),
+            user_gram=jnp.zeros((num_factors, num_factors), dtype),
+            confidence_sum=jnp.zeros(num_items, dtype),
+            mean_confidence_sum=jnp.zeros(num_items, dtype),
         )
 
     def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, **unused):
-        del unused
         w0, shrinkage = model.unobserved_weight, model.regularization * params
         seen = shrinkage - 0.5 * gradient + w0 * _times(params, user_gram)
         time = state.round_index.astype(params.dtype)
@@ -271,8 +269,7 @@ def running_sums(
         all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
         unobserved = w0 * _times(params, state.user_gram)
         averaged = -2.0 * (all_seen - unobserved) + 2.0 * shrinkage
-        mean_extra = state.mean_confidence_sum / num_users
-        mean_confidence = _mean_confidence(model, confidence_factor, mean_extra)
+        mean_confidence = _mean_confidence(model, confidence_factor, state.mean_confidence_sum / num_users)
         step = _solve(averaged, _curvature(model, state.user_gram, mean_confidence))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
         return -1.0 * rate * step, state
@@ -281,12 +278,10 @@ def running_sums(
 
 
 def _transformation(
-    init: Callable[[Array], Any], update: Callable[..., Any]
+    init: Callable[..., Any], update: Callable[..., Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """Build an optax transformation of one array; optax's own protocols are about trees of any kind."""
-    return optax.GradientTransformationExtraArgs(
-        cast(optax.TransformInitFn, init), cast(optax.TransformUpdateExtraArgsFn, update)
-    )
+    """Build an optax transformation of one array, whose types are narrower than optax's for pytrees."""
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Array, Array]:
@@ -294,7 +289,7 @@ def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Arra
     gained = state.accepted.value - current.value
     rounding = 32 * jnp.finfo(current.value.dtype).eps * jnp.abs(state.accepted.value)
     ratio = gained / jnp.maximum(state.predicted_decrease, rounding)
-    is_rejected = ~state.is_first & ~(gained >= -rounding)  # so written, NaN is rejected too
+    is_rejected = ~state.is_first & ~(gained >= -rounding)  # in this form, nan is rejected too
     change = jnp.select([is_rejected, ratio < 0.3, ratio > 0.7], [4.0, 2.0, 1 / 1.2], 1.0)
     is_telling = ~state.is_first & ~state.was_accelerated & ~(jnp.abs(gained) <= rounding)
     damping = jnp.where(is_telling, state.damping * change, state.damping)
@@ -302,11 +297,10 @@ def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Arra
 
 
 def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts: Array) -> Memory:
-    """Add the changes of point and gradient since the last round; a restart forgets everything."""
-    depth = memory.point_changes.shape[0]
+    """Add the changes of item factors and gradient since the last round; a restart clears the memory."""
 
     def push(change: Array, past: Array) -> Array:
-        return jnp.where(restarts, 0.0, jnp.concatenate([change[None], past])[:depth])
+        return jnp.where(restarts, 0.0, jnp.concatenate([change[None], past])[: past.shape[0]])
 
     return Memory(
         point_changes=push(current.item_factors - last.item_factors, memory.point_changes),
@@ -317,33 +311,28 @@ def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts:
 def _anderson_correction(
     memory: Memory, step: Float[Array, "items factors"], curvature: Curvature
 ) -> Float[Array, "items factors"]:
-    """Combine past changes so that the step, in the metric of the curvature, becomes shortest."""
+    """Combine past changes so that the remaining step is shortest in the metric of the curvature."""
     step_changes = -jax.vmap(lambda change: _solve(change, curvature))(memory.gradient_changes)
-    normal = -jnp.einsum("aij,bij->ab", memory.gradient_changes, step_changes, precision="highest")
-    target = -jnp.einsum("aij,ij->a", memory.gradient_changes, step, precision="highest")
+    normal = -einsum("aij,bij->ab", memory.gradient_changes, step_changes)
+    target = -einsum("aij,ij->a", memory.gradient_changes, step)
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
     inverse = inverse_cholesky(normal + ridge)
     coefficients = _times(inverse.T, _times(inverse, target))
-    changes = memory.point_changes + step_changes
-    return jnp.einsum("a,aij->ij", coefficients, changes, precision="highest")
+    return einsum("a,aij->ij", coefficients, memory.point_changes + step_changes)
 
 
-def _mean_confidence(
-    model: Model, confidence_factor: Scalar, mean_extra: Float[Array, "items"]
-) -> Float[Array, "items"]:
-    """Compute kappa_i = w0 + k mean extra confidence; with k = 0 clients need not send theirs."""
+def _mean_confidence(model: Model, confidence_factor: Scalar, mean_extra: Array) -> Float[Array, "items"]:
+    """Compute kappa_i = w0 + k (mean of c - w0); with k = 0 clients need not send their confidences."""
     extra = jnp.where(jnp.asarray(confidence_factor) == 0, 0.0, confidence_factor * mean_extra)
     return model.unobserved_weight + extra
 
 
-def _curvature(
-    model: Model, user_gram: Float[Array, "factors factors"], kappa: Float[Array, "items"]
-) -> Curvature:
-    """Decompose S once for all items."""
+def _curvature(model: Model, user_gram: Array, kappa: Float[Array, "items"]) -> Curvature:
+    """Compute the eigendecomposition of S, once for all items."""
     eigenvalues, basis = _eigh(user_gram)
     diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + model.regularization)
     rounding = jnp.finfo(diagonal.dtype)
-    floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # where lambda = 0
+    floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # for lambda = 0
     return Curvature(basis, jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape)))
 
 
@@ -352,10 +341,9 @@ def _solve(gradient: Float[Array, "items factors"], curvature: Curvature) -> Flo
     return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
 
 
-@jax.custom_batching.sequential_vmap  # one at a time: a batched LAPACK call can block for ever on a CPU
+@jax.custom_batching.sequential_vmap  # not batched: batched LAPACK calls can block forever on a CPU
 def _eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors
+    return jnp.linalg.eigh(matrix)
 
 
 def _times(left: Array, right: Array) -> Array:

@@ -1,7 +1,7 @@
-"""The federation as one object, with the methods that users of `implicit` know.
+"""An estimator class around the federation, with the interface of the package `implicit`.
 
-SciPy sparse rows go in, NumPy arrays come out. Everything is computed by the package's pure functions
-(`fcf_jax.federated_cf` and its neighbours); look there for more than one object offers.
+It takes SciPy sparse matrices and returns NumPy arrays. All computation is in the package's pure functions,
+such as `fcf_jax.federated_cf`, which offer more options.
 """
 
 import dataclasses
@@ -28,12 +28,10 @@ from fcf_jax.data import Interactions, check_implicit
 from fcf_jax.evaluation.recommend import explain_score, recommend_many, solve_new_users
 from fcf_jax.optimizers import guarded_gram, running_sums
 
-NO_SCORE = np.finfo(np.float32).min  # of a place that nothing could fill, as in `implicit`
+_NO_SCORE = np.finfo(np.float32).min  # score of a place without an item, as in `implicit`
 _FORMAT_VERSION = 1
-_FOR_EVERYBODY, _FOR_COHORTS = (
-    guarded_gram(),
-    running_sums(),
-)  # one object each: a second fit compiles nothing
+# kept, so that a second fit does not recompile
+_FOR_ALL_CLIENTS, _FOR_COHORTS = guarded_gram(), running_sums()
 
 Ids = int | npt.ArrayLike
 IdsAndScores = tuple[np.ndarray, np.ndarray]
@@ -44,32 +42,33 @@ File = str | os.PathLike | IO[bytes]
 class FederatedCollaborativeFilter:
     """Federated Collaborative Filtering for a matrix of implicit feedback [users, items].
 
-    Methods and arguments are those of `implicit.als.AlternatingLeastSquares`; the matrix is not. Here its
-    values are strengths r >= 0, and the confidence in an item is c = 1 + alpha r. There they are the
-    confidences, times alpha. So the two fit the same model, with factors=25, regularization=1.0 and alpha=1.0
-    there, when it is given
+    Methods and arguments are those of `implicit.als.AlternatingLeastSquares`, but the matrix has another
+    meaning. Here, its values are strengths r >= 0, with confidence c = 1 + alpha r; in `implicit`, the
+    confidence is alpha times the value. `implicit` fits the same model with factors=25, regularization=1.0,
+    alpha=1.0 and the matrix
 
         confidences = strengths.copy()
-        confidences.data = 1 + 4.0 * strengths.data  # 4.0 is our alpha
+        confidences.data = 1 + 4.0 * strengths.data  # alpha = 4.0 here
 
-    Negative values, a dislike there, are refused here; a stored zero is no interaction.
+    Negative values, dislikes in `implicit`, raise an error here. A stored zero is no interaction.
 
-    In a deployment the server holds `item_factors` alone, and each device its own history and factor. This is
-    a simulation: it keeps the histories of the last `fit`, and solves `user_factors` from them when they are
-    first asked for. `save` writes neither.
+    In a deployment, the server has only `item_factors`, and each device its own history and factor. This
+    simulation keeps the histories of the last `fit`, and solves `user_factors` from them when they are first
+    read. `save` writes neither.
 
     Attributes:
-        num_factors: K.
-        alpha: how much one unit of strength adds to the confidence.
-        regularization: lambda, on unscaled sums.
-        unobserved_weight: w0, the confidence of items outside a history.
-        num_rounds: how many rounds `fit` runs; with everybody, each is worth about one sweep of ALS.
-        cohort_size: users drawn for each round; None: everybody in every round.
-        server_step: any optax optimizer; None: `guarded_gram` for everybody, `running_sums` for cohorts.
-        seed: of the first item factors and of the cohorts.
+        num_factors: K, at least 1.
+        alpha: confidence added by one unit of strength, at least 0.
+        regularization: lambda >= 0, the weight of |x|^2 and |y|^2 in J, which is a sum and not a mean.
+        unobserved_weight: w0 >= 0, the confidence of items outside a history.
+        num_rounds: number of rounds of `fit`; a round of all users is worth about one sweep of ALS.
+        cohort_size: number of users in a round; None: all users.
+        server_step: any optax optimizer; None: `guarded_gram` for rounds of all users, `running_sums` for
+            cohorts.
+        seed: seed of the first item factors and of the cohorts, at least 0.
 
     Raises:
-        ValueError: naming the number that is out of range.
+        ValueError: for a value that is out of range.
 
     Example:
         >>> from scipy.sparse import csr_matrix
@@ -113,21 +112,21 @@ class FederatedCollaborativeFilter:
         """Run the federation from a fresh start.
 
         Args:
-            user_items: strengths, SciPy sparse [users, items].
-            show_progress: show a progress bar, on a terminal only.
-            callback: called with (round, its seconds, the loss at its beginning) after each round; it may use
-                the model as it is then. An exception that it raises ends the fit there.
+            user_items: strengths, a SciPy sparse matrix [users, items].
+            show_progress: show a progress bar, only on a terminal.
+            callback: called after each round with its index, its duration in seconds and the loss at its
+                start. It may use the model in its current state. An exception that it raises ends the fit.
 
         Returns:
             The model itself.
 
         Raises:
-            ValueError: for a matrix that is no implicit feedback, or has fewer users than `cohort_size`.
-            FloatingPointError: when training diverged; the model is then as if new.
+            ValueError: if the values cannot be strengths, or there are fewer users than `cohort_size`.
+            FloatingPointError: if training diverged; the model is then unfitted.
         """
         histories = _histories_of(user_items, alpha=self.alpha)
         if not histories.num_interactions:
-            raise ValueError("expected user_items with an interaction, got none; look at its values")
+            raise ValueError("expected user_items with an interaction, got none; check its values")
         federation, key = self._federation(histories.num_items), jax.random.key(self.seed)
         state, clients = federation.init(key), pack_clients(histories)
         capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
@@ -149,7 +148,7 @@ class FederatedCollaborativeFilter:
 
     @property
     def item_factors(self) -> np.ndarray:
-        """Y [items, factors], float32: what the server learns."""
+        """Y [items, factors], float32, the state of the server."""
         return np.asarray(self._fitted)
 
     @property
@@ -172,22 +171,23 @@ class FederatedCollaborativeFilter:
         recalculate_user: bool = False,
         items: npt.ArrayLike | None = None,
     ) -> IdsAndScores:
-        """Find the N items of the highest score x.y, of equal scores the lower id first.
+        """Find the N items with the highest scores x.y; of equal scores, the lower id comes first.
 
         Args:
-            userid: one user, or a list of them.
-            user_items: their histories, a row for each user in `userid`: `user_items[userid]`. May be None
-                where nothing is to be filtered or recalculated.
-            N: how many.
-            filter_already_liked_items: leave out what is in the user's row.
-            filter_items: leave these out for everybody.
-            recalculate_user: solve the users' factors from these rows, instead of those of the last `fit`;
-                a loaded model always does.
-            items: choose among these only; N is then at most their number.
+            userid: id of a user, or a list of ids.
+            user_items: histories, one row for each user in `userid`: `user_items[userid]`. May be None if
+                nothing is filtered or recalculated.
+            N: number of items, at least 1.
+            filter_already_liked_items: leave out the items in the user's row.
+            filter_items: items to leave out for all users.
+            recalculate_user: solve the users' factors from `user_items` instead of the histories of the last
+                `fit`; always done by a loaded model.
+            items: the only items to choose from; N is then at most their number.
 
         Returns:
-            Item ids (int32) and scores (float32): [N] for one user, [users, N] for a list. A place that
-            nothing could fill has the id -1 and the lowest float32, where `implicit` puts a filtered id.
+            Item ids (int32) and scores (float32): [N] for one user, [users, N] for a list. If a user has
+            fewer candidates, the rest has id -1 and the lowest float32 as score (`implicit` returns a
+            filtered id).
         """
         rows = None
         if user_items is not None or filter_already_liked_items or recalculate_user:
@@ -198,7 +198,7 @@ class FederatedCollaborativeFilter:
             user_factors = self.user_factors[_checked_ids(userid, len(self.user_factors), "userid")]
         observed = rows if filter_already_liked_items else None
         found = _best(self._fitted, user_factors, N, observed=observed, among=items, left_out=filter_items)
-        return _as_asked(userid, found)
+        return _shaped_like(userid, found)
 
     def recommend_new(
         self,
@@ -208,9 +208,14 @@ class FederatedCollaborativeFilter:
         filter_items: npt.ArrayLike | None = None,
         items: npt.ArrayLike | None = None,
     ) -> IdsAndScores:
-        """Recommend to users that took no part in the fit; [rows of user_items, N], else as `recommend`."""
-        userids = np.arange(self._rows(user_items).num_users)
-        return self.recommend(userids, user_items, N, filter_already_liked_items, filter_items, True, items)
+        """Recommend to users that took no part in the fit: [rows, N], one row for each row of `user_items`.
+
+        Arguments are those of `recommend`.
+        """
+        rows = self._rows(user_items)
+        user_factors = self._solve(self._fitted, rows)
+        observed = rows if filter_already_liked_items else None
+        return _best(self._fitted, user_factors, N, observed=observed, among=items, left_out=filter_items)
 
     def similar_items(
         self,
@@ -220,16 +225,22 @@ class FederatedCollaborativeFilter:
         filter_items: npt.ArrayLike | None = None,
         items: npt.ArrayLike | None = None,
     ) -> IdsAndScores:
-        """Find the items whose factors point the same way, the item itself first; shapes as of `recommend`.
+        """Find the N items with the most similar factors, the item itself first; shapes as for `recommend`.
+
+        Args:
+            itemid: id of an item, or a list of ids.
+            N: number of items, at least 1.
+            filter_items: items to leave out.
+            items: the only items to choose from; N is then at most their number.
 
         Returns:
-            Item ids and the cosines of their factors with that of the item.
+            Item ids, and the cosines of their factors with that of the item.
         """
         norms = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
         directions = self.item_factors / np.where(norms > 0, norms, 1.0)
         queries = directions[_checked_ids(itemid, len(directions), "itemid")]
         found = _best(jnp.asarray(directions), queries, N, among=items, left_out=filter_items)
-        return _as_asked(itemid, found)
+        return _shaped_like(itemid, found)
 
     def explain(
         self,
@@ -239,18 +250,18 @@ class FederatedCollaborativeFilter:
         user_weights: Any = None,
         N: int = 10,  # noqa: N803
     ) -> tuple[float, list[tuple[int, float]], Any]:
-        """Explain the score of an item by the user's own items.
+        """Explain the score of an item by the user's observed items.
 
         Args:
-            userid: one user.
-            user_items: the matrix of all users, as in `implicit`; or this user's row alone.
-            itemid: the item, recommended or not.
-            user_weights: what an earlier call for the same user returned: saves time.
-            N: how many own items to return.
+            userid: id of the user.
+            user_items: the matrix of all users, as in `implicit`, or only the row of this user.
+            itemid: id of the item, recommended or not.
+            user_weights: those returned by an earlier call for the same user, to save time.
+            N: number of observed items to return.
 
         Returns:
-            The score, the N own items that contribute most as (item id, contribution), and `user_weights`.
-            The contributions of all own items add up to the score; some may be negative.
+            The score, the N observed items that contribute most as (item id, contribution), and
+            `user_weights`. The contributions of all observed items add up to the score; some may be negative.
         """
         from scipy import sparse
 
@@ -271,20 +282,21 @@ class FederatedCollaborativeFilter:
         return float(contributions.sum()), top, user_weights
 
     def save(self, file: File) -> None:
-        """Write item factors and hyperparameters as `.npz`, not pickled.
+        """Write item factors and hyperparameters to an `.npz` file without pickled objects.
 
-        A `server_step` of your own is not in the file; only another `fit` would need it.
+        The file does not contain `server_step`, which only another `fit` needs.
         """
-        fields = [one.name for one in dataclasses.fields(self) if one.init and one.name != "server_step"]
-        _write_model(file, {name: getattr(self, name) for name in fields}, self.item_factors)
+        names = [field.name for field in dataclasses.fields(self) if field.init]
+        saved = {name: getattr(self, name) for name in names if name != "server_step"}
+        _write_model(file, saved, self.item_factors)
 
     @classmethod
     def load(cls, file: File) -> "FederatedCollaborativeFilter":
-        """Read what `save` wrote.
+        """Read a model that `save` wrote.
 
         Raises:
-            OSError: when there is no such file.
-            ValueError: when it is damaged, or not a saved model.
+            OSError: if the file cannot be read.
+            ValueError: if it is damaged, or not a saved model.
         """
         hyperparameters, item_factors = _read_model(file)
         model = cls(**hyperparameters)
@@ -310,7 +322,7 @@ class FederatedCollaborativeFilter:
     def _federation(self, num_items: int) -> Federation:
         step = self.server_step
         if step is None:
-            step = _FOR_EVERYBODY if self.cohort_size is None else _FOR_COHORTS
+            step = _FOR_ALL_CLIENTS if self.cohort_size is None else _FOR_COHORTS
         return federated_cf(
             self._model,
             step,
@@ -340,10 +352,10 @@ def _progress_bar(*, is_wanted: bool) -> Any:
 
 
 def _histories_of(user_items: Any, *, alpha: float) -> Interactions:
-    """Read a sparse matrix, or one row of a sparse array, as implicit feedback; zeros are dropped.
+    """Read a sparse matrix, or a row of a sparse array, as implicit feedback; zeros are dropped.
 
     Raises:
-        ValueError: when it is not sparse, or has values that cannot be strengths.
+        ValueError: if it is not sparse, or has values that cannot be strengths.
     """
     from scipy import sparse
 
@@ -355,7 +367,7 @@ def _histories_of(user_items: Any, *, alpha: float) -> Interactions:
 
 
 def _check_sizes(rows: Interactions, *, num_items: int, num_users: int | None) -> None:
-    """Refuse rows of other items than those of the fit, or of more or fewer users than were asked for."""
+    """Raise ValueError unless the rows have the items of the fit, and one row for each requested user."""
     if rows.num_items != num_items:
         raise ValueError(
             f"expected user_items with {num_items} columns, one for each item of the fit, got "
@@ -369,7 +381,7 @@ def _check_sizes(rows: Interactions, *, num_items: int, num_users: int | None) -
 
 
 def _checked_ids(ids: Ids, count: int, name: str) -> npt.NDArray[np.int64]:
-    """Return one id or a list of them as an array, or refuse one that is not in [0, count)."""
+    """Return an id or a list of ids as an array; raise ValueError for an id outside [0, count)."""
     array = np.atleast_1d(np.asarray(ids))
     if array.ndim > 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"expected {name} to be a whole number or a list of them, got {ids!r}; correct it")
@@ -388,9 +400,9 @@ def _best(
     among: npt.ArrayLike | None = None,
     left_out: npt.ArrayLike | None = None,
 ) -> IdsAndScores:
-    """Rank the rows of `factors` for each query: all, only `among` these, or with these `left_out`."""
+    """Find for each query the `count` best rows of `factors`, only `among` some or with some `left_out`."""
     if left_out is not None and among is not None:
-        raise ValueError("expected items or filter_items, got both; take the filtered ones off items")
+        raise ValueError("expected items or filter_items, got both; remove the filtered ones from items")
     is_candidate = np.full(len(factors), among is None)
     if among is not None:
         is_candidate[_checked_ids(among, len(factors), "items")] = True
@@ -400,17 +412,17 @@ def _best(
     if count < 1:
         raise ValueError(f"expected N >= 1 and an item to choose among, got {count}; ask for at least one")
     ids, scores = recommend_many(factors, queries, observed, is_candidate=is_candidate, k=count)
-    return ids, np.maximum(scores, NO_SCORE)
+    return ids, np.maximum(scores, _NO_SCORE)
 
 
-def _as_asked(ids: Ids, results: IdsAndScores) -> IdsAndScores:
-    """Return one row for one id, all rows for a list."""
+def _shaped_like(ids: Ids, results: IdsAndScores) -> IdsAndScores:
+    """Return a single row for a single id, all rows for a list."""
     first, second = results
     return (first[0], second[0]) if np.ndim(ids) == 0 else (first, second)
 
 
 def _write_model(file: File, hyperparameters: dict[str, Any], item_factors: npt.NDArray[np.float32]) -> None:
-    """Write hyperparameters and item factors, adding `.npz` to a name without it."""
+    """Write hyperparameters and item factors; `.npz` is added to a file name without it."""
     np.savez(
         file,
         format_version=np.array(_FORMAT_VERSION),
@@ -420,11 +432,11 @@ def _write_model(file: File, hyperparameters: dict[str, Any], item_factors: npt.
 
 
 def _read_model(file: File) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-    """Read what `_write_model` wrote, and check it.
+    """Read and check a file that `_write_model` wrote.
 
     Raises:
-        OSError: when there is no such file.
-        ValueError: when it is damaged, or not a saved model.
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged, or not a saved model.
     """
     if isinstance(file, str | os.PathLike):
         path = Path(file) if os.fspath(file).endswith(".npz") else Path(f"{os.fspath(file)}.npz")

@@ -313,5 +313,4 @@ def _any_in_batch(flag: Array) -> Array:
 
 @_any_in_batch.def_vmap
 def _any_in_batch_rule(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    del axis_size, in_batched
     return _any_in_batch(jnp.any(flag)), False

@@ -79,7 +79,6 @@ def best_ranking_metrics(num_relevant: Int[Array, ""], *, k: int) -> RankingMetr
 
 def precision_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Array, ""]:
     """Compute hits / k, also if there are fewer than k test items or candidates."""
-    del num_relevant
     return jnp.sum(hits) / hits.shape[0]
 
 
@@ -118,7 +117,6 @@ def ndcg_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Arr
 
 def hit_rate_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Array, ""]:
     """Compute 1 if there is at least one hit, otherwise 0."""
-    del num_relevant
     return jnp.any(hits).astype(jnp.result_type(float))
 
 

@@ -80,12 +80,11 @@ def run_side_by_side(
     return _run_all(make_federation, num_rounds, row_capacity, at_a_time, mesh, runs, clients)
 
 
-@partial(jax.jit, static_argnums=0)
 def start_side_by_side(
     make_federation: Callable[[Any], Federation], keys: _Keys, hyperparameters: Any
 ) -> ServerState:
     """Draw the first state of every run, stacked; arguments as for `run_side_by_side`."""
-    return jax.vmap(lambda key, of_run: make_federation(of_run).init(key))(keys, hyperparameters)
+    return _start_all(make_federation, keys, hyperparameters)
 
 
 def rows_side_by_side(
@@ -211,6 +210,11 @@ def run_mesh(num_devices: int | None = None) -> Mesh:
         (num_devices,), ("runs",), axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.local_devices()[:num_devices],
     )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=0)
+def _start_all(make_federation: Callable, keys: _Keys, hyperparameters: Any) -> ServerState:
+    return jax.vmap(lambda key, of_run: make_federation(of_run).init(key))(keys, hyperparameters)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

@@ -1,10 +1,10 @@
-"""Secure sums: the server learns the sum of what a cohort sends, and nothing of a single client.
+"""Secure sums, from which the server learns the sum over a cohort but nothing of a single client.
 
-    encoding = Encoding(choose_formats(bounds, max_clients=1000))    # fixed point, overflow ruled out
+    encoding = Encoding(choose_formats(bounds, max_clients=1000))    # fixed point without overflow
     sums, view, info = secure_cohort_sum(model, item_factors, clients, encoding, RoundTerms(round_index=0))
 
-`sums` is the input of a server step, `view` everything that the server received, `info` what only a
-simulation knows. `plain_integer_sum` computes the same sums, bit for bit, without masks.
+`sums` is the input of a server step, `view` all that the server received, and `info` a report that only a
+simulation can make. `plain_integer_sum` computes the same sums, bit for bit, without masks.
 """
 
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts

@@ -1,7 +1,7 @@
-"""The sum of a cohort's uploads, with masks and without: the same integers, bit for bit.
+"""Sums of a cohort's uploads with masks and without: the same integers, bit for bit.
 
-Simulated in one process: the work of all clients is done here, and `ServerView` holds what the server gets.
-What a client does alone (keys, masks) is in `protocol`, and used here as there.
+A simulation in one process: it does the work of all clients, and `ServerView` holds what the server receives.
+The steps of a single client (keys, masks) are those of `protocol`.
 """
 
 import os
@@ -31,19 +31,20 @@ from fcf_jax.privacy.secure_sum.uploads import (
     upload_words,
 )
 
-_SHAPES = 16  # clients and streams are padded to multiples of this, so that few shapes are compiled
+_MULTIPLE = 16  # clients and streams are padded to a multiple of this, so that few shapes are compiled
 
 
 class NoiseShares(NamedTuple):
-    """Noise that the clients add among themselves, so that no server adds any.
+    """Noise that the clients add in shares, so that the server need not add any.
 
-    Each adds N(0, std^2 / num_shares). With fewer than `num_shares` survivors the sum is refused, so it has
-    at least `std`. Clients that conspire with the server can subtract their own shares.
+    Each client adds N(0, std^2 / num_shares). A sum with fewer than `num_shares` survivors is refused, so its
+    noise has at least the standard deviation `std`. Clients that collude with the server can subtract their
+    shares.
 
     Attributes:
-        key: of the noise; in earnest from the operating system's entropy, each client its own.
-        stds: standard deviation of the sum in each piece; None or 0 for none.
-        num_shares: clients whose noise adds up to `stds`.
+        key: key of all clients' noise, for simulation; a real client draws from its system's entropy.
+        stds: standard deviation of the noise on the sum, for each piece; None or 0 for no noise.
+        num_shares: number of clients whose shares add up to `stds`.
     """
 
     key: Key
@@ -52,14 +53,13 @@ class NoiseShares(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """How a client's upload becomes words.
+    """Encoding of a client's upload as words.
 
     Attributes:
-        formats: from `choose_formats`; None for a piece that is not sent, of which the sum is nan.
-        noise: added by the clients before rounding; None for none.
-        is_sparse: clients leave -w0 s x out of their uploads, and the server adds it for all of them from the
-            sum of x x^T, which must be sent: the integers of `fcf_jax.channel.fixed_point`, hence of a
-            training.
+        formats: result of `choose_formats`; None for a piece that is not sent, whose sum is nan.
+        noise: noise that the clients add before rounding; None: no noise.
+        is_sparse: True if clients leave -w0 s x out of their uploads, and the server adds it from the sum of
+            x x^T, which must then be sent; the integers are those of `fcf_jax.channel.fixed_point`.
     """
 
     formats: Formats
@@ -68,13 +68,13 @@ class Encoding(NamedTuple):
 
 
 class RoundTerms(NamedTuple):
-    """What a secure sum is bound to, and what it is refused for.
+    """Terms of one secure sum: the round that its masks are bound to, and the cohorts that it accepts.
 
     Attributes:
-        round_index: masks are bound to it; no two rounds of one model may share it.
+        round_index: index of the round, different for all rounds of a model.
         rules: by default 20 neighbors, a majority of them, at least 100 clients.
-        earlier_cohorts: `SecureSumInfo.cohort` of earlier rounds; a cohort that nearly equals one is refused.
-        entropy: of keys and shares; other than the operating system's in tests only.
+        earlier_cohorts: `SecureSumInfo.cohort` of earlier rounds; a cohort too similar to one is refused.
+        entropy: source of keys and shares; the operating system's, except in tests.
     """
 
     round_index: int
@@ -84,13 +84,13 @@ class RoundTerms(NamedTuple):
 
 
 class SecureSumInfo(NamedTuple):
-    """What a simulation knows of a round and a server would not.
+    """Report of a secure sum that only a simulation can make, since no server knows these.
 
     Attributes:
-        cohort: ids of the survivors: an earlier cohort for the next rounds.
-        num_clipped_clients: clients with a_u < 1.
-        num_clipped_entries: numbers clipped to the bounds of the formats.
-        solve_error: the worst client's.
+        cohort: ids of the survivors; one of the `earlier_cohorts` of later rounds.
+        num_clipped_clients: number of clients with a_u < 1.
+        num_clipped_entries: number of entries clipped to the bounds of the formats.
+        solve_error: largest solve error of a client.
     """
 
     cohort: np.ndarray
@@ -100,7 +100,7 @@ class SecureSumInfo(NamedTuple):
 
 
 class _Cohort(NamedTuple):
-    """The clients of a round, and the model that they solve."""
+    """The clients of a round, with the model, Y and channel that they use."""
 
     model: Model
     item_factors: Array
@@ -119,7 +119,7 @@ def secure_cohort_sum(
     dropped: Sequence[int] = (),
     mesh: Mesh | None = None,
 ) -> tuple[CohortSum, ServerView, SecureSumInfo]:
-    """Sum what all packed clients send so that the server learns only the sum.
+    """Sum the uploads of all packed clients so that the server learns only the sum.
 
     Runs on the host: keys and shares are Python objects and cannot be traced.
 
@@ -127,18 +127,18 @@ def secure_cohort_sum(
         model: weighting, lambda and w0.
         item_factors: Y; masks are bound to it.
         clients: the cohort.
-        encoding: how uploads become words.
-        terms: of the round.
-        channel: whose client ends are applied before the encoding, such as clipping.
-        dropped: ids of clients that have dealt keys and then send nothing.
-        mesh: devices that share the masks, along an axis "clients".
+        encoding: encoding of uploads as words.
+        terms: terms of the round.
+        channel: channel whose client ends are applied before the encoding, such as clipping; None: none.
+        dropped: ids of clients that drop out after the exchange of keys.
+        mesh: devices that share the masks, along its axis "clients"; None: one device.
 
     Returns:
-        What a server step takes, all that the server saw, and what only a simulation knows.
+        The input of a server step, all that the server received, and a report of the simulation.
 
     Raises:
-        ValueError: for sums that could overflow, and for a cohort that the rules refuse.
-        ImportError: without the package `cryptography`.
+        ValueError: if a sum could overflow, or the rules refuse the cohort.
+        ImportError: if the package `cryptography` is missing.
 
     References:
         Bonawitz et al., CCS 2017; Bell et al., CCS 2020.
@@ -147,7 +147,7 @@ def secure_cohort_sum(
     stds = _check(encoding, num_clients=ids.size)
     facts = protocol.open_round(ids, Binding(model_hash(item_factors), terms.round_index), terms.rules)
     secrets = protocol.deal_secrets(facts, terms.entropy)
-    public_keys = tuple(one.keys.public for one in secrets)
+    public_keys = tuple(of_client.keys.public for of_client in secrets)
     request = protocol.declare(facts, np.flatnonzero(~np.isin(ids, dropped)).tolist())
     _check_survivors(encoding.noise, len(request.survivors))
     protocol.check_request(facts, request, terms.earlier_cohorts)
@@ -156,7 +156,8 @@ def secure_cohort_sum(
     survivors = ids[list(request.survivors)]
     cohort = _Cohort(as_pytree(model), item_factors, clients, channel)
     chunks = _uploads_by_chunk(cohort, survivors, is_sparse=encoding.is_sparse)
-    masked, info = _mask_chunks(chunks, survivors, *_stacked(streams), encoding, stds, mesh=mesh)
+    seeds, signs = (np.stack(parts) for parts in zip(*streams, strict=True))
+    masked, info = _mask_chunks(chunks, survivors, seeds, signs, encoding, stds, mesh=mesh)
     revealed = protocol.collect_shares(facts, secrets, request)
     removed = protocol.streams_to_remove(facts, public_keys, request, revealed)
     total = unmask(masked, *removed, mesh=mesh)
@@ -173,13 +174,13 @@ def plain_integer_sum(
     channel: Link | None = None,
     dropped: Sequence[int] = (),
 ) -> tuple[CohortSum, np.ndarray, SecureSumInfo]:
-    """Sum the same integers without masks; arguments as of `secure_cohort_sum`.
+    """Sum the same integers without masks; arguments as for `secure_cohort_sum`.
 
     Returns:
-        The sums, their words, and the info.
+        The sums, their words, and a report.
 
     Raises:
-        ValueError: for sums that could overflow.
+        ValueError: if a sum could overflow.
     """
     formats, ids = encoding.formats, present_ids(clients)
     stds = _check(encoding, num_clients=ids.size)
@@ -207,13 +208,22 @@ def mask_uploads(
     *,
     mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Compute the masked words of all these clients; both ends of each pair derive its mask.
+    """Encode the uploads of clients as words, and add their masks.
+
+    Args:
+        uploads: uploads of the clients.
+        seeds: seeds of the masks, [clients, streams, 8]; both clients of a pair derive the same mask.
+        signs: 1 to add a mask, 2^32 - 1 to subtract it, [clients, streams].
+        formats: format of each piece; None for a piece that is not sent.
+        noise_stds: standard deviation of one client's noise, for each piece; None: no noise.
+        key: key of the noise.
+        mesh: devices that share the masks, along its axis "clients"; None: one device.
 
     Returns:
-        The words, [clients, words], and how many entries were clipped to the bounds of the formats.
+        The words, [clients, words], and the number of entries clipped to the bounds of the formats.
     """
     num_clients, num_shares = seeds.shape[0], _num_shares(mesh)
-    places = np.arange(num_clients + -num_clients % (_SHAPES * num_shares)) % num_clients
+    places = np.arange(num_clients + -num_clients % (_MULTIPLE * num_shares)) % num_clients
     of_client = jax.tree.map(lambda leaf: leaf[places], uploads)
     words_of = _Words(formats, noise_stds)
     keys = None if key is None else jnp.broadcast_to(key, places.shape)
@@ -226,15 +236,15 @@ def mask_uploads(
 def unmask(
     masked: np.ndarray, seeds: np.ndarray, signs: np.ndarray, *, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Sum masked words and subtract the remaining masks, as the server does."""
-    missing = -len(signs) % (_SHAPES * _num_shares(mesh))
-    seeds, signs = np.pad(seeds, ((0, missing), (0, 0))), np.pad(signs, (0, missing))  # sign 0: left out
+    """Sum masked words and remove the remaining masks, as the server does."""
+    missing = -len(signs) % (_MULTIPLE * _num_shares(mesh))
+    seeds, signs = np.pad(seeds, ((0, missing), (0, 0))), np.pad(signs, (0, missing))  # sign 0: no mask
     masks = sum_of_masks(jnp.asarray(seeds), jnp.asarray(signs), masked.shape[1], mesh)
     return masked.sum(axis=0, dtype=np.uint32) + np.asarray(masks)
 
 
 class _Words(NamedTuple):
-    """Map from one client's upload and the key of the noise to its words; equal if made of equal parts."""
+    """Map from an upload and the key of the noise to words; instances with equal fields are equal."""
 
     formats: Formats
     noise_stds: Stds | None
@@ -247,7 +257,7 @@ class _Words(NamedTuple):
 def _integer_sum(
     uploads: ClientUploads, key: Key | None, *, formats: Formats, noise_stds: Stds | None
 ) -> tuple[UInt32[Array, "words"], Int[Array, ""]]:
-    """Sum the clients' words, and count clipped entries, one client at a time."""
+    """Sum the words of the clients, and their clipped entries, one client at a time."""
 
     def words_of(upload: ClientUploads) -> tuple[Array, Array]:
         return upload_words(upload, formats, noise_stds, key)
@@ -255,9 +265,9 @@ def _integer_sum(
     def add(total: tuple[Array, Array], upload: ClientUploads) -> tuple[tuple[Array, Array], None]:
         return jax.tree.map(jnp.add, total, words_of(upload)), None
 
-    one = jax.tree.map(lambda leaf: leaf[0], uploads)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(words_of, one))
-    return jax.lax.scan(add, nothing, uploads)[0]
+    shapes = jax.eval_shape(words_of, jax.tree.map(lambda leaf: leaf[0], uploads))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, uploads)[0]
 
 
 @partial(jax.jit, static_argnames="is_sparse")
@@ -270,7 +280,7 @@ def _uploads(cohort: _Cohort, *, is_sparse: bool) -> tuple[ClientUploads, Array]
 def _uploads_by_chunk(
     cohort: _Cohort, survivors: np.ndarray, *, is_sparse: bool
 ) -> Iterator[tuple[ClientUploads, Array]]:
-    """Solve chunk by chunk, so that the dense residuals of only few clients exist at a time."""
+    """Solve chunk by chunk, so that dense residuals exist only for the clients of one chunk."""
     for chunk in one_chunk_each(cohort.clients):
         uploads, error = _uploads(cohort._replace(clients=chunk), is_sparse=is_sparse)
         places = np.flatnonzero(np.isin(np.asarray(chunk.client_ids)[0], survivors))
@@ -290,12 +300,12 @@ def _mask_chunks(
 ) -> tuple[np.ndarray, SecureSumInfo]:
     masked, done, clipped, entries, worst = [], 0, 0, 0, 0.0
     for uploads, error in chunks:
-        own = slice(done, done + uploads.loss.shape[0])
+        chunk = slice(done, done + uploads.loss.shape[0])
         words, of_chunk = mask_uploads(
-            uploads, seeds[own], signs[own], encoding.formats, stds, _key(encoding), mesh=mesh
+            uploads, seeds[chunk], signs[chunk], encoding.formats, stds, _key(encoding), mesh=mesh
         )
         masked.append(words)
-        done, entries, worst = own.stop, entries + of_chunk, max(worst, float(error))
+        done, entries, worst = chunk.stop, entries + of_chunk, max(worst, float(error))
         clipped += int(jnp.sum(uploads.is_clipped))
     return np.concatenate(masked), SecureSumInfo(survivors, clipped, entries, worst)
 
@@ -305,15 +315,11 @@ def _read(words: Array, encoding: Encoding, cohort: _Cohort, num_clients: int) -
     return add_unobserved(cohort.model, cohort.item_factors, sums) if encoding.is_sparse else sums
 
 
-def _stacked(streams: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.stack([seeds for seeds, _ in streams]), np.stack([signs for _, signs in streams])
-
-
 def _check(encoding: Encoding, *, num_clients: int) -> Stds | None:
-    """Rule out overflow, with everybody's noise; return the standard deviations of one client's."""
+    """Check that no sum can overflow; return the standard deviations of one client's share of the noise."""
     formats, noise = encoding.formats, encoding.noise
     if encoding.is_sparse and formats.user_gram is None:
-        raise ValueError("expected a format of user_gram for sparse uploads, got None; give it a bound")
+        raise ValueError("expected a format of user_gram for sparse uploads, got None; choose its bound")
     if noise is None:
         check_formats(formats, max_clients=num_clients)
         return None

@@ -1,6 +1,6 @@
-"""What each client of a round sends, encoded in words: compact for a chunk, dense for one client at a time.
+"""Uploads of a secure sum, in factored form for a chunk of clients and as words for one client at a time.
 
-A dense upload is rank one, so a chunk's uploads fit into [clients, items] until each becomes words.
+A dense upload has rank one, so the uploads of a chunk fit into [clients, items] until each becomes words.
 """
 
 import math
@@ -16,16 +16,16 @@ from fcf_jax.core.records import CohortSum, Key, Link, Model, PackedClients, Upl
 
 
 class ClientUploads(NamedTuple):
-    """What clients send before it is dense; every leaf has a leading axis of clients.
+    """Uploads of clients in factored form, residuals times `sent_factors`.
 
     Attributes:
-        client_ids: the user behind each client.
+        client_ids: user id of each client.
         residuals: e of every item.
         user_factors: x.
         sent_factors: a x.
         confidence: a (c - w0) of every item.
         loss: a times the client's share of J.
-        is_clipped: a < 1.
+        is_clipped: True for a < 1.
     """
 
     client_ids: Int[Array, "*clients"]
@@ -45,35 +45,29 @@ def client_uploads(
     channel: Link | None = None,
     is_sparse: bool = False,
 ) -> tuple[ClientUploads, Float[Array, ""]]:
-    """Solve all packed clients and write out what each sends.
+    """Solve all packed clients, and build their uploads.
 
     Args:
         model: weighting, lambda and w0.
         item_factors: Y.
         clients: the cohort.
-        channel: whose client ends are applied, in their first state.
-        is_sparse: leave residuals at 0 off a history (`uploads_of_chunk`).
+        channel: channel whose client ends are applied, in their first state; None: none.
+        is_sparse: leave -w0 s out of the residuals, which are then 0 outside a history.
 
     Returns:
-        What each sends, in the order of `clients.client_ids`, padding included; and the worst solve error.
+        The uploads in the order of `clients.client_ids`, padding included, and the largest solve error.
     """
 
     def send(_: None, uploads: Uploads) -> tuple[None, ClientUploads]:
         sent = uploads if channel is None else channel.client(None, channel.init(), uploads)
-        return None, uploads_of_chunk(sent, is_sparse=is_sparse)
+        return None, _uploads_of_chunk(sent, is_sparse=is_sparse)
 
     _, sent, worst = solve_chunks(broadcast_of(model, item_factors, channel), clients, send, None)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sent), worst
 
 
-def uploads_of_chunk(uploads: Uploads, *, is_sparse: bool = False) -> ClientUploads:
-    """Write residuals and confidences of all items out, [clients, items].
-
-    Args:
-        uploads: of one chunk.
-        is_sparse: of the residuals, only what observed items have beyond -w0 s; the server computes the rest
-            of the sum from that of x x^T.
-    """
+def _uploads_of_chunk(uploads: Uploads, *, is_sparse: bool) -> ClientUploads:
+    """Expand residuals and confidences to all items, [clients, items]."""
     item_factors, factors = uploads.broadcast.item_factors, uploads.user_factors
     places = uploads.owners[:, None], uploads.observations.item_ids
     zeros = jnp.zeros((factors.shape[0], item_factors.shape[0]), item_factors.dtype)
@@ -95,18 +89,18 @@ def upload_words(
 ) -> tuple[UInt32[Array, "words"], Int[Array, ""]]:
     """Encode everything that one client sends as one vector of words.
 
-    Its share of the noise is added before rounding. A sum of such rounded Gaussians is not exactly
-    a rounded Gaussian; with a standard deviation of many units 2^-f the difference is far below
-    what floating point does to a Gaussian anyway, but no proof for discrete noise is claimed.
+    The client's share of the noise is added before rounding. A sum of rounded Gaussians is not exactly a
+    rounded Gaussian. With a standard deviation of many units 2^-f, the difference is far below the rounding
+    of a Gaussian in floating point, but no proof for discrete noise is claimed.
 
     Args:
-        upload: of one client.
-        formats: of each piece; None for a piece that is not sent.
-        noise_stds: of this client's share, in each piece; None: no noise.
-        key: one for the round; each client derives its own.
+        upload: upload of one client.
+        formats: format of each piece; None for a piece that is not sent.
+        noise_stds: standard deviation of this client's noise, for each piece; None: no noise.
+        key: key of the round's noise, from which each client derives its own; None: no noise.
 
     Returns:
-        The words, and how many entries were clipped to the bounds of the formats.
+        The words, and the number of entries clipped to the bounds of the formats.
     """
     factors = upload.sent_factors
     pieces = {
@@ -122,8 +116,8 @@ def upload_words(
             continue
         noise: Any = 0.0
         if noise_stds is not None and key is not None and getattr(noise_stds, name):
-            own = jax.random.fold_in(jax.random.fold_in(key, upload.client_ids), index)
-            noise = getattr(noise_stds, name) * jax.random.normal(own, piece.shape, piece.dtype)
+            piece_key = jax.random.fold_in(jax.random.fold_in(key, upload.client_ids), index)
+            noise = getattr(noise_stds, name) * jax.random.normal(piece_key, piece.shape, piece.dtype)
         of_piece, clipped = encode(piece, number, noise)
         words.append(of_piece.reshape(-1))
         num_clipped += clipped
@@ -143,15 +137,15 @@ def read_sum(
     item_factors: Float[Array, "items factors"],
     num_clients: int,
 ) -> CohortSum:
-    """Decode a sum of words as the sums that a server step takes; nan for what was not sent.
+    """Decode a sum of words to the input of a server step.
 
-    How many clients were clipped is nan too: no client reports it.
+    Pieces that were not sent are nan, and so is `num_clipped`, which no client reports.
 
     Args:
-        words: the sum.
-        formats: of each piece; None for a piece that was not sent.
+        words: sum of the clients' words.
+        formats: format of each piece; None for a piece that was not sent.
         item_factors: Y, for shapes and dtype.
-        num_clients: how many sent.
+        num_clients: number of clients in the sum.
     """
     parts, start = {}, 0
     for name, shape in piece_shapes(*item_factors.shape).items():
