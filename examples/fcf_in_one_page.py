@@ -56,9 +56,8 @@ def federated_rounds(
     Args:
         item_factors: Y to begin with [items, factors].
         strengths: r [users, items], 0 without an interaction; only client u reads row u.
-        num_rounds: number of rounds.
-        alpha: confidence added by one unit of strength, at least 0.
-        regularization: lambda, at least 0.
+        alpha: as for `client_update`.
+        regularization: lambda, as for `client_update`.
         learning_rate: learning rate of Adam.
         b1: decay of the mean gradient, in [0, 1).
         b2: decay of the mean squared gradient, in [0, 1).
