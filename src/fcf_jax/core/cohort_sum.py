@@ -52,7 +52,7 @@ def cohort_sum(
         model: weighting, lambda and w0.
         item_factors: Y.
         clients: the cohort.
-        channel: channel whose client ends and accumulation are applied, but not its server ends; None: none.
+        channel: its client ends and accumulation are applied, its server ends are not; None: no channel.
         channel_state: state of the channel; None: its first state.
         key: key of the channel's client ends.
         mesh: devices that share the chunks, along its axis "clients"; None: one device.

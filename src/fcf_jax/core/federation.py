@@ -106,11 +106,10 @@ def federated_cf(
         num_items: M, the size of the catalogue.
         num_factors: K.
         cohort_size: Theta, the number of clients in a round, from 1 to N; None: all clients.
-        sampling: how cohorts are drawn, "shuffled", "independent" or "poisson" (see `core.sampling`);
-            for "poisson", Theta is the expected number.
+        sampling: "shuffled", "independent", or "poisson" with Theta expected clients; see `core.sampling`.
         init_scale: standard deviation of the first item factors.
-        channel: processing between clients and server, such as clipping and noise (`fcf_jax.channel`). The
-            server steps on, and the info reports, its output. None: none.
+        channel: links between clients and server, such as clipping and noise (`fcf_jax.channel`); the server
+            step and the info use their output. None: no channel.
         mesh: devices that share a round's work, from `fcf_jax.parallel.client_mesh`; place state and
             clients on it too. The result is that of one device, up to the order of sums. If it splits the
             items, the item factors are padded with rows of zeros. None: one device.
@@ -228,7 +227,10 @@ def draw_item_factors(
 
 
 def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) -> tuple[Any, Array]:
-    """Add up the uploads of one round; return the total, not yet read, and the largest solve error."""
+    """Add up the uploads of the cohort `clients`, from the state before the round and the key of all rounds.
+
+    Returns the total, not yet read, and the largest solve error.
+    """
     return accumulate(
         setup.model,
         state.item_factors,
@@ -243,7 +245,7 @@ def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) 
 def step(
     setup: Setup, key: Key, state: ServerState, total: Any, *, num_users: int
 ) -> tuple[ServerState, RoundInfo]:
-    """Read the total of `collect`, apply the channel's server ends, and update the server."""
+    """Read the total of `collect`, apply the channel's server ends, and update the server's state."""
     channel, model = setup.channel, setup.model
     sums = accumulation_of(channel).read(model, state.item_factors, total)
     if channel is not None:
@@ -316,7 +318,7 @@ def run_rounds(
 def cohort_rows(
     federation: Federation, key: Key, state: ServerState, clients: PackedClients, *, num_rounds: int
 ) -> int:
-    """Compute, on the host, the `row_capacity` that `run_rounds` needs for these rounds."""
+    """Compute, on the host, the `row_capacity` of these rounds; arguments as for `run_rounds`."""
     setup = setup_of(federation)
     if setup.cohort_size is None or num_rounds == 0:
         return 1  # unused: nothing is gathered

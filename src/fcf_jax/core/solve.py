@@ -161,7 +161,7 @@ def solve_history(
     item_gram: Float[Array, "factors factors"],
     observations: Observations,
 ) -> Solution:
-    """Solve one user's factor by the direct method, with scores [1, slots]; arguments as `solve_user_factor`.
+    """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`.
 
     Differentiable in forward and reverse mode.
     """

@@ -42,7 +42,7 @@ class EvaluationData(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """The rows of one chunk of users, with owners as in `PackedClients`."""
+    """One chunk of `EvaluationData`: the rows of its users and their owners, as in `PackedClients`."""
 
     train: ClientData
     train_owners: Int[Array, "train_rows"]

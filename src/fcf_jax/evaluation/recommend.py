@@ -1,4 +1,4 @@
-r"""Recommendations for one user on its device, or for many: fold in, rank unseen items, explain a score."""
+"""Recommendations for one user or many: fold in, rank unseen items, explain a score."""
 
 import dataclasses
 import functools
@@ -70,7 +70,7 @@ def _solve(model: Model, item_factors: Array, clients: PackedClients) -> Array:
 
 
 def _power_of_two(number: int, *, least: int = 1) -> int:
-    """Round up to a power of two; `least` is one too."""
+    """Round up to a power of two, at least to `least`, which is a power of two."""
     return 1 << (max(number, least) - 1).bit_length()
 
 
@@ -121,7 +121,7 @@ def recommend_many(
     Args:
         item_factors: Y.
         user_factors: X.
-        observed: items to leave out, one row per user; None: none.
+        observed: items to leave out, one row per user; None: no item.
         is_candidate: False for items to leave out for all users; None: True for all items.
         k: number of items, at least 1.
 

@@ -129,7 +129,7 @@ def secure_cohort_sum(
         clients: the cohort.
         encoding: encoding of uploads as words.
         terms: terms of the round.
-        channel: channel whose client ends are applied before the encoding, such as clipping; None: none.
+        channel: its client ends, such as clipping, are applied before the encoding; None: no channel.
         dropped: ids of clients that drop out after the exchange of keys.
         mesh: devices that share the masks, along its axis "clients"; None: one device.
 
@@ -236,7 +236,7 @@ def mask_uploads(
 def unmask(
     masked: np.ndarray, seeds: np.ndarray, signs: np.ndarray, *, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Sum masked words and remove the remaining masks, as the server does."""
+    """Sum masked words [clients, words], and remove the masks of `protocol.streams_to_remove`."""
     missing = -len(signs) % (_MULTIPLE * _num_shares(mesh))
     seeds, signs = np.pad(seeds, ((0, missing), (0, 0))), np.pad(signs, (0, missing))  # sign 0: no mask
     masks = sum_of_masks(jnp.asarray(seeds), jnp.asarray(signs), masked.shape[1], mesh)

@@ -51,7 +51,7 @@ def client_uploads(
         model: weighting, lambda and w0.
         item_factors: Y.
         clients: the cohort.
-        channel: channel whose client ends are applied, in their first state; None: none.
+        channel: its client ends are applied, in their first state; None: no channel.
         is_sparse: leave -w0 s out of the residuals, which are then 0 outside a history.
 
     Returns:
