@@ -82,7 +82,7 @@ def _only(name: str, links: tuple[Link, ...]) -> Any:
     """Return the value of the only link with this field, None if no link has it."""
     values = [getattr(each, name) for each in links if getattr(each, name) is not None]
     if len(values) > 1:
-        raise ValueError(f"expected at most one link with {name}, got {len(values)}; remove the others")
+        raise ValueError(f"expected one link of the chain with {name}, got {len(values)}; remove the others")
     return values[0] if values else None
 
 
