@@ -107,7 +107,7 @@ def adaptive_clip_and_noise(
     References:
         Andrew et al., NeurIPS 2021, algorithm 1 and theorem 1.
     """
-    count_noise = _COUNT_NOISE * jnp.asarray(expected_cohort_size, float)
+    count_noise = _count_noise(expected_cohort_size)
     sums_multiplier = (jnp.asarray(noise_multiplier, float) ** -2 - (2 * count_noise) ** -2) ** -0.5
     return link(
         init=_first_scale,
@@ -123,6 +123,11 @@ def adaptive_clip_and_noise(
         ),
         item_weights=item_weights,
     )
+
+
+def _count_noise(expected_cohort_size: Scalar) -> Array:
+    """Compute the noise on the count of clipped clients."""
+    return _COUNT_NOISE * jnp.asarray(expected_cohort_size, float)
 
 
 def _clip(clip_norms: ClipNorms, key: Key | None, state: tuple, uploads: Uploads) -> Uploads:
@@ -172,7 +177,6 @@ def _release_local(
 def _release_adaptive(
     clip_norms: ClipNorms,
     noise_multiplier: Array,
-    count_noise: Array,
     expected_cohort_size: Scalar,
     quantile: Scalar,
     item_weights: Array | None,
@@ -181,6 +185,7 @@ def _release_adaptive(
     sums: CohortSum,
 ) -> tuple[CohortSum, ClippingState]:
     key_sums, key_count = jax.random.split(key)
+    count_noise = _count_noise(expected_cohort_size)
     norms = _scaled(clip_norms, state)
     noised, _ = _release(norms, noise_multiplier, expected_cohort_size, item_weights, key_sums, (), sums)
     centered = sums.num_clipped - 0.5 * sums.num_clients  # a client changes this by at most 1/2
