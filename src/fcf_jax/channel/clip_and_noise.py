@@ -116,7 +116,6 @@ def adaptive_clip_and_noise(
             _release_adaptive,
             clip_norms,
             sums_multiplier,
-            count_noise,
             expected_cohort_size,
             quantile,
             item_weights,
