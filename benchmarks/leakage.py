@@ -30,7 +30,7 @@ def know(train: fcf.Interactions, num_factors: int) -> Public:
     return Public(np.asarray(item_factors, np.float64), REGULARIZATION, 1.0, ALPHA)
 
 
-def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> knowledge.Uploads:
+def send(train: fcf.Interactions, public: Public, user_ids: np.ndarray) -> knowledge.RankOneUploads:
     """Compute what these clients send."""
     item_factors = jax.numpy.asarray(public.item_factors, jax.numpy.float32)
     return knowledge.uploads_of(default_model(), item_factors, knowledge.histories(train, user_ids))

@@ -31,13 +31,13 @@ def test_blocks_that_are_left_are_those_of_an_unbroken_training(done):
 @pytest.mark.parametrize(("num_rounds", "every", "sizes"), SIZES[:4])
 def test_further_blocks_are_of_the_first_size_and_never_end(num_rounds, every, sizes):
     """As for the sweeps of `fcf compare` after its rounds: no further size is compiled."""
-    blocks = list(itertools.islice(Schedule(num_rounds, every).blocks(then_of=0), len(sizes) + 3))
+    blocks = list(itertools.islice(Schedule(num_rounds, every).blocks(endless_size=0), len(sizes) + 3))
     expected = [*sizes, *sizes[:1] * 3]
     assert blocks == list(zip(_starts(expected), expected, strict=True))
 
 
 def test_without_rounds_further_blocks_have_the_size_asked_for():
-    blocks = Schedule(0, 10).blocks(done=20, then_of=10)
+    blocks = Schedule(0, 10).blocks(done=20, endless_size=10)
     assert list(itertools.islice(blocks, 2)) == [(20, 10), (30, 10)]
 
 
@@ -56,7 +56,7 @@ def test_evaluations_are_due_at_every_so_many_rounds_and_at_the_end():
 def test_checkpoints_are_due_in_the_first_block_to_reach_them_and_at_the_end(every, due):
     """Also after the rounds, where a comparison only runs sweeps."""
     schedule = Schedule(10, 4, every)
-    blocks = itertools.takewhile(lambda block: sum(block) <= 16, schedule.blocks(then_of=0))
+    blocks = itertools.takewhile(lambda block: sum(block) <= 16, schedule.blocks(endless_size=0))
     assert [first + size for first, size in blocks if schedule.is_checkpoint_due(first + size, size)] == due
 
 

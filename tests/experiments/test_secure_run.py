@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fcf_jax import cli
 from fcf_jax.experiments.build.dataset import load_dataset
-from fcf_jax.experiments.build.fixed_point import facts_of
+from fcf_jax.experiments.build.facts import facts_of
 from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.config.checks import check

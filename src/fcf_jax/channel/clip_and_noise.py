@@ -70,7 +70,8 @@ def clip_and_noise(
         expected_cohort_size: q N, by which the server divides instead of by the realized cohort size.
         item_weights: w_i, the weight of each item in a client's norms: its noise is sigma C_f / w_i. An item
             of weight 0 is not sent. None: all 1.
-        is_local: True if each client adds the noise itself: its variance grows with the number of clients.
+        is_local: simulate noise that each client adds to its own upload: the variance of the sum's noise is
+            then that of one client times the number of clients.
 
     References:
         Dwork & Roth 2014, appendix A; McMahan et al., ICLR 2018, on clipped sums of users.
@@ -93,9 +94,9 @@ def adaptive_clip_and_noise(
 ) -> Link:
     """Build a link that clips to norms that follow a quantile of the clients' norms, and adds noise to sums.
 
-    Each client also reports whether it was clipped. The count gets noise of 0.05 expected cohorts, and the
-    sums slightly more than `noise_multiplier`, so that both together are a Gaussian mechanism with
-    `noise_multiplier`, which must be below a tenth of the expected cohort.
+    Each client also reports whether it was clipped. Their count gets noise sigma_c of 0.05 expected cohorts;
+    the sums get sigma_s with 1 / sigma^2 = 1 / sigma_s^2 + 1 / (2 sigma_c)^2. Both releases together then
+    cost as much as one Gaussian mechanism with sigma. This needs sigma below a tenth of the expected cohort.
 
     Args:
         clip_norms: C_f of the first round, later all scaled by one factor; None as in `clip_and_noise`.

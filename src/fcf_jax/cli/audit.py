@@ -50,7 +50,7 @@ def audit(
         known = figure_names(
             resolved.privacy.mode,
             has_cohorts=resolved.federation.cohort_size is not None,
-            sends_gram=resolved.server.row.asks_for_gram,
+            sends_gram=resolved.server.spec.asks_for_gram,
         )
         bounds = parse_bounds(require or [], known)
     document = _audit(resolved, folder, upload=upload, max_users=max_users, note=note, quiet=quiet)

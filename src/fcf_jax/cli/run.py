@@ -16,7 +16,7 @@ from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
-    from fcf_jax.experiments.store.summary import Summary
+    from fcf_jax.experiments.store.schemas import Summary
 
 
 def run(
@@ -43,7 +43,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
-    from fcf_jax.experiments.build.fixed_point import facts_of
+    from fcf_jax.experiments.build.facts import facts_of
     from fcf_jax.experiments.build.problem import resolve
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.run import run_experiment

@@ -2,7 +2,7 @@
 
 Histories are skewed, from one item to thousands, so a client takes as many rows as it needs. Clients are
 dealt to chunks so that all chunks hold about the same number of rows and clients: all chunks then take the
-same time, with little padding. Only this module knows how padding is marked: the owner of a padding row is
+same time, with little padding. Only this module writes the marks of padding: the owner of a padding row is
 `clients`, the user id of a padding client is `users`.
 """
 
@@ -207,8 +207,8 @@ def _split_into_chunks(
 ) -> Int[Array, "*rounds chunks chunk_clients"]:
     """Deal a cohort into chunks of at most as many clients as those of `clients`.
 
-    Longest history first and back and forth, for chunks of similar size. Their number is a multiple of
-    `num_shares`; padding clients fill the last places.
+    Clients are dealt from the longest history to the shortest, from the first chunk to the last and back, so
+    that the chunks have similar sizes. Their number is a multiple of `num_shares`; padding clients come last.
     """
     num_users, largest = clients.row_counts.shape[0], clients.client_ids.shape[1]
     cohort_size = client_ids.shape[-1]
@@ -267,7 +267,7 @@ def fill_up(
     """
     num_users, old_rows = clients.row_counts.shape[0], clients.owners.shape[1]
     chunks, rows = max(num_chunks, clients.owners.shape[0]), max(num_rows, old_rows)
-    padding, chunk_clients = clients.client_ids.shape[1], max(num_clients, clients.client_ids.shape[1])
+    old_clients, chunk_clients = clients.client_ids.shape[1], max(num_clients, clients.client_ids.shape[1])
 
     def fill(leaf: Any, second: int, value: int = 0) -> Any:
         missing = [(0, chunks - leaf.shape[0]), (0, second - leaf.shape[1])] + [(0, 0)] * (leaf.ndim - 2)
@@ -277,7 +277,7 @@ def fill_up(
     first_row: Any = np.asarray(clients.first_row)
     return PackedClients(
         rows=jax.tree.map(lambda leaf: fill(leaf, rows), clients.rows),
-        owners=fill(np.where(owners == padding, chunk_clients, owners), rows, chunk_clients),
+        owners=fill(np.where(owners == old_clients, chunk_clients, owners), rows, chunk_clients),
         client_ids=fill(clients.client_ids, chunk_clients, num_users),
         first_row=first_row + first_row // old_rows * (rows - old_rows),
         row_counts=clients.row_counts,

@@ -102,7 +102,7 @@ class PackedClients(NamedTuple):
     """Histories cut into rows of equal width, and grouped into chunks of whole clients.
 
     A client owns consecutive rows of one chunk, and chunks are computed one after another. Only
-    `core.packing` builds or rearranges this record.
+    `core.packing` builds this record and writes the marks of padding.
 
     Attributes:
         rows: the histories; each leaf is [chunks, rows, slots].
@@ -275,7 +275,7 @@ class RoundInfo(NamedTuple):
     Attributes:
         loss: estimate of min_X J(X, Y) at the start of the round.
         gradient_norm: Frobenius norm of dJ/dY.
-        solve_error: upper bound on the largest relative error of a user factor.
+        solve_error: upper bound on the largest relative error of a user factor; never noised.
         num_clients: number of clients that took part; under noise, the expected number.
         num_clipped: number of clients with a_u < 1.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.

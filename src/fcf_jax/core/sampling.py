@@ -54,7 +54,7 @@ def draw_cohort(
         num_users: N.
         cohort_size: Theta, at most N; None: all users, in order.
         sampling: "shuffled": each pass through all users takes them in a new random order, Theta per round
-            (random reshuffling); the remainder of N / Theta is left out of the pass.
+            (random reshuffling); the last N mod Theta users of each order sit that pass out.
             "independent": each round draws anew, all sets of users equally likely (to 30 bits a user), as
             privacy amplification by sampling requires; the same quality then takes more rounds
             (benchmarks/README.md). "poisson": each user independently with probability Theta / N.

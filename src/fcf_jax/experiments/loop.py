@@ -44,16 +44,16 @@ class Schedule(NamedTuple):
         whole, rest = divmod(self.num_rounds, size)
         return [size] * whole + [rest] * (rest > 0)
 
-    def blocks(self, *, done: int = 0, then_of: int | None = None) -> Iterator[tuple[int, int]]:
+    def blocks(self, *, done: int = 0, endless_size: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield the first round and the size of each remaining block.
 
         Args:
             done: rounds that are done already.
-            then_of: size of endless further blocks after the last round; 0: the size of the first block;
-                None: no further blocks.
+            endless_size: size of further blocks without end, after the last round; 0: that of the first
+                block; None: no further blocks.
         """
         sizes, first = self.block_sizes, 0
-        endless = [] if then_of is None else itertools.repeat(then_of or sizes[0])
+        endless = [] if endless_size is None else itertools.repeat(endless_size or sizes[0])
         for size in itertools.chain(sizes, endless):
             if first >= done:
                 yield first, size
@@ -145,7 +145,7 @@ def train(
     on_block: Callable[[Block], bool],
     watched: str = "loss",
     is_guarded: bool = False,
-    may_run: Callable[[int], bool] = lambda num_rounds: True,
+    charge: Callable[[int], bool] = lambda num_rounds: True,
     begun: Begun | None = None,
 ) -> Training:
     """Run the remaining rounds in blocks.
@@ -156,7 +156,8 @@ def train(
         on_block: called with each block; returning True stops training.
         watched: name of the number in a round's record that is watched for divergence.
         is_guarded: whether the server step reverts a round whose loss rose.
-        may_run: called with the block size before each block; returning False stops training.
+        charge: called with the block size before each block, such as to charge a privacy budget; returning
+            False stops training.
         begun: state to resume from; None: start anew.
     """
     state = good = runner.start()
@@ -165,7 +166,7 @@ def train(
         done, state = begun.done, runner.place(begun.state)
         records, starts = begun.records, begun.starts
     for _, size in schedule.blocks(done=done):
-        if not may_run(size):
+        if not charge(size):
             break
         start, started = state, time.perf_counter()
         state, info = runner.run(state, size)

@@ -11,7 +11,7 @@ from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
-from fcf_jax.experiments.build.problem import Problem, Setup, fixed_point_summary, rounds_key, set_up
+from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import (
     NEVER,
@@ -34,7 +34,7 @@ from fcf_jax.experiments.store.run_directory import (
     write_environment,
     write_item_factors,
 )
-from fcf_jax.experiments.store.summary import Summary
+from fcf_jax.experiments.store.schemas import Summary
 from fcf_jax.parallel.mesh import fetch
 
 
@@ -61,20 +61,20 @@ def run_experiment(
             cover its rounds.
         OSError: if the run directory cannot be written; the last checkpoint is intact.
     """
-    setup = set_up(problem)
-    training = _train(setup, folder, progress, resume=resume, stop=stop)
-    item_factors = setup.item_factors(training.state)
+    placed = place(problem)
+    training = _train(placed, folder, progress, resume=resume, stop=stop)
+    item_factors = placed.item_factors(training.state)
     _write_model(problem, item_factors, folder)
     if training.divergence is not None:
         raise DivergedError(
             f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); "
             f"the last good item factors are in {folder}; {problem.divergence_remedy}"
         )
-    federated = _last_evaluation(training) or setup.measure(item_factors)
+    federated = _last_evaluation(training) or placed.measure(item_factors)
     has_baseline = problem.config.evaluation.baseline
-    centralized = _train_als(setup, training.records, progress) if has_baseline else None
+    centralized = _train_als(placed, training.records, progress) if has_baseline else None
     METRICS.write(folder, training.records)
-    summary = _summarize(setup, training, federated, centralized)
+    summary = _summarize(placed, training, federated, centralized)
     if (budget := budget_of(problem, folder)) is not None:
         summary["privacy"] = budget.stated()
     SUMMARY.write(folder, summary)
@@ -90,12 +90,14 @@ def difference_percent(federated: dict[str, float], centralized: dict[str, float
     }
 
 
-def _train(setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, stop: Stop) -> Training:
+def _train(
+    placed: PlacedProblem, folder: Path, progress: ProgressLine, *, resume: bool, stop: Stop
+) -> Training:
     """Train the federation, starting from the latest checkpoint; arguments as of `run_experiment`."""
-    problem, schedule = setup.problem, setup.problem.schedule
+    problem, schedule = placed.problem, placed.problem.schedule
     budget = budget_of(problem, folder)
     federation = problem.federation(
-        item_weights=released_item_weights(problem, folder, budget), mesh=setup.mesh
+        item_weights=released_item_weights(problem, folder, budget), mesh=placed.mesh
     )
     checkpoints = open_checkpoints(folder, problem.config, problem.dataset.split, on_damaged=progress.say)
     like = jax.eval_shape(lambda: Snapshot(federation.init(problem.key), problem.key))
@@ -107,15 +109,15 @@ def _train(setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, 
         federation,
         key,
         rounds_key(problem.config.privacy, key),
-        setup.clients,
-        setup.mesh,
+        placed.clients,
+        placed.mesh,
         num_rounds=schedule.num_rounds,
-        block_chunks=setup.block_chunks,
+        block_chunks=placed.block_chunks,
     )
     with stop as is_stop_requested:
 
         def on_block(block: Block) -> bool:
-            _record(block, setup, folder, progress, budget)
+            _record(block, placed, folder, progress, budget)
             stops = any_process(is_stop_requested())
             if stops or schedule.is_checkpoint_due(block.done, block.size):
                 is_evaluated = schedule.is_evaluation_due(block.done)
@@ -128,8 +130,8 @@ def _train(setup: Setup, folder: Path, progress: ProgressLine, *, resume: bool, 
             schedule,
             on_block=on_block,
             watched="loss" if budget is None else "gradient_norm",  # under noise no client sends its loss
-            is_guarded=problem.config.server.row.is_guarded,
-            may_run=(lambda num_rounds: True) if budget is None else budget.charge,
+            is_guarded=problem.config.server.spec.is_guarded,
+            charge=(lambda num_rounds: True) if budget is None else budget.charge,
             begun=begun,
         )
     METRICS.write(folder, training.records)
@@ -161,11 +163,13 @@ def _report_start(
     write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
 
 
-def _record(block: Block, setup: Setup, folder: Path, progress: ProgressLine, budget: Budget | None) -> None:
+def _record(
+    block: Block, placed: PlacedProblem, folder: Path, progress: ProgressLine, budget: Budget | None
+) -> None:
     """Evaluate if it is due, write the records and show the progress."""
-    problem, seconds = setup.problem, block.seconds
+    problem, seconds = placed.problem, block.seconds
     if problem.schedule.is_evaluation_due(block.done):
-        metrics = setup.measure(setup.item_factors(block.state))
+        metrics = placed.measure(placed.item_factors(block.state))
         spent = {} if budget is None else {"epsilon": budget.epsilon()}
         block.records.append({"kind": "evaluation", "round": block.done, **metrics, **spent})
     METRICS.write(folder, block.records)
@@ -193,12 +197,15 @@ def _last_evaluation(training: Training) -> dict[str, float] | None:
     return {name: value for name, value in last.items() if name not in ("kind", "round", "epsilon")}
 
 
-def _train_als(setup: Setup, records: list[dict[str, Any]], progress: ProgressLine) -> dict[str, float]:
+def _train_als(
+    placed: PlacedProblem, records: list[dict[str, Any]], progress: ProgressLine
+) -> dict[str, float]:
     """Train centralised ALS, add its losses to the records and measure its item factors."""
-    problem, mesh = setup.problem, setup.mesh
+    problem, mesh = placed.problem, placed.mesh
     items = pack_on(mesh, partial(pack_items, problem.train), is_streamed=False)
-    clients = setup.clients
-    if problem.config.parallel.stream:  # the baseline needs all clients on the device
+    clients, privacy = placed.clients, problem.config.privacy
+    is_capped = privacy.has_noise and privacy.max_user_items is not None
+    if problem.config.parallel.stream or is_capped:  # the baseline sees everything, on the device
         clients = pack_on(mesh, partial(pack_clients, problem.train), is_streamed=False)
     item_factors, losses = converge_als(
         problem.model,
@@ -209,13 +216,16 @@ def _train_als(setup: Setup, records: list[dict[str, Any]], progress: ProgressLi
         on_block=lambda done, loss: progress.show("ALS sweep", done, None, f"loss {loss:.6g}"),
     )
     records += [{"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(losses)]
-    return setup.measure(fetch(item_factors))
+    return placed.measure(fetch(item_factors))
 
 
 def _summarize(
-    setup: Setup, training: Training, federated: dict[str, float], centralized: dict[str, float] | None
+    placed: PlacedProblem,
+    training: Training,
+    federated: dict[str, float],
+    centralized: dict[str, float] | None,
 ) -> Summary:
-    problem, config, split = setup.problem, setup.problem.config, setup.problem.dataset.split
+    problem, config, split = placed.problem, placed.problem.config, placed.problem.dataset.split
     up, down = problem.payload_bytes
     seconds = seconds_per_round(training, problem.schedule)
     summary: Summary = {
@@ -232,7 +242,7 @@ def _summarize(
         "num_users_without_test": split.num_users_without_test,
         "num_users_without_train": split.num_users_without_train,
         "num_factors": config.model.num_factors,
-        "padding_factor": padding_factor(setup.clients),
+        "padding_factor": padding_factor(placed.clients),
         "cohort_size": problem.cohort_size,
         "num_rounds": config.federation.num_rounds,
         "seconds_per_round": seconds,

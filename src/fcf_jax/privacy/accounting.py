@@ -1,6 +1,6 @@
 r"""Accounting of differential privacy: the epsilon of a run, and the noise that a target epsilon needs.
 
-A round is one Gaussian mechanism (`fcf_jax.privacy.mechanism`) on its cohort. Epsilon compares two runs
+A round is one Gaussian mechanism (`fcf_jax.channel.clip_and_noise`) on its cohort. Epsilon compares two runs
 whose data differ by one user. How they differ (the adjacency) follows from how cohorts are sampled:
 
     everybody, poisson:  the user is added or removed; the clipped sums differ by at most C

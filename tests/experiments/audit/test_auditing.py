@@ -110,7 +110,7 @@ def test_figures_are_those_that_bounds_may_name(folders, found):
         known = figure_names(
             mode,
             has_cohorts=config.federation.cohort_size is not None,
-            sends_gram=config.server.row.asks_for_gram,
+            sends_gram=config.server.spec.asks_for_gram,
         )
         assert {name: set(figures) for name, figures in found[mode].items()} == {
             name: set(figures) for name, figures in known.items()

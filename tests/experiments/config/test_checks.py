@@ -3,7 +3,7 @@ import pytest
 from fcf_jax.core.records import Pieces
 from fcf_jax.experiments.config.checks import _CHECKS, check
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.config.problems import Facts
+from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.errors import ConfigError
 
 FACTS = Facts(num_users=60, num_items=30, num_interactions=500)

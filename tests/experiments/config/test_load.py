@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 
-from fcf_jax.experiments.config.load import explain, load_config, resolve, shipped_configs
+from fcf_jax.experiments.config.load import explain, load_config, shipped_configs, validate
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import ConfigError
 
@@ -63,7 +63,7 @@ def test_path_decides_the_source():
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
 def test_shipped_configs_resolve(name):
     config = load_config(name)
-    assert resolve(config.to_dict()) == config
+    assert validate(config.to_dict()) == config
 
 
 def test_simulated_config_spells_out_the_defaults():

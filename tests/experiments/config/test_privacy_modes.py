@@ -10,7 +10,7 @@ from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 @pytest.mark.parametrize("name", PRIVACY_MODES)
 def test_a_mode_is_a_choice_and_its_attacks_have_figures(name):
     config, mode = load_config(None, [f"privacy.mode={name}"]), PRIVACY_MODES[name]
-    assert config.privacy.row is mode
+    assert config.privacy.spec is mode
     assert config.privacy.has_noise == mode.has_noise
     assert config.is_in_fixed_point == mode.sums_securely
     for has_cohorts in (False, True):

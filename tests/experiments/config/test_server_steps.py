@@ -64,7 +64,7 @@ ONE_NEW_ROW = """
 @pytest.mark.parametrize("name", SERVER_STEPS)
 def test_a_step_is_a_choice_and_is_built(name):
     config, step = load_config(None, [f"server.step={name}"]), SERVER_STEPS[name]
-    assert config.server.row is step
+    assert config.server.spec is step
     assert isinstance(config.server.optimizer(num_rounds=10), optax.GradientTransformation)
     assert set(step.pieces) <= set(Pieces._fields)
     assert "loss" in step.pieces or not step.is_guarded

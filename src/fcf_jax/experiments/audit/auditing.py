@@ -35,7 +35,7 @@ def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
 
     The new step asks clients for the same pieces, so that, apart from the loss, it leaks the same.
     """
-    step, has_cohorts = config.server.row, config.federation.cohort_size is not None
+    step, has_cohorts = config.server.spec, config.federation.cohort_size is not None
     if not (step.is_guarded and config.privacy.has_noise) and not (step.needs_everybody and has_cohorts):
         return config, ""
     fitting = next(
@@ -123,7 +123,7 @@ def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], F
         "popularity": (partial(attacks.popularity, scene), "only how many clients hold each item"),
     }
     has_cohorts = scene.config.federation.cohort_size is not None
-    applying = scene.config.privacy.row.attacks_on(has_cohorts=has_cohorts)
+    applying = scene.config.privacy.spec.attacks_on(has_cohorts=has_cohorts)
     return {name: planned[view] for name, view in applying.items()}
 
 
@@ -157,7 +157,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
 
 def _small_cohort(scene: Scene) -> str:
     least, size = scene.config.privacy.min_cohort, scene.cohort_size
-    if not scene.config.privacy.row.sums_securely or size >= least:
+    if not scene.config.privacy.spec.sums_securely or size >= least:
         return ""
     return f"Secure sums of fewer than {least} clients are refused; these cohorts have {size}."
 

@@ -72,7 +72,7 @@ def _at_noise(scene: Scene, sent: Sent, sigma: float) -> dict[str, Any]:
         auc, _ = noised_uploads.membership(sizes, noise_multiplier=sigma, num_rounds=scene.num_rounds)
         point["all_rounds"] = auc._asdict()
         point["all_rounds_ceiling"] = in_out_auc_ceiling(sigma, scene.num_rounds)
-    if scene.config.privacy.row.noise_on != "upload":
+    if scene.config.privacy.spec.noise_on != "upload":
         return point
     scores = attacks.noisy_scores(scene, sent, noise_scale=sigma * scene.config.privacy.clip_norm)
     items = figures.auc_across_users(scores, sent.is_held)._asdict()

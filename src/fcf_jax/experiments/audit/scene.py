@@ -79,7 +79,7 @@ class Scene(NamedTuple):
     @property
     def sends_gram(self) -> bool:
         """Whether the server step asks for A = sum x x^T."""
-        return self.config.server.row.asks_for_gram
+        return self.config.server.spec.asks_for_gram
 
 
 class Sent(NamedTuple):

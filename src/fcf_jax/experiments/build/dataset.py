@@ -19,7 +19,7 @@ from fcf_jax.data import (
 )
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
 from fcf_jax.experiments.config.checks import check
-from fcf_jax.experiments.config.problems import Facts
+from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
 from fcf_jax.experiments.errors import ConfigError
 

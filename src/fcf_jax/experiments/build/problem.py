@@ -22,10 +22,10 @@ from fcf_jax.core.records import Key, Model, PackedClients, ServerState
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
-from fcf_jax.experiments.build.fixed_point import largest_bounds
+from fcf_jax.experiments.build.facts import largest_bounds
 from fcf_jax.experiments.build.histories import trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
-from fcf_jax.experiments.config.problems import formats_of
+from fcf_jax.experiments.config.mistakes import formats_of
 from fcf_jax.experiments.config.protection import Protection, protection_of
 from fcf_jax.experiments.config.schema import ExperimentConfig, ModelConfig, PrivacyConfig
 from fcf_jax.experiments.loop import Schedule
@@ -92,7 +92,7 @@ class Problem(NamedTuple):
         """Advice after divergence."""
         if self.config.model.regularization == 0:
             return "raise model.regularization"
-        if self.config.server.row.is_guarded:
+        if self.config.server.spec.is_guarded:
             return "raise server.initial_damping"
         return 'lower server.learning_rate or set server.step = "guarded_gram"'
 
@@ -203,7 +203,7 @@ def rounds_key(privacy: PrivacyConfig, key: Key) -> Key:
     return jax.random.wrap_key_data(jnp.asarray(bits))
 
 
-class Setup(NamedTuple):
+class PlacedProblem(NamedTuple):
     """A problem on its devices, ready to run.
 
     Attributes:
@@ -229,7 +229,7 @@ class Setup(NamedTuple):
         return {**self.measures.metrics(item_factors), "loss": self.measures.loss(item_factors)}
 
 
-def set_up(problem: Problem) -> Setup:
+def place(problem: Problem) -> PlacedProblem:
     """Place the clients on their devices, and prepare loss and metrics."""
     config = problem.config
     mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size)
@@ -248,7 +248,7 @@ def set_up(problem: Problem) -> Setup:
         seed=config.data.seed,
         block_chunks=block_chunks,
     )
-    return Setup(problem, clients, measures, mesh, block_chunks)
+    return PlacedProblem(problem, clients, measures, mesh, block_chunks)
 
 
 def fixed_point_summary(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -263,6 +263,6 @@ def fixed_point_summary(problem: Problem, records: list[dict[str, Any]]) -> dict
             "num_clipped_entries": clipped,
         }
     }
-    if problem.config.privacy.row.sums_securely:
+    if problem.config.privacy.spec.sums_securely:
         summary["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
     return summary

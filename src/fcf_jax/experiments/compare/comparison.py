@@ -12,7 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from fcf_jax.experiments.build.dataset import Dataset, has_random_split, load_datasets
-from fcf_jax.experiments.build.fixed_point import facts_of
+from fcf_jax.experiments.build.facts import facts_of
 from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED
 from fcf_jax.experiments.compare.replicates import (

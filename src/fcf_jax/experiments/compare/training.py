@@ -124,7 +124,7 @@ def train_replicates(
     task, schedule = _Task(replicates, problem, curves), problem.schedule
     write_environment(folder, resumed_from_rounds=start.starts)
     with stop as is_stop_requested:
-        for _, size in schedule.blocks(done=done, then_of=0 if schedule.num_rounds else _BLOCK_SWEEPS):
+        for _, size in schedule.blocks(done=done, endless_size=0 if schedule.num_rounds else _BLOCK_SWEEPS):
             if _is_finished(curves, done, num_rounds=schedule.num_rounds):
                 break
             states = _advance(task, states, done, size)
@@ -211,7 +211,7 @@ def _advance(task: _Task, states: States, done: int, size: int) -> States:
 
 
 def _refuse_divergence(task: _Task) -> None:
-    is_guarded = task.problem.config.server.row.is_guarded
+    is_guarded = task.problem.config.server.spec.is_guarded
     for replicate, losses in enumerate(task.curves.get(FEDERATED, "loss").values.T.tolist()):
         divergence = find_divergence(losses, is_guarded=is_guarded)
         if divergence is not None:

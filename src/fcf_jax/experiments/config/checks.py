@@ -7,7 +7,7 @@ configuration and `f` the facts of the training data.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from fcf_jax.experiments.config.problems import (
+from fcf_jax.experiments.config.mistakes import (
     Facts,
     overflowing_sum,
     revealing_cohorts,
@@ -33,7 +33,8 @@ class _Check(NamedTuple):
         is_broken: returns a true value for a configuration and facts that break the rule.
         message: of the error; "{command}" in a plain text stands for the command.
         commands: commands that the rule holds for; None: every use of a configuration.
-        when: "config" rules need the configuration alone, "data" rules the facts as well.
+        when: "config" rules are checked before the data is read, "data" rules after it: either they need the
+            facts, or a mistake in the data is to be reported first.
     """
 
     is_broken: Callable[[ExperimentConfig, Facts], object]
@@ -70,7 +71,7 @@ def _computed(
     commands: tuple[Command, ...] | None = None,
     when: Literal["config", "data"] = "config",
 ) -> _Check:
-    """Make a row for a mistake of a key that a function of `problems` finds and describes."""
+    """Build a check whose message is what `describe` returns; an empty text means no mistake."""
     return _Check(describe, lambda c, f: f"{key}: {describe(c, f)}{remedy}", commands, when)
 
 
@@ -126,8 +127,8 @@ _CHECKS = (
         'data.strengths: explicit ratings are not transformed; set data.strengths = "keep"',
     ),
     _Check(
-        lambda c, f: c.server.decay != "constant" and not c.server.row.has_schedule,
-        lambda c, f: f'server.decay: {c.server.row.name} has no schedule; set server.decay = "constant"',
+        lambda c, f: c.server.decay != "constant" and not c.server.spec.has_schedule,
+        lambda c, f: f'server.decay: {c.server.step} has no schedule; set server.decay = "constant"',
     ),
     _Check(
         lambda c, f: c.parallel.coordinator is not None or c.parallel.item_shards > 1,
@@ -153,7 +154,7 @@ _CHECKS = (
         commands=_MEASURING,
     ),
     _Check(
-        lambda c, f: c.privacy.row.sums_securely,
+        lambda c, f: c.privacy.spec.sums_securely,
         lambda c, f: (
             f"privacy.mode: fcf tune searches with plain sums, which equal secure sums up to "
             f'rounding; set privacy.mode = "plain", and run the result with "{c.privacy.mode}"'
@@ -209,7 +210,7 @@ _CHECKS = (
         commands=_AUDITS,
     ),
     _Check(
-        lambda c, f: c.privacy.row.protects_uploads,
+        lambda c, f: c.privacy.spec.protects_uploads,
         lambda c, f: (
             f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.mode}: pairs (e, x) cannot "
             "be summed, clipped to one sum or masked; use --upload dense"
@@ -222,7 +223,7 @@ _CHECKS = (
         commands=("plan",),
     ),
     _Check(
-        lambda c, f: c.privacy.row.noise_on == "upload",
+        lambda c, f: c.privacy.spec.noise_on == "upload",
         lambda c, f: (
             f"privacy.mode: expected noise on the sum to plan for, got {c.privacy.mode}, which releases "
             'every upload by itself; set privacy.mode = "central_noise" or "distributed_noise"'
@@ -243,9 +244,9 @@ _CHECKS = (
         when="data",
     ),
     _Check(
-        lambda c, f: c.server.row.needs_everybody and _cohort_size(c, f) < f.num_users,
+        lambda c, f: c.server.spec.needs_everybody and _cohort_size(c, f) < f.num_users,
         lambda c, f: (
-            f"server.step: {c.server.row.name} needs everybody in every round, got {_cohort_size(c, f)} "
+            f"server.step: {c.server.step} needs everybody in every round, got {_cohort_size(c, f)} "
             'clients; set server.step = "running_sums" or leave out federation.cohort_size'
         ),
         when="data",
@@ -263,15 +264,15 @@ _CHECKS = (
         when="data",
     ),
     _Check(
-        lambda c, f: c.privacy.has_noise and c.server.row.is_guarded,
+        lambda c, f: c.privacy.has_noise and c.server.spec.is_guarded,
         lambda c, f: (
-            f"server.step: {c.server.row.name} is guided by the clients' loss, which {c.privacy.mode} hides; "
+            f"server.step: {c.server.step} is guided by the clients' loss, which {c.privacy.mode} hides; "
             'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
         ),
         when="data",
     ),
     _Check(
-        lambda c, f: c.privacy.row.noise_on == "upload" and c.privacy.clipping == "adaptive",
+        lambda c, f: c.privacy.spec.noise_on == "upload" and c.privacy.clipping == "adaptive",
         lambda c, f: (
             f"privacy.clipping: adaptive needs a count of clipped clients, which {c.privacy.mode} does "
             'not release; set privacy.clipping = "static"'
@@ -279,7 +280,7 @@ _CHECKS = (
         when="data",
     ),
     _Check(
-        lambda c, f: c.privacy.row.noise_on == "upload" and c.privacy.needs_item_counts,
+        lambda c, f: c.privacy.spec.noise_on == "upload" and c.privacy.needs_item_counts,
         lambda c, f: (
             f"privacy.head_items: it needs summed item counts, which {c.privacy.mode} does not release; "
             "leave out privacy.head_items and privacy.item_weight_power"

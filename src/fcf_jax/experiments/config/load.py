@@ -37,10 +37,10 @@ def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> Exp
         section, key, value = _parse_override(override)
         _refuse_unknown({section: {key: value}}, "")
         sections.setdefault(section, {})[key] = value
-    return resolve(sections, place=place)
+    return validate(sections, place=place)
 
 
-def resolve(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
+def validate(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
     """Validate plain values, check them, and fill in values that depend on other keys."""
     try:
         config = ExperimentConfig.model_validate(sections)

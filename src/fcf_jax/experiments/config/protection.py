@@ -62,7 +62,7 @@ class Protection(NamedTuple):
         make = (
             partial(adaptive_clip_and_noise, quantile=self.privacy.clip_quantile)
             if self.privacy.clipping == "adaptive"
-            else partial(clip_and_noise, is_local=self.privacy.row.noise_on == "upload")
+            else partial(clip_and_noise, is_local=self.privacy.spec.noise_on == "upload")
         )
         return make(
             clip_norms=self.clip_norms,
@@ -103,7 +103,7 @@ def participation_of(
     Raises:
         ValueError: for sampling that cannot be accounted for.
     """
-    cohort_size = None if privacy.row.noise_on == "upload" else federation.cohort_size
+    cohort_size = None if privacy.spec.noise_on == "upload" else federation.cohort_size
     who = accounting.participation_of(federation.sampling, num_users=num_users, cohort_size=cohort_size)
     return with_item_counts(privacy, who)
 

@@ -136,8 +136,8 @@ class ServerConfig(_Section):
     )
 
     @property
-    def row(self) -> ServerStep:
-        """Facts about the step."""
+    def spec(self) -> ServerStep:
+        """Properties of the step."""
         return SERVER_STEPS[self.step]
 
     @property
@@ -147,7 +147,7 @@ class ServerConfig(_Section):
         Raises:
             ValueError: for a step that has no learning rate.
         """
-        rate = self.row.learning_rate if self.learning_rate is None else self.learning_rate
+        rate = self.spec.learning_rate if self.learning_rate is None else self.learning_rate
         if rate is None:
             raise ValueError(f"expected a server step with a learning rate, got {self.step}")
         return rate
@@ -156,11 +156,11 @@ class ServerConfig(_Section):
     def factor(self) -> float:
         """The configured confidence factor, otherwise the default of the step; 0 if it has none."""
         factor = self.confidence_factor
-        return self.row.confidence_factor or 0.0 if factor is None else factor
+        return self.spec.confidence_factor or 0.0 if factor is None else factor
 
     def optimizer(self, num_rounds: int) -> optax.GradientTransformation:
         """Build the optax transformation; numbers may be traced, except `memory`."""
-        return self.row.build(self, num_rounds)
+        return self.spec.build(self, num_rounds)
 
 
 class FederationConfig(_Section):
@@ -259,14 +259,14 @@ class PrivacyConfig(_Section):
     )
 
     @property
-    def row(self) -> PrivacyMode:
-        """Facts about the mode."""
+    def spec(self) -> PrivacyMode:
+        """Properties of the mode."""
         return PRIVACY_MODES[self.mode]
 
     @property
     def has_noise(self) -> bool:
         """Whether the mode is differentially private."""
-        return self.row.has_noise
+        return self.spec.has_noise
 
     @property
     def needs_item_counts(self) -> bool:
@@ -394,13 +394,13 @@ class ExperimentConfig(_Section):
         """The pieces that a client sends: what the server step uses, and under noise never its loss."""
         left_out = set() if self.server.factor > 0 else {"confidence_sum"}
         left_out |= {"loss"} if self.privacy.has_noise else set()
-        return tuple(piece for piece in self.server.row.pieces if piece not in left_out)
+        return tuple(piece for piece in self.server.spec.pieces if piece not in left_out)
 
     @property
     def is_in_fixed_point(self) -> bool:
         """Whether rounds are summed in integers. Never under noise, which is added in floating point."""
         privacy = self.privacy
-        return privacy.row.sums_securely or (self.parallel.deterministic and not privacy.has_noise)
+        return privacy.spec.sums_securely or (self.parallel.deterministic and not privacy.has_noise)
 
     @property
     def tuning_metric(self) -> str:

@@ -15,7 +15,7 @@ from fcf_jax.experiments.store.run_directory import (
     TRIALS,
     TUNED,
 )
-from fcf_jax.experiments.store.summary import Summary
+from fcf_jax.experiments.store.schemas import Summary
 
 _RANKING = ("precision", "recall", "map", "ndcg")
 

@@ -20,7 +20,7 @@ from fcf_jax.experiments.report.wording import (
     size_text,
     value_text,
 )
-from fcf_jax.experiments.store.summary import Summary
+from fcf_jax.experiments.store.schemas import Summary
 
 _LOSS_LEVELS = (10.0, 1.0, 0.1)  # percent above the final loss of ALS
 _METRIC_SHARE = 0.995  # of the final value of ALS

@@ -13,7 +13,7 @@ from fcf_jax.experiments.build.histories import release_item_counts, weights_of_
 from fcf_jax.experiments.build.problem import Problem, rounds_key
 from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS
-from fcf_jax.experiments.store.summary import PrivacyStatement
+from fcf_jax.experiments.store.schemas import PrivacyStatement
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round
 
 _FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
@@ -148,6 +148,6 @@ def released_item_weights(
             raise CheckpointError(f"{path}: expected the counts that were released; choose another --out")
         key = rounds_key(protection.privacy, jax.random.key(0))
         counts = release_item_counts(protection, problem.train, key, seed=seed)
-        budget.charge(0)
+        budget.charge(0)  # states the release on disk before anything is made of it
         ITEM_COUNTS.write(folder, {"counts": counts})
     return weights_of_counts(protection.privacy, ITEM_COUNTS.read(folder)["counts"])

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.store.files import Arrays, Document, File
-from fcf_jax.experiments.store.summary import REQUIRED, PrivacyStatement, Summary
+from fcf_jax.experiments.store.schemas import REQUIRED, PrivacyStatement, Summary
 
 _PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas")
 _LOCK = ".lock"

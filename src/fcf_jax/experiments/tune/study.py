@@ -71,7 +71,7 @@ def model_start(model: ModelConfig, feedback: str) -> Params:
 def server_start(server: ServerConfig) -> Params:
     """Return the numbers that the server step uses: as configured, otherwise the defaults of the step."""
     resolved = {"learning_rate": "rate", "confidence_factor": "factor"}  # properties that fill in defaults
-    keys = list(server.row.tuned)
+    keys = list(server.spec.tuned)
     if server.decay == "cosine":
         keys.append("server.final_learning_rate")
     names = {key: key.partition(".")[2] for key in keys}
@@ -88,7 +88,7 @@ def space_around(start: Params, tuning: TuningConfig, server: ServerConfig) -> S
         tuning: ranges of the model's keys.
         server: whose default learning rate is the middle of the range.
     """
-    rate = server.row.learning_rate or 0.0
+    rate = server.spec.learning_rate or 0.0
     choices = {"model.num_factors": tuning.num_factors, "server.memory": _MEMORIES}
     ranges = _RANGES | {
         "model.alpha": (*tuning.alpha, True),

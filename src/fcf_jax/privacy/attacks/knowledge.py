@@ -31,7 +31,7 @@ class Public(NamedTuple):
     mean_rating: float = 0.0
 
 
-class Uploads(NamedTuple):
+class RankOneUploads(NamedTuple):
     """Rank-one uploads e x^T of some clients.
 
     Attributes:
@@ -95,10 +95,12 @@ def histories(interactions: Interactions, user_ids: Int[np.ndarray, "clients"]) 
 
 
 @jax.jit
-def uploads_of(model: Model, item_factors: Float[Array, "items factors"], clients: ClientData) -> Uploads:
+def uploads_of(
+    model: Model, item_factors: Float[Array, "items factors"], clients: ClientData
+) -> RankOneUploads:
     """Compute what clients send, as in a round; one client at a time, to save memory."""
     uploads, _ = client_uploads(model, item_factors, pack_one_by_one(clients))
-    return Uploads(uploads.residuals, uploads.user_factors)
+    return RankOneUploads(uploads.residuals, uploads.user_factors)
 
 
 def held_and_strengths(

@@ -97,7 +97,7 @@ def overflowing_sum(fraction_bits: int | None, bounds: Pieces[float] | None, *, 
 
 def revealing_cohorts(privacy: PrivacyConfig, federation: FederationConfig, facts: Facts) -> str:
     """Describe cohorts whose secure sums would reveal too much: too small, or nearly the same."""
-    if not privacy.row.sums_securely:
+    if not privacy.spec.sums_securely:
         return ""
     try:
         for seed in range(federation.seed, federation.seed + facts.num_replicates):

@@ -11,7 +11,7 @@ import numpy as np
 from fcf_jax.channel import Pieces
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.config.problems import Facts
+from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import ExperimentConfig
 
 _ROUNDED_UP = 1 + 1e-6  # keeps the float32 numbers of clients within the bound
