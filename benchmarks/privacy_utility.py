@@ -65,7 +65,7 @@ TUNING_SEEDS = 2
 
 
 class Levers(NamedTuple):
-    """What is tuned."""
+    """Tuned numbers."""
 
     num_factors: int
     num_rounds: int

@@ -135,14 +135,22 @@ def _train(
             begun=begun,
         )
     METRICS.write(folder, training.records)
-    if training.divergence is None and any_process(is_stop_requested()):
-        raise StoppedError(f"after {training.done} of {schedule.num_rounds} rounds")
-    if training.divergence is None and training.done < schedule.num_rounds:
-        progress.say(
-            "the privacy budget is spent: "
-            f"training ends after {training.done} of {schedule.num_rounds} rounds"
-        )
+    if training.divergence is None:
+        _report_end(training, schedule, progress, was_stopped=any_process(is_stop_requested()))
     return training
+
+
+def _report_end(training: Training, schedule: Schedule, progress: ProgressLine, *, was_stopped: bool) -> None:
+    """Report why training ended before its last round, if it did.
+
+    Raises:
+        StoppedError: when a stop was requested.
+    """
+    done = f"after {training.done} of {schedule.num_rounds} rounds"
+    if was_stopped:
+        raise StoppedError(done)
+    if training.done < schedule.num_rounds:
+        progress.say(f"the privacy budget is spent: training ends {done}")
 
 
 def _check_begun(begun: Begun | None, budget: Budget | None, folder: Path) -> None:

@@ -33,7 +33,7 @@ _REMEDY = 'set federation.sampling = "poisson" or "independent", or leave out fe
 
 
 class Participation(NamedTuple):
-    """Who takes part in a round, and what all users release once before the first round.
+    """Participation of users in rounds, and their single release before the first round.
 
     Attributes:
         sampling: how cohorts are drawn.
@@ -54,7 +54,7 @@ class Participation(NamedTuple):
 
     @property
     def adjacency(self) -> Adjacency:
-        """How the two data sets that epsilon compares differ."""
+        """Difference between the two data sets that epsilon compares."""
         return "replace one user" if self.sampling == "fixed_size" else "add or remove one user"
 
     @property

@@ -14,7 +14,7 @@ _NONE: Attacks = {}
 
 
 class PrivacyMode(NamedTuple):
-    """What stands between the clients and the server.
+    """A privacy mode: the protection between the clients and the server.
 
     Attributes:
         name: value of `privacy.mode`.

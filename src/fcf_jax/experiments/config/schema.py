@@ -105,7 +105,7 @@ class ModelConfig(_Section):
 
 
 class ServerConfig(_Section):
-    """How the server updates the item factors from the sum of the clients' uploads."""
+    """Server step: the update of the item factors from the sum of the clients' uploads."""
 
     step: _ServerStepName = Field(default="guarded_gram", description="optimizer of the server")
     learning_rate: float | None = Field(
@@ -189,7 +189,7 @@ class FederationConfig(_Section):
 
 
 class PrivacyConfig(_Section):
-    """What the server sees of the clients (docs/privacy.md)."""
+    """Protection of the clients from the server (docs/privacy.md)."""
 
     mode: _PrivacyModeName = Field(
         default="plain",
@@ -279,7 +279,7 @@ class PrivacyConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is measured, and when."""
+    """Evaluation during and after training."""
 
     k: int = Field(default=10, ge=1, description="length of the recommendation lists")
     every: int = Field(default=10, ge=1, description="rounds from one evaluation to the next")
@@ -290,7 +290,7 @@ class EvaluationConfig(_Section):
 
 
 class ComparisonConfig(_Section):
-    """What `fcf compare` repeats, and which differences it accepts."""
+    """Replicates of `fcf compare`, and the differences that it accepts."""
 
     num_builds: int = Field(
         default=10, ge=1, description="replicates of both sides, each with another start and split"
@@ -342,7 +342,7 @@ class CheckpointConfig(_Section):
 
 
 class TuningConfig(_Section):
-    """What `fcf tune` tries; other commands ignore it."""
+    """Search space of `fcf tune`; other commands ignore it."""
 
     metric: str | None = Field(
         default=None, description="on the validation set; unset = map_at_K, or rmse for explicit ratings"

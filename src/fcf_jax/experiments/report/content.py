@@ -1,4 +1,4 @@
-"""What a report says: stored runs, comparisons and tunings arranged for the page template."""
+"""Content of a report: stored runs, comparisons and tunings arranged for the page template."""
 
 import base64
 import itertools

@@ -65,7 +65,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class LegendEntry(NamedTuple):
-    """How a line looks and what it is called."""
+    """Look and label of a line."""
 
     label: str
     color: Color

@@ -1,4 +1,4 @@
-"""What a report says about one run."""
+"""Content of a report about one run."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple

@@ -33,7 +33,7 @@ class KeyPair(NamedTuple):
 
 
 class Binding(NamedTuple):
-    """What the masks of a round are bound to.
+    """Model and round that the masks are bound to.
 
     Attributes:
         model_hash: SHA-256 of Y, see `model_hash`.
