@@ -3,7 +3,7 @@
 from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
 from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
 from fcf_jax.core.cohort_sum import cohort_sum
-from fcf_jax.core.federation import Federation, federated_cf, run_rounds
+from fcf_jax.core.federation import Federation, federated_cf, run_rounds, server_init, server_update
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback, item_gradient, loss
 from fcf_jax.core.packing import pack_clients, pack_items
 from fcf_jax.core.records import (
@@ -18,6 +18,7 @@ from fcf_jax.core.records import (
 from fcf_jax.core.solve import solve_user_factor
 from fcf_jax.data import Interactions, read_interactions, split_per_user
 from fcf_jax.evaluation import evaluate
+from fcf_jax.optimizers import guarded_gram
 from fcf_jax.recommender import FederatedCollaborativeFilter
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "evaluation",
     "explicit_ratings",
     "federated_cf",
+    "guarded_gram",
     "implicit_feedback",
     "item_gradient",
     "loss",
@@ -53,6 +55,8 @@ __all__ = [
     "privacy",
     "read_interactions",
     "run_rounds",
+    "server_init",
+    "server_update",
     "solve_user_factor",
     "split_per_user",
 ]

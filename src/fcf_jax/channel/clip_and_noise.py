@@ -68,8 +68,8 @@ def clip_and_noise(
             not sent, whose sum is then nan (which pieces are needed depends on the server step).
         noise_multiplier: sigma, at least 0.
         expected_cohort_size: q N, by which the server divides instead of by the realized cohort size.
-        item_weights: w_i, the weight of each item in a client's norms: its noise is sigma C_f / w_i. An item
-            of weight 0 is not sent. None: all 1.
+        item_weights: w_i, the weight of item i in a client's norms; row i of a sum gets noise of standard
+            deviation sigma C_f / w_i. An item of weight 0 is not sent. None: all 1.
         is_local: simulate noise that each client adds to its own upload: the variance of the sum's noise is
             then that of one client times the number of clients.
 
@@ -94,9 +94,10 @@ def adaptive_clip_and_noise(
 ) -> Link:
     """Build a link that clips to norms that follow a quantile of the clients' norms, and adds noise to sums.
 
-    Each client also reports whether it was clipped. Their count gets noise sigma_c of 0.05 expected cohorts;
-    the sums get sigma_s with 1 / sigma^2 = 1 / sigma_s^2 + 1 / (2 sigma_c)^2. Both releases together then
-    cost as much as one Gaussian mechanism with sigma. This needs sigma below a tenth of the expected cohort.
+    Each client also reports whether it was clipped. The count of clipped clients gets noise of standard
+    deviation sigma_c = 0.05 q N, and the sums get sigma_s with 1 / sigma^2 = 1 / sigma_s^2 + 1 / (2 sigma_c)^2.
+    Both releases together then cost as much as one Gaussian mechanism with sigma. sigma_s exists only if
+    sigma < 2 sigma_c = 0.1 q N.
 
     Args:
         clip_norms: C_f of the first round, later all scaled by one factor; None as in `clip_and_noise`.

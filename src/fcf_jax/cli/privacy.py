@@ -13,7 +13,7 @@ from fcf_jax.cli.errors import CommandError, input_errors
 from fcf_jax.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
-    from fcf_jax.experiments.plan import Choice, PrivacyPlan
+    from fcf_jax.experiments.privacy_plan import Choice, PrivacyPlan
     from fcf_jax.privacy.accounting import Participation
 
 privacy = typer.Typer(help="Differential privacy: the cost of rounds; plan a run.", no_args_is_help=True)
@@ -54,7 +54,7 @@ def show_plan(
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.config.load import load_config
-    from fcf_jax.experiments.plan import plan_privacy, to_document
+    from fcf_jax.experiments.privacy_plan import plan_privacy, to_document
 
     with input_errors():
         resolved = load_config(config, overrides or ())
@@ -68,7 +68,7 @@ def show_plan(
 
 
 def _show(plan: "PrivacyPlan") -> None:
-    from fcf_jax.experiments.plan import verdict
+    from fcf_jax.experiments.privacy_plan import verdict
     from fcf_jax.experiments.report.tables import show
 
     sizes = f"{plan.num_users} users, {plan.num_items} items, K = {plan.num_factors}"
@@ -83,7 +83,7 @@ def _show(plan: "PrivacyPlan") -> None:
 
 
 def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:
-    from fcf_jax.experiments.plan import cohort_text
+    from fcf_jax.experiments.privacy_plan import cohort_text
 
     marks = [name for name, holds in (("configured", choice.is_configured), ("best", is_best)) if holds]
     return {

@@ -21,8 +21,8 @@ from fcf_jax.core.objective import (
 from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Uploads
 from fcf_jax.core.solve import RowSums, Shared, Solution, one_client, owned_by, solve_history, solve_rows
 
-# relative errors of float32 that norms are raised by, so that none is understated, for up to a million
-# interactions: of any norm, of squared scores whose difference is small, and of c (p - s)
+# Norms are rounded up so that float32 never understates one, for up to a million interactions. Relative
+# errors allowed for: in any norm; in the difference of nearly equal squared scores; in c (p - s).
 _ROUNDED_UP, _CANCELLATION, _ROUNDING = 1 + 1e-5, 4e-6, 1e-6
 
 

@@ -222,7 +222,7 @@ def _empty_sums(item_factors: Float[Array, "items factors"]) -> CohortSum:
 
 
 def _add(sums: CohortSum, uploads: Uploads) -> CohortSum:
-    """Add the uploads of a chunk, of the item gradients only the sparse part `seen` x^T."""
+    """Add the uploads of a chunk; of the item gradients only `seen` x^T, `add_unobserved` adds the rest."""
     factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
     of_rows = factors.at[uploads.owners].get(mode="clip")
     gram_of_chunk = jnp.matmul(factors.T, uploads.user_factors, precision="highest")

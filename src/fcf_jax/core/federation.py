@@ -5,9 +5,11 @@ r"""The federation: rounds of client updates, their sum and a server step, compi
     state = federation.init(key)
     state, info = federation.round(key, state, clients)
 
-A round of Algorithm 1 draws a cohort, adds up its uploads (`collect`), and takes a server step (`step`) with
+A round of Algorithm 1 draws a cohort, adds up its uploads (`collect`), and takes a server step (`step`) along
 
     dJ/dY = -2 (N / Theta) F + 2 lambda Y
+
+where F is the sum of the uploads of Theta out of N clients.
 """
 
 from collections.abc import Callable
@@ -62,7 +64,7 @@ class Federation(NamedTuple):
 )
 @dataclass(frozen=True)
 class Setup:
-    """Parts of a federation, the arguments of `federated_cf`; numbers may be traced, all else is static."""
+    """The arguments of `federated_cf`: numbers of the first three may be traced, all else is static."""
 
     model: Model
     channel: Link | None

@@ -192,7 +192,7 @@ class CohortSum(NamedTuple):
         confidence_sum: \sum_u a_u (c_ui - w0).
         loss: sum of a_u times the client's share of J.
         num_clients: number of clients in the sums; under noise, the expected number.
-        num_clipped: number of clients with a_u < 1.
+        num_clipped: number of clients with a_u < 1; nan where the channel does not reveal it.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
     """
 
@@ -277,7 +277,7 @@ class RoundInfo(NamedTuple):
         gradient_norm: Frobenius norm of dJ/dY.
         solve_error: upper bound on the largest relative error of a user factor; never noised.
         num_clients: number of clients that took part; under noise, the expected number.
-        num_clipped: number of clients with a_u < 1.
+        num_clipped: number of clients with a_u < 1; nan where the channel does not reveal it.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
         client_ids: user ids of the cohort.
     """

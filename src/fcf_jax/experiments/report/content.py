@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.report.panels import LegendEntry, legend_entry, panels_of_runs
 from fcf_jax.experiments.report.read import Stored, StoredComparison, StoredRun, StoredTuning
@@ -51,10 +52,10 @@ def _note_of(stored: Stored) -> str:
     """Return the privacy note, from the summary of a finished run, otherwise from the configuration."""
     summary = stored.summary if isinstance(stored, StoredRun) else None
     privacy = stored.config.get("privacy", {})
-    mode = privacy.get("mode", "plain")
-    if summary is not None or mode == "plain":
+    mode = PRIVACY_MODES[privacy.get("mode", "plain")]
+    if summary is not None or not mode.protects_uploads:
         return privacy_note(summary)
-    if mode == "secure_sum":
+    if mode.sums_securely:
         return SECURE_SUM_NOTE.format(privacy["min_cohort"])
     return UNFINISHED_NOTE if privacy.get("seed") is None else NOT_PRIVATE_NOTE
 

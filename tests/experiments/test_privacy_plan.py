@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from fcf_jax.experiments import plan as privacy_plan
+from fcf_jax.experiments import privacy_plan
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.plan import HOPELESS, USABLE, plan_privacy, verdict
+from fcf_jax.experiments.privacy_plan import HOPELESS, USABLE, plan_privacy, verdict
 
 MOVIELENS = {"num_users": 6040, "num_items": 3706}
 K16 = ["model.num_factors=16", "federation.num_rounds=4"]
