@@ -95,9 +95,9 @@ def adaptive_clip_and_noise(
     """Build a link that clips to norms that follow a quantile of the clients' norms, and adds noise to sums.
 
     Each client also reports whether it was clipped. The count of clipped clients gets noise of standard
-    deviation sigma_c = 0.05 q N, and the sums get sigma_s with 1 / sigma^2 = 1 / sigma_s^2 + 1 / (2 sigma_c)^2.
-    Both releases together then cost as much as one Gaussian mechanism with sigma. sigma_s exists only if
-    sigma < 2 sigma_c = 0.1 q N.
+    deviation sigma_c = 0.05 q N, and the sums get sigma_s with 1 / sigma^2 = 1 / sigma_s^2 + 1 / (2
+    sigma_c)^2. Both releases together then cost as much as one Gaussian mechanism with sigma. sigma_s exists
+    only if sigma < 2 sigma_c = 0.1 q N.
 
     Args:
         clip_norms: C_f of the first round, later all scaled by one factor; None as in `clip_and_noise`.
