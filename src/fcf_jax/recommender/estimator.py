@@ -5,14 +5,10 @@ such as `fcf_jax.federated_cf`, which offer more options.
 """
 
 import dataclasses
-import io
-import json
-import os
 import time
 from collections.abc import Callable
 from numbers import Integral, Real
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,18 +20,22 @@ from fcf_jax.core.federation import Federation, cohort_rows, federated_cf, run_r
 from fcf_jax.core.objective import confidence, implicit_feedback
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Model
-from fcf_jax.data import Interactions, check_implicit
+from fcf_jax.data import Interactions
 from fcf_jax.evaluation.recommend import explain_score, recommend_many, solve_new_users
 from fcf_jax.optimizers import guarded_gram, running_sums
+from fcf_jax.recommender.arguments import (
+    Ids,
+    IdsAndScores,
+    check_sizes,
+    checked_ids,
+    histories_of,
+    shaped_like,
+)
+from fcf_jax.recommender.storage import File, read_model, write_model
 
 _NO_SCORE = np.finfo(np.float32).min  # score of a place without an item, as in `implicit`
-_FORMAT_VERSION = 1
 # kept, so that a second fit does not recompile
 _FOR_ALL_CLIENTS, _FOR_COHORTS = guarded_gram(), running_sums()
-
-Ids = int | npt.ArrayLike
-IdsAndScores = tuple[np.ndarray, np.ndarray]
-File = str | os.PathLike | IO[bytes]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -124,7 +124,7 @@ class FederatedCollaborativeFilter:
             ValueError: if the values cannot be strengths, or there are fewer users than `cohort_size`.
             FloatingPointError: if training diverged; the model is then unfitted.
         """
-        histories = _histories_of(user_items, alpha=self.alpha)
+        histories = histories_of(user_items, alpha=self.alpha)
         if not histories.num_interactions:
             raise ValueError("expected user_items with an interaction, got none; check its values")
         federation, key = self._federation(histories.num_items), jax.random.key(self.seed)
@@ -195,10 +195,10 @@ class FederatedCollaborativeFilter:
         if rows is not None and (recalculate_user or self._histories is None):
             user_factors = self._solve(self._fitted, rows)
         else:
-            user_factors = self.user_factors[_checked_ids(userid, len(self.user_factors), "userid")]
+            user_factors = self.user_factors[checked_ids(userid, len(self.user_factors), "userid")]
         observed = rows if filter_already_liked_items else None
         found = _best(self._fitted, user_factors, N, observed=observed, among=items, left_out=filter_items)
-        return _shaped_like(userid, found)
+        return shaped_like(userid, found)
 
     def recommend_new(
         self,
@@ -238,9 +238,9 @@ class FederatedCollaborativeFilter:
         """
         norms = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
         directions = self.item_factors / np.where(norms > 0, norms, 1.0)
-        queries = directions[_checked_ids(itemid, len(directions), "itemid")]
+        queries = directions[checked_ids(itemid, len(directions), "itemid")]
         found = _best(jnp.asarray(directions), queries, N, among=items, left_out=filter_items)
-        return _shaped_like(itemid, found)
+        return shaped_like(itemid, found)
 
     def explain(
         self,
@@ -266,9 +266,9 @@ class FederatedCollaborativeFilter:
         from scipy import sparse
 
         if sparse.issparse(user_items) and user_items.ndim == 2 and user_items.shape[0] != 1:
-            user_items = user_items.tocsr()[_checked_ids(userid, user_items.shape[0], "userid")]
+            user_items = user_items.tocsr()[checked_ids(userid, user_items.shape[0], "userid")]
         row = self._rows(user_items, num_users=1)
-        item = _checked_ids(itemid, row.num_items, "itemid")[0]
+        item = checked_ids(itemid, row.num_items, "itemid")[0]
         contributions, user_weights = explain_score(
             self.item_factors,
             int(item),
@@ -288,7 +288,7 @@ class FederatedCollaborativeFilter:
         """
         names = [field.name for field in dataclasses.fields(self) if field.init]
         saved = {name: getattr(self, name) for name in names if name != "server_step"}
-        _write_model(file, saved, self.item_factors)
+        write_model(file, saved, self.item_factors)
 
     @classmethod
     def load(cls, file: File) -> "FederatedCollaborativeFilter":
@@ -298,7 +298,7 @@ class FederatedCollaborativeFilter:
             OSError: if the file cannot be read.
             ValueError: if it is damaged, or not a saved model.
         """
-        hyperparameters, item_factors = _read_model(file)
+        hyperparameters, item_factors = read_model(file)
         model = cls(**hyperparameters)
         model._item_factors = jnp.asarray(item_factors)
         return model
@@ -310,8 +310,8 @@ class FederatedCollaborativeFilter:
         return self._item_factors
 
     def _rows(self, user_items: Any, *, num_users: int | None = None) -> Interactions:
-        rows = _histories_of(user_items, alpha=self.alpha)
-        _check_sizes(rows, num_items=len(self._fitted), num_users=num_users)
+        rows = histories_of(user_items, alpha=self.alpha)
+        check_sizes(rows, num_items=len(self._fitted), num_users=num_users)
         return rows
 
     @property
@@ -351,46 +351,6 @@ def _progress_bar(*, is_wanted: bool) -> Any:
     )
 
 
-def _histories_of(user_items: Any, *, alpha: float) -> Interactions:
-    """Read a sparse matrix, or a row of a sparse array, as implicit feedback; zeros are dropped.
-
-    Raises:
-        ValueError: if it is not sparse, or has values that cannot be strengths.
-    """
-    from scipy import sparse
-
-    if sparse.issparse(user_items) and user_items.ndim == 1:
-        user_items = user_items.reshape(1, -1)
-    histories = Interactions.from_scipy(user_items).drop_zeros()
-    check_implicit(histories, alpha=alpha)
-    return histories
-
-
-def _check_sizes(rows: Interactions, *, num_items: int, num_users: int | None) -> None:
-    """Raise ValueError unless the rows have the items of the fit, and one row for each requested user."""
-    if rows.num_items != num_items:
-        raise ValueError(
-            f"expected user_items with {num_items} columns, one for each item of the fit, got "
-            f"{rows.num_items}; build the matrix with shape=(users, {num_items})"
-        )
-    if num_users is not None and rows.num_users != num_users:
-        raise ValueError(
-            f"expected user_items with one row for every user in userid ({num_users}), "
-            f"got {rows.num_users}; pass user_items[userid]"
-        )
-
-
-def _checked_ids(ids: Ids, count: int, name: str) -> npt.NDArray[np.int64]:
-    """Return an id or a list of ids as an array; raise ValueError for an id outside [0, count)."""
-    array = np.atleast_1d(np.asarray(ids))
-    if array.ndim > 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(f"expected {name} to be a whole number or a list of them, got {ids!r}; correct it")
-    wrong = array[(array < 0) | (array >= count)]
-    if wrong.size:
-        raise ValueError(f"expected {name} in [0, {count}), got {wrong[0]}; count as in the fitted matrix")
-    return array.astype(np.int64)
-
-
 def _best(
     factors: jax.Array,
     queries: np.ndarray,
@@ -405,54 +365,11 @@ def _best(
         raise ValueError("expected items or filter_items, got both; remove the filtered ones from items")
     is_candidate = np.full(len(factors), among is None)
     if among is not None:
-        is_candidate[_checked_ids(among, len(factors), "items")] = True
+        is_candidate[checked_ids(among, len(factors), "items")] = True
         count = min(count, int(is_candidate.sum()))
     if left_out is not None:
-        is_candidate[_checked_ids(left_out, len(factors), "filter_items")] = False
+        is_candidate[checked_ids(left_out, len(factors), "filter_items")] = False
     if count < 1:
         raise ValueError(f"expected N >= 1 and an item to choose among, got {count}; ask for at least one")
     ids, scores = recommend_many(factors, queries, observed, is_candidate=is_candidate, k=count)
     return ids, np.maximum(scores, _NO_SCORE)
-
-
-def _shaped_like(ids: Ids, results: IdsAndScores) -> IdsAndScores:
-    """Return a single row for a single id, all rows for a list."""
-    first, second = results
-    return (first[0], second[0]) if np.ndim(ids) == 0 else (first, second)
-
-
-def _write_model(file: File, hyperparameters: dict[str, Any], item_factors: npt.NDArray[np.float32]) -> None:
-    """Write hyperparameters and item factors; `.npz` is added to a file name without it."""
-    np.savez(
-        file,
-        format_version=np.array(_FORMAT_VERSION),
-        hyperparameters=np.array(json.dumps(hyperparameters, default=np.generic.item)),
-        item_factors=item_factors,
-    )
-
-
-def _read_model(file: File) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-    """Read and check a file that `_write_model` wrote.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is damaged, or not a saved model.
-    """
-    if isinstance(file, str | os.PathLike):
-        path = Path(file) if os.fspath(file).endswith(".npz") else Path(f"{os.fspath(file)}.npz")
-        name, content = str(path), io.BytesIO(path.read_bytes())
-    else:
-        name, content = "file", file
-    try:
-        with np.load(content, allow_pickle=False) as arrays:
-            version, item_factors = int(arrays["format_version"]), arrays["item_factors"]
-            hyperparameters = json.loads(str(arrays["hyperparameters"]))
-        if version != _FORMAT_VERSION:
-            raise ValueError(f"format version {version} instead of {_FORMAT_VERSION}")
-        if item_factors.dtype != np.float32 or not np.isfinite(item_factors).all():
-            raise ValueError("item factors that are not finite float32")
-        if item_factors.shape[1:] != (hyperparameters["num_factors"],):
-            raise ValueError(f"item factors of shape {item_factors.shape}")
-    except Exception as error:  # a damaged zip can raise anything: BadZipFile, zlib.error, EOFError, OSError
-        raise ValueError(f"{name}: expected a saved model, got {error}; save it again") from error
-    return hyperparameters, item_factors

@@ -1,0 +1,50 @@
+"""Files of the estimator: item factors and hyperparameters, never pickled."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+File = str | os.PathLike | IO[bytes]
+_FORMAT_VERSION = 1
+
+
+def write_model(file: File, hyperparameters: dict[str, Any], item_factors: npt.NDArray[np.float32]) -> None:
+    """Write hyperparameters and item factors; `.npz` is added to a file name without it."""
+    np.savez(
+        file,
+        format_version=np.array(_FORMAT_VERSION),
+        hyperparameters=np.array(json.dumps(hyperparameters, default=np.generic.item)),
+        item_factors=item_factors,
+    )
+
+
+def read_model(file: File) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """Read and check a file that `write_model` wrote.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged, or not a saved model.
+    """
+    if isinstance(file, str | os.PathLike):
+        path = Path(file) if os.fspath(file).endswith(".npz") else Path(f"{os.fspath(file)}.npz")
+        name, content = str(path), io.BytesIO(path.read_bytes())
+    else:
+        name, content = "file", file
+    try:
+        with np.load(content, allow_pickle=False) as arrays:
+            version, item_factors = int(arrays["format_version"]), arrays["item_factors"]
+            hyperparameters = json.loads(str(arrays["hyperparameters"]))
+        if version != _FORMAT_VERSION:
+            raise ValueError(f"format version {version} instead of {_FORMAT_VERSION}")
+        if item_factors.dtype != np.float32 or not np.isfinite(item_factors).all():
+            raise ValueError("item factors that are not finite float32")
+        if item_factors.shape[1:] != (hyperparameters["num_factors"],):
+            raise ValueError(f"item factors of shape {item_factors.shape}")
+    except Exception as error:  # a damaged zip can raise anything: BadZipFile, zlib.error, EOFError, OSError
+        raise ValueError(f"{name}: expected a saved model, got {error}; save it again") from error
+    return hyperparameters, item_factors
