@@ -100,8 +100,26 @@ def test_audit_json_has_intervals_and_facts(folders):
         facts = document["facts"]
         assert (facts["num_users"], facts["num_factors"], facts["rounds_trained_before"]) == (60, 4, 10)
         assert facts["cohort_size"] == (30 if mode == "secure_sum" else 60)
-        assert document["verdict"] in (folder / "audit.md").read_text("utf-8")
+        shown = (folder / "audit.md").read_text("utf-8")
+        assert document["verdict"] in shown and set(document["verdicts"]) == set(document["attacks"])
+        assert all(one["sentence"] in shown for one in document["verdicts"].values())
         assert (folder / "leakage.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("mode", "strongest"),
+    [
+        ("plain", "single_upload"),
+        ("secure_sum", "differencing"),
+        ("local_noise", "averaging"),
+        ("central_noise", "averaging"),
+    ],
+)
+def test_verdict_is_that_of_the_attack_that_succeeds_most(folders, mode, strongest):
+    document = json.loads((folders[mode] / "audit.json").read_text("utf-8"))
+    verdicts = document["verdicts"]
+    assert document["verdict"] == verdicts[strongest]["sentence"]
+    assert verdicts[strongest]["outcome"] == "succeeds" and verdicts["popularity"]["outcome"] == "baseline"
 
 
 def test_figures_are_those_that_bounds_may_name(folders, found):

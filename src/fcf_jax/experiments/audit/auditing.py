@@ -11,8 +11,9 @@ from fcf_jax.experiments.audit.attacks import Figures
 from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.audit.leakage import leakage_curve
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
+from fcf_jax.experiments.audit.verdicts import not_covered, strongest, verdicts_of
 from fcf_jax.experiments.build.problem import Problem
-from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
+from fcf_jax.experiments.config.privacy_modes import View
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS
 from fcf_jax.experiments.progress import ProgressLine
@@ -94,7 +95,10 @@ def run_audit(
         "leakage": leakage_curve(scene),
         "seconds": time.monotonic() - started,
     }
-    document |= {"verdict": _verdict(document), "notes": list(filter(None, (note, _small_cohort(scene))))}
+    verdicts = verdicts_of(document)
+    document["verdicts"] = {name: one._asdict() for name, one in verdicts.items()}
+    document["verdict"] = strongest(verdicts)
+    document["notes"] = [*filter(None, (note, _small_cohort(scene))), *not_covered(document["mode"])]
     write_leakage_figure(folder, document)
     write_audit_tables(folder, document)
     return document
@@ -160,23 +164,3 @@ def _small_cohort(scene: Scene) -> str:
     if not scene.config.privacy.spec.sums_securely or size >= least:
         return ""
     return f"Secure sums of fewer than {least} clients are refused; these cohorts have {size}."
-
-
-def _verdict(document: dict[str, Any]) -> str:
-    """Return a sentence on what the server learns."""
-    found, facts, mode = document["attacks"], document["facts"], PRIVACY_MODES[document["mode"]]
-    if not mode.protects_uploads:
-        exact = found["single_upload"]["exact_set_rate"]["value"]
-        return f"From one upload, the server learns the exact item set of {100 * exact:.1f} % of the clients."
-    if not mode.has_noise:
-        linked = found["cohort_sum"]["recall"]["value"]
-        return (
-            f"From a sum over {facts['attacked_cohort_size']} clients, {100 * linked:.1f} % of the "
-            "interactions are linked to one client each, under a pseudonym."
-        )
-    name = "cohort_sum" if "cohort_sum" in found else "single_upload"
-    auc = found[name]["auc" if name == "cohort_sum" else "in_out_auc"]["value"]
-    return (
-        f"At noise multiplier {facts['noise_multiplier']:.3g}, the strongest attacker infers whether a "
-        f"client takes part in a round with AUC {auc:.3f}; 0.5 is chance."
-    )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.evaluation import ModelDifference
+from fcf_jax.experiments.audit.verdicts import OUTCOMES_LEGEND, legend_of, verdicts_of
 from fcf_jax.experiments.compare.statistics import distinct_metrics
 from fcf_jax.experiments.report.wording import p_text
 from fcf_jax.experiments.store.files import write_atomically
@@ -70,7 +71,9 @@ def write_audit_tables(folder: Path, document: Document) -> None:
     knows, facts = (
         [f"- {name}: {value}" for name, value in document[key].items()] for key in ("knows", "facts")
     )
-    below = [*_conclusions(document), "What the attacker sees:", "", *knows, "", "Facts:", "", *facts]
+    legend = [f"- {name}: {meaning}" for name, meaning in legend_of(document).items()]
+    below = [*_audit_conclusions(document), "What the attacker sees:", "", *knows, "", "Facts:", "", *facts]
+    below += ["", "Figures:", "", *legend]
     write_atomically(folder / "audit.csv", csv_text(("attack", "figure", "value", "low", "high"), values))
     write_atomically(folder / "audit.md", "\n".join([*table, *below, ""]).encode())
     AUDIT.write(folder, document)
@@ -85,13 +88,16 @@ def show_comparison(document: Document) -> None:
 
 
 def show_audit(document: Document) -> None:
-    """Print the figures of all attacks, the verdict and the notes."""
+    """Print the figures of all attacks, what they mean, a verdict on each attack and the notes."""
     rows, above = [], None
     for attack, *cells in _audit_rows(document):
         rows.append(["" if attack == above else attack, *cells])
         above = attack
     _show_sparsely(_audit_title(document), _AUDIT_COLUMNS, rows, num_names=2)
-    print("\n".join([document["verdict"], *document["notes"]]))
+    _show_aligned(legend_of(document))
+    print()
+    _show_aligned({f"{name} {one.outcome}": one.sentence for name, one in verdicts_of(document).items()})
+    print("\n".join(["", OUTCOMES_LEGEND, *document["notes"]]))
 
 
 def show(title: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -135,6 +141,23 @@ def _markdown(title: str, columns: Sequence[str], rows: Iterable[Row]) -> list[s
     """Return the lines of a table with its title above and an empty line below."""
     ruled = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
     return [f"{title}:", "", ruled[0], "|---" * len(columns) + "|", *ruled[1:], ""]
+
+
+def _show_aligned(pairs: Mapping[str, str]) -> None:
+    """Print names and sentences in two columns, the sentences wrapped to the width of the console."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, sentence in pairs.items():
+        table.add_row(name, sentence)
+    Console(highlight=False).print(table)
+
+
+def _audit_conclusions(document: Document) -> list[str]:
+    """Return the strongest verdict, one on each attack and the notes, in Markdown."""
+    each = [f"- {name} {one.outcome}: {one.sentence}" for name, one in verdicts_of(document).items()]
+    notes = [f"{note}\n" for note in document["notes"]]
+    return [document["verdict"], "", *each, "", OUTCOMES_LEGEND, "", *notes]
 
 
 def _conclusions(document: Document) -> list[str]:
