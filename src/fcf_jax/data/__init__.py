@@ -1,7 +1,8 @@
 """Interactions on the host: reading, simulation and splits. NumPy only; pandas and SciPy load when used."""
 
 from fcf_jax.data.columns import LAYOUT_NAMES, Columns
-from fcf_jax.data.interactions import Interactions, check_implicit
+from fcf_jax.data.feedback import check_implicit
+from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.parse import BadLinePolicy
 from fcf_jax.data.read import ReadReport, read_interactions, read_published_split
 from fcf_jax.data.rows import DuplicatePolicy

@@ -1,5 +1,6 @@
-"""Tables whose columns have names and types: NPZ archives and Parquet files."""
+"""Tables whose columns have names and types: NPZ archives, Parquet files and pandas DataFrames."""
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,6 +31,37 @@ def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, i
         ValueError: With "FILE: row N" (0-based), the fault and the remedy.
     """
     table = _read_npz(path, columns) if path.suffix == ".npz" else _read_parquet(path, columns)
+    return _checked(path, table, on_bad_line=on_bad_line, implicit=implicit)
+
+
+def read_frame(
+    frame: "pd.DataFrame", columns: Columns, *, on_bad_line: BadLinePolicy, implicit: bool
+) -> Table:
+    """Read a DataFrame; arguments as for `read_columnar`. The levels of a named index count as columns.
+
+    Raises:
+        ValueError: With "DataFrame: row N" (0-based), the fault and the remedy.
+    """
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        hint = '.reset_index(name="count") makes one' if isinstance(frame, pd.Series) else "pass one"
+        raise ValueError(f"expected a pandas DataFrame, got {type(frame).__name__}; {hint}")
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    names = [str(name) for name in frame.columns]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"DataFrame: expected every column once, got {repeated[0]} twice; rename one")
+    try:
+        table = _chosen_of(frame, "DataFrame", columns)
+    except ValueError as error:  # names keys of a configuration
+        raise ValueError(re.sub(r"data\.(\w+)_column", r"\1=", str(error))) from error
+    return _checked("DataFrame", table, on_bad_line=on_bad_line, implicit=implicit)
+
+
+def _checked(
+    path: Path | str, table: dict[str, "pd.Series"], *, on_bad_line: BadLinePolicy, implicit: bool
+) -> Table:
     strengths = _numbers(table["strength"]) if "strength" in table else None
     bad = np.logical_or.reduce([table[kind].isna() for kind in table if kind != "strength"])
     if strengths is not None:
@@ -58,7 +90,9 @@ def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, i
     )
 
 
-def _refuse(path: Path, bad: np.ndarray, strengths: np.ndarray | None, *, expected: str, remedy: str) -> None:
+def _refuse(
+    path: Path | str, bad: np.ndarray, strengths: np.ndarray | None, *, expected: str, remedy: str
+) -> None:
     if bad.any():
         row = int(bad.argmax())
         got = "a row without an id or timestamp" if strengths is None else f"strength {strengths[row]:g}"
@@ -96,11 +130,15 @@ def _read_parquet(path: Path, columns: Columns) -> dict[str, "pd.Series"]:
         raise ValueError(
             f"{path}: not a readable Parquet file ({one_line(error)}); fetch or save it again"
         ) from error
+    return _chosen_of(frame, path, columns)
+
+
+def _chosen_of(frame: "pd.DataFrame", path: Path | str, columns: Columns) -> dict[str, "pd.Series"]:
     series = {str(name): column.reset_index(drop=True) for name, column in frame.items()}
     return {kind: series[name] for kind, name in _chosen(path, list(series), columns).items()}
 
 
-def _chosen(path: Path, names: list[str], columns: Columns) -> dict[str, str]:
+def _chosen(path: Path | str, names: list[str], columns: Columns) -> dict[str, str]:
     positions = named_positions(str(path), names, columns)
     return {kind: names[p] for kind, p in positions._asdict().items() if p is not None}
 

@@ -8,20 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data import rows
+from fcf_jax.data.columns import Columns
+from fcf_jax.data.feedback import refuse_negative
 from fcf_jax.data.rows import DuplicatePolicy
 
 if TYPE_CHECKING:
+    import pandas as pd
     from scipy import sparse
 
-_MAX_CONFIDENCE_GAIN = 1e8  # alpha * r; above it float32 loses the rest of the history
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Interactions:
     """The histories of all users in compressed sparse rows (CSR), user by user.
 
-    Arrays are read-only. Build with `from_arrays`, `from_labels` or `from_scipy`: the constructor accepts
-    only the exact layout below. Compare two by their `fingerprint()`.
+    Arrays are read-only. Build with `from_frame`, `from_arrays`, `from_labels` or `from_scipy`: the
+    constructor accepts only the exact layout below. `repr` shows sizes, the range of strengths and the first
+    labels. Compare two by their `fingerprint()`.
 
     Attributes:
         indptr: int64 [num_users + 1]; the interactions of user u are at positions indptr[u] to
@@ -51,7 +53,17 @@ class Interactions:
         }
         for name, value in (vars(self) | labels).items():
             if isinstance(value, np.ndarray):
-                object.__setattr__(self, name, _read_only(value))
+                object.__setattr__(self, name, rows.read_only(value))
+
+    def __repr__(self) -> str:
+        sizes = ("num_users", "num_items", "num_interactions")
+        parts = [f"{name}={getattr(self, name)}" for name in sizes]
+        if self.num_interactions:
+            parts.append(f"strengths={self.strengths.min():g}..{self.strengths.max():g}")
+        for name in ("user_labels", "item_labels"):
+            labels = getattr(self, name)
+            parts += [] if labels is None else [f"{name}={rows.first_of(labels)}"]
+        return f"Interactions({', '.join(parts)})"
 
     @classmethod
     def from_arrays(
@@ -102,7 +114,7 @@ class Interactions:
         num_items = int(checked.item_ids.max(initial=-1)) + 1 if num_items is None else num_items
         merged = rows.sorted_and_merged(checked, num_items=num_items, duplicates=duplicates)
         return cls(
-            indptr=_indptr(np.bincount(merged.user_ids, minlength=num_users)),
+            indptr=rows.indptr_of(np.bincount(merged.user_ids, minlength=num_users)),
             item_ids=merged.item_ids.astype(np.int32),
             strengths=merged.strengths,
             num_items=num_items,
@@ -143,6 +155,43 @@ class Interactions:
             user_labels=distinct_users,
             item_labels=distinct_items,
             duplicates=duplicates,
+        )
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: "pd.DataFrame",
+        *,
+        user: str | int | None = None,
+        item: str | int | None = None,
+        strength: str | int | None = None,
+        timestamp: str | int | None = None,
+        duplicates: DuplicatePolicy = "sum",
+    ) -> "Interactions":
+        """Build from a pandas DataFrame with one row per observation.
+
+        Args:
+            frame: The table; the levels of a named index count as columns.
+            user, item, strength, timestamp: Columns, as in `Columns`; None looks for a common name.
+            duplicates: As in `from_arrays`.
+
+        Raises:
+            ValueError: For a column that is not found, with those that are; for a missing id or a strength
+                that is not finite, with its row; as `from_labels`.
+
+        Example:
+            >>> import pandas as pd
+            >>> plays = pd.DataFrame({"listener": ["ann", "bob"], "song": [7, 7], "plays": [3, 1]})
+            >>> Interactions.from_frame(plays, user="listener", item="song")
+            Interactions(num_users=2, num_items=1, num_interactions=2, strengths=1..3,
+                         user_labels=['ann', 'bob'], item_labels=[7])
+        """
+        from fcf_jax.data.columnar import read_frame
+
+        columns = Columns(user, item, strength, timestamp)
+        table = read_frame(frame, columns, on_bad_line="error", implicit=False)
+        return cls.from_labels(
+            table.users, table.items, table.strengths, timestamps=table.timestamps, duplicates=duplicates
         )
 
     @classmethod
@@ -200,7 +249,7 @@ class Interactions:
         """Return the transpose: items as users, and users as items."""
         order = np.argsort(self.item_ids, kind="stable")  # stable: users stay ascending within an item
         return Interactions(
-            indptr=_indptr(self.item_counts),
+            indptr=rows.indptr_of(self.item_counts),
             item_ids=self.user_ids[order],
             strengths=self.strengths[order],
             num_items=self.num_users,
@@ -251,23 +300,8 @@ class Interactions:
         """
         if not epsilon > 0:
             raise ValueError(f"expected epsilon > 0, got {epsilon}; 1.0 suits counts")
-        self._refuse_negative("log scaling")
+        refuse_negative(self, "log scaling")
         return self.with_strengths(np.log1p(self.strengths / np.float64(epsilon)))
-
-    def _refuse_negative(self, purpose: str) -> None:
-        if (self.strengths < 0).any():
-            position = int((self.strengths < 0).argmax())
-            raise ValueError(
-                f"expected strengths >= 0 for {purpose}, got {self.strengths[position]:g} "
-                f"for {self._name_of(position)}; remove it or treat the data as explicit ratings"
-            )
-
-    def _name_of(self, position: int) -> str:
-        user = int(np.searchsorted(self.indptr, position, side="right")) - 1
-        item = self.item_ids[position]
-        user_label = user if self.user_labels is None else self.user_labels[user]
-        item_label = item if self.item_labels is None else self.item_labels[item]
-        return f"user {user_label}, item {item_label}"
 
     def filter_min_counts(
         self, *, min_user_interactions: int = 1, min_item_interactions: int = 1
@@ -303,28 +337,6 @@ class Interactions:
         return digest.hexdigest()
 
 
-def check_implicit(interactions: Interactions, *, alpha: float) -> None:
-    """Check that the confidences c = 1 + alpha * r of implicit feedback fit float32 computation.
-
-    Args:
-        interactions: Implicit feedback, r >= 0.
-        alpha: >= 0.
-
-    Raises:
-        ValueError: For a negative alpha or strength, or alpha * r > 1e8, with the labels of user and item.
-    """
-    if not alpha >= 0:
-        raise ValueError(f"expected alpha >= 0, got {alpha}; set model.alpha")
-    interactions._refuse_negative("implicit feedback")
-    gains = interactions.strengths * np.float64(alpha)
-    position = int(gains.argmax()) if len(gains) else 0
-    if len(gains) and gains[position] > _MAX_CONFIDENCE_GAIN:
-        raise ValueError(
-            f"expected alpha * strength <= {_MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
-            f"for {interactions._name_of(position)}; lower model.alpha or scale the strengths (log_scaled)"
-        )
-
-
 def _renumbered(
     interactions: Interactions, users: npt.NDArray[np.bool_], items: npt.NDArray[np.bool_]
 ) -> Interactions:
@@ -332,19 +344,9 @@ def _renumbered(
     user_labels, item_labels = interactions.user_labels, interactions.item_labels
     return dataclasses.replace(
         interactions,
-        indptr=_indptr(interactions.history_lengths[users]),
+        indptr=rows.indptr_of(interactions.history_lengths[users]),
         item_ids=new_item_ids[interactions.item_ids].astype(np.int32),
         num_items=int(items.sum()),
         user_labels=np.flatnonzero(users) if user_labels is None else user_labels[users],
         item_labels=np.flatnonzero(items) if item_labels is None else item_labels[items],
     )
-
-
-def _indptr(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.append(0, np.cumsum(lengths, dtype=np.int64))
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    view = array.view()  # the caller's own array stays writable
-    view.flags.writeable = False
-    return view

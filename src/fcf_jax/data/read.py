@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fcf_jax.data.columnar import SUFFIXES, read_columnar
+from fcf_jax.data.columnar import SUFFIXES, read_columnar, read_frame
 from fcf_jax.data.columns import (
     LAYOUTS,
     Columns,
@@ -22,6 +22,9 @@ from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.parse import BadLinePolicy, Table, parse_text, read_text
 from fcf_jax.data.rows import DuplicatePolicy, check_duplicate_policy, encode_labels
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _COMMON_NAMES = Columns()
 
 
@@ -31,9 +34,9 @@ class ReadReport:
 
     Attributes:
         files: Files that were read.
-        layout: The layout found; "generic" for other text tables, "npz" or "parquet".
-        encoding: "utf-8", "utf-16", "latin-1" for text that is not valid UTF-8, "binary" for NPZ and
-            Parquet.
+        layout: The layout found; "generic" for other text tables, "npz", "parquet", or "frame"
+            for a DataFrame.
+        encoding: "utf-8", "utf-16", "latin-1" for text that is not valid UTF-8, "binary" otherwise.
         num_rows: Well-formed rows.
         duplicates_merged: Rows merged into another row of the same user and item.
         zeros_dropped: Pairs of strength zero, which implicit feedback treats as unobserved.
@@ -64,7 +67,7 @@ class _Loaded(NamedTuple):
 
 
 def read_interactions(
-    path: str | PathLike[str],
+    path: "str | PathLike[str] | pd.DataFrame",
     *,
     layout: str = "auto",
     columns: Columns = _COMMON_NAMES,
@@ -73,13 +76,13 @@ def read_interactions(
     on_bad_line: BadLinePolicy = "error",
     implicit: bool = True,
 ) -> tuple[Interactions, ReadReport]:
-    """Read interactions from a file or from the folder of a published data set.
+    """Read interactions from a file, the folder of a published data set, or a pandas DataFrame.
 
     Reads text (CSV, TSV, `::`, blanks; plain, gzip, bzip2 or zip), Parquet and NPZ. Users and items are
     numbered by their sorted labels, so the result does not depend on the order of the lines.
 
     Args:
-        path: A file, or a folder such as ml-1m/.
+        path: A file, a folder such as ml-1m/, or a DataFrame, whose columns are recognized as a file's are.
         layout: A name in `LAYOUTS`; "auto" recognizes one by file name and first line; "generic" infers the
             format from the content only.
         columns: Which columns to read; see `Columns`.
@@ -105,8 +108,10 @@ def read_interactions(
     if layout in LAYOUTS and columns != Columns():
         raise ValueError(f'layout {layout} has fixed columns; set data.layout = "generic" to choose others')
     request = _Request(layout, columns, separator, on_bad_line, implicit)
-    files = find_files(Path(path), layout)
-    loaded = [_load(file, request) for file in files]
+    is_path = isinstance(path, str | PathLike)
+    files = find_files(Path(path), layout) if is_path else []
+    loaded = [_load(file, request) for file in files] if is_path else [_loaded_frame(path, request)]
+    path = path if is_path else "DataFrame"
     table = _concatenated(path, [part.table for part in loaded])
     try:
         merged = Interactions.from_labels(
@@ -193,6 +198,13 @@ def _load(path: Path, request: _Request) -> _Loaded:
         text.content, dialect, path, on_bad_line=request.on_bad_line, implicit=request.implicit
     )
     return _Loaded(table, layout, text.encoding)
+
+
+def _loaded_frame(frame: "pd.DataFrame", request: _Request) -> _Loaded:
+    if request.layout in LAYOUTS or request.separator is not None:
+        raise ValueError("DataFrame: expected no layout or separator, which are of text; leave them out")
+    table = read_frame(frame, request.columns, on_bad_line=request.on_bad_line, implicit=request.implicit)
+    return _Loaded(table, "frame", "binary")
 
 
 def _layout_and_dialect(path: Path, file_name: str, content: bytes, request: _Request) -> tuple[str, Dialect]:

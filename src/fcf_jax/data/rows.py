@@ -169,6 +169,24 @@ def checked_labels(labels: npt.ArrayLike | None, num_labels: int, *, kind: str) 
     return array
 
 
+def indptr_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each row begins, and where the last one ends, from the lengths of all rows."""
+    return np.append(0, np.cumsum(lengths, dtype=np.int64))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view; the caller's own array stays writable."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def first_of(labels: np.ndarray, count: int = 3) -> str:
+    """Return the first labels as Python would print their list, with dots for the others."""
+    shown = [repr(label) for label in labels[:count].tolist()]
+    return f"[{', '.join([*shown, '...'] if len(labels) > count else shown)}]"
+
+
 def encode_labels(labels: npt.ArrayLike, *, kind: str) -> tuple[npt.NDArray[np.int64], np.ndarray]:
     """Number the distinct labels in sorted order: integers by value, strings by code point.
 

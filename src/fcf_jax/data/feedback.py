@@ -1,0 +1,50 @@
+"""Rules of implicit feedback: no strength is negative, and no confidence too large for float32."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fcf_jax.data.interactions import Interactions
+
+_MAX_CONFIDENCE_GAIN = 1e8  # alpha * r; above it float32 loses the rest of the history
+
+
+def check_implicit(interactions: "Interactions", *, alpha: float) -> None:
+    """Check that the confidences c = 1 + alpha * r of implicit feedback fit float32 computation.
+
+    Args:
+        interactions: Implicit feedback, r >= 0.
+        alpha: >= 0.
+
+    Raises:
+        ValueError: For a negative alpha or strength, or alpha * r > 1e8, with the labels of user and item.
+    """
+    if not alpha >= 0:
+        raise ValueError(f"expected alpha >= 0, got {alpha}; set model.alpha")
+    refuse_negative(interactions, "implicit feedback")
+    gains = interactions.strengths * np.float64(alpha)
+    position = int(gains.argmax()) if len(gains) else 0
+    if len(gains) and gains[position] > _MAX_CONFIDENCE_GAIN:
+        raise ValueError(
+            f"expected alpha * strength <= {_MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
+            f"for {_name_of(interactions, position)}; lower model.alpha or scale the strengths (log_scaled)"
+        )
+
+
+def refuse_negative(interactions: "Interactions", purpose: str) -> None:
+    """Raise ValueError for a negative strength, with the labels of user and item."""
+    if (interactions.strengths < 0).any():
+        position = int((interactions.strengths < 0).argmax())
+        raise ValueError(
+            f"expected strengths >= 0 for {purpose}, got {interactions.strengths[position]:g} "
+            f"for {_name_of(interactions, position)}; remove it or treat the data as explicit ratings"
+        )
+
+
+def _name_of(interactions: "Interactions", position: int) -> str:
+    user = int(np.searchsorted(interactions.indptr, position, side="right")) - 1
+    item = interactions.item_ids[position]
+    user_label = user if interactions.user_labels is None else interactions.user_labels[user]
+    item_label = item if interactions.item_labels is None else interactions.item_labels[item]
+    return f"user {user_label}, item {item_label}"
