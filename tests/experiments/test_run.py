@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from fcf_jax.evaluation import evaluate_popularity, popularity
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config
@@ -49,7 +50,7 @@ def test_summary_has_every_promised_key(finished):
     folder, summary = finished
     assert json.loads((folder / "summary.json").read_text())["num_rounds"] == 40
     names = {*METRICS, *(f"normalized_{name}" for name in METRICS), "loss"}
-    for side in ("federated", "centralized", "difference_percent"):
+    for side in ("federated", "centralized", "difference_percent", "popularity"):
         assert set(summary[side]) == names
     assert summary["num_users"] == summary["cohort_size"] == 60
     assert (summary["num_items"], summary["num_factors"]) == (30, 4)
@@ -89,6 +90,18 @@ def test_saved_config_repeats_the_run_bit_for_bit(finished, tmp_path):
     np.testing.assert_array_equal(again.item_factors, before.item_factors)
 
 
+def test_popularity_agrees_with_its_evaluation_in_the_library(finished):
+    config = load_config(None, TINY)
+    problem = resolve(config, load_dataset(config))
+    split, floor = problem.dataset.split, finished[1]["popularity"]
+    found = evaluate_popularity(problem.model, split.train, split.test)
+    assert floor == pytest.approx({**found, "loss": floor["loss"]}, rel=1e-6)
+    shares = np.asarray(popularity(split.train), np.float64)[None, :]
+    strengths = split.train.to_scipy().toarray()
+    confidence, preference = 1 + config.model.alpha * strengths, strengths > 0
+    assert floor["loss"] == pytest.approx(np.sum(confidence * (preference - shares) ** 2), rel=1e-6)
+
+
 def test_divergence_keeps_the_last_good_factors(tmp_path):
     folder = tmp_path / "diverged"
     with pytest.raises(DivergedError, match="last good"):
@@ -103,6 +116,8 @@ def test_explicit_ratings_are_compared_with_offsets(tmp_path):
     assert summary["centralized"] is summary["difference_percent"] is None
     # random counts have nothing to learn: no better than their spread, and not much worse
     assert 0.5 < summary["federated"]["rmse"] / summary["explicit_baseline_rmse"] < 2.0
+    assert np.isnan([summary["popularity"][name] for name in ("rmse", "normalized_rmse", "loss")]).all()
+    assert 0 < summary["popularity"]["ndcg_at_10"] < 1
 
 
 def test_difference_percent_known_answers():

@@ -78,20 +78,7 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
     from fcf_jax.experiments.report.wording import privacy_note
 
     console = Console()
-    federated, centralized = summary["federated"], summary["centralized"]
-    difference = summary["difference_percent"]
-    headings = ["", "federated"] + (["centralised", "difference %"] if centralized else [])
-    table = Table(title="federated vs centralised (ALS)" if centralized else None)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, value in federated.items():
-        if name.startswith("normalized_"):
-            continue
-        row = [name, f"{value:.6g}"]
-        if centralized and difference:
-            row += [f"{centralized[name]:.6g}", f"{difference[name]:+.2f}"]
-        table.add_row(*row)
-    console.print(table)
+    console.print(_summary_table(summary))
     if "explicit_baseline_rmse" in summary:
         print(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
     print(
@@ -103,4 +90,26 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
             f"{clipped} numbers that clients sent exceeded the bounds of fixed point and were clipped; raise "
             "privacy.upload_bound or privacy.gram_bound."
         )
+    for warning in summary.get("warnings", []):
+        print(f"warning: {warning}")
     print(f"{privacy_note(summary)}\nWritten to {folder}")
+
+
+def _summary_table(summary: "Summary") -> Table:
+    """Return a row for each metric, with popularity first: the floor."""
+    difference = {name: f"{value:+.2f}" for name, value in (summary["difference_percent"] or {}).items()}
+    columns = {"popularity": summary.get("popularity"), "federated": summary["federated"]}
+    table = Table(title="federated vs centralised (ALS)" if summary["centralized"] else None)
+    columns |= {"centralised": summary["centralized"]}
+    shown = {heading: values for heading, values in columns.items() if values}
+    for heading in ["", *shown, *(["difference %"] if difference else [])]:
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in summary["federated"]:
+        if not name.startswith("normalized_"):
+            cells = [_number(values.get(name)) for values in shown.values()]
+            table.add_row(name, *cells, *([difference[name]] if difference else []))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.6g}"

@@ -8,6 +8,7 @@ from fcf_jax.evaluation.compare import (
     paired_difference,
 )
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
+from fcf_jax.evaluation.popularity import evaluate_popularity, popularity
 from fcf_jax.evaluation.ranking import (
     EvaluationData,
     evaluate,
@@ -16,6 +17,7 @@ from fcf_jax.evaluation.ranking import (
     per_user,
     summarize,
     user_metrics,
+    user_metrics_of_scores,
 )
 from fcf_jax.evaluation.recommend import (
     Explanation,
@@ -38,15 +40,18 @@ __all__ = [
     "equivalence_test",
     "evaluate",
     "evaluate_data",
+    "evaluate_popularity",
     "evaluation_data",
     "explain_score",
     "model_difference",
     "paired_difference",
     "per_user",
+    "popularity",
     "ranking_metrics",
     "recommend",
     "recommend_many",
     "solve_new_users",
     "summarize",
     "user_metrics",
+    "user_metrics_of_scores",
 ]

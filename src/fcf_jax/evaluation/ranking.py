@@ -6,6 +6,7 @@ lower id comes first: that is the whole order for a user with an empty training 
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -104,17 +105,41 @@ def user_metrics(
     return _user_metrics(as_pytree(model), item_factors, data, k=k)
 
 
+def user_metrics_of_scores(
+    model: Model, item_scores: Float[Array, "items"], data: EvaluationData, *, k: int = 10
+) -> UserMetrics:
+    """Evaluate the same scores of all items for every user, such as `popularity`.
+
+    Args:
+        model: its weighting gives the preferences p of the test items, for the squared error; users are not
+            folded in.
+        item_scores: score of each item, whoever the user is.
+        data: result of `evaluation_data`.
+        k: length of the ranked list, at least 1.
+    """
+    return _metrics_of_scores(as_pytree(model), item_scores, data, k=k)
+
+
 @functools.partial(jax.jit, static_argnames="k")
 def _user_metrics(model: Model, item_factors: Array, data: EvaluationData, *, k: int) -> UserMetrics:
     shared = shared_part(model, gram(item_factors))
     num_clients = data.train.client_ids.shape[1]
 
-    def of_chunk(chunk: _Chunk) -> UserMetrics:
+    def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:
         row_sums = owned_by(chunk.train_owners, num_clients=num_clients)
         solution = solve_rows(model, item_factors, shared, model.weighting(chunk.train), row_sums)
-        scores = jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
-        return _chunk_metrics(model, scores, chunk, k=k)
+        return jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
 
+    return _by_user(lambda chunk: _chunk_metrics(model, scores_of(chunk), chunk, k=k), data)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _metrics_of_scores(model: Model, item_scores: Array, data: EvaluationData, *, k: int) -> UserMetrics:
+    scores = jnp.broadcast_to(item_scores, (data.train.client_ids.shape[1], *item_scores.shape))
+    return _by_user(lambda chunk: _chunk_metrics(model, scores, chunk, k=k), data)
+
+
+def _by_user(of_chunk: Callable[[_Chunk], UserMetrics], data: EvaluationData) -> UserMetrics:
     chunks = _Chunk(data.train.rows, data.train.owners, data.test.rows, data.test.owners)
     by_chunk = jax.lax.map(of_chunk, chunks)  # [chunks, clients]
     num_users = data.user_ids.shape[0]
@@ -160,8 +185,7 @@ def evaluate_data(
     Raises:
         ValueError: for k below 1, or item factors of another number of items.
     """
-    if k < 1:
-        raise ValueError(f"expected k >= 1, got {k}; 10 is the paper's")
+    check_k(k)
     if item_factors.shape[0] != data.num_items:
         raise ValueError(
             f"expected item factors of {data.num_items} items, got {item_factors.shape[0]}; "
@@ -216,6 +240,12 @@ def per_user(metrics: UserMetrics, *, k: int) -> dict[str, npt.NDArray[np.float6
 
 def _quotient(value: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.divide(value, best, out=np.full_like(value, np.nan), where=best > 0)
+
+
+def check_k(k: int) -> None:
+    """Refuse lists shorter than 1."""
+    if k < 1:
+        raise ValueError(f"expected k >= 1, got {k}; 10 is the paper's")
 
 
 def _check_pair(train: Interactions, test: Interactions) -> None:

@@ -12,6 +12,7 @@ from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
+from fcf_jax.experiments.cautions import cautions, cautions_of_rating
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import (
     NEVER,
@@ -240,6 +241,7 @@ def _summarize(
         "federated": federated,
         "centralized": centralized,
         "difference_percent": None if centralized is None else difference_percent(federated, centralized),
+        "popularity": placed.measure_popularity(),
         "num_users": split.train.num_users,
         "num_items": split.train.num_items,
         "num_interactions": split.train.num_interactions
@@ -263,7 +265,16 @@ def _summarize(
     }
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
+    summary["warnings"] = _warnings(problem, summary)
     return cast(Summary, {**summary, **fixed_point_summary(problem, training.records)})
+
+
+def _warnings(problem: Problem, summary: Summary) -> list[str]:
+    """Return sentences on what is wrong with the result, and what helps."""
+    sides = {side: summary[side] for side in ("federated", "centralized")}
+    if "explicit_baseline_rmse" in summary:
+        return cautions_of_rating(sides, summary["explicit_baseline_rmse"])
+    return cautions(problem.config, problem.train, sides, summary["popularity"])
 
 
 def _write_model(problem: Problem, item_factors: np.ndarray, folder: Path) -> None:

@@ -52,6 +52,7 @@ def test_json_has_every_promised_key(finished):
         assert {
             "centralized_mean", "centralized_sd", "federated_mean", "federated_sd",
             "difference_percent", "tost_p", "difference_low_percent", "difference_high_percent", "per_user",
+            "popularity_mean", "popularity_sd",
         } == set(figures)  # fmt: skip
     assert document["verdict"].startswith("Over 2 replicates, ")
     assert document["split_seeds"] == document["start_seeds"] == [0, 1]
@@ -59,11 +60,12 @@ def test_json_has_every_promised_key(finished):
 
 def test_tidy_table_gives_the_figures(finished):
     table = pd.read_csv(finished / "comparison.csv")
-    assert len(table) == 2 * 2 * len(NAMES)
+    assert len(table) == 2 * 3 * len(NAMES)
     means = table.groupby(["side", "metric"])["value"].mean()
     for name, figures in read(finished)["metrics"].items():
         federated, centralized = means["federated", name], means["centralized", name]
         assert figures["federated_mean"] == pytest.approx(federated)
+        assert figures["popularity_mean"] == pytest.approx(means["popularity", name])
         expected = 100 * (federated - centralized) / abs(centralized)
         assert figures["difference_percent"] == pytest.approx(expected, abs=1e-9)
 
@@ -98,6 +100,8 @@ def test_each_replicate_agrees_with_the_run_alone(finished, tmp_path):
         summary = run_experiment(problem, tmp_path / "alone", progress)
     table = pd.read_csv(finished / "comparison.csv")
     (found,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "federated"))
+    (floor,) = (rows["value"] for key, rows in table.groupby(["build", "side"]) if key == (1, "popularity"))
+    assert floor.tolist() == pytest.approx(list(summary["popularity"].values()), rel=1e-6)
     # float32: rounding has 20 rounds to grow; the replicates differ by 5 % and more
     assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
 
@@ -140,6 +144,7 @@ def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monk
     assert document["split_seeds"] == [0, 0]
     assert document["cohort_size"] == 7
     assert document["metrics"]["rmse"]["federated_sd"] > 0
+    assert document["popularity"]["rmse"] is None and 0 < document["popularity"]["auc"] < 1
     printed = capsys.readouterr().out
     assert "is not random" in printed
     assert "round 4/4" in printed and "centralised" in printed and document["verdict"] in printed

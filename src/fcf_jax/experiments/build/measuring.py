@@ -1,38 +1,48 @@
-"""Loss and metrics of item factors, for the federation and for centralised ALS; and rating offsets."""
+"""Loss and metrics of the federation, of centralised ALS and of popularity; and rating offsets."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
-from fcf_jax.core.records import CohortSum, Model, PackedClients
+from fcf_jax.core.records import ClientData, CohortSum, Model, PackedClients
 from fcf_jax.data import Interactions
-from fcf_jax.evaluation import evaluate_data, evaluation_data
+from fcf_jax.evaluation import (
+    evaluate_data,
+    evaluation_data,
+    popularity,
+    summarize,
+    user_metrics_of_scores,
+)
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.parallel.mesh import replicate
 from fcf_jax.parallel.stream import collect_streamed
 
+_INTERACTIONS_AT_A_TIME = 2**22
 _OFFSET_REGULARIZATION = 5.0  # added to the number of ratings behind an offset
 
 ItemFactors = np.ndarray  # [items, factors], on the host
 
 
 class Measures(NamedTuple):
-    """Functions of item factors.
+    """Functions of item factors, and of popularity, which has none.
 
     Attributes:
         loss: item factors -> min_X J(X, Y) on the training set.
         metrics: item factors -> metrics on the test set, by name.
+        popularity: () -> metrics on the test set and loss of the ranking by popularity.
     """
 
     loss: Callable[[ItemFactors], float]
     metrics: Callable[[ItemFactors], dict[str, float]]
+    popularity: Callable[[], dict[str, float]]
 
 
 def measures_of(
@@ -74,12 +84,43 @@ def measures_of(
         return float(sums.loss) + float(model.regularization) * float(np.sum(on_host**2))
 
     train, test = dataset.split.train, dataset.split.test
-    if test.num_interactions == 0:
-        return Measures(profiled_loss, lambda item_factors: dict.fromkeys(metric_names(k), float("nan")))
-    data = evaluation_data(train, test, max_users=max_users, seed=seed)
-    return Measures(
-        profiled_loss, lambda item_factors: evaluate_data(model, jnp.asarray(item_factors), data, k=k)
-    )
+    data = None
+    if test.num_interactions > 0:
+        data = evaluation_data(train, test, max_users=max_users, seed=seed)
+
+    def metrics(on_host: ItemFactors) -> dict[str, float]:
+        if data is None:
+            return dict.fromkeys(metric_names(k), float("nan"))
+        return evaluate_data(model, jnp.asarray(on_host), data, k=k)
+
+    def measure_popularity() -> dict[str, float]:
+        shares = popularity(train)
+        found = dict.fromkeys(metric_names(k), float("nan"))
+        if data is not None:
+            found = summarize(user_metrics_of_scores(model, shares, data, k=k), k=k)
+        return {**found, "loss": loss_of_scores(model, train, shares)}
+
+    return Measures(profiled_loss, metrics, measure_popularity)
+
+
+def loss_of_scores(model: Model, train: Interactions, item_scores: npt.ArrayLike) -> float:
+    r"""Compute \sum_u \sum_i c_ui (p_ui - s_i)^2 for scores s that are the same for every user.
+
+    Scores have no factors, so that no lambda counts. With scores of 0 it is the loss of a model that has
+    learned nothing.
+    """
+    scores = np.broadcast_to(np.asarray(item_scores, np.float64), train.num_items)
+    loss = model.unobserved_weight * train.num_users * np.sum(scores**2)
+    for start in range(0, train.num_interactions, _INTERACTIONS_AT_A_TIME):
+        part = slice(start, start + _INTERACTIONS_AT_A_TIME)
+        ids, strengths = train.item_ids[part], train.strengths[part]
+        observed = model.weighting(ClientData(*map(jnp.asarray, (ids, strengths, np.ones(len(ids), bool)))))
+        confidence, preference = (
+            np.asarray(leaf, np.float64) for leaf in (observed.confidence, observed.preference)
+        )
+        errors = confidence * (preference - scores[ids]) ** 2
+        loss += np.sum(errors - model.unobserved_weight * scores[ids] ** 2)
+    return float(loss)
 
 
 def offsets_rmse(train: Interactions, test: Interactions, *, num_sweeps: int = 20) -> float:

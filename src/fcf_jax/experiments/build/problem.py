@@ -27,10 +27,11 @@ from fcf_jax.experiments.build.histories import trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
 from fcf_jax.experiments.config.mistakes import formats_of
 from fcf_jax.experiments.config.protection import Protection, protection_of
-from fcf_jax.experiments.config.schema import ExperimentConfig, ModelConfig, PrivacyConfig
+from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig, ModelConfig, PrivacyConfig
 from fcf_jax.experiments.loop import Schedule
 from fcf_jax.parallel.mesh import fetch
 
+_PREDICTIONS = ("rmse", "normalized_rmse", "loss")
 _NUMBER_BYTES = 4  # a float32, or a word of a secure sum
 
 
@@ -177,6 +178,16 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
     return Model(weighting, model.regularization, model.unobserved_weight)
 
 
+def of_popularity(data: DataConfig, measured: dict[str, Any]) -> dict[str, Any]:
+    """Keep what popularity says of these data: of explicit ratings, the ranking alone.
+
+    The share of users that rated an item is no estimate of the rating, so that errors and loss become nan.
+    """
+    if data.feedback == "implicit":
+        return measured
+    return {name: value * np.nan if name in _PREDICTIONS else value for name, value in measured.items()}
+
+
 def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
     """Count the bytes (up, down) of one client in one round; see `Problem.payload_bytes`."""
     shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_factors)
@@ -227,6 +238,10 @@ class PlacedProblem(NamedTuple):
     def measure(self, item_factors: np.ndarray) -> dict[str, float]:
         """Compute the metrics and the loss over all clients, which a cohort only estimates."""
         return {**self.measures.metrics(item_factors), "loss": self.measures.loss(item_factors)}
+
+    def measure_popularity(self) -> dict[str, float]:
+        """Compute the metrics and the loss of the ranking by popularity."""
+        return of_popularity(self.problem.config.data, self.measures.popularity())
 
 
 def place(problem: Problem) -> PlacedProblem:

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from fcf_jax.experiments.build.dataset import Dataset, has_random_split, load_datasets
 from fcf_jax.experiments.build.facts import facts_of
 from fcf_jax.experiments.build.problem import Problem
-from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED
+from fcf_jax.experiments.cautions import cautions
+from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED, POPULARITY
 from fcf_jax.experiments.compare.replicates import (
     difference_between,
     metrics_by_replicate,
@@ -25,6 +26,7 @@ from fcf_jax.experiments.compare.statistics import (
     Statistics,
     compare_replicates,
     compare_users,
+    spread_of,
     unproven_metrics,
     verdict,
     worse_metrics,
@@ -91,12 +93,14 @@ def run_comparison(
     assessments = {CENTRALIZED: trained.centralized, FEDERATED: trained.federated}
     sides = {side: metrics_by_replicate(assessment, k=k) for side, assessment in assessments.items()}
     users = {side: metrics_by_user(assessment, k=k) for side, assessment in assessments.items()}
+    sides[POPULARITY] = replicates.popularity()
     metrics = compare_replicates(
         sides[CENTRALIZED], sides[FEDERATED], margin_percent=problem.config.comparison.margin_percent
     )
     by_user = compare_users(users[CENTRALIZED], users[FEDERATED])
     for name, statistics in metrics.items():
         statistics["per_user"] = by_user.get(name)
+        statistics |= spread_of(POPULARITY, sides[POPULARITY][name])
     document = _document(problem, trained, metrics)
     document["seconds"] = time.perf_counter() - started
     write_comparison_figures(folder, document, trained.curves, users)
@@ -115,6 +119,7 @@ def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]
         "margin_percent": comparison.margin_percent,
         "tolerance_percent": comparison.tolerance_percent,
         "metrics": metrics,
+        "popularity": {name: one["popularity_mean"] for name, one in metrics.items()},
         "verdict": verdict(
             metrics,
             num_replicates=comparison.num_builds,
@@ -123,7 +128,7 @@ def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]
         ),
         "worse_metrics": worse_metrics(metrics, tolerance_percent=comparison.tolerance_percent),
         "unproven_metrics": unproven_metrics(metrics),
-        "notes": _notes(problem, trained),
+        "notes": _notes(problem, trained, metrics),
         **{name: float(values.mean()) for name, values in differences.items()},
         **_circumstances(problem, trained),
     }
@@ -155,7 +160,7 @@ def _circumstances(problem: Problem, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _notes(problem: Problem, trained: Trained) -> list[str]:
+def _notes(problem: Problem, trained: Trained, metrics: dict[str, Statistics]) -> list[str]:
     """Return notes that go beside the verdict."""
     notes, config = [], problem.config
     if not has_random_split(config.data) and config.comparison.num_builds > 1:
@@ -166,4 +171,19 @@ def _notes(problem: Problem, trained: Trained) -> list[str]:
         notes.append(
             f"ALS has not converged in {trained.num_unsettled} replicates after {trained.num_sweeps} sweeps."
         )
-    return notes
+    return notes + _cautions(problem, metrics)
+
+
+def _cautions(problem: Problem, metrics: dict[str, Statistics]) -> list[str]:
+    """Return warnings about strengths, and about sides that rank below popularity on average."""
+    config = problem.config
+    if config.data.feedback == "explicit":
+        return []
+    means = {
+        side: {name: one[f"{side}_mean"] for name, one in metrics.items()}
+        for side in (FEDERATED, CENTRALIZED, POPULARITY)
+    }
+    popularity = means.pop(POPULARITY)
+    if None in popularity.values():  # no test items
+        return []
+    return cautions(config, problem.train, means, popularity)

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 
 from fcf_jax.experiments.store.files import write_atomically
 
-FEDERATED, CENTRALIZED, BOTH = "federated", "centralized", "both"
+FEDERATED, CENTRALIZED, BOTH, POPULARITY = "federated", "centralized", "both", "popularity"
 _COLUMNS = ["side", "name", "round", "build", "value"]
 
 

@@ -1,6 +1,7 @@
 """Replicates of a comparison: FCF and ALS from each start on each split, each side one program over all."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +21,15 @@ from fcf_jax.evaluation import (
     evaluation_data,
     model_difference,
     per_user,
+    popularity,
     summarize,
     user_metrics,
+    user_metrics_of_scores,
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.problem import Problem, model_of
+from fcf_jax.experiments.build.measuring import loss_of_scores
+from fcf_jax.experiments.build.problem import Problem, model_of, of_popularity
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.batch import (
     map_runs,
@@ -75,6 +79,7 @@ class Replicates(NamedTuple):
         run: (server states, num_rounds) -> (server states, infos).
         sweep: (item_factors, num_sweeps) -> (item_factors, losses).
         assess: item_factors -> metrics and losses.
+        popularity: () -> metrics and losses of the ranking by popularity, by name.
     """
 
     start: Callable[[], States]
@@ -82,6 +87,7 @@ class Replicates(NamedTuple):
     run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]
     sweep: Callable[[Array, int], tuple[Array, Array]]
     assess: Callable[[Array], Assessment]
+    popularity: Callable[[], dict[str, Float64[np.ndarray, "replicates"]]]
 
 
 class _Data(NamedTuple):
@@ -157,6 +163,7 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
         run=run,
         sweep=sweep,
         assess=_assessor(data, models, mesh, k=config.evaluation.k, is_shared=len(datasets) == 1),
+        popularity=lambda: _popularity(problem, datasets, data, models, mesh),
     )
 
 
@@ -166,8 +173,7 @@ def metrics_by_replicate(assessment: Assessment, *, k: int) -> dict[str, Float64
     if assessment.metrics is None:
         metrics = {name: np.full(num_replicates, np.nan) for name in metric_names(k)}
     else:
-        summaries = [summarize(_take(assessment.metrics, index), k=k) for index in range(num_replicates)]
-        metrics = {name: np.array([summary[name] for summary in summaries]) for name in metric_names(k)}
+        metrics = _summaries(assessment.metrics, num_replicates, k=k)
     return {**metrics, "loss": assessment.loss.astype(np.float64)}
 
 
@@ -233,6 +239,30 @@ def _assessor(
         return Assessment(*jax.tree.map(np.asarray, (item_factors, *assessed)))
 
     return assess_on_host
+
+
+def _popularity(
+    problem: Problem, datasets: list[Dataset], data: _Data, models: Model, mesh: Mesh | None
+) -> dict[str, Float64[np.ndarray, "replicates"]]:
+    """Measure the ranking by popularity in each replicate's split; metrics are nan without test items."""
+    config, k = problem.config, problem.config.evaluation.k
+    num_replicates, trains = config.comparison.num_builds, [one.split.train for one in datasets]
+    shares = [popularity(train) for train in trains]
+    losses = [loss_of_scores(problem.model, *pair) for pair in zip(trains, shares, strict=True)]
+    measured = {name: np.full(num_replicates, np.nan) for name in metric_names(k)}
+    if data.evaluation is not None:
+        evaluate = partial(user_metrics_of_scores, k=k)
+        runs, is_shared = (models, _stack(shares, num_replicates)), len(datasets) == 1
+        arguments = (runs, (data.evaluation,)) if is_shared else ((*runs, data.evaluation), ())
+        metrics = jax.jit(lambda each, all_: map_runs(evaluate, each, all_, mesh=mesh))(*arguments)
+        measured = _summaries(metrics, num_replicates, k=k)
+    measured["loss"] = np.resize(np.array(losses), num_replicates)
+    return of_popularity(config.data, measured)
+
+
+def _summaries(metrics: UserMetrics, num_replicates: int, *, k: int) -> dict[str, np.ndarray]:
+    summaries = [summarize(_take(metrics, index), k=k) for index in range(num_replicates)]
+    return {name: np.array([summary[name] for summary in summaries]) for name in metric_names(k)}
 
 
 def _stack(trees: list[Any], num_replicates: int) -> Any:

@@ -59,6 +59,12 @@ def compare_users(
     return compared
 
 
+def spread_of(side: str, values: Float64[np.ndarray, "replicates"]) -> Statistics:
+    """Compute `SIDE_mean` and `SIDE_sd` of the values that are finite."""
+    finite = values[np.isfinite(values)]
+    return {f"{side}_mean": _mean(finite), f"{side}_sd": _sd(finite)}
+
+
 def distinct_metrics(metrics: dict[str, Statistics]) -> dict[str, Statistics]:
     """Leave out normalised metrics that equal the plain ones: those whose best possible value is 1."""
     return {
@@ -115,10 +121,8 @@ def _compare_metric(
     margin = margin_percent / 100 * abs(_mean(centralized) or 0.0)
     is_testable = centralized.size >= 2 and margin > 0
     return {
-        "centralized_mean": _mean(centralized),
-        "centralized_sd": _sd(centralized),
-        "federated_mean": _mean(federated),
-        "federated_sd": _sd(federated),
+        **spread_of("centralized", centralized),
+        **spread_of("federated", federated),
         **_difference_percent(centralized, federated),
         "tost_p": equivalence_test(federated, centralized, margin=margin) if is_testable else None,
     }

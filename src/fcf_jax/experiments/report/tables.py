@@ -20,9 +20,10 @@ from fcf_jax.experiments.store.run_directory import AUDIT, COMPARISON
 
 _AUDIT_COLUMNS = ("attack", "figure", "value", "95 % interval")
 _COMPARISON_COLUMNS = (
-    "metric", "centralised ALS", "federated", "difference % [95 % CI]", "per user % [95 % CI]", "TOST p",
+    "metric", "popularity", "centralised ALS", "federated", "difference % [95 % CI]", "per user % [95 % CI]",
+    "TOST p",
 )  # fmt: skip
-_PER_USER = 4  # column that no console has room for
+_PER_USER = 5  # column that no console has room for
 _UNKNOWN = "-"
 _WIDTH = 160  # characters of a table that no terminal confines
 
@@ -191,6 +192,7 @@ def _comparison_rows(document: Document) -> list[Row]:
     return [
         (
             name,
+            _spread(found.get("popularity_mean"), None),
             _spread(found["centralized_mean"], found["centralized_sd"]),
             _spread(found["federated_mean"], found["federated_sd"]),
             _difference(found),

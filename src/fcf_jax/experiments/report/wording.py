@@ -33,7 +33,8 @@ def privacy_note(summary: Mapping[str, Any] | None) -> str:
         return NOT_PRIVATE_NOTE
     return (
         f"The item factors are differentially private: epsilon {statement['epsilon']:.3g} at delta "
-        f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); the metrics are not."
+        f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); the metrics, ALS and "
+        "popularity are computed from the data themselves, and are not."
     )
 
 

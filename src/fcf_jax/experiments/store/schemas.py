@@ -50,6 +50,9 @@ class Summary(TypedDict):
     Attributes:
         federated: metrics and loss of the federation after its last round, by name.
         centralized: the same of centralised ALS; None without `evaluation.baseline`.
+        popularity: the same of the ranking by popularity, computed from the data as all metrics are; loss
+            without lambda. Of explicit ratings, errors and loss are nan.
+        warnings: sentences on what is wrong with the result, and what helps.
         difference_percent: 100 (federated - centralized) / |centralized|, by name.
         num_users: users to train on.
         num_interactions: of training, validation and test set together.
@@ -88,6 +91,8 @@ class Summary(TypedDict):
     clients_per_second: float | None
     payload_bytes_up: int
     payload_bytes_down: int
+    popularity: NotRequired[dict[str, float]]
+    warnings: NotRequired[list[str]]
     num_factors: NotRequired[int]
     padding_factor: NotRequired[float]
     resumed_from_rounds: NotRequired[list[int]]

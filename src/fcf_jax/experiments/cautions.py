@@ -1,0 +1,80 @@
+"""Cautions beside a result: strengths with a heavy tail, and models that a floor beats."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fcf_jax.data import Interactions
+from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
+
+_TOP_SHARE = 0.01  # of the interactions
+_HEAVY_SHARE = 0.1  # of the sum of all strengths; counts up to 20 have .05, play counts of Last.fm .29
+_FEWEST_TIMES = 5  # the share of so few interactions that one of them is more than 1 %
+_RANKING = ("precision", "recall", "map", "ndcg")
+Sides = Mapping[str, Mapping[str, float] | None]
+_NAMES = {"federated": "the federation", "centralized": "ALS"}
+
+
+def cautions(
+    config: ExperimentConfig, train: Interactions, sides: Sides, popularity: Mapping[str, float]
+) -> list[str]:
+    """Return the cautions of implicit feedback.
+
+    Args:
+        config: as resolved.
+        train: training set.
+        sides: metrics by name of "federated" and "centralized"; None for a side that was not trained.
+        popularity: the same metrics of popularity.
+    """
+    on_strengths = caution_of_strengths(config.data, train)
+    remedy = "try data.strengths=log" if on_strengths else "`fcf tune` looks for better settings"
+    on_ranking = cautions_of_ranking(sides, popularity, k=config.evaluation.k, remedy=remedy)
+    return [*filter(None, [on_strengths]), *on_ranking]
+
+
+def caution_of_strengths(data: DataConfig, train: Interactions) -> str | None:
+    """Return a caution if strengths are confidences with a heavy tail, with the key that helps."""
+    if data.feedback == "explicit" or data.strengths != "keep" or train.num_interactions == 0:
+        return None
+    num_top = max(int(_TOP_SHARE * train.num_interactions), 1)
+    strengths = np.asarray(train.strengths, np.float64)
+    top = np.partition(strengths, -num_top)[-num_top:]
+    share, total = num_top / train.num_interactions, strengths.sum()
+    if not top.sum() > max(_HEAVY_SHARE, _FEWEST_TIMES * share) * total:
+        return None
+    return (
+        f"strengths are heavy-tailed: {100 * share:.2g} % of the interactions hold "
+        f"{100 * top.sum() / total:.0f} % of their sum (median {np.median(strengths):g}, largest "
+        f"{top.max():g}), and confidence follows it; try data.strengths=log"
+    )
+
+
+def cautions_of_ranking(sides: Sides, popularity: Mapping[str, float], *, k: int, remedy: str) -> list[str]:
+    """Return a caution for each side that ranks below popularity.
+
+    Args:
+        sides: metrics by name of "federated" and "centralized"; None for a side that was not trained.
+        popularity: the same metrics of popularity.
+        k: length of the ranked lists.
+        remedy: advice at the end of the sentence.
+    """
+    cautions = []
+    for side, metrics in sides.items():
+        below = [
+            f"{name}@{k} {metrics[key]:.4f} against {popularity[key]:.4f}"
+            for name in _RANKING
+            if metrics and round(metrics[key := f"{name}_at_{k}"], 4) < round(popularity[key], 4)
+        ]
+        if below:
+            cautions.append(f"{_NAMES[side]} ranks below popularity ({', '.join(below)}); {remedy}")
+    return cautions
+
+
+def cautions_of_rating(sides: Sides, offsets_rmse: float) -> list[str]:
+    """Return a caution for each side that predicts ratings worse than user and item offsets alone."""
+    return [
+        f"{_NAMES[side]} predicts ratings worse than user and item offsets alone (RMSE {metrics['rmse']:.4f} "
+        f"against {offsets_rmse:.4f}); raise model.regularization or lower model.num_factors"
+        for side, metrics in sides.items()
+        if metrics and metrics["rmse"] > offsets_rmse
+    ]
