@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tables import PLAIN, dense, failure
 
 from fcf_jax.data import parse, read_interactions
-from fcf_jax.data.columns import Dialect, Positions
+from fcf_jax.data.columns import Positions
+from fcf_jax.data.dialect import Dialect
 
 FIELDS = st.sampled_from(
     ["1", "2", "-7", "007", "a", "", " 3", "4 ", "1.5", "nan", "inf", "1e400", '"q,r"', "x y"]
@@ -73,7 +74,7 @@ def test_fast_and_exact_parser_agree(rows):
             ":1: no user column recognized among a, item, rating; set data.user_column",
         ),
         ("\nuser,b,rating\n1,2,3\n", ":2: no item column recognized among user, b, rating"),
-        ("user,item,stars\n1,2,3\n", ":1: no strength column recognized among user, item, stars"),
+        ("user,item,fun\n1,2,3\n", ":1: no strength column recognized among user, item, fun"),
         ("1,2,3,4,5\n1,2,3,4,5\n", ":1: cannot tell 5 columns apart"),
         (PLAIN + "1,2\n", ":5: expected 3 fields separated by ',', got 2"),
         (PLAIN + "1,2,\n", ":5: expected a finite number as strength, got ''"),

@@ -1,8 +1,9 @@
 """Interactions on the host: reading, simulation and splits. NumPy only; pandas and SciPy load when used."""
 
-from fcf_jax.data.columns import LAYOUT_NAMES, Columns
+from fcf_jax.data.columns import Columns
 from fcf_jax.data.feedback import check_implicit
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.layouts import LAYOUT_NAMES
 from fcf_jax.data.parse import BadLinePolicy
 from fcf_jax.data.read import ReadReport, read_interactions, read_published_split
 from fcf_jax.data.rows import DuplicatePolicy

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 SUFFIXES = (".npz", ".parquet")
 
 
-def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, implicit: bool) -> Table:
+def read_columnar(
+    path: Path,
+    columns: Columns,
+    *,
+    on_bad_line: BadLinePolicy,
+    implicit: bool,
+    unrated: tuple[float, ...] = (),
+) -> Table:
     """Read a Parquet file, or an NPZ archive of arrays of equal length (users, items, values, timestamps).
 
     Args:
@@ -25,17 +32,23 @@ def read_columnar(path: Path, columns: Columns, *, on_bad_line: BadLinePolicy, i
         columns: Names or 0-based numbers of arrays or columns.
         on_bad_line: What to do with a row without an id or without a finite strength: "error", or "skip" to
             omit and count it.
-        implicit: Whether a negative strength is an error.
+        implicit: Whether a negative strength is such a row.
+        unrated: Strengths that mean "seen, not rated".
 
     Raises:
         ValueError: With "FILE: row N" (0-based), the fault and the remedy.
     """
     table = _read_npz(path, columns) if path.suffix == ".npz" else _read_parquet(path, columns)
-    return _checked(path, table, on_bad_line=on_bad_line, implicit=implicit)
+    return _checked(path, table, on_bad_line=on_bad_line, implicit=implicit, unrated=unrated)
 
 
 def read_frame(
-    frame: "pd.DataFrame", columns: Columns, *, on_bad_line: BadLinePolicy, implicit: bool
+    frame: "pd.DataFrame",
+    columns: Columns,
+    *,
+    on_bad_line: BadLinePolicy,
+    implicit: bool,
+    unrated: tuple[float, ...] = (),
 ) -> Table:
     """Read a DataFrame; arguments as for `read_columnar`. The levels of a named index count as columns.
 
@@ -56,24 +69,32 @@ def read_frame(
         table = _chosen_of(frame, "DataFrame", columns)
     except ValueError as error:  # names keys of a configuration
         raise ValueError(re.sub(r"data\.(\w+)_column", r"\1=", str(error))) from error
-    return _checked("DataFrame", table, on_bad_line=on_bad_line, implicit=implicit)
+    return _checked("DataFrame", table, on_bad_line=on_bad_line, implicit=implicit, unrated=unrated)
 
 
 def _checked(
-    path: Path | str, table: dict[str, "pd.Series"], *, on_bad_line: BadLinePolicy, implicit: bool
+    path: Path | str,
+    table: dict[str, "pd.Series"],
+    *,
+    on_bad_line: BadLinePolicy,
+    implicit: bool,
+    unrated: tuple[float, ...],
 ) -> Table:
     strengths = _numbers(table["strength"]) if "strength" in table else None
     bad = np.logical_or.reduce([table[kind].isna() for kind in table if kind != "strength"])
+    negative = np.zeros(len(bad), np.bool_)
     if strengths is not None:
         bad = bad | ~(np.abs(strengths) < MAX_STRENGTH)  # also NaN
+        negative = (strengths < 0) & ~np.isin(strengths, unrated) & implicit
+    if on_bad_line == "error":
         _refuse(
             path,
-            (strengths < 0) & implicit,
+            negative,
             strengths,
             expected="a strength >= 0 for implicit feedback",
-            remedy="remove the row or treat the data as explicit ratings",
+            remedy='set data.feedback = "explicit" for ratings, data.strength_values if it means seen, or '
+            'data.on_bad_line = "skip"',
         )
-    if on_bad_line == "error":
         _refuse(
             path,
             bad,
@@ -81,12 +102,14 @@ def _checked(
             expected="two ids and finite numbers",
             remedy='correct or remove the row, or set data.on_bad_line = "skip"',
         )
+    bad = bad | negative
     return Table(
         users=_labels(table["user"][~bad]),
         items=_labels(table["item"][~bad]),
         strengths=None if strengths is None else strengths[~bad],
         timestamps=_seconds(table["timestamp"][~bad]) if "timestamp" in table else None,
         num_skipped=int(bad.sum()),
+        names={kind: str(column.name) for kind, column in table.items()},
     )
 
 
@@ -116,7 +139,7 @@ def _read_npz(path: Path, columns: Columns) -> dict[str, "pd.Series"]:
         raise ValueError(
             f"{path}: expected 1-D arrays of one length, got shapes {sorted(shapes)}; save it again"
         )
-    return {kind: pd.Series(arrays[name]) for kind, name in chosen.items()}
+    return {kind: pd.Series(arrays[name], name=name) for kind, name in chosen.items()}
 
 
 def _read_parquet(path: Path, columns: Columns) -> dict[str, "pd.Series"]:

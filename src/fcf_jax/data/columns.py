@@ -1,25 +1,12 @@
-"""Layouts of text tables: the published ones by name, others inferred from their first lines."""
+"""Columns of a table: those the caller chose, otherwise found by their names or by their values."""
 
-import dataclasses
-import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
-WHITESPACE = ""  # the separator that means any run of spaces or tabs
+from fcf_jax.data.evidence import are_events, looks_like
+from fcf_jax.data.names import find_common, is_event, is_no_strength
 
-_SEPARATORS = ("::", "\t", ";", "|", ",")  # comma last: it may be part of a text or a decimal comma
-_SNIFFED_BYTES = 65536
-_SNIFFED_LINES = 20
-_MAX_UNNAMED = 4  # columns without a header whose order is taken as user, item, strength, timestamp
-_COMMON_NAMES = {
-    "user": ("user", "users", "userid", "uid", "customerid", "reviewerid"),
-    "item": ("item", "items", "itemid", "movieid", "artistid", "productid", "asin", "isbn", "songid",
-             "trackid", "bookid"),
-    "strength": ("rating", "strength", "strengths", "weight", "count", "value", "values", "score", "plays",
-                 "playcount", "views"),
-    "timestamp": ("timestamp", "timestamps", "time", "unixreviewtime"),
-}  # fmt: skip
+_MAX_UNNAMED = 4  # columns without a header that are taken as user, item, strength, timestamp
 
 
 class Columns(NamedTuple):
@@ -28,8 +15,8 @@ class Columns(NamedTuple):
     Attributes:
         user: User ids.
         item: Item ids.
-        strength: Counts or ratings; "" if there are none, and every strength is 1.
-        timestamp: In seconds; "" if there are none.
+        strength: Counts, ratings or kinds of events; "" if there are none, and every strength is 1.
+        timestamp: Times; "" if there are none.
     """
 
     user: str | int | None = None
@@ -54,235 +41,93 @@ class Positions(NamedTuple):
     timestamp: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-    """Syntax of a text table.
+class Order(NamedTuple):
+    """Order of columns without names.
 
     Attributes:
-        separator: Between fields; `WHITESPACE` for runs of blanks.
-        num_fields: Fields of each line.
-        has_header: Whether the first line names the columns.
-        columns: Where to find users, items, strengths and timestamps.
+        columns: Which is what.
+        why: Evidence for it, as a sentence without its end.
     """
 
-    separator: str
-    num_fields: int
-    has_header: bool
     columns: Positions
+    why: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Published format of a data set, with columns in the order user, item, strength, timestamp.
-
-    Attributes:
-        files: Files that make up the data set.
-        separator: Between fields; `WHITESPACE` for runs of blanks.
-        num_fields: Fields of each line.
-        header: Names of the columns in the first line; None if there is no header.
-    """
-
-    files: tuple[str, ...]
-    separator: str
-    num_fields: int
-    header: tuple[str, ...] | None = None
-
-    @property
-    def dialect(self) -> Dialect:
-        """Syntax of its files."""
-        positions = Positions(*range(self.num_fields))
-        return Dialect(self.separator, self.num_fields, self.header is not None, positions)
-
-    def matches(self, first_line: str) -> bool:
-        """Return True if a file that starts with this line can have this layout."""
-        fields = _split(first_line, self.separator)
-        if self.header is not None:
-            return tuple(fields) == self.header
-        return len(fields) == self.num_fields and all(_is_number(field) for field in fields)
-
-
-_MOVIELENS_HEADER = ("userId", "movieId", "rating", "timestamp")
-
-LAYOUTS: Mapping[str, Layout] = {
-    "movielens-100k": Layout(("u.data",), "\t", 4),
-    "movielens-1m": Layout(("ratings.dat",), "::", 4),  # and 10M
-    "movielens-latest": Layout(("ratings.csv",), ",", 4, _MOVIELENS_HEADER),  # and 20M, 25M, 32M
-    "lastfm-2k": Layout(("user_artists.dat",), "\t", 3, ("userID", "artistID", "weight")),
-    "lastfm-lightgcn": Layout(("data1.txt", "test1.txt"), "\t", 3),  # a published split: train, test
-    "filmtrust": Layout(("ratings.txt",), WHITESPACE, 3),
-    "ciaodvd": Layout(("Ciao.rating",), ",", 4),
-    "amazon-video": Layout(("Video.txt",), WHITESPACE, 2),
-}
-LAYOUT_NAMES = ("auto", "generic", *LAYOUTS)
-
-
-def find_files(path: Path, layout: str) -> list[Path]:
-    """Find the files to read.
-
-    Args:
-        path: A file, or the folder of a data set.
-        layout: One of `LAYOUT_NAMES`.
-
-    Returns:
-        The path itself if it is a file; the files of the layout, or of the first layout that is complete in
-        the folder; otherwise the only file of the folder.
-
-    Raises:
-        FileNotFoundError: If the path does not exist.
-        ValueError: For an unknown layout, or a folder with several files and no complete layout.
-    """
-    if layout not in LAYOUT_NAMES:
-        raise ValueError(
-            f"expected data.layout to be one of {', '.join(LAYOUT_NAMES)}, got {layout!r}; choose one"
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder; set data.path to a data file or its folder")
-    if path.is_file():
-        return [path]
-    candidates = LAYOUTS.values() if layout == "auto" else [LAYOUTS[layout]] if layout in LAYOUTS else []
-    for candidate in candidates:
-        files = [path / file for file in candidate.files]
-        if all(file.is_file() for file in files):
-            return files
-    return [_only_file(path, layout)]
-
-
-def _only_file(folder: Path, layout: str) -> Path:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    if len(files) == 1 and layout not in LAYOUTS:
-        return files[0]
-    found = ", ".join(file.name for file in files[:10]) or "nothing"
-    wanted = " and ".join(LAYOUTS[layout].files) if layout in LAYOUTS else "the files of a known layout"
-    raise ValueError(f"{folder}: expected {wanted}, found {found}; set data.path to one file")
-
-
-def layout_of_name(file_name: str) -> str:
-    """Return the layout with a file of this name, with or without .gz or .bz2; otherwise "generic"."""
-    file_name = file_name.removesuffix(".gz").removesuffix(".bz2")
-    return next((name for name, layout in LAYOUTS.items() if file_name in layout.files), "generic")
-
-
-def first_lines(data: bytes) -> tuple[int, list[str]]:
-    """Return the number of the first line that is not blank, and up to 20 such lines from there on."""
-    text = data[:_SNIFFED_BYTES].decode("utf-8", errors="ignore")
-    lines = list(enumerate(io.StringIO(text, newline=None), start=1))
-    if len(data) > _SNIFFED_BYTES:
-        lines = lines[:-1]  # may be incomplete
-    filled = [(number, line.rstrip("\n")) for number, line in lines if line.strip()][:_SNIFFED_LINES]
-    return (filled[0][0] if filled else 1), [line for _, line in filled]
-
-
-def infer_dialect(where: str, lines: Sequence[str], columns: Columns, separator: str | None) -> Dialect:
-    """Infer separator, header and columns from the first lines of a file.
-
-    The first line is a header if a common column name is in it, if `columns` has names, or if none of its
-    fields is a number. If `columns` has numbers for user and item, it is a header only if it has a common
-    name, or text where a strength or timestamp should be. Without a header, two to four columns are user,
-    item, strength, timestamp.
-
-    Args:
-        where: FILE:LINE of the first line, for messages.
-        lines: First lines, at least one.
-        columns: Columns that the caller chose.
-        separator: One character, "::", or "whitespace" or " " for runs of blanks; None to infer it.
-
-    Raises:
-        ValueError: For a single column, or a required column that is not found; lists those found.
-    """
-    separator = _inferred_separator(lines) if separator is None else _checked_separator(separator)
-    fields = _split(lines[0], separator)
-    if len(fields) < 2:
-        raise ValueError(
-            f"{where}: expected a user and an item column, got one column ({_shown(fields)}); "
-            "separate the columns with commas or tabs"
-        )
-    has_header = _is_header(fields, columns)
-    locate = named_positions if has_header else _numbered_positions
-    return Dialect(separator, len(fields), has_header, locate(where, fields, columns))
-
-
-def _inferred_separator(lines: Sequence[str]) -> str:
-    complete = lines[:-1] or lines  # the last line may be truncated
-    for separator in _SEPARATORS:
-        counts = {line.count(separator) for line in complete}
-        if len(counts) == 1 and 0 not in counts:
-            return separator
-    return next((separator for separator in _SEPARATORS if separator in lines[0]), WHITESPACE)
-
-
-def _checked_separator(separator: str) -> str:
-    if separator in (WHITESPACE, " ", "whitespace"):
-        return WHITESPACE
-    if separator != "::" and len(separator) != 1:
-        raise ValueError(
-            f'expected a separator of one character, "::" or "whitespace", got {separator!r}; change it'
-        )
-    return separator
-
-
-def _split(line: str, separator: str) -> list[str]:
-    fields = line.split() if separator == WHITESPACE else line.split(separator)
-    return [field.strip().strip('"') for field in fields]
-
-
-def _is_header(fields: Sequence[str], columns: Columns) -> bool:
-    common = {name for names in _COMMON_NAMES.values() for name in names}
-    if any(_plain(field) in common for field in fields):
-        return True
-    if _is_digits(columns.user) and _is_digits(columns.item):
-        values = {str(column) for column in (columns.strength, columns.timestamp)}
-        return any(not _is_number(field) for i, field in enumerate(fields) if str(i) in values)
-    has_names = any(column not in (None, "") and not _is_digits(column) for column in columns)
-    return has_names or not any(_is_number(field) for field in fields)
-
-
-def named_positions(where: str, names: Sequence[str], columns: Columns) -> Positions:
+def named_positions(
+    where: str, names: Sequence[str], columns: Columns, rows: Sequence[Sequence[str]] = ()
+) -> Positions:
     """Find the columns of a table whose columns have names.
 
     Args:
         where: FILE or FILE:LINE, for messages.
         names: All column names, in order.
         columns: Columns that the caller chose.
+        rows: First rows, which show what the columns hold; may be none.
 
     Raises:
-        ValueError: For a chosen column that does not exist, or when no user or item column is found, or no
-            strength column among further columns; lists those found.
+        ValueError: For a chosen column that does not exist, when no user or item column is found, or when no
+            strength column is found and a column of unknown meaning may be it; lists those found.
     """
-    positions = Positions(
-        user=_required(where, names, "user", columns.user),
-        item=_required(where, names, "item", columns.item),
-        strength=_named(where, names, "strength", columns.strength),
-        timestamp=_named(where, names, "timestamp", columns.timestamp),
-    )
-    has_others = len(names) > len(set(positions) - {None})
-    if positions.strength is None and columns.strength is None and has_others:
-        raise ValueError(
-            f"{where}: no strength column recognized among {_shown(names)}; "
-            'set data.strength_column to its name, or to "" if there is none'
-        )
-    return positions
+    chosen = [_chosen(where, names, kind, column) for kind, column in columns._asdict().items()]
+    taken = [position for position in chosen if position is not None]
+    found = [
+        find_common(kind, names, taken) if column is None else position
+        for (kind, column), position in zip(columns._asdict().items(), chosen, strict=True)
+    ]
+    user, item, strength, timestamp = found
+    for kind, position in (("user", user), ("item", item)):
+        if position is None:
+            raise ValueError(
+                f"{where}: no {kind} column recognized among {_shown(names)}; set data.{kind}_column"
+            )
+    assert user is not None and item is not None
+    if columns.strength is None and strength is not None and _holds_other_words(strength, names, rows):
+        strength = None
+    if columns.strength is None and strength is None:
+        _refuse_possible_strengths(where, names, {user, item, timestamp}, rows)
+    return Positions(user, item, strength, timestamp)
 
 
-def _required(where: str, names: Sequence[str], kind: str, column: str | int | None) -> int:
-    position = _named(where, names, kind, column)
-    if position is None:
-        raise ValueError(
-            f"{where}: no {kind} column recognized among {_shown(names)}; set data.{kind}_column"
-        )
-    return position
-
-
-def _named(where: str, names: Sequence[str], kind: str, column: str | int | None) -> int | None:
-    if column == "":
+def _chosen(where: str, names: Sequence[str], kind: str, column: str | int | None) -> int | None:
+    if column is None or column == "":
         return None
-    if column is None:
-        plain = [_plain(name) for name in names]
-        return next((plain.index(name) for name in _COMMON_NAMES[kind] if name in plain), None)
     return list(names).index(str(column)) if column in names else _numbered(where, names, kind, column)
 
 
+def _holds_other_words(position: int, names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Return True for a column such as "type" whose words are no events: a kind of item, perhaps."""
+    values = _values(rows, position)
+    return (
+        is_event(names[position])
+        and bool(values)
+        and not (are_events(values) or looks_like("number", values))
+    )
+
+
+def _refuse_possible_strengths(
+    where: str, names: Sequence[str], taken: set[int | None], rows: Sequence[Sequence[str]]
+) -> None:
+    """Refuse a table without a known strength column if a column of unknown meaning may hold strengths."""
+    possible = [
+        name
+        for position, name in enumerate(names)
+        if position not in taken
+        and not is_no_strength(name)
+        and (not rows or looks_like("number", _values(rows, position)))
+    ]
+    if possible:
+        raise ValueError(
+            f"{where}: no strength column recognized among {_shown(names)}; set data.strength_column to its "
+            f'name ({_shown(possible)}?), or to "" if there is none'
+        )
+
+
+def _values(rows: Sequence[Sequence[str]], position: int) -> list[str]:
+    return [row[position] for row in rows if len(row) > position and row[position]]
+
+
 def _numbered(where: str, fields: Sequence[str], kind: str, column: str | int) -> int:
-    number = int(column) if _is_digits(column) else len(fields)
+    number = int(column) if is_digits(column) else len(fields)
     if number >= len(fields):
         raise ValueError(
             f"{where}: {kind} column {column!r} not found among {_shown(fields)}; "
@@ -291,42 +136,64 @@ def _numbered(where: str, fields: Sequence[str], kind: str, column: str | int) -
     return number
 
 
-def _numbered_positions(where: str, fields: Sequence[str], columns: Columns) -> Positions:
-    """Find the columns of a table without a header: those given by number, the others by their order."""
-    is_known_order = len(fields) <= _MAX_UNNAMED
-    if not is_known_order and None in (columns.user, columns.item, columns.strength):
+def numbered_positions(
+    where: str, rows: Sequence[Sequence[str]], columns: Columns, order: Order | None
+) -> Order:
+    """Find the columns of a table without a header: those given by number, the others by their order.
+
+    Args:
+        where: FILE:LINE, for messages.
+        rows: First rows, at least one.
+        columns: Columns that the caller chose.
+        order: Order of the columns, if it is known; None to take the usual one of two to four columns.
+
+    Raises:
+        ValueError: For a chosen column that does not exist, or more than four columns of unknown order.
+    """
+    fields = rows[0]
+    if order is None and len(fields) <= _MAX_UNNAMED:
+        order = usual_order(rows)
+    if order is None and None in (columns.user, columns.item, columns.strength):
         raise ValueError(
             f"{where}: cannot tell {len(fields)} columns apart without a header ({_shown(fields)}); "
             "set data.user_column, data.item_column and data.strength_column to 0-based numbers"
         )
     taken = {str(column) for column in columns}
-    free = [i for i in range(len(fields)) if is_known_order and str(i) not in taken]
-    by_order = [i if i in free else "" for i in range(len(columns))]
+    defaults = Positions(-1, -1) if order is None else order.columns
+    free = [None if str(position) in taken or position == -1 else position for position in defaults]
     user, item, strength, timestamp = (
-        default if column is None else column for column, default in zip(columns, by_order, strict=True)
+        free[index]
+        if column is None
+        else None
+        if column == ""
+        else _numbered(where, fields, columns._fields[index], column)
+        for index, column in enumerate(columns)
     )
-    return Positions(
-        user=_numbered(where, fields, "user", user),
-        item=_numbered(where, fields, "item", item),
-        strength=None if strength == "" else _numbered(where, fields, "strength", strength),
-        timestamp=None if timestamp == "" else _numbered(where, fields, "timestamp", timestamp),
-    )
+    for kind, position in (("user", user), ("item", item)):
+        if position is None:
+            raise ValueError(f"{where}: no {kind} column left among {len(fields)}; set data.{kind}_column")
+    assert user is not None and item is not None
+    return Order(Positions(user, item, strength, timestamp), "" if order is None else order.why)
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "").replace("-", "").replace(" ", "")
+def usual_order(rows: Sequence[Sequence[str]]) -> Order:
+    """Return user, item, strength, timestamp, unless the values of two to four columns show another order."""
+    columns = [[row[i] for row in rows if len(row) == len(rows[0])] for i in range(len(rows[0]))]
+    user, item, why = 0, 1, "no header: user, item, strength and time in this order"
+    if looks_like("amazon_item", columns[0]) and looks_like("amazon_user", columns[1]):
+        user, item, why = 1, 0, "column 0 holds item numbers of Amazon, column 1 reviewers"
+    are_times = [looks_like("time", values) for values in columns[2:]]
+    if are_times == [True]:
+        return Order(Positions(user, item, None, 2), f"{why}; column 2 holds times")
+    if are_times == [True, False]:
+        return Order(Positions(user, item, 3, 2), f"{why}; column 2 holds times")
+    rest = [i if i < len(columns) else None for i in (2, 3)]
+    return Order(Positions(user, item, *rest), why)
 
 
-def _is_digits(column: str | int | None) -> bool:
+def is_digits(column: str | int | None) -> bool:
+    """Return True for a column that is given by its number."""
     return str(column).isdigit()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _shown(fields: Sequence[str]) -> str:

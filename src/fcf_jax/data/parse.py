@@ -13,13 +13,16 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 
-from fcf_jax.data.columns import WHITESPACE, Dialect, layout_of_name
+from fcf_jax.data.dialect import Dialect
+from fcf_jax.data.evidence import event_word
+from fcf_jax.data.layouts import layout_of_name
+from fcf_jax.data.separators import QUOTING_SEPARATORS, WHITESPACE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +32,6 @@ BadLinePolicy = Literal["error", "skip"]
 MAX_STRENGTH = float(np.finfo(np.float32).max)
 
 _MAX_SECONDS = 2.0**63  # int64
-_QUOTING_SEPARATORS = ("\t", ";", "|", ",")  # with these, double quotes may enclose a field
 # RuntimeError: a zip archive with a password; ValueError: a truncated bzip2 stream.
 _DAMAGED = (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
 
@@ -57,6 +59,7 @@ class Table(NamedTuple):
         strengths: float64; None if there are none.
         timestamps: int64, seconds; None if there are none.
         num_skipped: Malformed lines that were skipped.
+        names: Name of the column of each kind, if columns have names and types.
     """
 
     users: np.ndarray
@@ -64,6 +67,7 @@ class Table(NamedTuple):
     strengths: np.ndarray | None
     timestamps: np.ndarray | None
     num_skipped: int = 0
+    names: Mapping[str, str] | None = None
 
 
 def read_text(path: Path) -> Text:
@@ -132,17 +136,23 @@ def parse_text(
         content: UTF-8.
         dialect: Syntax of the file.
         path: For messages.
-        on_bad_line: "error", or "skip" to omit and count malformed lines.
-        implicit: Whether a negative strength is an error. It is never skipped: the line is well-formed, but
-            not implicit feedback.
+        on_bad_line: "error", or "skip" to omit and count malformed lines, negative strengths among them.
+        implicit: Whether a negative strength is an error.
 
     Raises:
         ValueError: With FILE:LINE, the fault and the remedy.
     """
     table = _parse_fast(content, dialect)
-    if table is None or (implicit and table.strengths is not None and bool((table.strengths < 0).any())):
+    if table is None or (implicit and _has_negative(table.strengths, dialect)):
         return _parse_lines(content, dialect, path, on_bad_line=on_bad_line, implicit=implicit)
     return table
+
+
+def _has_negative(strengths: np.ndarray | None, dialect: Dialect) -> bool:
+    """Return True if there is a negative strength, apart from numbers that mean "not rated"."""
+    if strengths is None:
+        return False
+    return bool(((strengths < 0) & ~np.isin(strengths, dialect.unrated)).any())
 
 
 def _parse_fast(content: bytes, dialect: Dialect) -> Table | None:
@@ -160,7 +170,7 @@ def _parse_fast(content: bytes, dialect: Dialect) -> Table | None:
     except (ValueError, OverflowError, pd.errors.ParserWarning):
         return None
     users, items = _labels(frame[columns.user]), _labels(frame[columns.item])
-    strengths = None if columns.strength is None else _finite(frame[columns.strength], MAX_STRENGTH)
+    strengths = None if columns.strength is None else _strengths(frame[columns.strength], dialect)
     timestamps = None if columns.timestamp is None else _finite(frame[columns.timestamp], _MAX_SECONDS)
     has_bad_strength = strengths is None and columns.strength is not None
     has_bad_timestamp = timestamps is None and columns.timestamp is not None
@@ -195,14 +205,18 @@ def _read_csv(content: bytes, dialect: Dialect, as_text: Sequence[int] = ()) -> 
         na_filter=False,
         low_memory=False,
         skipinitialspace=True,
-        quoting=csv.QUOTE_MINIMAL if dialect.separator in _QUOTING_SEPARATORS else csv.QUOTE_NONE,
+        quoting=csv.QUOTE_MINIMAL if _has_quotes(dialect) else csv.QUOTE_NONE,
     )
     return {p: cast("pd.Series", frame[name]) for p, name in wanted.items()}
 
 
+def _has_quotes(dialect: Dialect) -> bool:
+    return dialect.has_quotes and dialect.separator in QUOTING_SEPARATORS
+
+
 def _is_countable(content: bytes, dialect: Dialect) -> bool:
     """Return True if separators can be counted: none is part of a quoted field or of a run of blanks."""
-    return dialect.separator != WHITESPACE and b'"' not in content
+    return dialect.separator != WHITESPACE and not (_has_quotes(dialect) and b'"' in content)
 
 
 def _is_rectangular(content: bytes, dialect: Dialect, num_rows: int) -> bool:
@@ -222,6 +236,14 @@ def _labels(column: "pd.Series") -> np.ndarray | None:
     return None if (stripped == "").any() else stripped.to_numpy(dtype=object)
 
 
+def _strengths(column: "pd.Series", dialect: Dialect) -> np.ndarray | None:
+    """Return the numbers, or the weights of events; None if there is anything else."""
+    if not dialect.weights:
+        return _finite(column, MAX_STRENGTH)
+    weights = {word: dialect.weights.get(event_word(str(word)), np.nan) for word in column.unique()}
+    return _finite(column.map(weights).astype(np.float64), MAX_STRENGTH)
+
+
 def _finite(column: "pd.Series", limit: float) -> np.ndarray | None:
     """Return the numbers; None if one is not a number or its magnitude is not below the limit."""
     if column.dtype.kind not in "iuf":
@@ -237,7 +259,7 @@ def _parse_lines(
     rows: list[list[str]] = []
     num_skipped = 0
     for line, fields in _numbered_records(content, dialect, path):
-        problem = _problem(fields, dialect)
+        problem = _problem(fields, dialect, implicit=implicit)
         if problem and on_bad_line == "error":
             raise ValueError(
                 f'{path}:{line}: {problem}; correct or remove the line, or set data.on_bad_line = "skip"'
@@ -245,25 +267,14 @@ def _parse_lines(
         if problem:
             num_skipped += 1
             continue
-        if implicit:
-            _refuse_negative(fields, dialect, f"{path}:{line}")
         rows.append(fields)
     return _table_of(rows, dialect, num_skipped)
-
-
-def _refuse_negative(fields: list[str], dialect: Dialect, where: str) -> None:
-    strength = dialect.columns.strength
-    if strength is not None and float(fields[strength]) < 0:
-        raise ValueError(
-            f"{where}: expected a strength >= 0 for implicit feedback, got {fields[strength]}; "
-            "remove the line or treat the data as explicit ratings"
-        )
 
 
 def _numbered_records(content: bytes, dialect: Dialect, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, stripped fields) of every record, without blank lines and the header."""
     text = io.StringIO(content.decode(), newline=None)
-    if dialect.separator in _QUOTING_SEPARATORS:
+    if _has_quotes(dialect):
         records = _quoted_records(text, dialect.separator, path)
     else:
         separator = None if dialect.separator == WHITESPACE else dialect.separator
@@ -288,7 +299,7 @@ def _quoted_records(text: Iterable[str], separator: str, path: Path) -> Iterator
         ) from error
 
 
-def _problem(fields: list[str], dialect: Dialect) -> str | None:
+def _problem(fields: list[str], dialect: Dialect, *, implicit: bool) -> str | None:
     """Return what is wrong with a record, or None."""
     columns = dialect.columns
     if len(fields) != dialect.num_fields:
@@ -297,10 +308,28 @@ def _problem(fields: list[str], dialect: Dialect) -> str | None:
     user, item = fields[columns.user], fields[columns.item]
     if not user or not item:
         return f"expected a user and an item id, got {user[:40]!r} and {item[:40]!r}"
-    if columns.strength is not None and not _is_within(fields[columns.strength], MAX_STRENGTH):
-        return f"expected a finite number as strength, got {fields[columns.strength][:40]!r}"
+    if columns.strength is not None:
+        problem = strength_problem(fields[columns.strength], dialect, implicit)
+        if problem:
+            return problem
     if columns.timestamp is not None and not _is_within(fields[columns.timestamp], _MAX_SECONDS):
         return f"expected a timestamp in seconds, got {fields[columns.timestamp][:40]!r}"
+    return None
+
+
+def strength_problem(text: str, dialect: Dialect, implicit: bool) -> str | None:
+    """Return what is wrong with the text of a strength, or None."""
+    if dialect.weights:
+        known = ", ".join(dialect.weights)
+        is_known = event_word(text) in dialect.weights
+        return None if is_known else f"expected one of {known} (data.strength_values), got {text[:40]!r}"
+    if not _is_within(text, MAX_STRENGTH):
+        return f"expected a finite number as strength, got {text[:40]!r}"
+    if implicit and float(text) < 0 and float(text) not in dialect.unrated:
+        return (
+            f"expected a strength >= 0 for implicit feedback, got {text}; set data.feedback = explicit for "
+            "ratings, data.strength_values if it means seen, not rated"
+        )
     return None
 
 
@@ -315,12 +344,18 @@ def _table_of(rows: list[list[str]], dialect: Dialect, num_skipped: int) -> Tabl
     columns = dialect.columns
     strengths = timestamps = None
     if columns.strength is not None:
-        strengths = np.array([float(fields[columns.strength]) for fields in rows], np.float64)
+        texts = [fields[columns.strength] for fields in rows]
+        strengths = np.array([strength_of(text, dialect) for text in texts], np.float64)
     if columns.timestamp is not None:
         timestamps = np.array([_seconds_of(fields[columns.timestamp]) for fields in rows], np.int64)
     users = labels_of([fields[columns.user] for fields in rows])
     items = labels_of([fields[columns.item] for fields in rows])
     return Table(users, items, strengths, timestamps, num_skipped)
+
+
+def strength_of(text: str, dialect: Dialect) -> float:
+    """Return the strength that a text stands for, if `strength_problem` finds nothing wrong with it."""
+    return dialect.weights[event_word(text)] if dialect.weights else float(text)
 
 
 def _seconds_of(text: str) -> int:

@@ -1,25 +1,19 @@
 """Readers of interactions: the files of published data sets, or any table of users and items."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcf_jax.data.columnar import SUFFIXES, read_columnar, read_frame
-from fcf_jax.data.columns import (
-    LAYOUTS,
-    Columns,
-    Dialect,
-    find_files,
-    first_lines,
-    infer_dialect,
-    layout_of_name,
-)
+from fcf_jax.data.columns import Columns
+from fcf_jax.data.evidence import meaning_of
 from fcf_jax.data.interactions import Interactions
-from fcf_jax.data.parse import BadLinePolicy, Table, parse_text, read_text
+from fcf_jax.data.layouts import LAYOUTS, find_files
+from fcf_jax.data.load import Request, load, load_frame
+from fcf_jax.data.parse import BadLinePolicy, Table
 from fcf_jax.data.rows import DuplicatePolicy, check_duplicate_policy, encode_labels
 
 if TYPE_CHECKING:
@@ -30,7 +24,7 @@ _COMMON_NAMES = Columns()
 
 @dataclasses.dataclass(frozen=True)
 class ReadReport:
-    """Counts of what was read: num_rows = interactions + duplicates_merged + zeros_dropped.
+    """How files were understood, and counts: num_rows = interactions + duplicates_merged + zeros_dropped.
 
     Attributes:
         files: Files that were read.
@@ -40,7 +34,10 @@ class ReadReport:
         num_rows: Well-formed rows.
         duplicates_merged: Rows merged into another row of the same user and item.
         zeros_dropped: Pairs of strength zero, which implicit feedback treats as unobserved.
-        bad_lines_skipped: Malformed lines, only with on_bad_line="skip".
+        bad_lines_skipped: Lines that cannot be read, with on_bad_line="skip" and in layouts that have some.
+        unrated: Rows of strength "seen, not rated": 1 as implicit feedback, left out of explicit ratings.
+        columns: Column taken as "user", "item", "strength" and "timestamp", by name or number.
+        why: How columns without names were told apart; "" if they have names or the layout fixes them.
     """
 
     files: tuple[str, ...]
@@ -50,20 +47,9 @@ class ReadReport:
     duplicates_merged: int
     zeros_dropped: int
     bad_lines_skipped: int
-
-
-class _Request(NamedTuple):
-    layout: str
-    columns: Columns
-    separator: str | None
-    on_bad_line: BadLinePolicy
-    implicit: bool
-
-
-class _Loaded(NamedTuple):
-    table: Table
-    layout: str
-    encoding: str
+    unrated: int = 0
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    why: str = ""
 
 
 def read_interactions(
@@ -75,23 +61,29 @@ def read_interactions(
     duplicates: DuplicatePolicy = "sum",
     on_bad_line: BadLinePolicy = "error",
     implicit: bool = True,
+    strength_values: Mapping[str | float, float | str] | None = None,
 ) -> tuple[Interactions, ReadReport]:
     """Read interactions from a file, the folder of a published data set, or a pandas DataFrame.
 
-    Reads text (CSV, TSV, `::`, blanks; plain, gzip, bzip2 or zip), Parquet and NPZ. Users and items are
-    numbered by their sorted labels, so the result does not depend on the order of the lines.
+    Files are text (CSV, TSV, `::`, blanks; plain, gzip, bzip2 or zip), JSON lines, lists of items, Parquet or
+    NPZ. Users and items are numbered by their sorted labels, so the result does not depend on the order of
+    the lines.
 
     Args:
         path: A file, a folder such as ml-1m/, or a DataFrame, whose columns are recognized as a file's are.
-        layout: A name in `LAYOUTS`; "auto" recognizes one by file name and first line; "generic" infers the
-            format from the content only.
+        layout: A name in `LAYOUTS`; "auto" recognizes one by file name and first lines; "generic" reads a
+            table whose format is inferred.
         columns: Which columns to read; see `Columns`.
         separator: One character, "::" or "whitespace"; None infers it.
         duplicates: How to merge repeated pairs, see `Interactions.from_arrays`.
-        on_bad_line: What to do with a line with missing fields or a number that is not finite: "error", or
-            "skip" to omit and count it.
-        implicit: Whether strengths are counts: zeros are dropped and counted, and a negative strength is an
-            error. False keeps both.
+        on_bad_line: What to do with a line with missing fields, a number that is not finite, or a negative
+            strength in implicit feedback: "error", or "skip" to omit and count it.
+        implicit: Whether strengths are counts: zeros are dropped and counted, and a negative strength cannot
+            be read. False keeps both.
+        strength_values: What words and special numbers of the strength column stand for, such as {"view": 1,
+            "buy": 4} for a column of events, or {-1: "seen"} for "seen, not rated", which is strength 1 as
+            implicit feedback and left out of explicit ratings. None: what is known of the layout, and
+            `evidence.EVENT_WEIGHTS`.
 
     Returns:
         The interactions with their original labels, and what was merged, dropped and skipped.
@@ -107,10 +99,17 @@ def read_interactions(
     _check_policies(duplicates, on_bad_line)
     if layout in LAYOUTS and columns != Columns():
         raise ValueError(f'layout {layout} has fixed columns; set data.layout = "generic" to choose others')
-    request = _Request(layout, columns, separator, on_bad_line, implicit)
+    request = Request(
+        layout,
+        columns,
+        separator,
+        on_bad_line,
+        implicit,
+        *meaning_of(strength_values),
+    )
     is_path = isinstance(path, str | PathLike)
     files = find_files(Path(path), layout) if is_path else []
-    loaded = [_load(file, request) for file in files] if is_path else [_loaded_frame(path, request)]
+    loaded = [load(file, request) for file in files] if is_path else [load_frame(path, request)]
     path = path if is_path else "DataFrame"
     table = _concatenated(path, [part.table for part in loaded])
     try:
@@ -128,6 +127,9 @@ def read_interactions(
         duplicates_merged=len(table.users) - merged.num_interactions,
         zeros_dropped=merged.num_interactions - kept.num_interactions,
         bad_lines_skipped=table.num_skipped,
+        unrated=sum(part.num_unrated for part in loaded),
+        columns=loaded[0].columns,
+        why=loaded[0].why,
     )
 
 
@@ -159,8 +161,8 @@ def read_published_split(
         raise ValueError(
             f"{path}: expected the folder of a published split, got {files[0].name}; split it yourself"
         )
-    request = _Request("auto", Columns(), None, on_bad_line, implicit)
-    tables = [_load(file, request).table for file in files]
+    request = Request(on_bad_line=on_bad_line, implicit=implicit)
+    tables = [load(file, request).table for file in files]
     both = _concatenated(path, tables)
     user_ids, user_labels = encode_labels(both.users, kind="user")
     item_ids, item_labels = encode_labels(both.items, kind="item")
@@ -184,44 +186,6 @@ def _check_policies(duplicates: str, on_bad_line: str) -> None:
     check_duplicate_policy(duplicates)
     if on_bad_line not in ("error", "skip"):
         raise ValueError(f'expected data.on_bad_line "error" or "skip", got {on_bad_line!r}; choose one')
-
-
-def _load(path: Path, request: _Request) -> _Loaded:
-    if path.suffix in SUFFIXES:
-        table = read_columnar(
-            path, request.columns, on_bad_line=request.on_bad_line, implicit=request.implicit
-        )
-        return _Loaded(table, path.suffix.removeprefix("."), "binary")
-    text = read_text(path)
-    layout, dialect = _layout_and_dialect(path, text.file_name, text.content, request)
-    table = parse_text(
-        text.content, dialect, path, on_bad_line=request.on_bad_line, implicit=request.implicit
-    )
-    return _Loaded(table, layout, text.encoding)
-
-
-def _loaded_frame(frame: "pd.DataFrame", request: _Request) -> _Loaded:
-    if request.layout in LAYOUTS or request.separator is not None:
-        raise ValueError("DataFrame: expected no layout or separator, which are of text; leave them out")
-    table = read_frame(frame, request.columns, on_bad_line=request.on_bad_line, implicit=request.implicit)
-    return _Loaded(table, "frame", "binary")
-
-
-def _layout_and_dialect(path: Path, file_name: str, content: bytes, request: _Request) -> tuple[str, Dialect]:
-    line_number, lines = first_lines(content)
-    if not lines:
-        raise ValueError(f"{path}: expected interactions, found an empty file; choose another data.path")
-    candidate = request.layout if request.layout in LAYOUTS else layout_of_name(file_name)
-    is_chosen = request.layout == "generic" or request.columns != Columns() or request.separator is not None
-    if candidate in LAYOUTS and not is_chosen:
-        if LAYOUTS[candidate].matches(lines[0]):
-            return candidate, LAYOUTS[candidate].dialect
-        if request.layout != "auto":
-            raise ValueError(
-                f"{path}:{line_number}: expected a line of layout {candidate}, got {lines[0][:60]!r}; "
-                'set data.layout = "generic" or correct the line'
-            )
-    return "generic", infer_dialect(f"{path}:{line_number}", lines, request.columns, request.separator)
 
 
 def _concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:

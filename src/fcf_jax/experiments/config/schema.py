@@ -6,8 +6,8 @@ import optax
 from pydantic import BaseModel, ConfigDict, Field
 
 from fcf_jax.core.sampling import Sampling, poisson_capacity
-from fcf_jax.data.columns import LAYOUT_NAMES
 from fcf_jax.data.known_sets import KNOWN_SETS
+from fcf_jax.data.layouts import LAYOUT_NAMES
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS, ServerStep
 

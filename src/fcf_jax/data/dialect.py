@@ -1,0 +1,128 @@
+"""Dialect of a text table, inferred from its first lines."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from fcf_jax.data.columns import (
+    Columns,
+    Order,
+    Positions,
+    is_digits,
+    named_positions,
+    numbered_positions,
+)
+from fcf_jax.data.evidence import EVENT_WEIGHTS, are_events, looks_like
+from fcf_jax.data.names import is_common
+from fcf_jax.data.separators import checked_separator, inferred_separator, split_fields
+
+_NUMBERS: Mapping[str, float] = MappingProxyType({})  # weights of a column of numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """Syntax of a text table.
+
+    Attributes:
+        separator: Between fields; `WHITESPACE` for runs of blanks.
+        num_fields: Fields of each line.
+        has_header: Whether the first line names the columns.
+        columns: Where to find users, items, strengths and timestamps.
+        has_quotes: Whether double quotes enclose fields.
+        weights: Strength of each event, by `event_word`; empty if the strength column holds numbers.
+        unrated: Numbers of the strength column that mean "seen, not rated"; never refused as negative.
+        names: Names of the columns; empty if there is no header.
+        why: How columns without names were told apart.
+    """
+
+    separator: str
+    num_fields: int
+    has_header: bool
+    columns: Positions
+    has_quotes: bool = True
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    unrated: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
+    why: str = ""
+
+
+def infer_dialect(
+    where: str,
+    lines: Sequence[str],
+    columns: Columns,
+    separator: str | None,
+    *,
+    order: Order | None = None,
+    weights: Mapping[str, float] = _NUMBERS,
+    has_quotes: bool = True,
+) -> Dialect:
+    """Infer separator, header and columns from the first lines of a file.
+
+    The first line is a header if it has two common column names, if `columns` has names, or if none of its
+    fields is a number. If `columns` has numbers for user and item, it is a header only if it has two common
+    names, or text where a strength or timestamp should be. Without a header,
+    two to four columns are user, item, strength, timestamp, unless their values show another order.
+
+    Args:
+        where: FILE:LINE of the first line, for messages.
+        lines: First lines, at least one.
+        columns: Columns that the caller chose.
+        separator: One character, "::", or "whitespace" or " " for runs of blanks; None to infer it.
+        order: Order of the columns of a table that has no header; None to infer both.
+        weights: Strengths of events; empty for `EVENT_WEIGHTS`.
+        has_quotes: Whether double quotes enclose fields.
+
+    Raises:
+        ValueError: For a single column, or a required column that is not found; lists those found.
+    """
+    separator = inferred_separator(lines) if separator is None else checked_separator(separator)
+    rows = [split_fields(line, separator, has_quotes=has_quotes) for line in lines]
+    fields = rows[0]
+    if len(fields) < 2:
+        raise ValueError(
+            f"{where}: expected a user and an item column, got one column ({', '.join(fields)[:40]}); "
+            "separate the columns with commas or tabs"
+        )
+    has_header, why = order is None and _is_header(fields, columns), ""
+    if has_header:
+        positions = named_positions(where, fields, columns, rows[1:])
+    else:
+        positions, why = numbered_positions(where, rows, columns, order)
+    return Dialect(
+        separator,
+        len(fields),
+        has_header,
+        positions,
+        has_quotes=has_quotes,
+        weights=weights_of(rows[has_header:], positions.strength, weights),
+        names=tuple(fields) if has_header else (),
+        why=why,
+    )
+
+
+def weights_of(
+    rows: Sequence[Sequence[str]], strength: int | None, weights: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Return the weights of events if the strength column holds events; empty if it holds numbers.
+
+    Args:
+        rows: First rows.
+        strength: Position of the strength column; None if there is none.
+        weights: By `event_word`; empty for `EVENT_WEIGHTS`.
+    """
+    if strength is None:
+        return _NUMBERS
+    values = [row[strength] for row in rows if len(row) > strength and row[strength]]
+    return (weights or EVENT_WEIGHTS) if are_events(values, weights or EVENT_WEIGHTS) else _NUMBERS
+
+
+def _is_header(fields: Sequence[str], columns: Columns) -> bool:
+    num_common = sum(map(is_common, fields))
+    has_numbers = any(looks_like("number", [field]) for field in fields)
+    if num_common > 1:
+        return True
+    if is_digits(columns.user) and is_digits(columns.item):
+        values = {str(column) for column in (columns.strength, columns.timestamp)}
+        return any(not looks_like("number", [field]) for i, field in enumerate(fields) if str(i) in values)
+    has_names = any(column not in (None, "") and not is_digits(column) for column in columns)
+    return has_names or not has_numbers
