@@ -51,8 +51,10 @@ def _entry(name: str, value: Any) -> Iterator[str]:
     yield f"```python\n{name}{_signature(value)}\n```\n"
     yield f"```text\n{inspect.cleandoc(value.__doc__ or '')}\n```\n"
     if inspect.isclass(value):
-        methods = [method for method in vars(value) if not method.startswith("_") and _is_own(value, method)]
-        yield from (f"- `{method}`: {_first_paragraph(getattr(value, method))}" for method in methods)
+        bases = [base for base in value.__mro__ if base.__module__.startswith(fcf.__name__)]
+        methods = [(base, name) for base in bases for name in vars(base) if not name.startswith("_")]
+        names = [name for base, name in methods if _is_own(base, name)]
+        yield from (f"- `{name}`: {_first_paragraph(getattr(value, name))}" for name in names)
         yield ""
 
 

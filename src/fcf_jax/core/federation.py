@@ -48,12 +48,12 @@ class Federation(NamedTuple):
     with other numbers, but the same sizes and the same optimizer object, does not recompile.
 
     Attributes:
-        init: key -> the first state.
+        init: key -> the first state; (key, item_factors) starts from these instead of drawn ones.
         round: (key, state, clients, *, row_capacity=None) -> (next state, info). Use the same key for all
             rounds: a round derives its keys from it and the state's round index.
     """
 
-    init: Callable[[Key], ServerState]
+    init: Callable[..., ServerState]
     round: Callable[..., tuple[ServerState, RoundInfo]]
 
 
@@ -259,11 +259,15 @@ def step(
     return server_update(model, state, sums, setup.optimizer, num_users=num_users)
 
 
-def _init(setup: Setup, key: Key) -> ServerState:
+def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | None = None) -> ServerState:
     num_padded, channel = setup.num_rows - setup.num_items, setup.channel
-    item_factors = draw_item_factors(
-        key, num_items=setup.num_items, num_factors=setup.num_factors, init_scale=setup.init_scale
-    )
+    if item_factors is None:
+        item_factors = draw_item_factors(
+            key, num_items=setup.num_items, num_factors=setup.num_factors, init_scale=setup.init_scale
+        )
+    elif item_factors.shape != (setup.num_items, setup.num_factors):
+        expected = (setup.num_items, setup.num_factors)
+        raise ValueError(f"expected item factors of shape {expected}, got {item_factors.shape}")
     if channel is not None and channel.item_weights is not None:  # items that are never sent stay 0
         item_factors = jnp.where(channel.item_weights[:, None] > 0, item_factors, 0.0)
     state = server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), setup.optimizer)

@@ -1,12 +1,13 @@
 """Rules of implicit feedback: no strength is negative, and no confidence too large for float32."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from fcf_jax.data.interactions import Interactions
 
+Strengths = Literal["keep", "binary", "log"]
 _MAX_CONFIDENCE_GAIN = 1e8  # alpha * r; above it float32 loses the rest of the history
 
 
@@ -30,6 +31,13 @@ def check_implicit(interactions: "Interactions", *, alpha: float) -> None:
             f"expected alpha * strength <= {_MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
             f"for {_name_of(interactions, position)}; lower model.alpha or scale the strengths (log_scaled)"
         )
+
+
+def transformed(interactions: "Interactions", strengths: Strengths) -> "Interactions":
+    """Transform strengths: "keep" none, "binary" to 1 each, "log" to log(1 + r)."""
+    if strengths == "binary":
+        return interactions.binarized()
+    return interactions.log_scaled() if strengths == "log" else interactions
 
 
 def refuse_negative(interactions: "Interactions", purpose: str) -> None:

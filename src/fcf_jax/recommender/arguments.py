@@ -1,29 +1,99 @@
-"""Arguments of the estimator: histories and ids, checked."""
+"""Arguments of the estimator: hyperparameters, histories and ids, checked."""
 
-from typing import Any
+import warnings
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data import Interactions, check_implicit
+from fcf_jax.data.feedback import Strengths, transformed
+from fcf_jax.data.rows import first_of
+from fcf_jax.data.selection import positions_of, with_items
 
-Ids = int | npt.ArrayLike
+if TYPE_CHECKING:
+    from fcf_jax.recommender.estimator import FederatedCollaborativeFilter
+
+Ids = int | str | npt.ArrayLike
 IdsAndScores = tuple[np.ndarray, np.ndarray]
+_LEAST = {
+    "num_factors": 1,
+    "num_rounds": 0,
+    "cohort_size": 1,
+    "seed": 0,
+    "alpha": 0.0,
+    "regularization": 0.0,
+    "unobserved_weight": 0.0,
+}
 
 
-def histories_of(user_items: Any, *, alpha: float) -> Interactions:
-    """Read a sparse matrix, or a row of a sparse array, as implicit feedback; zeros are dropped.
+def check_hyperparameters(model: "FederatedCollaborativeFilter") -> None:
+    """Raise ValueError for a hyperparameter that is out of range."""
+    for name, bound in _LEAST.items():
+        value, default = getattr(model, name), type(model).__dataclass_fields__[name].default
+        kind, words = (Integral, "a whole number") if isinstance(bound, int) else (Real, "a number")
+        is_sound = isinstance(value, kind) and bound <= value < np.inf  # type: ignore[operator]
+        if value is not default and not is_sound:
+            raise ValueError(f"expected {name}: {words} >= {bound}, got {value}; the default is {default}")
+    if model.strengths not in get_args(Strengths):
+        choices = ", ".join(get_args(Strengths))
+        raise ValueError(
+            f"expected strengths: one of {choices}, got {model.strengths!r}; the default is keep"
+        )
+
+
+def histories_of(
+    user_items: Any,
+    *,
+    alpha: float,
+    strengths: Strengths = "keep",
+    item_labels: np.ndarray | None = None,
+) -> Interactions:
+    """Read implicit feedback: strengths are transformed, and zeros dropped.
+
+    Args:
+        user_items: a sparse matrix, a row of a sparse array, a DataFrame or `Interactions`.
+        alpha: of the model.
+        strengths: transformation of the model.
+        item_labels: of the model; items with labels are matched to them. None: items are kept as they are.
 
     Raises:
-        ValueError: if it is not sparse, or has values that cannot be strengths.
+        ValueError: if it is none of these, or has values that cannot be strengths, or no item of the model.
     """
-    from scipy import sparse
-
-    if sparse.issparse(user_items) and user_items.ndim == 1:
-        user_items = user_items.reshape(1, -1)
-    histories = Interactions.from_scipy(user_items).drop_zeros()
+    histories = _as_interactions(user_items)
+    if item_labels is not None and histories.item_labels is not None:
+        histories = _over_known_items(histories, item_labels)
+    histories = transformed(histories.drop_zeros(), strengths)
     check_implicit(histories, alpha=alpha)
     return histories
+
+
+def _as_interactions(user_items: Any) -> Interactions:
+    from scipy import sparse
+
+    if isinstance(user_items, Interactions):
+        return user_items
+    if hasattr(user_items, "iloc"):  # of pandas, which need not be installed
+        return Interactions.from_frame(user_items)
+    if sparse.issparse(user_items) and user_items.ndim == 1:
+        user_items = user_items.reshape(1, -1)
+    return Interactions.from_scipy(user_items)
+
+
+def _over_known_items(histories: Interactions, item_labels: np.ndarray) -> Interactions:
+    known = with_items(histories, item_labels)
+    num_unknown = histories.num_interactions - known.num_interactions
+    if num_unknown and not known.num_interactions:
+        theirs, ours = first_of(np.asarray(histories.item_labels)), first_of(item_labels)
+        raise ValueError(f"expected items of the model, such as {ours}, got only others: {theirs}")
+    if num_unknown:
+        warnings.warn(
+            f"{num_unknown} of {histories.num_interactions} interactions are with items that the model does "
+            "not know, and are left out",
+            stacklevel=2,
+        )
+    return known
 
 
 def check_sizes(rows: Interactions, *, num_items: int, num_users: int | None) -> None:
@@ -40,9 +110,21 @@ def check_sizes(rows: Interactions, *, num_items: int, num_users: int | None) ->
         )
 
 
-def checked_ids(ids: Ids, count: int, name: str) -> npt.NDArray[np.int64]:
-    """Return an id or a list of ids as an array; raise ValueError for an id outside [0, count)."""
+def checked_ids(ids: Ids, count: int, name: str, labels: np.ndarray | None = None) -> npt.NDArray[np.int64]:
+    """Return the positions of an id or a list of ids: whole numbers are positions, strings are labels.
+
+    Raises:
+        ValueError: for a position outside [0, count), or a label that is not among `labels`.
+    """
     array = np.atleast_1d(np.asarray(ids))
+    if labels is not None and array.ndim == 1 and array.size and all(isinstance(one, str) for one in array):
+        positions = positions_of(array, labels)
+        if (positions < 0).any():
+            unknown = str(array[int((positions < 0).argmax())])
+            raise ValueError(
+                f"expected {name} to be a label such as {first_of(labels)}, got {unknown!r}; correct it"
+            )
+        return positions
     if array.ndim > 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"expected {name} to be a whole number or a list of them, got {ids!r}; correct it")
     wrong = array[(array < 0) | (array >= count)]

@@ -1,13 +1,12 @@
 """An estimator class around the federation, with the interface of the package `implicit`.
 
-It takes SciPy sparse matrices and returns NumPy arrays. All computation is in the package's pure functions,
-such as `fcf_jax.federated_cf`, which offer more options.
+It takes SciPy sparse matrices or pandas DataFrames, and returns NumPy arrays. All computation is in the
+package's pure functions, such as `fcf_jax.federated_cf`, which offer more options.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -17,30 +16,28 @@ import optax
 from jax import numpy as jnp
 
 from fcf_jax.core.federation import Federation, cohort_rows, federated_cf, run_rounds
-from fcf_jax.core.objective import confidence, implicit_feedback
 from fcf_jax.core.packing import pack_clients
-from fcf_jax.core.records import Model
+from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Interactions
-from fcf_jax.evaluation.recommend import explain_score, recommend_many, solve_new_users
+from fcf_jax.data.feedback import Strengths
+from fcf_jax.data.rows import checked_labels
+from fcf_jax.data.selection import matched_factors
 from fcf_jax.optimizers import guarded_gram, running_sums
 from fcf_jax.recommender.arguments import (
-    Ids,
-    IdsAndScores,
-    check_sizes,
-    checked_ids,
+    check_hyperparameters,
     histories_of,
-    shaped_like,
 )
+from fcf_jax.recommender.progress import progress_bar
+from fcf_jax.recommender.queries import Queries
 from fcf_jax.recommender.storage import File, read_model, write_model
 
-_NO_SCORE = np.finfo(np.float32).min  # score of a place without an item, as in `implicit`
 # kept, so that a second fit does not recompile
 _FOR_ALL_CLIENTS, _FOR_COHORTS = guarded_gram(), running_sums()
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class FederatedCollaborativeFilter:
-    """Federated Collaborative Filtering for a matrix of implicit feedback [users, items].
+class FederatedCollaborativeFilter(Queries):
+    """Federated Collaborative Filtering for implicit feedback, as a matrix [users, items] or a DataFrame.
 
     Methods and arguments are those of `implicit.als.AlternatingLeastSquares`, but the matrix has another
     meaning. Here, its values are strengths r >= 0, with confidence c = 1 + alpha r; in `implicit`, the
@@ -51,6 +48,11 @@ class FederatedCollaborativeFilter:
         confidences.data = 1 + 4.0 * strengths.data  # alpha = 4.0 here
 
     Negative values, dislikes in `implicit`, raise an error here. A stored zero is no interaction.
+
+    Histories may also be `Interactions`, or a pandas DataFrame with one row per observation, read by
+    `Interactions.from_frame`. Then `user_labels` and `item_labels` have the original ids, sorted. Wherever a
+    method takes an id, a whole number is a position and a string is an original id. Histories given to
+    another method than `fit` are matched to the model's items by label.
 
     In a deployment, the server has only `item_factors`, and each device its own history and factor. This
     simulation keeps the histories of the last `fit`, and solves `user_factors` from them when they are first
@@ -65,6 +67,9 @@ class FederatedCollaborativeFilter:
         cohort_size: number of users in a round; None: all users.
         server_step: any optax optimizer; None: `guarded_gram` for rounds of all users, `running_sums` for
             cohorts.
+        strengths: transformation of all strengths: "keep" none, "binary" to 1 each, "log" to log(1 + r).
+        initial_item_factors: what `fit` starts from: an array [items, factors], or a fitted model, whose
+            items are matched by label; items that it lacks start as without it. None: drawn item factors.
         seed: seed of the first item factors and of the cohorts, at least 0.
 
     Raises:
@@ -86,22 +91,18 @@ class FederatedCollaborativeFilter:
     num_rounds: int = 30
     cohort_size: int | None = None
     server_step: optax.GradientTransformation | None = None
+    strengths: Strengths = "keep"
+    initial_item_factors: "np.ndarray | FederatedCollaborativeFilter | None" = dataclasses.field(
+        default=None, repr=False
+    )
     seed: int = 0
     _item_factors: jax.Array | None = dataclasses.field(default=None, init=False, repr=False)
+    _item_labels: np.ndarray | None = dataclasses.field(default=None, init=False, repr=False)
     _histories: Interactions | None = dataclasses.field(default=None, init=False, repr=False)
     _user_factors: np.ndarray | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        least = {"num_factors": 1, "num_rounds": 0, "cohort_size": 1, "seed": 0}
-        least |= {"alpha": 0.0, "regularization": 0.0, "unobserved_weight": 0.0}
-        for name, bound in least.items():
-            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-            kind, words = (Integral, "a whole number") if isinstance(bound, int) else (Real, "a number")
-            is_sound = isinstance(value, kind) and bound <= value < np.inf  # type: ignore[operator]
-            if value is not default and not is_sound:
-                raise ValueError(
-                    f"expected {name}: {words} >= {bound}, got {value}; the default is {default}"
-                )
+        check_hyperparameters(self)
 
     def fit(
         self,
@@ -109,10 +110,10 @@ class FederatedCollaborativeFilter:
         show_progress: bool = True,
         callback: Callable[[int, float, float], Any] | None = None,
     ) -> "FederatedCollaborativeFilter":
-        """Run the federation from a fresh start.
+        """Run the federation from a fresh start, or from `initial_item_factors`.
 
         Args:
-            user_items: strengths, a SciPy sparse matrix [users, items].
+            user_items: strengths: a SciPy sparse matrix [users, items], a DataFrame or `Interactions`.
             show_progress: show a progress bar, only on a terminal.
             callback: called after each round with its index, its duration in seconds and the loss at its
                 start. It may use the model in its current state. An exception that it raises ends the fit.
@@ -121,17 +122,19 @@ class FederatedCollaborativeFilter:
             The model itself.
 
         Raises:
-            ValueError: if the values cannot be strengths, or there are fewer users than `cohort_size`.
+            ValueError: if the values cannot be strengths, there are fewer users than `cohort_size`, or
+                `initial_item_factors` do not fit.
             FloatingPointError: if training diverged; the model is then unfitted.
         """
-        histories = histories_of(user_items, alpha=self.alpha)
+        histories = histories_of(user_items, alpha=self.alpha, strengths=self.strengths)
         if not histories.num_interactions:
             raise ValueError("expected user_items with an interaction, got none; check its values")
         federation, key = self._federation(histories.num_items), jax.random.key(self.seed)
-        state, clients = federation.init(key), pack_clients(histories)
+        state, clients = self._first_state(federation, key, histories), pack_clients(histories)
         capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
-        self._histories, self._user_factors, self._item_factors = histories, None, state.item_factors
-        with _progress_bar(is_wanted=show_progress) as progress:
+        self._histories, self._item_labels = histories, histories.item_labels
+        self._user_factors, self._item_factors = None, state.item_factors
+        with progress_bar(is_wanted=show_progress) as progress:
             task = progress.add_task("", total=self.num_rounds, status="compiling")
             for round_index in range(self.num_rounds):
                 started = time.perf_counter()
@@ -146,149 +149,15 @@ class FederatedCollaborativeFilter:
             raise FloatingPointError("training diverged; raise regularization, or leave server_step unset")
         return self
 
-    @property
-    def item_factors(self) -> np.ndarray:
-        """Y [items, factors], float32, the state of the server."""
-        return np.asarray(self._fitted)
-
-    @property
-    def user_factors(self) -> np.ndarray:
-        """X [users, factors], float32, solved from the histories of the last `fit`."""
-        if self._user_factors is None:
-            item_factors = self._fitted
-            if self._histories is None:
-                raise ValueError("expected a model fitted here, got a loaded one; pass the users' own rows")
-            self._user_factors = self._solve(item_factors, self._histories)
-        return self._user_factors
-
-    def recommend(
-        self,
-        userid: Ids,
-        user_items: Any,
-        N: int = 10,  # noqa: N803
-        filter_already_liked_items: bool = True,
-        filter_items: npt.ArrayLike | None = None,
-        recalculate_user: bool = False,
-        items: npt.ArrayLike | None = None,
-    ) -> IdsAndScores:
-        """Find the N items with the highest scores x.y; of equal scores, the lower id comes first.
-
-        Args:
-            userid: id of a user, or a list of ids.
-            user_items: histories, one row for each user in `userid`: `user_items[userid]`. May be None if
-                nothing is filtered or recalculated.
-            N: number of items, at least 1.
-            filter_already_liked_items: leave out the items in the user's row.
-            filter_items: items to leave out for all users.
-            recalculate_user: solve the users' factors from `user_items` instead of the histories of the last
-                `fit`; always done by a loaded model.
-            items: the only items to choose from; N is then at most their number.
-
-        Returns:
-            Item ids (int32) and scores (float32): [N] for one user, [users, N] for a list. If a user has
-            fewer candidates, the rest has id -1 and the lowest float32 as score (`implicit` returns a
-            filtered id).
-        """
-        rows = None
-        if user_items is not None or filter_already_liked_items or recalculate_user:
-            rows = self._rows(user_items, num_users=np.size(userid))
-        if rows is not None and (recalculate_user or self._histories is None):
-            user_factors = self._solve(self._fitted, rows)
-        else:
-            user_factors = self.user_factors[checked_ids(userid, len(self.user_factors), "userid")]
-        observed = rows if filter_already_liked_items else None
-        found = _best(self._fitted, user_factors, N, observed=observed, among=items, left_out=filter_items)
-        return shaped_like(userid, found)
-
-    def recommend_new(
-        self,
-        user_items: Any,
-        N: int = 10,  # noqa: N803
-        filter_already_liked_items: bool = True,
-        filter_items: npt.ArrayLike | None = None,
-        items: npt.ArrayLike | None = None,
-    ) -> IdsAndScores:
-        """Recommend to users that took no part in the fit: [rows, N], one row for each row of `user_items`.
-
-        Arguments are those of `recommend`.
-        """
-        rows = self._rows(user_items)
-        user_factors = self._solve(self._fitted, rows)
-        observed = rows if filter_already_liked_items else None
-        return _best(self._fitted, user_factors, N, observed=observed, among=items, left_out=filter_items)
-
-    def similar_items(
-        self,
-        itemid: Ids,
-        N: int = 10,  # noqa: N803
-        *,
-        filter_items: npt.ArrayLike | None = None,
-        items: npt.ArrayLike | None = None,
-    ) -> IdsAndScores:
-        """Find the N items with the most similar factors, the item itself first; shapes as for `recommend`.
-
-        Args:
-            itemid: id of an item, or a list of ids.
-            N: number of items, at least 1.
-            filter_items: items to leave out.
-            items: the only items to choose from; N is then at most their number.
-
-        Returns:
-            Item ids, and the cosines of their factors with that of the item.
-        """
-        norms = np.linalg.norm(self.item_factors, axis=1, keepdims=True)
-        directions = self.item_factors / np.where(norms > 0, norms, 1.0)
-        queries = directions[checked_ids(itemid, len(directions), "itemid")]
-        found = _best(jnp.asarray(directions), queries, N, among=items, left_out=filter_items)
-        return shaped_like(itemid, found)
-
-    def explain(
-        self,
-        userid: int,
-        user_items: Any,
-        itemid: int,
-        user_weights: Any = None,
-        N: int = 10,  # noqa: N803
-    ) -> tuple[float, list[tuple[int, float]], Any]:
-        """Explain the score of an item by the user's observed items.
-
-        Args:
-            userid: id of the user.
-            user_items: the matrix of all users, as in `implicit`, or only the row of this user.
-            itemid: id of the item, recommended or not.
-            user_weights: those returned by an earlier call for the same user, to save time.
-            N: number of observed items to return.
-
-        Returns:
-            The score, the N observed items that contribute most as (item id, contribution), and
-            `user_weights`. The contributions of all observed items add up to the score; some may be negative.
-        """
-        from scipy import sparse
-
-        if sparse.issparse(user_items) and user_items.ndim == 2 and user_items.shape[0] != 1:
-            user_items = user_items.tocsr()[checked_ids(userid, user_items.shape[0], "userid")]
-        row = self._rows(user_items, num_users=1)
-        item = checked_ids(itemid, row.num_items, "itemid")[0]
-        contributions, user_weights = explain_score(
-            self.item_factors,
-            int(item),
-            row.item_ids,
-            np.asarray(confidence(jnp.asarray(row.strengths), alpha=self.alpha)),
-            model=self._model,
-            factorization=user_weights,
-        )
-        largest = np.argsort(-contributions, kind="stable")[:N]
-        top = [(int(row.item_ids[place]), float(contributions[place])) for place in largest]
-        return float(contributions.sum()), top, user_weights
-
     def save(self, file: File) -> None:
         """Write item factors and hyperparameters to an `.npz` file without pickled objects.
 
-        The file does not contain `server_step`, which only another `fit` needs.
+        The file does not contain `server_step` and `initial_item_factors`, which only another `fit` needs.
         """
         names = [field.name for field in dataclasses.fields(self) if field.init]
-        saved = {name: getattr(self, name) for name in names if name != "server_step"}
-        write_model(file, saved, self.item_factors)
+        unsaved = ("server_step", "initial_item_factors")
+        saved = {name: getattr(self, name) for name in names if name not in unsaved}
+        write_model(file, saved, self.item_factors, self._item_labels)
 
     @classmethod
     def load(cls, file: File) -> "FederatedCollaborativeFilter":
@@ -298,26 +167,41 @@ class FederatedCollaborativeFilter:
             OSError: if the file cannot be read.
             ValueError: if it is damaged, or not a saved model.
         """
-        hyperparameters, item_factors = read_model(file)
-        model = cls(**hyperparameters)
-        model._item_factors = jnp.asarray(item_factors)
+        hyperparameters, item_factors, item_labels = read_model(file)
+        return cls(**hyperparameters).with_item_factors(item_factors, item_labels)
+
+    def with_item_factors(
+        self, item_factors: np.ndarray, item_labels: npt.ArrayLike | None = None
+    ) -> "FederatedCollaborativeFilter":
+        """Return a model with these hyperparameters and item factors, as if loaded: it knows no user.
+
+        Args:
+            item_factors: Y [items, factors], finite; another K replaces `num_factors`.
+            item_labels: original id of each item; None: 0, 1, 2, ...
+
+        Raises:
+            ValueError: for item factors of another shape, or that are not finite.
+        """
+        factors = np.asarray(item_factors, np.float32)
+        if factors.ndim != 2 or not np.isfinite(factors).all():
+            raise ValueError(f"expected finite item factors [items, factors], got shape {factors.shape}")
+        model = dataclasses.replace(self, num_factors=factors.shape[1])
+        model._item_factors = jnp.asarray(factors)
+        model._item_labels = checked_labels(item_labels, len(factors), kind="item")
         return model
 
-    @property
-    def _fitted(self) -> jax.Array:
-        if self._item_factors is None:
-            raise ValueError("expected a fitted model, got a new one; call fit, or load one")
-        return self._item_factors
-
-    def _rows(self, user_items: Any, *, num_users: int | None = None) -> Interactions:
-        rows = histories_of(user_items, alpha=self.alpha)
-        check_sizes(rows, num_items=len(self._fitted), num_users=num_users)
-        return rows
-
-    @property
-    def _model(self) -> Model:
-        weighting = implicit_feedback(alpha=float(self.alpha))
-        return Model(weighting, float(self.regularization), float(self.unobserved_weight))
+    def _first_state(self, federation: Federation, key: Key, histories: Interactions) -> ServerState:
+        given = self.initial_item_factors
+        if given is None:
+            return federation.init(key)
+        drawn = np.asarray(federation.init(key).item_factors)
+        if isinstance(given, FederatedCollaborativeFilter):
+            factors, labels = given.item_factors, given._item_labels
+        else:
+            factors, labels = np.asarray(given), None
+        return federation.init(
+            key, jnp.asarray(matched_factors(factors, labels, drawn, histories.item_labels))
+        )
 
     def _federation(self, num_items: int) -> Federation:
         step = self.server_step
@@ -330,46 +214,3 @@ class FederatedCollaborativeFilter:
             num_factors=self.num_factors,
             cohort_size=self.cohort_size,
         )
-
-    def _solve(self, item_factors: jax.Array, histories: Interactions) -> np.ndarray:
-        return solve_new_users(self._model, item_factors, histories)
-
-
-def _progress_bar(*, is_wanted: bool) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("round"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (is_wanted and console.is_terminal),
-    )
-
-
-def _best(
-    factors: jax.Array,
-    queries: np.ndarray,
-    count: int,
-    *,
-    observed: Interactions | None = None,
-    among: npt.ArrayLike | None = None,
-    left_out: npt.ArrayLike | None = None,
-) -> IdsAndScores:
-    """Find for each query the `count` best rows of `factors`, only `among` some or with some `left_out`."""
-    if left_out is not None and among is not None:
-        raise ValueError("expected items or filter_items, got both; remove the filtered ones from items")
-    is_candidate = np.full(len(factors), among is None)
-    if among is not None:
-        is_candidate[checked_ids(among, len(factors), "items")] = True
-        count = min(count, int(is_candidate.sum()))
-    if left_out is not None:
-        is_candidate[checked_ids(left_out, len(factors), "filter_items")] = False
-    if count < 1:
-        raise ValueError(f"expected N >= 1 and an item to choose among, got {count}; ask for at least one")
-    ids, scores = recommend_many(factors, queries, observed, is_candidate=is_candidate, k=count)
-    return ids, np.maximum(scores, _NO_SCORE)

@@ -17,6 +17,7 @@ from fcf_jax.data import (
     split_per_user,
     split_temporal,
 )
+from fcf_jax.data.feedback import transformed
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
@@ -100,9 +101,7 @@ def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
 
 def transform_strengths(interactions: Interactions, data: DataConfig) -> Interactions:
     """Transform strengths as `data.strengths` asks for."""
-    if data.strengths == "binary":
-        return interactions.binarized()
-    return interactions.log_scaled() if data.strengths == "log" else interactions
+    return transformed(interactions, data.strengths)
 
 
 def load_published(data: DataConfig) -> Interactions:

@@ -6,6 +6,7 @@ import optax
 from pydantic import BaseModel, ConfigDict, Field
 
 from fcf_jax.core.sampling import Sampling, poisson_capacity
+from fcf_jax.data.feedback import Strengths
 from fcf_jax.data.known_sets import KNOWN_SETS
 from fcf_jax.data.layouts import LAYOUT_NAMES
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
@@ -63,7 +64,7 @@ class DataConfig(_Section):
     feedback: Literal["implicit", "explicit"] = Field(
         default="implicit", description="implicit: strengths give confidence; explicit: they are ratings"
     )
-    strengths: Literal["keep", "binary", "log"] = Field(
+    strengths: Strengths = Field(
         default="keep", description="transformation of strengths: none, all 1, or log(1 + r)"
     )
     min_user_interactions: int = Field(
