@@ -1,7 +1,8 @@
 """Figures of rounds behind each channel, recorded before clipping and noise were links.
 
 `recorded.npz` was written by the code of commit 0d59e99 (`Mechanism` and `Accumulation` as arguments of
-`federated_cf`), with the data, the numbers and the keys below. `python tests/channel/record.py` replaces it
+`federated_cf`), with the data, the numbers and the keys below; those under noise were written again when a
+draw became the sum of four normals. `python tests/channel/record.py` replaces it
 by figures of the present code, which is right only after a change that is meant to change them.
 """
 
@@ -64,7 +65,7 @@ def channels(data: Data) -> dict[str, fcf.channel.Link | None]:
     return {
         "plain": None,
         "static": clip_and_noise(**noise),
-        "local": clip_and_noise(is_local=True, **noise),
+        "local": clip_and_noise(is_local=True, **noise | {"noise_multiplier": 0.01}),
         "weighted": clip_and_noise(item_weights=jnp.asarray(weights), **noise),
         "adaptive": adaptive_clip_and_noise(**noise),
         "weighted_adaptive": adaptive_clip_and_noise(item_weights=jnp.asarray(weights), **noise),

@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from fcf_jax.channel.link import link
+from fcf_jax.channel.noise import gaussian
 from fcf_jax.core.client import upload_norms
 from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar, Uploads
 
@@ -190,7 +191,7 @@ def _release_adaptive(
     norms = _scaled(clip_norms, state)
     noised, _ = _release(norms, noise_multiplier, expected_cohort_size, item_weights, key_sums, (), sums)
     centered = sums.num_clipped - 0.5 * sums.num_clients  # a client changes this by at most 1/2
-    num_clipped = centered + count_noise * jax.random.normal(key_count) + 0.5 * expected_cohort_size
+    num_clipped = centered + count_noise * gaussian(key_count) + 0.5 * expected_cohort_size
     share_unclipped = 1.0 - num_clipped / expected_cohort_size
     scale = state.scale * jnp.exp(-_ADAPTATION * (share_unclipped - quantile))
     return noised._replace(num_clipped=num_clipped), ClippingState(scale)
@@ -222,7 +223,7 @@ def add_noise(
         clip_norm = getattr(clip_norms, name)
         if clip_norm is None:
             return jnp.full_like(piece, jnp.nan)
-        noise = noise_multiplier * clip_norm * jax.random.normal(keys[name], piece.shape, piece.dtype)
+        noise = noise_multiplier * clip_norm * gaussian(keys[name], piece.shape, piece.dtype)
         if name == "user_gram":
             return piece + 0.5 * (noise + noise.T)
         if name == "loss" or item_weights is None:

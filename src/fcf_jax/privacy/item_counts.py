@@ -6,11 +6,11 @@ A client changes the vector n by at most C. Rounds can then leave the tail of th
 the noise among items according to their counts.
 """
 
-import jax
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
+from fcf_jax.channel.noise import gaussian
 from fcf_jax.core.records import Key
 from fcf_jax.data.interactions import Interactions
 
@@ -28,7 +28,7 @@ def noisy_item_counts(
     """
     factors = np.minimum(1.0, clip_norm / np.sqrt(np.maximum(histories.history_lengths, 1)))
     counts = np.bincount(histories.item_ids, factors[histories.user_ids], histories.num_items)
-    noise = np.asarray(jax.random.normal(key, (histories.num_items,)), np.float64)
+    noise = np.asarray(gaussian(key, (histories.num_items,)), np.float64)
     return counts + noise_multiplier * clip_norm * noise
 
 

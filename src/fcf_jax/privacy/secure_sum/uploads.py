@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from fcf_jax.channel.fixed_point import Formats, Stds, encode, piece_shapes, read_pieces
+from fcf_jax.channel.noise import gaussian
 from fcf_jax.core.cohort_sum import broadcast_of, sent_confidence, sent_factors, solve_chunks
 from fcf_jax.core.records import CohortSum, Key, Link, Model, PackedClients, Uploads
 
@@ -117,7 +118,7 @@ def upload_words(
         noise: Any = 0.0
         if noise_stds is not None and key is not None and getattr(noise_stds, name):
             piece_key = jax.random.fold_in(jax.random.fold_in(key, upload.client_ids), index)
-            noise = getattr(noise_stds, name) * jax.random.normal(piece_key, piece.shape, piece.dtype)
+            noise = getattr(noise_stds, name) * gaussian(piece_key, piece.shape, piece.dtype)
         of_piece, clipped = encode(piece, number, noise)
         words.append(of_piece.reshape(-1))
         num_clipped += clipped
