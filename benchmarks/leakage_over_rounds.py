@@ -1,13 +1,13 @@
-"""What a whole run gives away under secure sums: through the sums of many rounds, and through the model itself.
+"""Leakage of a whole run under secure sums: of the sums of many rounds, and of the model itself.
 
 Sums of confidences do not depend on Y, and the server knows who is in a cohort. The sums of all rounds are
 therefore linear equations in the histories: the first table solves them by least squares, around the mean
 history, and rounds to items held or not. Cohorts are shuffled, and the strengths binarised.
 
-The second part asks whether the published item factors alone tell who took part. Shadow models are trained, each
-on a random half of the users; the attacker compares the loss of a user's history at the model with its losses
-at the other models trained with and without this user (a likelihood ratio of two normal distributions, Carlini
-et al. 2022, arXiv:2112.03570). AUC 0.5 is chance.
+The second part asks whether the published item factors alone tell who took part. Shadow models are trained,
+each on a random half of the users; the attacker compares the loss of a user's history at the model with its
+losses at the other models trained with and without this user (a likelihood ratio of two normal distributions,
+Carlini et al. 2022, arXiv:2112.03570). AUC 0.5 is chance.
 
     python benchmarks/leakage_over_rounds.py path/to/ml-100k --out leakage_over_rounds.json
 """
@@ -76,7 +76,7 @@ def _leave_out(is_member: jax.Array, key: jax.Array | None, state: tuple, upload
 
 
 def shadow_models(problem: Problem, is_member: np.ndarray, *, num_rounds: int) -> np.ndarray:
-    """Train a model on each row of `is_member` [models, users]; return item factors [models, items, factors]."""
+    """Train a model on each row of `is_member` [models, users]; return [models, items, factors]."""
     trained = []
     for index, members in enumerate(is_member):
         channel = link(client=Partial(_leave_out, jnp.asarray(members)))
@@ -122,7 +122,11 @@ def membership(problem: Problem, held: np.ndarray, *, num_shadows: int, num_roun
     positive_ratios, negative = ratios[is_member], ratios[~is_member]
     auc = stats.mannwhitneyu(positive_ratios, negative).statistic / (positive_ratios.size * negative.size)
     threshold = np.quantile(negative, 0.99)
-    return {"models": num_shadows, "AUC": float(auc), "TPR at FPR .01": float((positive_ratios > threshold).mean())}
+    return {
+        "models": num_shadows,
+        "AUC": float(auc),
+        "TPR at FPR .01": float((positive_ratios > threshold).mean()),
+    }
 
 
 def main() -> None:

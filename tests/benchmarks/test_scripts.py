@@ -48,6 +48,11 @@ TOYS = {
         [*DATA, "--cohort-sizes", "5", "--num-cohorts", "1", "--max-users", "5"],
         ("sums", 0, "takes_apart", "linked", "value"),
     ),
+    "leakage_over_rounds": Toy(
+        [*DATA, "--cohort-size", "5", "--num-rounds", "20", "--num-shadows", "6", "--shadow-rounds", "1"]
+        + ["--num-factors", "2"],
+        ("published_model", "AUC"),
+    ),
     "privacy_utility": Toy(
         ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--tune-on", "simulated"]
         + [*(part for one in TINY_CONFIG for part in ("--tune-set", one)), "--num-factors", "4"]

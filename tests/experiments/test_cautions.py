@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from fcf_jax.data import Interactions, simulate_taste
-from fcf_jax.experiments.cautions import caution_of_strengths, cautions_of_ranking, cautions_of_rating
+from fcf_jax.experiments.cautions import (
+    caution_of_secure_sums,
+    caution_of_strengths,
+    cautions_of_ranking,
+    cautions_of_rating,
+)
+from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.schema import DataConfig
 
 RNG = np.random.default_rng(0)
@@ -50,3 +56,25 @@ def test_ratings_are_held_against_offsets():
     sides = {"federated": {"rmse": 0.9}, "centralized": {"rmse": 1.1}}
     (caution,) = cautions_of_rating(sides, 1.0)
     assert caution.startswith("ALS predicts ratings worse than user and item offsets alone (RMSE 1.1000 ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_warned"),
+    [
+        ([], True),
+        (["server.confidence_factor=0"], False),
+        (["server.step=adam"], False),
+        (["federation.num_rounds=1"], False),
+        (["privacy.mode=plain"], False),
+    ],
+)
+def test_secure_sums_of_confidences_over_cohorts_are_warned_of(overrides, is_warned):
+    cohorts = ["privacy.mode=secure_sum", "federation.cohort_size=100", "server.step=running_sums"]
+    caution = caution_of_secure_sums(load_config(None, cohorts + overrides))
+    assert (caution is not None) == is_warned
+    assert not is_warned or ("many rounds" in caution and "server.confidence_factor=0" in caution)
+
+
+def test_secure_sums_of_everybody_are_equal_and_not_warned_of():
+    config = load_config(None, ["privacy.mode=secure_sum", "server.step=running_sums"])
+    assert config.federation.cohort_size is None and caution_of_secure_sums(config) is None

@@ -53,6 +53,9 @@ def test_what_is_promised_is_told():
     statement = {"epsilon": 3.0, "delta": 1e-5, "unit": "one user", "adjacency": "add or remove one user"}
     assert "epsilon 3 at delta 1e-05" in privacy_note({"privacy": {**statement, "is_private": True}})
     assert "NOT PRIVATE" in privacy_note({"privacy": {**statement, "is_private": False}})
+    for spent in (1e6, None):  # None: infinite
+        in_name_only = {**statement, "is_private": True, "epsilon": spent}
+        assert "NOT PRIVATE" in privacy_note({"privacy": in_name_only})
 
 
 def test_epsilon_is_in_the_records_and_grows(finished):

@@ -23,7 +23,7 @@ def gaussian(key: Key, shape: tuple[int, ...] = (), dtype: DTypeLike | None = No
         dtype: of the result; None for the default float type.
 
     References:
-        Holohan & Braghin, "Secure Random Sampling in Differential Privacy", 2021, arXiv:2107.10138, on sums of several normals.
+        Holohan & Braghin, "Secure Random Sampling in Differential Privacy", 2021, arXiv:2107.10138.
     """
     kind = jnp.zeros((), dtype or float).dtype
     normals = [jax.random.normal(one, shape, kind) for one in jax.random.split(key, _NUM_NORMALS)]

@@ -1,4 +1,4 @@
-"""Cautions beside a result: strengths with a heavy tail, and models that a floor beats."""
+"""Cautions beside a result: heavy tails, models that a floor beats, and secure sums that add up."""
 
 from collections.abc import Mapping
 
@@ -30,6 +30,22 @@ def cautions(
     remedy = "try data.strengths=log" if on_strengths else "`fcf tune` looks for better settings"
     on_ranking = cautions_of_ranking(sides, popularity, k=config.evaluation.k, remedy=remedy)
     return [*filter(None, [on_strengths]), *on_ranking]
+
+
+def caution_of_secure_sums(config: ExperimentConfig) -> str | None:
+    """Return a caution if the secure sums of a run's rounds can together be solved for the histories.
+
+    Sums of confidences do not depend on Y, and the server knows each cohort: every round adds an equation.
+    """
+    federation = config.federation
+    sums_differ = federation.cohort_size is not None and federation.num_rounds > 1
+    if not (config.privacy.spec.sums_securely and sums_differ and "confidence_sum" in config.sent_pieces):
+        return None
+    return (
+        "secure sums over cohorts do not protect clients over many rounds: the sums of confidences are "
+        "linear equations in the histories, and enough rounds give every history (docs/privacy.md); set "
+        "server.confidence_factor=0, leave out federation.cohort_size, or choose a privacy.mode with noise"
+    )
 
 
 def caution_of_strengths(data: DataConfig, train: Interactions) -> str | None:

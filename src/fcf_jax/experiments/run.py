@@ -12,7 +12,7 @@ from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
-from fcf_jax.experiments.cautions import cautions, cautions_of_rating
+from fcf_jax.experiments.cautions import caution_of_secure_sums, cautions, cautions_of_rating
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import (
     NEVER,
@@ -271,6 +271,11 @@ def _summarize(
 
 def _warnings(problem: Problem, summary: Summary) -> list[str]:
     """Return sentences on what is wrong with the result, and what helps."""
+    of_sums = filter(None, [caution_of_secure_sums(problem.config)])
+    return [*of_sums, *_warnings_of_metrics(problem, summary)]
+
+
+def _warnings_of_metrics(problem: Problem, summary: Summary) -> list[str]:
     sides = {side: summary[side] for side in ("federated", "centralized")}
     if "explicit_baseline_rmse" in summary:
         return cautions_of_rating(sides, summary["explicit_baseline_rmse"])

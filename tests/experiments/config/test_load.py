@@ -23,6 +23,7 @@ def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path):
         ("modle.alpha=3", "[model]"),
         ("federation.num_rounds=-1", "greater than or equal to 0"),
         ("model.num_factors=0", "greater than or equal to 1"),
+        ("privacy.noise_multiplier=0", "privacy.noise_multiplier"),
         ("model.alpha=nan", "model.alpha"),
         ("model.alpha=four", "model.alpha"),
         ("federation.num_rounds=2.5", "federation.num_rounds"),

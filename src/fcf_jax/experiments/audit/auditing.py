@@ -13,6 +13,7 @@ from fcf_jax.experiments.audit.leakage import leakage_curve
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
 from fcf_jax.experiments.audit.verdicts import not_covered, strongest, verdicts_of
 from fcf_jax.experiments.build.problem import Problem
+from fcf_jax.experiments.cautions import caution_of_secure_sums
 from fcf_jax.experiments.config.privacy_modes import View
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS
@@ -98,7 +99,8 @@ def run_audit(
     verdicts = verdicts_of(document)
     document["verdicts"] = {name: one._asdict() for name, one in verdicts.items()}
     document["verdict"] = strongest(verdicts)
-    document["notes"] = [*filter(None, (note, _small_cohort(scene))), *not_covered(document["mode"])]
+    of_setting = (note, _small_cohort(scene), caution_of_secure_sums(problem.config))
+    document["notes"] = [*filter(None, of_setting), *not_covered(document["mode"])]
     write_leakage_figure(folder, document)
     write_audit_tables(folder, document)
     return document

@@ -190,6 +190,13 @@ _SENTENCES: dict[View, Callable[[_Found], tuple[str, float]]] = {
     "noisy_sums": _noisy_sums,
     "popularity": _popularity,
 }
+_MODEL_ITSELF = (
+    "No attack here uses the published item factors, which alone tell who took part (docs/privacy.md)."
+)
 _NOT_COVERED = {
-    "secure_sum": ["Each attack sees one or two sums: the sums of many rounds together reveal more."],
+    "plain": [_MODEL_ITSELF],
+    "secure_sum": [
+        "Each attack sees one or two sums: the sums of many rounds together reveal more.",
+        _MODEL_ITSELF,
+    ],
 }

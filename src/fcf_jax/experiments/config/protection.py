@@ -135,8 +135,7 @@ def with_item_counts(privacy: PrivacyConfig, participation: Participation) -> Pa
         return participation
     delta = delta_of(privacy, participation.num_users)
     alone = participation.sensitivity * accounting.single_noise_multiplier(privacy.epsilon, delta=delta)
-    noise = 0.0 if privacy.noise_multiplier == 0 else alone / math.sqrt(privacy.count_share)
-    return participation._replace(count_noise_multiplier=noise)
+    return participation._replace(count_noise_multiplier=alone / math.sqrt(privacy.count_share))
 
 
 def delta_of(privacy: PrivacyConfig, num_users: int) -> float:

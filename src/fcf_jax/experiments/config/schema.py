@@ -202,7 +202,7 @@ class PrivacyConfig(_Section):
     )
     delta: float | None = Field(default=None, gt=0, lt=1, description="unset = 1 / (10 * number of users)")
     noise_multiplier: float | None = Field(
-        default=None, ge=0, description="noise in clip norms; unset = calibrated to epsilon, delta and rounds"
+        default=None, gt=0, description="noise in clip norms; unset = calibrated to epsilon, delta and rounds"
     )
     accountant: Literal["pld", "rdp"] = Field(default="pld", description="accountant that computes epsilon")
     clip_norm: float = Field(default=2.5, gt=0, description="clip norm of an upload [items, factors]")

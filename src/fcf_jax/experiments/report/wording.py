@@ -14,7 +14,9 @@ SECURE_SUM_NOTE = (
 )
 UNFINISHED_NOTE = "Trained with noise; the privacy spent so far is in privacy_budget.json."
 NOT_PRIVATE_NOTE = "NOT PRIVATE: trained with noise from a fixed seed, to measure what noise costs."
+IN_NAME_ONLY_NOTE = "NOT PRIVATE: trained with so little noise that epsilon is {}, which protects nobody."
 
+_EPSILON_IN_NAME_ONLY = 100.0  # a likelihood ratio of e^100 tells any two histories apart
 UNKNOWN = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"  # before a unit
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -31,8 +33,11 @@ def privacy_note(summary: Mapping[str, Any] | None) -> str:
         return PRIVACY_NOTE
     if not statement["is_private"]:
         return NOT_PRIVATE_NOTE
+    epsilon = math.inf if statement["epsilon"] is None else statement["epsilon"]
+    if epsilon >= _EPSILON_IN_NAME_ONLY:
+        return IN_NAME_ONLY_NOTE.format(f"{epsilon:.3g}")
     return (
-        f"The item factors are differentially private: epsilon {statement['epsilon']:.3g} at delta "
+        f"The item factors are differentially private: epsilon {epsilon:.3g} at delta "
         f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); the metrics, ALS and "
         "popularity are computed from the data themselves, and are not."
     )

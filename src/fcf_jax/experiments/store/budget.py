@@ -18,7 +18,8 @@ from fcf_jax.privacy.accounting import Accountant, Participation, accountant_use
 
 _FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
 _CAVEATS = [
-    "noise is drawn in floating point, whose low bits can tell more than real numbers would",
+    "noise is the sum of four normals in floating point; the low bits can tell more than real numbers would",
+    "only this run is counted: other runs on the same users, to tune or to repeat it, add their own epsilon",
     "users are those of the training set: how it was split off the whole, its number of users and its "
     "catalogue of items are taken as known to everybody",
     "clients are solved many at a time in float32, so that one may change the last bits of another's numbers",
