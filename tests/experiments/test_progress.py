@@ -41,3 +41,32 @@ def test_time_left_of_slow_rounds(clock, line, capsys):
         "round 1/4  30 min left  fine",
         "round 2/4  20 min left  fine",
     ]
+
+
+def test_time_left_leaves_out_what_compiles_later_and_lines_not_worth_keeping(clock, line, capsys):
+    line.compiling("round")
+    for done, now in ((1, 90.0), (2, 91.0), (10, 99.0)):
+        clock["now"] = now
+        line.show("round", done, 40, "fine", is_kept=done != 2)
+    line.compiling("round")
+    for done, now in ((20, 200.0), (30, 220.0)):
+        clock["now"] = now
+        line.show("round", done, 40, "fine")
+    assert capsys.readouterr().out.splitlines() == [
+        "round 1/40  fine",
+        "round 10/40  30 s left  fine",
+        "round 20/40  fine",
+        "round 30/40  20 s left  fine",
+    ]
+
+
+def test_terminal_reads_compiling_until_the_first_round_is_done():
+    console = Console(width=80, force_terminal=True, record=True)
+    with ProgressLine(console) as line:
+        line.compiling("round")
+        line._live.refresh()
+        assert "round  compiling ..." in console.export_text()
+        line.show("round", 1, 30, "loss 3")
+        line._live.refresh()
+        shown = console.export_text()
+        assert "round 1/30  loss 3" in shown and "compiling" not in shown

@@ -79,7 +79,7 @@ def test_run_directory_is_complete_and_unpickled(finished):
         assert arrays["item_ids"].tolist() == list(range(30))
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [one["round"] for one in records if one["kind"] == "round"] == list(range(40))
-    assert [one["round"] for one in records if one["kind"] == "evaluation"] == [10, 20, 30, 40]
+    assert [one["round"] for one in records if one["kind"] == "evaluation"] == [0, 1, 2, 5, 10, 20, 30, 40]
     assert sum(one["kind"] == "als_sweep" for one in records) >= 40
 
 

@@ -1,8 +1,9 @@
 """Training in blocks of rounds: timed, watched for divergence, stopped on request."""
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from fcf_jax.experiments.build.devices import Runner
 
 _LARGEST_RISE = 10.0  # times the first loss; a larger loss is divergence
 _LARGEST_BLOCK = 10
+_SHORT = 100  # rounds of a training that takes them one by one, rather than compile a second program
 
 Record = dict[str, Any]
 Stop = AbstractContextManager[Callable[[], bool]]  # entered while rounds run; yields () -> whether to stop
@@ -25,8 +27,8 @@ class Schedule(NamedTuple):
 
     Attributes:
         num_rounds: of the whole training.
-        evaluate_every: rounds between evaluations.
-        checkpoint_every: fewest rounds between checkpoints; None: with every evaluation.
+        evaluate_every: rounds between evaluations, apart from the first ones.
+        checkpoint_every: fewest rounds between checkpoints; None: `evaluate_every`.
     """
 
     num_rounds: int
@@ -34,30 +36,39 @@ class Schedule(NamedTuple):
     checkpoint_every: int | None = None
 
     @property
-    def block_sizes(self) -> list[int]:
-        """Sizes of the blocks: evaluations are due at ends of blocks, most are equal, at least three.
+    def block_size(self) -> int:
+        """Size of most blocks; evaluations are due at their ends."""
+        if self.num_rounds <= _SHORT:
+            return 1
+        largest = min(_LARGEST_BLOCK, self.evaluate_every)
+        return next(one for one in range(largest, 0, -1) if self.evaluate_every % one == 0)
 
-        Each size compiles a program of its own.
+    @property
+    def block_sizes(self) -> list[int]:
+        """Sizes of the blocks: single rounds at first, and at the end where a block does not fit.
+
+        Each size compiles a program of its own: a short training has only one.
         """
-        largest = max(1, min(_LARGEST_BLOCK, self.evaluate_every, self.num_rounds // 3))
-        size = next(one for one in range(largest, 0, -1) if self.evaluate_every % one == 0)
-        whole, rest = divmod(self.num_rounds, size)
-        return [size] * whole + [rest] * (rest > 0)
+        size = self.block_size
+        singles = min(size, self.num_rounds)
+        whole, rest = divmod(self.num_rounds - singles, size)
+        return [1] * singles + [size] * whole + [1] * rest
 
     def blocks(self, *, done: int = 0, endless_size: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield the first round and the size of each remaining block.
 
         Args:
-            done: rounds that are done already.
-            endless_size: size of further blocks without end, after the last round; 0: that of the first
-                block; None: no further blocks.
+            done: rounds that are done already; inside a block, its rest comes first.
+            endless_size: size of further blocks without end, after the last round; 0: that of most blocks;
+                None: no further blocks.
         """
-        sizes, first = self.block_sizes, 0
-        endless = [] if endless_size is None else itertools.repeat(endless_size or sizes[0])
-        for size in itertools.chain(sizes, endless):
-            if first >= done:
-                yield first, size
-            first += size
+        first = 0
+        endless = [] if endless_size is None else itertools.repeat(endless_size or self.block_size)
+        for size in itertools.chain(self.block_sizes, endless):
+            after = first + size
+            if after > done:
+                yield max(first, done), after - max(first, done)
+            first = after
 
     @property
     def reports(self) -> Iterator[tuple[int, int]]:
@@ -66,8 +77,16 @@ class Schedule(NamedTuple):
             yield first, min(self.evaluate_every, self.num_rounds - first)
 
     def is_evaluation_due(self, done: int) -> bool:
-        """Return whether an evaluation is due after `done` rounds."""
-        return done % self.evaluate_every == 0 or done == self.num_rounds
+        """Return whether an evaluation is due after `done` rounds.
+
+        The first ones are 0, 1, 2, 5, 10, 20, 50, ... as far as they come before `evaluate_every`, each at
+        the end of its block: a learning curve bends there.
+        """
+        if done >= self.evaluate_every or done in (0, self.num_rounds):
+            return done % self.evaluate_every == 0 or done == self.num_rounds
+        size, exponent = self.block_size, len(str(done)) - 1
+        early = [one * 10**power for power in (exponent - 1, exponent) for one in (1, 2, 5)]
+        return done in (one if one < size else size * math.ceil(one / size) for one in early)
 
     def is_checkpoint_due(self, done: int, size: int) -> bool:
         """Return whether a checkpoint is due after a block of `size` rounds that ends after `done`."""
@@ -146,7 +165,9 @@ def train(
     watched: str = "loss",
     is_guarded: bool = False,
     charge: Callable[[int], bool] = lambda num_rounds: True,
+    on_compile: Callable[[], None] = lambda: None,
     begun: Begun | None = None,
+    before: Sequence[Record] = (),
 ) -> Training:
     """Run the remaining rounds in blocks.
 
@@ -158,16 +179,22 @@ def train(
         is_guarded: whether the server step reverts a round whose loss rose.
         charge: called with the block size before each block, such as to charge a privacy budget; returning
             False stops training.
+        on_compile: called before each block whose program is new to this process.
         begun: state to resume from; None: start anew.
+        before: records of a new training before its first round.
     """
     state = good = runner.start()
-    done, records, starts = 0, [], []
+    done, records, starts = 0, list(before), []
+    compiled: set[int] = set()
     if begun is not None:
         done, state = begun.done, runner.place(begun.state)
         records, starts = begun.records, begun.starts
     for _, size in schedule.blocks(done=done):
         if not charge(size):
             break
+        if size not in compiled:
+            on_compile()
+            compiled.add(size)
         start, started = state, time.perf_counter()
         state, info = runner.run(state, size)
         jax.block_until_ready(state)

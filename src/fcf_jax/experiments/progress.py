@@ -26,6 +26,7 @@ class ProgressLine:
             disable=quiet or not console.is_terminal,
         )
         self._task: TaskID = TaskID(0)
+        self._is_new = True
 
     def __enter__(self) -> "ProgressLine":
         self._live.start()
@@ -36,25 +37,33 @@ class ProgressLine:
     ) -> None:
         self.close()
 
-    def show(self, what: str, done: int, total: int | None, status: str) -> None:
+    def show(self, what: str, done: int, total: int | None, status: str, *, is_kept: bool = True) -> None:
         """Show `done` out of `total`, with the time left where it can be estimated.
 
-        The steps before the first call are left out of the estimate: they include compiling.
+        The steps before the first call, and those before the first call after `compiling`, are left out of
+        the estimate.
 
         Args:
             what: name of what is counted.
             done: number of steps done.
             total: number of all steps; None if unknown.
             status: further text for the line.
+            is_kept: whether the line is worth keeping where lines stay: in a pipe.
         """
-        if not self._live.tasks or self._live.tasks[0].description != what:
+        if self._is_new or self._live.tasks[0].description != what:
             self._begin(what, done, total)
         self._live.update(self._task, completed=done)
         position = f"{done}" if total is None else f"{done}/{total}"
         status = "  ".join(filter(None, (position, self._time_left(), status)))
         self._live.update(self._task, status=status, visible=True)
-        if not self._console.is_terminal:
+        if is_kept and not self._console.is_terminal:
             self.say(f"{what} {status}")
+
+    def compiling(self, what: str) -> None:
+        """Show that the next step is compiled first, which may take longer than many steps."""
+        self._begin(what, 1, None)
+        self._live.update(self._task, status=" compiling ...", visible=True)
+        self._is_new = True
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -70,6 +79,7 @@ class ProgressLine:
             self._live.remove_task(task.id)
         before = done - 1  # rich takes the time from the first step that it sees
         self._task = self._live.add_task(what, total=total, completed=before, visible=False, status="")
+        self._is_new = False
 
     def _time_left(self) -> str:
         """Return rich's estimate; empty before there is one, and at the end."""

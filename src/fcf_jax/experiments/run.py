@@ -1,5 +1,6 @@
 """`fcf run`: a federation and centralised ALS on the same data from the same start, recorded and resumed."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import numpy as np
 
 from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
+from fcf_jax.core.records import ServerState
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
@@ -115,6 +117,8 @@ def _train(
         num_rounds=schedule.num_rounds,
         block_chunks=placed.block_chunks,
     )
+    progress.compiling("evaluation")
+    before = [] if begun else [_evaluation(placed, runner.start(), 0, budget)]
     with stop as is_stop_requested:
 
         def on_block(block: Block) -> bool:
@@ -133,7 +137,9 @@ def _train(
             watched="loss" if budget is None else "gradient_norm",  # under noise no client sends its loss
             is_guarded=problem.config.server.spec.is_guarded,
             charge=(lambda num_rounds: True) if budget is None else budget.charge,
+            on_compile=partial(progress.compiling, "round"),
             begun=begun,
+            before=before,
         )
     METRICS.write(folder, training.records)
     if training.divergence is None:
@@ -177,20 +183,24 @@ def _record(
 ) -> None:
     """Evaluate if it is due, write the records and show the progress."""
     problem, seconds = placed.problem, block.seconds
-    if problem.schedule.is_evaluation_due(block.done):
-        metrics = placed.measure(placed.item_factors(block.state))
-        spent = {} if budget is None else {"epsilon": budget.epsilon()}
-        block.records.append({"kind": "evaluation", "round": block.done, **metrics, **spent})
+    if is_due := problem.schedule.is_evaluation_due(block.done):
+        block.records.append(_evaluation(placed, block.state, block.done, budget))
     METRICS.write(folder, block.records)
     shown = f"loss {block.loss:.6g}" if budget is None else f"epsilon {budget.epsilon():.3g}"
+    ranking, rate = _latest(block, problem.map_name), short(problem.cohort_size / seconds)
+    quality = f"MAP@{problem.config.evaluation.k} {ranking:.4f}" if math.isfinite(ranking) else ""
+    status = (f"{1 / seconds:.3g} rounds/s", shown, quality, f"{rate} clients/s")
     progress.show(
-        "round",
-        block.done,
-        problem.schedule.num_rounds,
-        f"{1 / seconds:.3g} rounds/s  {shown}  "
-        f"MAP@{problem.config.evaluation.k} {_latest(block, problem.map_name):.4f}  "
-        f"{short(problem.cohort_size / seconds)} clients/s",
+        "round", block.done, problem.schedule.num_rounds, "  ".join(filter(None, status)), is_kept=is_due
     )
+
+
+def _evaluation(
+    placed: PlacedProblem, state: ServerState, done: int, budget: Budget | None
+) -> dict[str, Any]:
+    """Evaluate the state after `done` rounds; return the record."""
+    spent = {} if budget is None else {"epsilon": budget.epsilon()}
+    return {"kind": "evaluation", "round": done, **placed.measure(placed.item_factors(state)), **spent}
 
 
 def _latest(block: Block, measure: str) -> float:
@@ -216,6 +226,7 @@ def _train_als(
     is_capped = privacy.has_noise and privacy.max_user_items is not None
     if problem.config.parallel.stream or is_capped:  # the baseline sees everything, on the device
         clients = pack_on(mesh, partial(pack_clients, problem.train), is_streamed=False)
+    progress.compiling("ALS sweep")
     item_factors, losses = converge_als(
         problem.model,
         problem.first_item_factors(),

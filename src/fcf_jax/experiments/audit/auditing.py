@@ -80,6 +80,7 @@ def run_audit(
     """
     started = time.monotonic()
     write_environment(folder, resumed_from_rounds=[])
+    progress.compiling("training before the attacks")
     scene = set_scene(problem, max_users=max_users)
     planned = _attacks(scene, upload)
     found: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Learning curves of a comparison, by side, name, round and replicate, in a tidy CSV file."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -57,7 +58,7 @@ class Curves:
                     yield side, name, round_index, replicate, value
 
 
-def read_curves(path: Path, *, until: int) -> Curves:
+def read_curves(path: Path, *, until: float = math.inf) -> Curves:
     """Read the file of `Curves.write`, bit for bit, up to round `until`."""
     curves = Curves()
     table = pd.read_csv(path, dtype={"value": str}, keep_default_na=False)

@@ -21,10 +21,10 @@ from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedEr
 from fcf_jax.experiments.loop import NEVER, Stop, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.store.checkpoint import Checkpoints
-from fcf_jax.experiments.store.run_directory import ENVIRONMENT, write_environment
+from fcf_jax.experiments.store.run_directory import CURVES, ENVIRONMENT, write_environment
 
-CURVES = "curves.csv"
 _BLOCK_SWEEPS = 10  # if there are no rounds, whose blocks sweeps follow otherwise
+_CHECKED_SWEEPS = 10  # after the rounds, from one test of convergence to the next
 
 
 class Trained(NamedTuple):
@@ -119,14 +119,19 @@ def train_replicates(
         CheckpointError: if the checkpoint belongs to another comparison.
         OSError: if a file cannot be written.
     """
+    progress.compiling("evaluation")
     start = _start(replicates, problem, checkpoints, folder, progress, resume=resume)
     done, states, curves = start.done, start.states, start.curves
     task, schedule = _Task(replicates, problem, curves), problem.schedule
     write_environment(folder, resumed_from_rounds=start.starts)
+    compiled: set[int] = set()
     with stop as is_stop_requested:
         for _, size in schedule.blocks(done=done, endless_size=0 if schedule.num_rounds else _BLOCK_SWEEPS):
             if _is_finished(curves, done, num_rounds=schedule.num_rounds):
                 break
+            if size not in compiled:
+                progress.compiling("round")
+                compiled.add(size)
             states = _advance(task, states, done, size)
             done += size
             if done <= schedule.num_rounds and schedule.is_evaluation_due(done):
@@ -186,7 +191,7 @@ def _read_curves(path: Path, *, done: int) -> Curves:
 
 def _is_finished(curves: Curves, done: int, *, num_rounds: int) -> bool:
     """Return True if all rounds are done and ALS has converged, or never will, in every replicate."""
-    if done < max(num_rounds, MIN_SWEEPS):
+    if done < max(num_rounds, MIN_SWEEPS) or (done - num_rounds) % _CHECKED_SWEEPS:
         return False
     is_broken = ~np.isfinite(curves.get(CENTRALIZED, "loss").values[done - 1])
     return done >= MAX_SWEEPS or bool(np.all(_is_settled(curves, done) | is_broken))
@@ -227,11 +232,12 @@ def _show(progress: ProgressLine, task: _Task, done: int) -> None:
         [task.curves.get(side, name).values[-1].mean() for side in (FEDERATED, CENTRALIZED)]
         for name in ("loss", task.problem.map_name)
     )
-    status = (
-        f"{config.comparison.num_builds} replicates, FCF / ALS: loss {losses[0]:.6g} / {losses[1]:.6g}  "
-        f"MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
-    )
+    status = f"{config.comparison.num_builds} replicates, FCF / ALS: loss {losses[0]:.6g} / {losses[1]:.6g}"
+    if np.isfinite(maps).all():
+        status += f"  MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
     if done <= num_rounds:
-        progress.show("round", done, num_rounds, status)
+        is_due = task.problem.schedule.is_evaluation_due(done)
+        progress.show("round", done, num_rounds, status, is_kept=is_due)
     else:
-        progress.show("ALS sweep", done, None, status)
+        is_checked = (done - num_rounds) % _CHECKED_SWEEPS == 0
+        progress.show("ALS sweep", done, None, status, is_kept=is_checked)

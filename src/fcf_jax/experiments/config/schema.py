@@ -283,7 +283,11 @@ class EvaluationConfig(_Section):
     """Evaluation during and after training."""
 
     k: int = Field(default=10, ge=1, description="length of the recommendation lists")
-    every: int = Field(default=10, ge=1, description="rounds from one evaluation to the next")
+    every: int = Field(
+        default=10,
+        ge=1,
+        description="rounds from one evaluation to the next; before that, at rounds 0, 1, 2, 5, 10, 20, ...",
+    )
     max_users: int | None = Field(
         default=None, ge=1, description="size of the sample of users that is evaluated; unset = all"
     )

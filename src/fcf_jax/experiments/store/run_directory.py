@@ -36,6 +36,9 @@ ITEM_COUNTS = File[Arrays]("item_counts.npz", required=("counts",))
 ITEM_FACTORS = File[Arrays]("item_factors.npz", required=("item_factors", "item_ids", "mean_rating"))
 TRIALS = File[list[Document]]("trials.csv")
 TUNED = File[Document]("tuned.toml")
+TUNING = File[Document]("tuning.json")
+CURVES = "curves.csv"
+USERS = File[list[Document]]("users.csv")
 # Each of these is written last: a folder that has it is finished.
 SUMMARY = File[Summary]("summary.json", required=REQUIRED)
 COMPARISON = File[Document]("comparison.json")

@@ -229,6 +229,7 @@ def _search(task: _Task, stage: _Stage, config: ExperimentConfig, start: Params)
 
     @functools.cache
     def learner_of(*shape: int) -> Learner:
+        task.progress.compiling(f"{stage.name} trials")
         shaped = with_values(config, dict(zip(shape_keys, shape, strict=True)))
         problem = resolve(shaped, task.held_out.dataset)._replace(formats=None)  # sums in floating point
         return stage.make_learner(problem, task.data)
