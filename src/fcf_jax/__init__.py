@@ -1,62 +1,21 @@
 """Federated Collaborative Filtering in JAX (Ammad-ud-din et al., arXiv:1901.09888)."""
 
-from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
-from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
-from fcf_jax.core.cohort_sum import cohort_sum
-from fcf_jax.core.federation import Federation, federated_cf, run_rounds, server_init, server_update
-from fcf_jax.core.objective import explicit_ratings, implicit_feedback, item_gradient, loss
-from fcf_jax.core.packing import pack_clients, pack_items
-from fcf_jax.core.records import (
-    ClientData,
-    CohortSum,
-    Model,
-    Observations,
-    PackedClients,
-    RoundInfo,
-    ServerState,
-)
-from fcf_jax.core.solve import solve_user_factor
-from fcf_jax.data import Interactions, read_interactions, split_per_user
-from fcf_jax.evaluation import evaluate
-from fcf_jax.optimizers import guarded_gram
-from fcf_jax.recommender import FederatedCollaborativeFilter
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "ClientData",
-    "ClientInfo",
-    "ClientUpdate",
-    "CohortSum",
-    "FederatedCollaborativeFilter",
-    "Federation",
-    "Interactions",
-    "Model",
-    "Observations",
-    "PackedClients",
-    "RoundInfo",
-    "ServerState",
-    "als",
-    "channel",
-    "client_update",
-    "cohort_sum",
-    "data",
-    "dense_upload",
-    "evaluate",
-    "evaluation",
-    "explicit_ratings",
-    "federated_cf",
-    "guarded_gram",
-    "implicit_feedback",
-    "item_gradient",
-    "loss",
-    "optimizers",
-    "pack_clients",
-    "pack_items",
-    "parallel",
-    "privacy",
-    "read_interactions",
-    "run_rounds",
-    "server_init",
-    "server_update",
-    "solve_user_factor",
-    "split_per_user",
-]
+if TYPE_CHECKING:
+    from fcf_jax._public import *  # noqa: F403
+
+
+# JAX takes a second to import; the command line and its help do without.
+def __getattr__(name: str) -> Any:
+    if not name.startswith("__") or name in ("__all__", "__version__"):
+        public = importlib.import_module("fcf_jax._public")
+        for place in (globals(), vars(public)):  # the import binds submodules such as `fcf_jax.core`
+            if name in place:
+                return place[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("fcf_jax._public").__all__})

@@ -1,6 +1,7 @@
 import pytest
 
 from fcf_jax import cli
+from fcf_jax.cli.signals import SignalError
 from fcf_jax.experiments.store import files
 
 TINY = [
@@ -49,7 +50,7 @@ def test_shipped_movielens_says_where_to_get_the_data(capsys):
     assert "--set data.path=" in error
 
 
-@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (cli.TerminatedError, 143)])
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (SignalError(15), 143)])
 def test_signals_end_in_one_line(tmp_path, monkeypatch, capsys, raised, code):
     write = files.write_atomically
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, open_run
+from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_argument, open_run
 from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.progress import ProgressLine
 
@@ -20,7 +20,10 @@ def audit(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default runs/NAME-audit-TIMESTAMP.")
+        Path | None,
+        typer.Option(
+            parser=folder_argument, metavar="DIR", help="Folder to write; default runs/NAME-audit-TIMESTAMP."
+        ),
     ] = None,
     max_users: Annotated[int, typer.Option(min=1, help="Users whose own uploads are attacked.")] = 300,
     upload: Annotated[

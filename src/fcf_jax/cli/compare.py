@@ -8,7 +8,14 @@ import typer
 from rich.console import Console
 
 from fcf_jax.cli.errors import input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
+from fcf_jax.cli.options import (
+    ConfigArgument,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    folder_argument,
+    open_run,
+)
 from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.progress import ProgressLine
 
@@ -20,7 +27,12 @@ def compare(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default runs/NAME-compare-TIMESTAMP.")
+        Path | None,
+        typer.Option(
+            parser=folder_argument,
+            metavar="DIR",
+            help="Folder to write; default runs/NAME-compare-TIMESTAMP.",
+        ),
     ] = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,

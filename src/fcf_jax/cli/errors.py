@@ -33,14 +33,14 @@ def input_errors() -> Iterator[None]:
 
 @contextmanager
 def run_errors() -> Iterator[None]:
-    """Turn failures of a run into exit code 1; a checkpoint of another run is a mistake in the input: 2."""
+    """Turn failures of a run into exit code 1; configurations and files that do not fit it are input: 2."""
     from jax.errors import JaxRuntimeError
 
-    from fcf_jax.experiments.errors import CheckpointError, DivergedError
+    from fcf_jax.experiments.errors import CheckpointError, ConfigError, DamagedFileError, DivergedError
 
     try:
         yield
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError, DamagedFileError) as error:
         raise CommandError(str(error), 2) from error
     except DivergedError as error:
         raise CommandError(str(error), 1) from error

@@ -25,8 +25,11 @@ def show_config(
 
 def doctor() -> None:
     """Show what is installed, which devices there are, and whether the solver is exact on them."""
+    from fcf_jax.experiments.build.devices import start_devices
+    from fcf_jax.experiments.config.schema import ParallelConfig
     from fcf_jax.experiments.doctor import diagnose
 
+    start_devices(ParallelConfig())  # as a run does
     diagnosis = diagnose()
     for name, value in diagnosis.facts.items():
         print(f"{name:20} {value}")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fcf_jax.messages import printable
+
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
 
@@ -19,6 +21,21 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what was begun in --out; CONFIG may be left out.")
 ]
+
+
+def folder_argument(text: str) -> Path:
+    """Return the folder that an option names.
+
+    Raises:
+        typer.BadParameter: for what is hardly meant as a folder.
+    """
+    if not text.strip() or text.startswith("-"):
+        raise typer.BadParameter(f"expected a folder, got {text!r}; name one")
+    if printable(text) != text:  # it must fit into config.toml and onto a screen
+        raise typer.BadParameter(
+            f"expected a name in UTF-8 without control characters, got {text!r}; rename it"
+        )
+    return Path(text)
 
 
 def open_run(
@@ -46,7 +63,7 @@ def open_run(
     """
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.config.load import load_config
-    from fcf_jax.experiments.store.resume import refuse_another
+    from fcf_jax.experiments.store.resume import refuse_another, refuse_unbegun
     from fcf_jax.experiments.store.run_directory import CONFIG, refuse_used
 
     if resume and out is None:
@@ -56,6 +73,8 @@ def open_run(
         config = str(folder / CONFIG.name)
     resolved = load_config(config, overrides or ())
     if resume:
+        if config is None and resolved.parallel.process_id == 0:  # the others have no folder of their own
+            refuse_unbegun(folder)
         refuse_another(folder, resolved, may_change=may_change)
     else:
         refuse_used(folder)

@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
+from fcf_jax.cli.options import (
+    ConfigArgument,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    folder_argument,
+    open_run,
+)
 from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.progress import ProgressLine
 
@@ -22,7 +29,12 @@ if TYPE_CHECKING:
 def run(
     config: ConfigArgument = None,
     overrides: SetOption = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME-TIMESTAMP.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=folder_argument, metavar="DIR", help="Run directory; default runs/NAME-TIMESTAMP."
+        ),
+    ] = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """Signals that stop the program: at once or, while rounds run, after the current block of rounds."""
 
+import _thread
 import os
 import shlex
 import signal
@@ -8,41 +9,100 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from fcf_jax.cli.errors import CommandError
-from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.cli.errors import CommandError, describe
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.progress import ProgressLine
 
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+if hasattr(signal, "SIGHUP"):  # POSIX
+    _NAMES[signal.SIGHUP] = "SIGHUP"
 
 
-class TerminatedError(BaseException):
-    """SIGTERM arrived."""
+class SignalError(BaseException):
+    """A signal that ends the command.
 
+    Args:
+        number: of the signal.
+    """
 
-def terminate(*unused: object) -> None:
-    """Raise TerminatedError, as Python raises KeyboardInterrupt for SIGINT."""
-    raise TerminatedError
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def name(self) -> str:
+        """Name of the signal, as users know it."""
+        return _NAMES[signal.Signals(self.number)]
+
+    @property
+    def code(self) -> int:
+        """Exit code that a shell expects."""
+        return 128 + self.number
 
 
 @contextmanager
-def handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    """Set signal handlers inside the `with`; does nothing outside of the main thread, as Python requires."""
+def raised_signals() -> Iterator[None]:
+    """Raise SignalError for signals inside the `with`, wherever they arrive.
+
+    During imports a signal ends the process at once: nothing is written by then, and packages such as NumPy
+    handle or replace any exception that interrupts their import. Python ignores exceptions in callbacks and
+    destructors: such a signal is sent again. Any other failure after a signal is the signal's.
+    """
+    previous, arrived = sys.unraisablehook, []
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            _end(number, f"stopped by {SignalError(number).name}")
+        arrived.append(number)
+        raise SignalError(number)
+
+    def send_again(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, SignalError):  # later: this is a callback, too
+            number = unraisable.exc_value.number
+            threading.Timer(0.01, _thread.interrupt_main, [number]).start()
+        else:
+            previous(unraisable)
+
+    sys.unraisablehook = send_again
+    try:
+        with handling(raise_it):
+            yield
+    except Exception as error:
+        if not arrived or (isinstance(error, CommandError) and error.code > 128):  # stopped, with a remedy
+            raise
+        raise SignalError(arrived[0]) from error
+    finally:
+        sys.unraisablehook = previous
+
+
+@contextmanager
+def handling(handler: Callable[..., None]) -> Iterator[None]:
+    """Handle the signals that stop the program inside the `with`, except those that are ignored (nohup).
+
+    Does nothing outside of the main thread, as Python requires.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {one: signal.signal(one, handler) for one, handler in handlers.items()}
+    previous = {number: signal.getsignal(number) for number in _NAMES}
+    handled = [number for number, before in previous.items() if before != signal.SIG_IGN]
     try:
+        for number in handled:
+            signal.signal(number, handler)
         yield
     finally:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
+        for number in handled:
+            signal.signal(number, previous[number] or signal.SIG_DFL)
 
 
 class StopSignals:
-    """SIGINT and SIGTERM held back: the first requests a stop, a second ends the process at once."""
+    """Signals held back: the first requests a stop, a second ends the process at once."""
 
-    def __init__(self, progress: ProgressLine) -> None:
+    def __init__(self, progress: "ProgressLine") -> None:
         self._progress = progress
         self._arrived: signal.Signals | None = None
 
@@ -58,7 +118,7 @@ class StopSignals:
         reader = threading.Thread(target=self._read, args=(read_end,), daemon=True)
         reader.start()
         try:
-            with handling(dict.fromkeys(_NAMES, self._note)), _written_to(write_end):
+            with handling(self._note), _written_to(write_end):
                 yield lambda: self._arrived is not None
         finally:
             os.close(write_end)
@@ -87,12 +147,9 @@ class StopSignals:
             self._progress.say(f"{name}: stopping after this block of rounds; again to stop at once")
 
     def _end_at_once(self) -> None:
-        name, code = self.describe()
         with suppress(Exception):  # nothing may keep the process alive
             self._progress.close()
-            print(f"fcf: stopped at once by {name}", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-        os._exit(code)
+        _end(self._arrived or signal.SIGINT, f"stopped at once by {self.describe()[0]}")
 
 
 @contextmanager
@@ -106,10 +163,28 @@ def with_remedy(signals: StopSignals, command: str, folder: Path) -> Iterator[No
     except StoppedError as stopped:
         name, code = signals.describe()
         raise CommandError(f"stopped by {name} {stopped}; {remedy}", code) from stopped
+    except SignalError as error:
+        raise CommandError(f"stopped by {error.name}; {remedy}", error.code) from None
     except KeyboardInterrupt:
         raise CommandError(f"stopped by Ctrl-C; {remedy}", 130) from None
-    except TerminatedError:
-        raise CommandError(f"stopped by SIGTERM; {remedy}", 143) from None
+    except OSError as error:
+        raise CommandError(f"{describe(error)}; {remedy}", 1) from error
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end(number: int, message: str) -> NoReturn:
+    with suppress(Exception):
+        print(f"fcf: {message}", file=sys.stderr, flush=True)
+        sys.stdout.write("\x1b[?25h" * sys.stdout.isatty())  # the cursor, which a live line hides
+        sys.stdout.flush()
+    os._exit(128 + number)
 
 
 @contextmanager

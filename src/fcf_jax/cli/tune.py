@@ -9,7 +9,14 @@ import typer
 from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
-from fcf_jax.cli.options import ConfigArgument, QuietOption, ResumeOption, SetOption, open_run
+from fcf_jax.cli.options import (
+    ConfigArgument,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    folder_argument,
+    open_run,
+)
 from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.progress import ProgressLine
 
@@ -24,7 +31,12 @@ def tune(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; default runs/NAME-tune-TIMESTAMP.")
+        Path | None,
+        typer.Option(
+            parser=folder_argument,
+            metavar="DIR",
+            help="Folder of the study; default runs/NAME-tune-TIMESTAMP.",
+        ),
     ] = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,

@@ -1,6 +1,5 @@
 """Diagnosis of the machine: versions, devices, and the accuracy of the solver on them."""
 
-import os
 import platform
 import time
 from importlib import metadata
@@ -13,6 +12,7 @@ from jax import numpy as jnp
 from fcf_jax.core.objective import gram, implicit_feedback
 from fcf_jax.core.records import Model, Observations
 from fcf_jax.core.solve import solve_user_factor
+from fcf_jax.parallel.mesh import num_usable_cores
 
 _USERS, _ITEMS, _FACTORS, _SLOTS = 512, 2000, 25, 32
 _TOLERANCE = 5e-5  # float32; what the package promises for alpha r up to 1e4
@@ -31,13 +31,13 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose() -> Diagnosis:
-    """Collect versions and devices, and try the solver."""
+    """Collect versions and the devices that a run uses, and try the solver."""
     error, seconds = _solver_error()
     facts = {"python": platform.python_version()}
     facts |= {name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
     facts |= {
         "devices": ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()),
-        "cores": str(os.cpu_count()),
+        "cores": str(num_usable_cores()),
         "default precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "backend's own")
         + "; Gram matrices and solves use highest",
         "batched solve": f"{_USERS} users of {_FACTORS} factors in {1e3 * seconds:.2f} ms",

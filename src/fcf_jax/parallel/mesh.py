@@ -24,6 +24,11 @@ from fcf_jax.core.records import PackedClients, ServerState
 Tree = TypeVar("Tree")
 
 
+def num_usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_cpu_devices(num_devices: int | None = None) -> None:
     """Split the CPU into several JAX devices, by default one per core that this process may use.
 
@@ -33,8 +38,7 @@ def use_cpu_devices(num_devices: int | None = None) -> None:
     Raises:
         ValueError: if JAX has started already, or for a number below 1.
     """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_devices = available if num_devices is None else num_devices
+    num_devices = num_usable_cores() if num_devices is None else num_devices
     if num_devices < 1:
         raise ValueError(f"expected num_devices of at least 1, got {num_devices}")
     try:

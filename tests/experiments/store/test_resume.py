@@ -169,7 +169,7 @@ def test_second_signal_stops_at_once(tmp_path):
 
 def test_resume_without_a_checkpoint_starts_at_round_0(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert resume(folder, *settings("federation.num_rounds=0")) == 0
+    assert resume(folder, "simulated", *settings("federation.num_rounds=0")) == 0
     assert f"no checkpoint in {folder} yet: starting at round 0" in capsys.readouterr().out
     assert summary_of(folder)["resumed_from_rounds"] == []
 

@@ -18,12 +18,21 @@ from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
 from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.experiments.config.schema import ParallelConfig
 from fcf_jax.experiments.errors import ConfigError
-from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, replicate, use_cpu_devices
+from fcf_jax.messages import count_of
+from fcf_jax.parallel.mesh import (
+    client_mesh,
+    num_usable_cores,
+    place_clients,
+    place_state,
+    replicate,
+    use_cpu_devices,
+)
 from fcf_jax.parallel.stream import run_rounds_streamed
 
 _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
 _CLIENTS_WORTH_A_DEVICE = 200  # with fewer per device, devices wait for each other (benchmarks/README.md)
+_MOST_CPU_DEVICES = 64  # each has threads of its own; more than one per core are for trying out
 _WORTH_KEEPING = 0.1  # seconds; programs that compile faster are not cached
 _PIECE = 2**26  # bytes of a broadcast
 
@@ -31,16 +40,23 @@ _PIECE = 2**26  # bytes of a broadcast
 def start_devices(parallel: ParallelConfig) -> None:
     """Join the other processes and set up the devices of JAX; call before JAX is used.
 
+    A CPU becomes one device per core, or as many as the configuration asks for.
+
     Raises:
-        ConfigError: if the processes cannot connect.
+        ConfigError: if the processes cannot connect, or for more devices than there are.
     """
     if parallel.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     with contextlib.suppress(ValueError):  # JAX has started: its devices are fixed
-        use_cpu_devices(None if parallel.coordinator is None else 1)
-    if parallel.coordinator is None or jax.distributed.is_initialized():
-        return
+        wanted = min(max(parallel.devices or 1, parallel.item_shards), _MOST_CPU_DEVICES)
+        use_cpu_devices(max(num_usable_cores(), wanted) if parallel.coordinator is None else 1)
+    if parallel.coordinator is not None and not jax.distributed.is_initialized():
+        _join(parallel)
+    refuse_more_devices(parallel)
+
+
+def _join(parallel: ParallelConfig) -> None:
     try:
         if parallel.coordinator == "auto":
             jax.distributed.initialize()
@@ -55,23 +71,33 @@ def start_devices(parallel: ParallelConfig) -> None:
         ) from None
 
 
+def refuse_more_devices(parallel: ParallelConfig) -> None:
+    """Refuse a configuration that needs more devices than there are.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    available = jax.device_count()
+    for key, wanted in (("devices", parallel.devices), ("item_shards", parallel.item_shards)):
+        if wanted is not None and wanted > available:
+            raise ConfigError(
+                f"parallel.{key}: expected at most {count_of(available, 'device')}, which is what there is, "
+                f"got {wanted}; lower it"
+            )
+
+
 def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None) -> Mesh | None:
     """Arrange the devices; None for one device, also if a small cohort is faster on one.
 
     Raises:
         ConfigError: for more devices than there are.
     """
-    available = jax.device_count()
-    num_devices = available if parallel.devices is None else parallel.devices
+    refuse_more_devices(parallel)
+    num_devices = parallel.devices or jax.device_count()
     if parallel.devices is None:
         if cohort_size is not None and jax.process_count() == 1:
             num_devices = min(num_devices, max(cohort_size // _CLIENTS_WORTH_A_DEVICE, parallel.item_shards))
         num_devices -= num_devices % parallel.item_shards
-    if not parallel.item_shards <= num_devices <= available:
-        raise ConfigError(
-            f"parallel.devices: expected {parallel.item_shards} to {available}, got {num_devices}; "
-            "change parallel.devices or lower parallel.item_shards"
-        )
     return None if num_devices == 1 else client_mesh(num_devices, item_shards=parallel.item_shards)
 
 

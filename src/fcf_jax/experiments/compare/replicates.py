@@ -108,7 +108,7 @@ def replicate_mesh(devices: int | None, num_replicates: int) -> Mesh | None:
         mesh = run_mesh(devices)
     except ValueError:
         raise ConfigError(
-            f"parallel.devices: expected 1 to {jax.local_device_count()}, got {devices}; lower it"
+            f"parallel.devices: expected at most {jax.local_device_count()}, got {devices}; lower it"
         ) from None
     used = min(mesh.size, num_replicates)
     return None if used == 1 else run_mesh(used)

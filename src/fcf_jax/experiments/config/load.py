@@ -2,6 +2,8 @@
 
 import difflib
 import importlib.resources
+import re
+import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +17,10 @@ from pydantic.fields import FieldInfo
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.messages import with_article
 
+_TOML_ERRORS = (ValueError, RecursionError)  # besides TOMLDecodeError: numbers and nesting beyond measure
+_LONGEST_KEY = 100  # characters that are compared with those of known keys
 _REPOSITORY_CONFIGS = Path(__file__).parents[4] / "configs"
 
 
@@ -48,10 +53,17 @@ def validate(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
         raise ConfigError(place + _first_problem(error)) from None
     check(config)
     data = config.data
-    path = None if data.path is None else str(Path(data.path).expanduser().absolute())
+    path = None if data.path is None else _absolute(data.path)
     is_file = path is not None or data.name is not None
     source = ("file" if is_file else "simulated") if data.source == "auto" else data.source
     return config.model_copy(update={"data": data.model_copy(update={"path": path, "source": source})})
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:  # of `~name`
+        raise ConfigError(f"data.path: {path}: {error}; give the folder's own path") from None
 
 
 def with_values(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
@@ -135,12 +147,12 @@ def _find_config(source: str) -> Path:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: expected TOML, got an error: {error}; correct the file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path}: expected UTF-8 text, got an invalid byte at {error.start}; convert the file"
         ) from None
+    except _TOML_ERRORS as error:
+        raise ConfigError(f"{path}: expected TOML, got an error: {error}; correct the file") from None
 
 
 def _parse_override(override: str) -> tuple[str, str, Any]:
@@ -152,7 +164,7 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _TOML_ERRORS:
         value = text.strip()
     return section, key, value
 
@@ -164,7 +176,8 @@ def _refuse_unknown(sections: dict[str, Any], place: str) -> None:
             nearest = _nearest(section, list(known))
             raise ConfigError(f"{place}unknown section [{section}]; did you mean [{nearest}]?")
         if not isinstance(keys, dict):
-            raise ConfigError(f"{place}{section}: expected a section [{section}], got {keys!r}; correct it")
+            found = reprlib.repr(keys)
+            raise ConfigError(f"{place}{section}: expected a section [{section}], got {found}; correct it")
         for key in keys:
             if key not in known[section]:
                 raise ConfigError(
@@ -174,6 +187,7 @@ def _refuse_unknown(sections: dict[str, Any], place: str) -> None:
 
 def _nearest_key(section: str, key: str, known: dict[str, list[str]]) -> str:
     """Return a close key of this section, otherwise one of another, otherwise the nearest of this section."""
+    key = key[:_LONGEST_KEY]
     if close := difflib.get_close_matches(key, known[section], n=1, cutoff=0.8):
         return f"{section}.{close[0]}"
     for other, keys in known.items():
@@ -183,12 +197,13 @@ def _nearest_key(section: str, key: str, known: dict[str, list[str]]) -> str:
 
 
 def _nearest(word: str, words: list[str]) -> str:
-    return difflib.get_close_matches(word, words, n=1, cutoff=0.0)[0]
+    return difflib.get_close_matches(word[:_LONGEST_KEY], words, n=1, cutoff=0.0)[0]
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"][:2])
-    message = problem["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
-    value = repr(problem["input"])
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = re.sub(r"\ba valid (\w+)", lambda found: with_article(found[1]), message)
+    value = reprlib.repr(problem["input"])  # of bounded depth and length
     return f"{key}: {message}, got {value[:60]}; see `fcf config --explain`"

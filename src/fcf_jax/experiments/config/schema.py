@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import optax
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fcf_jax.core.sampling import Sampling, poisson_capacity
 from fcf_jax.data.feedback import Strengths
@@ -18,6 +18,8 @@ else:  # a new row of these tables is a new choice
     _ServerStepName = Literal[tuple(SERVER_STEPS)]
     _PrivacyModeName = Literal[tuple(PRIVACY_MODES)]
 _Column = str | int
+_MOST = 2**31 - 1  # what 32-bit integers hold
+_LARGEST_SEED = 2**32 - 1  # what JAX takes without wrapping around
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -29,6 +31,15 @@ def _defaults(field: str) -> str:
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_overflow(cls, value: Any, info: ValidationInfo) -> Any:
+        most = _LARGEST_SEED if info.field_name == "seed" else _MOST
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number > most:
+                raise ValueError(f"expected at most {most}")
+        return value
 
 
 class DataConfig(_Section):
@@ -42,7 +53,9 @@ class DataConfig(_Section):
         description="data set downloaded by `fcf data fetch`, read when data.path is unset; "
         f"one of: {', '.join(KNOWN_SETS)}",
     )
-    path: str | None = Field(default=None, description="data file, or folder of a known data set")
+    path: str | None = Field(
+        default=None, min_length=1, description="data file, or folder of a known data set"
+    )
     layout: str = Field(default="auto", description=f"layout of the file, one of: {', '.join(LAYOUT_NAMES)}")
     user_column: _Column | None = Field(default=None, description="name or 0-based number of the user column")
     item_column: _Column | None = Field(default=None, description="name or 0-based number of the item column")

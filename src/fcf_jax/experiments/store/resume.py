@@ -72,6 +72,19 @@ def refuse_another(folder: Path, config: ExperimentConfig, *, may_change: tuple[
             )
 
 
+def refuse_unbegun(folder: Path) -> None:
+    """Refuse to resume where nothing was begun, as under a misspelt name.
+
+    Raises:
+        ValueError: naming the folder.
+    """
+    if not CONFIG.is_in(folder):
+        raise ValueError(
+            f"{folder}: expected a run directory with {CONFIG.name} to continue, got "
+            f"{'another folder' if folder.exists() else 'no folder'}; check --out, or name a CONFIG to begin"
+        )
+
+
 def open_checkpoints(
     folder: Path, config: ExperimentConfig, *splits: Split, on_damaged: Callable[[str], None]
 ) -> Checkpoints:

@@ -1,0 +1,62 @@
+"""Public names of the package, imported when the first of them is used."""
+
+from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
+from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
+from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.federation import Federation, federated_cf, run_rounds, server_init, server_update
+from fcf_jax.core.objective import explicit_ratings, implicit_feedback, item_gradient, loss
+from fcf_jax.core.packing import pack_clients, pack_items
+from fcf_jax.core.records import (
+    ClientData,
+    CohortSum,
+    Model,
+    Observations,
+    PackedClients,
+    RoundInfo,
+    ServerState,
+)
+from fcf_jax.core.solve import solve_user_factor
+from fcf_jax.data import Interactions, read_interactions, split_per_user
+from fcf_jax.evaluation import evaluate
+from fcf_jax.optimizers import guarded_gram
+from fcf_jax.recommender import FederatedCollaborativeFilter
+
+__all__ = [
+    "ClientData",
+    "ClientInfo",
+    "ClientUpdate",
+    "CohortSum",
+    "FederatedCollaborativeFilter",
+    "Federation",
+    "Interactions",
+    "Model",
+    "Observations",
+    "PackedClients",
+    "RoundInfo",
+    "ServerState",
+    "als",
+    "channel",
+    "client_update",
+    "cohort_sum",
+    "data",
+    "dense_upload",
+    "evaluate",
+    "evaluation",
+    "explicit_ratings",
+    "federated_cf",
+    "guarded_gram",
+    "implicit_feedback",
+    "item_gradient",
+    "loss",
+    "optimizers",
+    "pack_clients",
+    "pack_items",
+    "parallel",
+    "privacy",
+    "read_interactions",
+    "run_rounds",
+    "server_init",
+    "server_update",
+    "solve_user_factor",
+    "split_per_user",
+]
