@@ -3,7 +3,8 @@
 from fcf_jax import cli
 from fcf_jax.data import known_sets
 from fcf_jax.data.known_sets import KNOWN_SETS, cache_folder
-from fcf_jax.experiments.config.load import load_config, shipped_configs
+from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.config.source import shipped_configs
 
 
 def test_the_cache_follows_the_environment(monkeypatch, tmp_path):

@@ -78,8 +78,11 @@ def _audit(
         with input_errors():
             start_devices(config.parallel)
             keep_compiled_programs()
-            problem = resolve(config, load_dataset(config))
+            dataset = load_dataset(config)
+            problem = resolve(config, dataset)
             stack.enter_context(claimed(folder, config))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        for note in dataset.notes:
+            progress.say(note)
         stack.enter_context(run_errors())
         return run_audit(problem, folder, progress, upload=upload, max_users=max_users, note=note)

@@ -69,6 +69,8 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
             problem = resolve(config, *datasets)
             stack.enter_context(claimed(folder, config, resume=resume))
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        for note in datasets[0].notes:
+            progress.say(note)
         signals = StopSignals(progress)
         stack.enter_context(run_errors())
         stack.enter_context(with_remedy(signals, "fcf compare", folder))

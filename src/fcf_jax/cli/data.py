@@ -1,4 +1,4 @@
-"""`fcf data`: public data sets, downloaded once into a cache where configs find them."""
+"""`fcf data`: public data sets, downloaded once into a cache where configs find them; a look into data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,12 +8,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from fcf_jax.cli.errors import CommandError, describe, input_errors
+from fcf_jax.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
     from fcf_jax.data.fetch import Fetched
     from fcf_jax.data.known_sets import KnownSet
 
-data = typer.Typer(help="Download public data sets; list those known.", no_args_is_help=True)
+data = typer.Typer(
+    help="Download public data sets, list those known, or look into data.", no_args_is_help=True
+)
 
 
 @data.command("fetch")
@@ -61,6 +64,20 @@ def list_sets() -> None:
         print(f"{'':16} {_terms(known)}")
         print(f"{'':16} {here}")
     print(f"The cache is {cache_folder()}; set FCF_JAX_DATA to use another.")
+
+
+@data.command("preview")
+def preview(config: ConfigArgument = None, overrides: SetOption = None) -> None:
+    """Show how data are understood, without training: columns, first rows, counts, what is left out."""
+    from fcf_jax.experiments.build.preview import preview_of
+    from fcf_jax.experiments.config.load import load_config
+    from fcf_jax.experiments.report.tables import show
+
+    with input_errors():
+        shown = preview_of(load_config(config, overrides or ()).data)
+    print("\n".join(shown.notes))
+    show("first rows", shown.rows)
+    show("what is trained and tested on", shown.counts)
 
 
 def _verdict(fetched: "Fetched") -> str:

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
 
 ConfigArgument = Annotated[
-    str | None, typer.Argument(metavar="[CONFIG.toml]", help="A TOML file, or the name of a shipped config.")
+    str | None,
+    typer.Argument(
+        metavar="[CONFIG|DATA]",
+        help="A TOML file, the name of a shipped config, or a data file or folder, read with own-csv.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
@@ -21,6 +25,8 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what was begun in --out; CONFIG may be left out.")
 ]
+
+_ENDINGS = (".gz", ".bz2", ".zip")
 
 
 def folder_argument(text: str) -> Path:
@@ -83,6 +89,15 @@ def open_run(
 
 
 def _default_folder(command: str, config: str | None) -> Path:
-    name = "simulated" if config is None else Path(config).stem
+    name = "simulated" if config is None else _name_of(config)
     suffix = "" if command == "run" else f"-{command}"
     return Path("runs") / f"{name}{suffix}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def _name_of(config: str) -> str:
+    """Return the name of a config or of data without endings such as .csv.gz."""
+    path = Path(config)
+    name = path.name.strip(".") or path.resolve().name
+    while (suffix := Path(name).suffix).lower() in _ENDINGS:
+        name = name.removesuffix(suffix)
+    return Path(name).stem or name

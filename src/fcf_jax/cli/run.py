@@ -78,6 +78,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
         stack.enter_context(run_errors())
         stack.enter_context(with_remedy(signals, "fcf run", folder))
         train = problem.train
+        for note in dataset.notes:
+            progress.say(note)
         progress.say(
             f"{train.num_users} users, {train.num_items} items, "
             f"{train.num_interactions} interactions to train on"

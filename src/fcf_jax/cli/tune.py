@@ -75,6 +75,8 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
         stack.enter_context(run_errors())
         progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
         stack.enter_context(with_remedy(StopSignals(progress), "fcf tune", folder))
+        for note in held_out.notes:
+            progress.say(note)
         progress.say(
             f"{held_out.train.num_interactions} interactions to train on, "
             f"{held_out.validation.num_interactions} to validate on"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Strength of a kind of event, in the order of commitment: chosen, not tuned; data.strength_values has others.
 EVENT_WEIGHTS: Mapping[str, float] = {
@@ -47,7 +47,7 @@ class Meaning(NamedTuple):
     unrated: tuple[float, ...] | None
 
 
-def meaning_of(values: Mapping[str | float, float | str] | None) -> Meaning:
+def meaning_of(values: Mapping[Any, float | str] | None) -> Meaning:
     """Take apart what words and numbers stand for.
 
     Args:

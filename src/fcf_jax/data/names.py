@@ -50,7 +50,7 @@ _TIMES = (
     "timestamp", "timestamps", "unixreviewtime", "unixtime", "sorttimestamp", "time", "times", "ts",
     "datetime", "date", "eventtime", "utctime", "reviewtime", "reviewdate", "invoicedate", "orderdate",
     "purchasedate", "transactiondate", "createdat", "created", "ratedat", "playedat", "addedat",
-    "dateadded", "checkintime", "checkindate", "starttime", "epoch", "tstamp",
+    "dateadded", "checkintime", "checkindate", "starttime", "epoch", "tstamp", "when",
 )  # fmt: skip
 
 # Columns that are no strengths although they may hold numbers.

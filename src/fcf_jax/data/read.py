@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COMMON_NAMES = Columns()
+_SHOWN_ROWS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ReadReport:
         unrated: Rows of strength "seen, not rated": 1 as implicit feedback, left out of explicit ratings.
         columns: Column taken as "user", "item", "strength" and "timestamp", by name or number.
         why: How columns without names were told apart; "" if they have names or the layout fixes them.
+        first_rows: User, item, strength and seconds of the first rows; None for what the file has not.
     """
 
     files: tuple[str, ...]
@@ -50,6 +52,7 @@ class ReadReport:
     unrated: int = 0
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     why: str = ""
+    first_rows: tuple[tuple[str, str, float | None, int | None], ...] = ()
 
 
 def read_interactions(
@@ -61,7 +64,7 @@ def read_interactions(
     duplicates: DuplicatePolicy = "sum",
     on_bad_line: BadLinePolicy = "error",
     implicit: bool = True,
-    strength_values: Mapping[str | float, float | str] | None = None,
+    strength_values: Mapping[Any, float | str] | None = None,
 ) -> tuple[Interactions, ReadReport]:
     """Read interactions from a file, the folder of a published data set, or a pandas DataFrame.
 
@@ -130,6 +133,7 @@ def read_interactions(
         unrated=sum(part.num_unrated for part in loaded),
         columns=loaded[0].columns,
         why=loaded[0].why,
+        first_rows=_first_rows(table),
     )
 
 
@@ -180,6 +184,20 @@ def read_published_split(
         )
         parts.append(part.drop_zeros() if implicit else part)
     return parts[0], parts[1]
+
+
+def _first_rows(table: Table) -> tuple[tuple[str, str, float | None, int | None], ...]:
+    count = min(_SHOWN_ROWS, len(table.users))
+    absent = [None] * count
+    return tuple(
+        zip(
+            map(str, table.users[:count].tolist()),
+            map(str, table.items[:count].tolist()),
+            absent if table.strengths is None else table.strengths[:count].tolist(),
+            absent if table.timestamps is None else table.timestamps[:count].tolist(),
+            strict=True,
+        )
+    )
 
 
 def _check_policies(duplicates: str, on_bad_line: str) -> None:

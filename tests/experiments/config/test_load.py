@@ -2,8 +2,9 @@ import tomllib
 
 import pytest
 
-from fcf_jax.experiments.config.load import explain, load_config, shipped_configs, validate
+from fcf_jax.experiments.config.load import explain, load_config, validate
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.source import shipped_configs
 from fcf_jax.experiments.errors import ConfigError
 
 

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fcf_jax.data import (
-    Columns,
     Interactions,
     Split,
     check_implicit,
-    read_interactions,
     read_published_split,
     simulate_taste,
     simulate_uniform,
@@ -18,11 +16,10 @@ from fcf_jax.data import (
     split_temporal,
 )
 from fcf_jax.data.feedback import transformed
-from fcf_jax.data.known_sets import cache_folder, find_known, known_set
+from fcf_jax.experiments.build.reading import filtered, path_of, read_data
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
-from fcf_jax.experiments.errors import ConfigError
 
 
 class Dataset(NamedTuple):
@@ -32,11 +29,13 @@ class Dataset(NamedTuple):
         split: training, validation and test set.
         mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
         counts: interactions and lines that reading merged, dropped or skipped, by name.
+        notes: what was taken for what and what was left out, a line each.
     """
 
     split: Split
     mean_rating: float
     counts: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(config: ExperimentConfig) -> Dataset:
@@ -59,9 +58,9 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
     """
     data = config.data
     if data.split == "published":
-        splits, counts = [_published(data)], {}
+        splits, counts, notes = [_published(data)], {}, ()
     else:
-        interactions, counts = load_interactions(data)
+        interactions, counts, notes = _load(data)
         seeds = split_seeds if has_random_split(data) else split_seeds[:1]
         splits = [_split(interactions, data, seed=seed) for seed in seeds]
     for split in splits:
@@ -69,7 +68,7 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
             _check_strengths(split, alpha=config.model.alpha)
         train = split.train
         check(config, facts=Facts(train.num_users, train.num_items, train.num_interactions))
-    return [Dataset(split, _mean_rating(split.train, data.feedback), counts) for split in splits]
+    return [Dataset(split, _mean_rating(split.train, data.feedback), counts, notes) for split in splits]
 
 
 def has_random_split(data: DataConfig) -> bool:
@@ -83,20 +82,18 @@ def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
     Returns:
         The interactions, and how many reading merged, dropped or skipped, by name.
     """
-    if data.source == "simulated":
-        interactions, counts = _simulated(data), {}
+    interactions, counts, _ = _load(data)
+    return interactions, counts
+
+
+def _load(data: DataConfig) -> tuple[Interactions, dict[str, int], tuple[str, ...]]:
+    if data.source != "simulated":
+        kept, counts, _, notes = read_data(data)
     else:
-        interactions, counts = _read(data)
-    kept = interactions.filter_min_counts(
-        min_user_interactions=data.min_user_interactions, min_item_interactions=data.min_item_interactions
-    )
-    counts["filtered_out"] = interactions.num_interactions - kept.num_interactions
-    if kept.num_interactions == 0:
-        raise ValueError(
-            "expected interactions, got none after filtering; lower data.min_user_interactions "
-            "or data.min_item_interactions"
-        )
-    return transform_strengths(kept, data), counts
+        simulated, notes = _simulated(data), ()
+        kept = filtered(simulated, data)
+        counts = {"filtered_out": simulated.num_interactions - kept.num_interactions}
+    return transform_strengths(kept, data), counts, notes
 
 
 def transform_strengths(interactions: Interactions, data: DataConfig) -> Interactions:
@@ -135,50 +132,14 @@ def _simulated(data: DataConfig) -> Interactions:
     )
 
 
-def _read(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
-    interactions, report = read_interactions(
-        _path_of(data),
-        layout=data.layout,
-        columns=Columns(data.user_column, data.item_column, data.strength_column, data.timestamp_column),
-        separator=data.separator,
-        duplicates=data.duplicates,
-        on_bad_line=data.on_bad_line,
-        implicit=data.feedback == "implicit",
-    )
-    counts = {
-        "duplicates_merged": report.duplicates_merged,
-        "zeros_dropped": report.zeros_dropped,
-        "bad_lines_skipped": report.bad_lines_skipped,
-    }
-    return interactions, counts
-
-
 def _published(data: DataConfig) -> Split:
     train, test = read_published_split(
-        _path_of(data),
+        path_of(data),
         duplicates=data.duplicates,
         on_bad_line=data.on_bad_line,
         implicit=data.feedback == "implicit",
     )
     return Split(transform_strengths(train, data), None, transform_strengths(test, data))
-
-
-def _path_of(data: DataConfig) -> str:
-    if data.path is not None:
-        return data.path
-    if data.name is None:
-        raise ConfigError(
-            "data.path: expected a data file or its folder; pass --set data.path=..., or --set data.name=... "
-            "for one of `fcf data list`"
-        )
-    known = known_set(data.name)
-    folder = find_known(known)
-    if folder is None:
-        raise ConfigError(
-            f"data.path: expected {known.title} ({' and '.join(known.files)}), got none in {cache_folder()}; "
-            f"run `fcf data fetch {known.name}`, or get it from {known.homepage} and pass --set data.path=..."
-        )
-    return str(folder)
 
 
 def _split(interactions: Interactions, data: DataConfig, *, seed: int) -> Split:

@@ -18,11 +18,13 @@ class HeldOut(NamedTuple):
         train: training set.
         validation: interactions that were held out.
         mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
+        notes: what was taken for what and what was left out, a line each.
     """
 
     train: Interactions
     validation: Interactions
     mean_rating: float
+    notes: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> Dataset:
@@ -68,4 +70,4 @@ def hold_out(dataset: Dataset, data: DataConfig, *, fraction: float) -> HeldOut:
         raise ConfigError(
             f"tuning.validation_fraction: {fraction} of the histories leaves nothing to validate on; raise it"
         )
-    return HeldOut(train, validation, mean_rating)
+    return HeldOut(train, validation, mean_rating, dataset.notes)

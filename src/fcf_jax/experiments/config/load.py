@@ -1,7 +1,6 @@
 """Reading of a configuration: defaults, a TOML file, overrides, then checks; and its explanation."""
 
 import difflib
-import importlib.resources
 import re
 import reprlib
 import tomllib
@@ -16,27 +15,27 @@ from pydantic.fields import FieldInfo
 
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.source import find_source
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import with_article
 
 _TOML_ERRORS = (ValueError, RecursionError)  # besides TOMLDecodeError: numbers and nesting beyond measure
 _LONGEST_KEY = 100  # characters that are compared with those of known keys
-_REPOSITORY_CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Resolve defaults, then a TOML file, then `section.key=value` overrides.
 
     Args:
-        source: a path, or the name of a shipped config such as "movielens-1m"; None: the defaults.
+        source: a path, the name of a shipped config such as "movielens-1m", or a data file or folder, which
+            the config `own-csv` reads; None: the defaults.
         overrides: values in TOML notation; strings need no quotes.
 
     Raises:
         ConfigError: naming the file or key, and the remedy.
         OSError: when the file cannot be read.
     """
-    sections = {} if source is None else _read_toml(_find_config(source))
-    place = "" if source is None else f"{source}: "
+    sections, place = ({}, "") if source is None else _read_source(source)
     _refuse_unknown(sections, place)
     for override in overrides:
         section, key, value = _parse_override(override)
@@ -81,13 +80,6 @@ def value_of(config: ExperimentConfig, name: str) -> Any:
     return getattr(getattr(config, section), key)
 
 
-def shipped_configs() -> dict[str, Path]:
-    """Return the path of each config that is shipped with the package or lies in its repository, by name."""
-    packaged = Path(str(importlib.resources.files("fcf_jax"))) / "configs"
-    folder = packaged if packaged.is_dir() else _REPOSITORY_CONFIGS
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
 def explain(config: ExperimentConfig | None = None) -> str:
     """Return a valid TOML file that describes every key: value, meaning, default and bounds."""
     config = ExperimentConfig() if config is None else config
@@ -110,6 +102,8 @@ def _explain_key(key: str, value: Any, field: FieldInfo) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, list):  # on one line
         return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())}}}"
     return tomli_w.dumps({"_": value}).partition("=")[2].strip()
 
 
@@ -133,15 +127,14 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
         yield name, field.annotation
 
 
-def _find_config(source: str) -> Path:
-    path = Path(source)
-    shipped = shipped_configs()
-    if not path.exists() and source in shipped:
-        return shipped[source]
-    if not path.exists():
-        names = ", ".join(shipped)
-        raise ConfigError(f"{source}: no such config; give the path of a TOML file or one of {names}")
-    return path
+def _read_source(argument: str) -> tuple[dict[str, Any], str]:
+    """Return the sections of a source, and the place that messages name."""
+    source = find_source(argument)
+    sections = _read_toml(source.config)
+    if source.data is None:
+        return sections, f"{argument}: "
+    sections["data"]["path"] = str(source.data)
+    return sections, ""
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -53,9 +53,7 @@ class DataConfig(_Section):
         description="data set downloaded by `fcf data fetch`, read when data.path is unset; "
         f"one of: {', '.join(KNOWN_SETS)}",
     )
-    path: str | None = Field(
-        default=None, min_length=1, description="data file, or folder of a known data set"
-    )
+    path: str | None = Field(default=None, min_length=1, description="data file, or folder of a data set")
     layout: str = Field(default="auto", description=f"layout of the file, one of: {', '.join(LAYOUT_NAMES)}")
     user_column: _Column | None = Field(default=None, description="name or 0-based number of the user column")
     item_column: _Column | None = Field(default=None, description="name or 0-based number of the item column")
@@ -68,11 +66,17 @@ class DataConfig(_Section):
     separator: str | None = Field(
         default=None, description='between columns: one character, "::" or "whitespace"; unset = detected'
     )
+    strength_values: dict[str, float | str] | None = Field(
+        default=None,
+        description="meaning of words and special numbers of the strength column: {view = 1, buy = 4} for "
+        'events, {-1 = "seen"} for seen but not rated (implicit: strength 1, explicit: left out)',
+    )
     duplicates: Literal["sum", "max", "last", "error"] = Field(
         default="sum", description="how repeated pairs of user and item are merged"
     )
     on_bad_line: Literal["error", "skip"] = Field(
-        default="error", description="skip: leave out unreadable lines"
+        default="error",
+        description="skip: leave out unreadable lines and, in implicit feedback, negative strengths",
     )
     feedback: Literal["implicit", "explicit"] = Field(
         default="implicit", description="implicit: strengths give confidence; explicit: they are ratings"

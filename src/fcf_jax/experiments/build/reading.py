@@ -1,0 +1,174 @@
+"""Reading of the data that a configuration names; sentences about what was taken and what was left out."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
+from fcf_jax.data.known_sets import cache_folder, find_known, known_set
+from fcf_jax.experiments.config.schema import DataConfig
+from fcf_jax.experiments.errors import ConfigError
+
+_WARNING_SHARE = 0.1  # more than this left out is a warning
+_NOUNS = {"user": "users", "item": "items", "strength": "strengths", "timestamp": "times"}
+_BY_POSITION = "column "  # of files without a header
+
+
+class ReadData(NamedTuple):
+    """Interactions of a file, after the filter.
+
+    Attributes:
+        interactions: with strengths as in the file.
+        counts: what was merged, dropped, skipped and filtered out, by name.
+        report: how the file was understood.
+        notes: what was taken for what and what was left out, a line each.
+    """
+
+    interactions: Interactions
+    counts: dict[str, int]
+    report: ReadReport
+    notes: tuple[str, ...]
+
+
+def read_data(data: DataConfig) -> ReadData:
+    """Read the interactions and drop users and items that have too few.
+
+    Raises:
+        ValueError: in one line, for bad data, or when nothing is left.
+        OSError: if the data cannot be read.
+    """
+    interactions, report = read_interactions(
+        path_of(data),
+        layout=data.layout,
+        columns=Columns(data.user_column, data.item_column, data.strength_column, data.timestamp_column),
+        separator=data.separator,
+        duplicates=data.duplicates,
+        on_bad_line=data.on_bad_line,
+        implicit=data.feedback == "implicit",
+        strength_values=data.strength_values,
+    )
+    kept = filtered(interactions, data)
+    counts = {
+        "duplicates_merged": report.duplicates_merged,
+        "zeros_dropped": report.zeros_dropped,
+        "bad_lines_skipped": report.bad_lines_skipped,
+        "unrated": report.unrated,
+        "filtered_out": interactions.num_interactions - kept.num_interactions,
+        "users_filtered_out": interactions.num_users - kept.num_users,
+        "items_filtered_out": interactions.num_items - kept.num_items,
+    }
+    notes = (_taken(report, data, counts), *_order(report), *_warnings(report, data, counts, interactions))
+    return ReadData(kept, counts, report, notes)
+
+
+def filtered(interactions: Interactions, data: DataConfig) -> Interactions:
+    """Drop users and items that have too few interactions.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    kept = interactions.filter_min_counts(
+        min_user_interactions=data.min_user_interactions, min_item_interactions=data.min_item_interactions
+    )
+    if kept.num_interactions == 0:
+        raise ValueError(
+            "expected interactions, got none after filtering; lower data.min_user_interactions "
+            "or data.min_item_interactions"
+        )
+    return kept
+
+
+def path_of(data: DataConfig) -> str:
+    """Return the file or folder to read: `data.path`, otherwise that of `data.name` in the cache.
+
+    Raises:
+        ConfigError: if neither is set, or the data set is not in the cache.
+    """
+    if data.path is not None:
+        return data.path
+    if data.name is None:
+        raise ConfigError(
+            "data.path: expected a data file or its folder; pass --set data.path=..., or --set data.name=... "
+            "for one of `fcf data list`"
+        )
+    known = known_set(data.name)
+    folder = find_known(known)
+    if folder is None:
+        raise ConfigError(
+            f"data.path: expected {known.title} ({' and '.join(known.files)}), got none in {cache_folder()}; "
+            f"run `fcf data fetch {known.name}`, or get it from {known.homepage} and pass --set data.path=..."
+        )
+    return str(folder)
+
+
+def _taken(report: ReadReport, data: DataConfig, counts: dict[str, int]) -> str:
+    """Describe what was taken for what, and how many rows were merged, skipped or dropped."""
+    columns = dict(report.columns)
+    used = {"keep": "", "binary": " (binary)", "log": " (log)"}[data.strengths]
+    if "strength" in columns:
+        columns["strength"] += used
+    else:
+        columns["strength"] = "1 each"
+    taken = [f"{noun} = {columns[kind]}" for kind, noun in _NOUNS.items() if kind in columns]
+    layout = [] if report.layout in ("generic", "npz", "parquet") else [f"layout {report.layout}"]
+    return ", ".join([*taken, *layout, *_left_out(data, counts)])
+
+
+def _left_out(data: DataConfig, counts: dict[str, int]) -> Iterator[str]:
+    unrated = "taken as strength 1" if data.feedback == "implicit" else "left out"
+    for name, singular, plural in (
+        ("bad_lines_skipped", "line skipped", "lines skipped"),
+        ("zeros_dropped", "zero dropped", "zeros dropped"),
+        ("duplicates_merged", "duplicate merged", "duplicates merged"),
+        ("unrated", f"seen but not rated, {unrated}", f"seen but not rated, {unrated}"),
+        ("users_filtered_out", "user filtered out", "users filtered out"),
+        ("items_filtered_out", "item filtered out", "items filtered out"),
+    ):
+        if counts[name]:
+            yield f"{counts[name]:,} {singular if counts[name] == 1 else plural}"
+
+
+def _order(report: ReadReport) -> Iterator[str]:
+    """Explain how columns without names were told apart, and how to turn users and items round."""
+    user, item = (report.columns.get(kind, "") for kind in ("user", "item"))
+    if report.why and user.startswith(_BY_POSITION) and item.startswith(_BY_POSITION):
+        swap = f"--set data.user_column={item.split()[1]} --set data.item_column={user.split()[1]}"
+        yield f"Columns by their order ({report.why}); to turn users and items round: {swap}"
+
+
+def _warnings(
+    report: ReadReport, data: DataConfig, counts: dict[str, int], interactions: Interactions
+) -> Iterator[str]:
+    """Warn of every way in which more than a tenth was left out, with the key that changes it."""
+    lines = report.num_rows + report.bad_lines_skipped
+    pairs = report.num_rows - report.duplicates_merged
+    seen = "--set 'data.strength_values={0=\"seen\"}'"
+    is_skipped = "they cannot be read; --set data.on_bad_line=error names the first"
+    for part, whole, what, remedy in (
+        (report.bad_lines_skipped, lines, "lines were skipped", is_skipped),
+        (
+            report.zeros_dropped,
+            pairs,
+            "pairs were dropped as zeros",
+            f"if 0 means seen, not rated: {seen}",
+        ),
+        (
+            report.unrated if data.feedback == "explicit" else 0,
+            report.num_rows + report.unrated,
+            "rows were left out",
+            "seen, not rated",
+        ),
+        (
+            counts["users_filtered_out"],
+            interactions.num_users,
+            "users were filtered out",
+            f"they have fewer than {data.min_user_interactions} interactions (data.min_user_interactions)",
+        ),
+        (
+            counts["items_filtered_out"],
+            interactions.num_items,
+            "items were filtered out",
+            f"they have fewer than {data.min_item_interactions} interactions (data.min_item_interactions)",
+        ),
+    ):
+        if part > _WARNING_SHARE * whole:
+            yield f"Warning: {part:,} of {whole:,} {what} ({part / whole:.0%}); {remedy}"
