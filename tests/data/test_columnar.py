@@ -36,7 +36,9 @@ def test_pickled_arrays_are_refused(tmp_path):
     assert "not a readable NPZ" in failure(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize(("value", "expected"), [(np.nan, "strength nan"), (-1.0, ">= 0 for implicit")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(np.nan, "as strength, got nan"), (-1.0, ">= 0 for implicit")]
+)
 def test_bad_rows_of_npz_are_named_or_skipped(tmp_path, value, expected):
     path = tmp_path / "a.npz"
     np.savez(path, users=[1, 2], items=[1, 2], values=[1.0, value])

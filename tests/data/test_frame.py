@@ -58,7 +58,10 @@ def test_zeros_and_repeated_pairs_of_a_frame():
     ("frame", "message"),
     [
         (FOREIGN, "DataFrame: no user column recognized among who, what, how much; set user="),
-        (FRAME.assign(rating=[1, np.nan, 2]), "DataFrame: row 1 .0-based.: expected two ids and finite num"),
+        (
+            FRAME.assign(rating=[1, np.nan, 2]),
+            "DataFrame: row 1 .0-based.: expected a finite number as strength",
+        ),
         (FRAME.assign(user=[1, None, 2]), "DataFrame: row 1 .0-based.: "),
         (FRAME.set_axis(["user", "item", "user"], axis=1), "expected every column once, got user twice"),
         (FRAME.groupby(["user", "item"]).size(), "expected a pandas DataFrame, got Series; .reset_index"),

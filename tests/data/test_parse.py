@@ -16,9 +16,28 @@ from tables import PLAIN, dense, failure
 from fcf_jax.data import parse, read_interactions
 from fcf_jax.data.columns import Positions
 from fcf_jax.data.dialect import Dialect
+from fcf_jax.data.records import WHITESPACE
 
 FIELDS = st.sampled_from(
-    ["1", "2", "-7", "007", "a", "", " 3", "4 ", "1.5", "nan", "inf", "1e400", '"q,r"', "x y"]
+    [
+        "1",
+        "2",
+        "-7",
+        "007",
+        "a",
+        "",
+        " 3",
+        "4 ",
+        "1.5",
+        "nan",
+        "inf",
+        "1e400",
+        '"q,r"',
+        "x y",
+        '"1"',
+        "2020-01-01",
+    ]
+    + ['a"b', '"a""b"', '"x\ny"', '"', "0x1", "1_0", "\xa05", "5\x1f", "a:b", "\0"]
 )
 
 
@@ -50,16 +69,31 @@ def test_latin_1_and_broken_utf_8_are_read_as_latin_1_and_reported(file):
     assert np.asarray(interactions.user_labels).tolist() == ["Björk"] and report.encoding == "latin-1"
 
 
-@given(rows=st.lists(st.lists(FIELDS, min_size=2, max_size=5).map(",".join), min_size=1, max_size=6))
-def test_fast_and_exact_parser_agree(rows):
-    data = "\n".join(rows).encode()
-    dialect = Dialect(",", 4, has_header=False, columns=Positions(0, 1, 2, 3))
-    fast = parse._parse_fast(data, dialect)
-    if fast is None:
-        return
-    exact = parse._parse_lines(data, dialect, Path("f"), on_bad_line="error", implicit=False)
-    for one, other in zip(fast[:4], exact[:4], strict=True):
-        assert np.asarray(one).tolist() == np.asarray(other).tolist()
+def parsed(data, dialect, **options):
+    """Return rows and number of skipped lines, or the message."""
+    options = {"on_bad_line": "error", "implicit": False} | options
+    try:
+        table = parse.parse_text(data, dialect, Path("f"), **options)
+    except ValueError as error:
+        return str(error)
+    columns = [labels.distinct[labels.codes].tolist() for labels in (table.users, table.items)]
+    numbers = [None if one is None else one.tolist() for one in (table.strengths, table.timestamps)]
+    merged = table.users.num_merged, table.items.num_merged
+    return *columns, *numbers, merged, table.num_skipped
+
+
+@given(
+    rows=st.lists(st.lists(FIELDS, min_size=2, max_size=5), min_size=1, max_size=6),
+    separator=st.sampled_from([",", "\t", "::", WHITESPACE]),
+    policy=st.sampled_from(["error", "skip"]),
+)
+def test_regular_and_careful_parsing_agree(rows, separator, policy):
+    data = "\n".join((separator or " ").join(row) for row in rows).encode()
+    dialect = Dialect(separator, 4, has_header=False, columns=Positions(0, 1, 2, 3))
+    found = parsed(data, dialect, on_bad_line=policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parse, "parse_regular", lambda *arguments, **options: None)
+        assert parsed(data, dialect, on_bad_line=policy) == found
 
 
 @pytest.mark.parametrize(
@@ -90,8 +124,10 @@ def test_fast_and_exact_parser_agree(rows):
         (PLAIN + "1,2,1_000\n", ":5: expected a finite number as strength, got '1_000'"),
         (PLAIN + "1,2,-1\n", ":5: expected a strength >= 0 for implicit feedback, got -1"),
         (PLAIN + ",2,1\n", ":5: expected a user and an item id, got '' and '2'"),
-        (PLAIN + '1,"2,1\n1,2,3\n', ":5: expected 3 fields"),
-        ("1,2,3,2020-01-01\n", ":1: expected a timestamp in seconds, got '2020-01-01'"),
+        (PLAIN + '1,"2,1\n1,2,3\n', ":5: expected closing quotes"),
+        (PLAIN + '1,a,"2\n', ":5: expected closing quotes"),
+        ("1,2,3,2020-02-30\n", ":1: expected a timestamp in Unix seconds, milliseconds, or as ISO date, got"),
+        (PLAIN + "1\0,2,1\n", ":5: expected ids without null characters"),
     ],
 )
 def test_bad_content_is_refused_with_the_line(file, content, expected):

@@ -43,8 +43,8 @@ def _from_python(column: Any) -> "pa.Array":
     if isinstance(column, pd.Series | pd.Index):
         return pa.Array.from_pandas(column)
     if isinstance(column, np.ndarray):
-        column = _plain(column)
-    return pa.array(column, from_pandas=True)
+        return pa.array(_plain(column), from_pandas=column.dtype.kind == "O")
+    return pa.array(column)
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -1,20 +1,42 @@
 """Tables whose columns have names and types: NPZ archives, Parquet files and pandas DataFrames."""
 
+import contextlib
+import math
 import re
 import zipfile
-import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fcf_jax.data.arrow import as_arrow
 from fcf_jax.data.columns import Columns, named_positions
-from fcf_jax.data.parse import MAX_STRENGTH, BadLinePolicy, Table, labels_of, one_line, whole_seconds
+from fcf_jax.data.memory import check_fits_memory
+from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.text import one_line
+from fcf_jax.data.typed import check_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 SUFFIXES = (".npz", ".parquet")
+
+_BATCH_ROWS = 2**20
+_BYTES_A_ROW = 40  # of a table
+_NPY = b"\x93NUMPY"
+_SKIP = 'data.on_bad_line = "skip"'
+
+
+class _Source(NamedTuple):
+    """Where columns come from, how rows are judged, and what the chosen columns are called."""
+
+    where: str
+    names: Mapping[str, str]  # of users, items, strengths and timestamps, by kind
+    on_bad_line: BadLinePolicy
+    implicit: bool
+    unrated: tuple[float, ...]
 
 
 def read_columnar(
@@ -30,16 +52,17 @@ def read_columnar(
     Args:
         path: With one of `SUFFIXES`.
         columns: Names or 0-based numbers of arrays or columns.
-        on_bad_line: What to do with a row without an id or without a finite strength: "error", or "skip" to
-            omit and count it.
+        on_bad_line: What to do with a row without an id, a finite strength or a timestamp: "error", or "skip"
+            to omit and count it.
         implicit: Whether a negative strength is such a row.
         unrated: Strengths that mean "seen, not rated".
 
     Raises:
         ValueError: With "FILE: row N" (0-based), the fault and the remedy.
     """
-    table = _read_npz(path, columns) if path.suffix == ".npz" else _read_parquet(path, columns)
-    return _checked(path, table, on_bad_line=on_bad_line, implicit=implicit, unrated=unrated)
+    read = _npz_columns if path.suffix == ".npz" else _parquet_batches
+    names, batches = read(path, columns)
+    return _table(_Source(str(path), names, on_bad_line, implicit, unrated), batches)
 
 
 def read_frame(
@@ -62,126 +85,141 @@ def read_frame(
         raise ValueError(f"expected a pandas DataFrame, got {type(frame).__name__}; {hint}")
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
-    names = [str(name) for name in frame.columns]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"DataFrame: expected every column once, got {repeated[0]} twice; rename one")
     try:
-        table = _chosen_of(frame, "DataFrame", columns)
+        names = _chosen("DataFrame", [str(name) for name in frame.columns], columns)
     except ValueError as error:  # names keys of a configuration
         raise ValueError(re.sub(r"data\.(\w+)_column", r"\1=", str(error))) from error
-    return _checked("DataFrame", table, on_bad_line=on_bad_line, implicit=implicit, unrated=unrated)
+    series = {str(name): column for name, column in frame.items()}
+    arrays = {kind: series[name] for kind, name in names.items()}
+    return _table(_Source("DataFrame", names, on_bad_line, implicit, unrated), [arrays])
 
 
-def _checked(
-    path: Path | str,
-    table: dict[str, "pd.Series"],
-    *,
-    on_bad_line: BadLinePolicy,
-    implicit: bool,
-    unrated: tuple[float, ...],
-) -> Table:
-    strengths = _numbers(table["strength"]) if "strength" in table else None
-    bad = np.logical_or.reduce([table[kind].isna() for kind in table if kind != "strength"])
-    negative = np.zeros(len(bad), np.bool_)
-    if strengths is not None:
-        bad = bad | ~(np.abs(strengths) < MAX_STRENGTH)  # also NaN
-        negative = (strengths < 0) & ~np.isin(strengths, unrated) & implicit
-    if on_bad_line == "error":
-        _refuse(
-            path,
-            negative,
-            strengths,
-            expected="a strength >= 0 for implicit feedback",
-            remedy='set data.feedback = "explicit" for ratings, data.strength_values if it means seen, or '
-            'data.on_bad_line = "skip"',
-        )
-        _refuse(
-            path,
-            bad,
-            strengths,
-            expected="two ids and finite numbers",
-            remedy='correct or remove the row, or set data.on_bad_line = "skip"',
-        )
-    bad = bad | negative
-    return Table(
-        users=_labels(table["user"][~bad]),
-        items=_labels(table["item"][~bad]),
-        strengths=None if strengths is None else strengths[~bad],
-        timestamps=_seconds(table["timestamp"][~bad]) if "timestamp" in table else None,
-        num_skipped=int(bad.sum()),
-        names={kind: str(column.name) for kind, column in table.items()},
-    )
+def _chosen(where: str, names: list[str], columns: Columns) -> dict[str, str]:
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{where}: expected every column once, got {repeated[0]} twice; rename one")
+    positions = named_positions(where, names, columns)
+    return {kind: names[p] for kind, p in positions._asdict().items() if p is not None}
 
 
-def _refuse(
-    path: Path | str, bad: np.ndarray, strengths: np.ndarray | None, *, expected: str, remedy: str
-) -> None:
-    if bad.any():
-        row = int(bad.argmax())
-        got = "a row without an id or timestamp" if strengths is None else f"strength {strengths[row]:g}"
-        raise ValueError(f"{path}: row {row} (0-based): expected {expected}, got {got}; {remedy}")
+def _table(source: _Source, batches: Iterable[Mapping[str, Any]]) -> Table:
+    builder, first_row, num_skipped = TableBuilder(source.where), 0, 0
+    for batch in batches:
+        arrays = {kind: _as_arrow(source, kind, column) for kind, column in batch.items()}
+        num_rows = len(arrays["user"])
+        for start in range(0, num_rows, _BATCH_ROWS):
+            piece = {kind: array.slice(start, _BATCH_ROWS) for kind, array in arrays.items()}
+            num_skipped += _add(source, builder, first_row + start, piece)
+        first_row += num_rows
+    return builder.finish(num_skipped)._replace(names=source.names)
 
 
-def _read_npz(path: Path, columns: Columns) -> dict[str, "pd.Series"]:
-    import pandas as pd
+def _as_arrow(source: _Source, kind: str, column: Any) -> "pa.Array":
+    try:
+        return as_arrow(column)
+    except ValueError as error:
+        raise ValueError(f"{source.where}: column {source.names[kind]}: {error}") from error
+
+
+def _add(source: _Source, builder: TableBuilder, first_row: int, arrays: Mapping[str, "pa.Array"]) -> int:
+    """Add the good rows; return the number of the others."""
+    import pyarrow as pa
 
     try:
-        # np.load would leave a damaged file open if it opened it itself.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        rows = check_rows(arrays, implicit=source.implicit, unrated=source.unrated)
+    except ValueError as error:
+        kind = next((kind for kind in arrays if str(error).startswith(kind)), "user")
+        raise ValueError(f"{source.where}: column {source.names[kind]}: {error}") from error
+    bad = rows.bad
+    if bad.any() and source.on_bad_line == "error":
+        row = int(bad.argmax())
         raise ValueError(
-            f"{path}: not a readable NPZ archive ({one_line(error)}); fetch or save it again"
-        ) from error
-    chosen = _chosen(path, list(arrays), columns)
-    shapes = {arrays[name].shape for name in chosen.values()}
+            f"{source.where}: row {first_row + row} (0-based): {rows.problem(row)}; "
+            f"correct or remove the row, or set {_SKIP}"
+        )
+    keep = pa.array(~bad)
+    builder.add(
+        rows.users.filter(keep),
+        rows.items.filter(keep),
+        None if rows.strengths is None else rows.strengths[~bad],
+        None if rows.timestamps is None else rows.timestamps[~bad],
+    )
+    return int(bad.sum())
+
+
+def _npz_columns(path: Path, columns: Columns) -> tuple[dict[str, str], Iterable[Mapping[str, Any]]]:
+    with path.open("rb") as stream:
+        if stream.read(len(_NPY)) == _NPY:
+            raise ValueError(
+                f"{path}: expected an NPZ archive, got a single array (.npy); save columns with np.savez"
+            )
+        with _reading(path, "NPZ archive"):
+            archive = zipfile.ZipFile(stream)
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        names = _chosen(str(path), list(members), columns)
+        chosen = {kind: members[name] for kind, name in names.items()}
+        check_fits_memory(2 * sum(member.file_size for member in chosen.values()), str(path), "split it")
+        with _reading(path, "NPZ archive"):
+            arrays = {kind: _npy_array(archive, member) for kind, member in chosen.items()}
+    shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise ValueError(
             f"{path}: expected 1-D arrays of one length, got shapes {sorted(shapes)}; save it again"
         )
-    return {kind: pd.Series(arrays[name], name=name) for kind, name in chosen.items()}
+    return names, [arrays]
 
 
-def _read_parquet(path: Path, columns: Columns) -> dict[str, "pd.Series"]:
-    import pandas as pd
+def _npy_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Read an array; refuse a header that promises another size than the member has."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:  # version 3 is for names of fields alone
+            raise ValueError(f"{member.filename}: expected a plain array, got records")
+        shape, _, dtype = read_header(stream)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        held = member.file_size - stream.tell()
+        if num_bytes != held and not dtype.hasobject:
+            raise ValueError(
+                f"{member.filename}: expected {num_bytes} bytes for shape {shape} of {dtype}, got {held}"
+            )
+    with archive.open(member) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
+
+def _parquet_batches(path: Path, columns: Columns) -> tuple[dict[str, str], Iterable[Mapping[str, Any]]]:
+    from pyarrow import parquet
+
+    with _reading(path, "Parquet file"):
+        file = parquet.ParquetFile(path)
+        found = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
+        num_rows = file.metadata.num_rows
+    check_fits_memory(_BYTES_A_ROW * num_rows, f"{path} ({num_rows} rows)", "split the file")
+    names = _chosen(str(path), found, columns)
+    return names, _batches_of(path, file, names)
+
+
+def _batches_of(path: Path, file: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    with file:
+        batches = file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(names.values())))
+        while True:
+            with _reading(path, "Parquet file"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield {kind: batch.column(name) for kind, name in names.items()}
+
+
+@contextlib.contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises for a damaged file into a ValueError of one line."""
     try:
-        frame = pd.read_parquet(path)
-    except ImportError as error:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from error
-    except (ValueError, OSError) as error:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(
-            f"{path}: not a readable Parquet file ({one_line(error)}); fetch or save it again"
+            f"{path}: not a readable {what} ({one_line(error)}); fetch or save it again"
         ) from error
-    return _chosen_of(frame, path, columns)
-
-
-def _chosen_of(frame: "pd.DataFrame", path: Path | str, columns: Columns) -> dict[str, "pd.Series"]:
-    series = {str(name): column.reset_index(drop=True) for name, column in frame.items()}
-    return {kind: series[name] for kind, name in _chosen(path, list(series), columns).items()}
-
-
-def _chosen(path: Path | str, names: list[str], columns: Columns) -> dict[str, str]:
-    positions = named_positions(str(path), names, columns)
-    return {kind: names[p] for kind, p in positions._asdict().items() if p is not None}
-
-
-def _numbers(column: "pd.Series") -> np.ndarray:
-    import pandas as pd
-
-    numbers = cast("pd.Series", pd.to_numeric(column, errors="coerce"))
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _labels(column: "pd.Series") -> np.ndarray:
-    if column.dtype.kind in "iu":
-        return column.to_numpy(dtype=np.uint64 if column.dtype.kind == "u" else np.int64)
-    return labels_of([str(label).strip() for label in column])
-
-
-def _seconds(column: "pd.Series") -> np.ndarray:
-    if column.dtype.kind == "M":  # datetimes, with or without a time zone
-        return column.dt.as_unit("s").astype(np.int64).to_numpy()
-    if column.dtype.kind in "iu":
-        return column.to_numpy(dtype=np.int64)
-    return whole_seconds(_numbers(column))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fcf_jax.data.known_sets import KnownSet, cache_folder
-from fcf_jax.data.parse import one_line
+from fcf_jax.data.text import one_line
 
 SERVER = "https://files.grouplens.org/datasets"
 

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from fcf_jax.data import rows
 from fcf_jax.data.columns import Columns
+from fcf_jax.data.csr import compressed
 from fcf_jax.data.feedback import refuse_negative
+from fcf_jax.data.labels import Labels
 from fcf_jax.data.rows import DuplicatePolicy
 
 if TYPE_CHECKING:
@@ -112,13 +114,13 @@ class Interactions:
         )
         num_users = int(checked.user_ids.max(initial=-1)) + 1 if num_users is None else num_users
         num_items = int(checked.item_ids.max(initial=-1)) + 1 if num_items is None else num_items
-        merged = rows.sorted_and_merged(checked, num_items=num_items, duplicates=duplicates)
+        csr = compressed(checked, num_users=num_users, num_items=num_items, duplicates=duplicates)
         return cls(
-            indptr=rows.indptr_of(np.bincount(merged.user_ids, minlength=num_users)),
-            item_ids=merged.item_ids.astype(np.int32),
-            strengths=merged.strengths,
+            indptr=csr.indptr,
+            item_ids=csr.item_ids,
+            strengths=csr.strengths,
             num_items=num_items,
-            timestamps=merged.timestamps,
+            timestamps=csr.timestamps,
             user_labels=rows.checked_labels(user_labels, num_users, kind="user"),
             item_labels=rows.checked_labels(item_labels, num_items, kind="item"),
         )
@@ -126,8 +128,8 @@ class Interactions:
     @classmethod
     def from_labels(
         cls,
-        user_labels: npt.ArrayLike,
-        item_labels: npt.ArrayLike,
+        user_labels: npt.ArrayLike | Labels,
+        item_labels: npt.ArrayLike | Labels,
         strengths: npt.ArrayLike | None = None,
         *,
         timestamps: npt.ArrayLike | None = None,
@@ -265,10 +267,9 @@ class Interactions:
                 f"expected a bool mask of shape {self.item_ids.shape}, got {mask.dtype} {mask.shape}; "
                 "pass one bool per interaction"
             )
-        kept_before = np.append(0, np.cumsum(mask, dtype=np.int64))
         return dataclasses.replace(
             self,
-            indptr=kept_before[self.indptr],
+            indptr=self.indptr - np.searchsorted(np.flatnonzero(~mask), self.indptr),
             item_ids=self.item_ids[mask],
             strengths=self.strengths[mask],
             timestamps=None if self.timestamps is None else self.timestamps[mask],
@@ -276,7 +277,7 @@ class Interactions:
 
     def drop_zeros(self) -> "Interactions":
         """Remove interactions of strength zero, which implicit feedback treats as unobserved."""
-        return self.select(self.strengths != 0)
+        return self if self.strengths.all() else self.select(self.strengths != 0)
 
     def with_strengths(self, strengths: npt.ArrayLike) -> "Interactions":
         """Replace the strengths by these finite numbers [num_interactions]."""

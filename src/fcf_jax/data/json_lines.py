@@ -11,7 +11,9 @@ import numpy as np
 
 from fcf_jax.data.columns import Columns, named_positions
 from fcf_jax.data.dialect import Dialect, weights_of
-from fcf_jax.data.parse import BadLinePolicy, Table, labels_of, strength_of, strength_problem
+from fcf_jax.data.labels import labels_of
+from fcf_jax.data.parse import strength_of, strength_problem
+from fcf_jax.data.table import BadLinePolicy, Table
 from fcf_jax.data.timestamps import EXPECTED, to_seconds
 
 _SAMPLED = 20

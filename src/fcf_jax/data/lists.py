@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fcf_jax.data.parse import BadLinePolicy, Table, labels_of
+from fcf_jax.data.labels import labels_of
+from fcf_jax.data.table import BadLinePolicy, Table
 
 _BLOCK = re.compile(rb"^[ \t]*(\d+):[ \t]*\r?$", re.MULTILINE)
 _SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'

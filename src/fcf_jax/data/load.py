@@ -13,8 +13,10 @@ from fcf_jax.data.dialect import Dialect, infer_dialect
 from fcf_jax.data.json_lines import read_json_lines
 from fcf_jax.data.layouts import LAYOUTS, Layout, recognized
 from fcf_jax.data.lists import read_counted_lists, read_impressions, read_item_lists, rows_of_blocks
-from fcf_jax.data.parse import BadLinePolicy, Table, parse_text, read_text
+from fcf_jax.data.parse import parse_text
 from fcf_jax.data.separators import first_lines
+from fcf_jax.data.table import BadLinePolicy, Table
+from fcf_jax.data.text import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +83,7 @@ def load(path: Path, request: Request) -> Loaded:
     if path.suffix in SUFFIXES:
         return _load_columnar(path, request)
     text = read_text(path)
-    number, lines = first_lines(text.content)
+    number, lines = first_lines(text.head)
     if not lines:
         raise ValueError(f"{path}: expected interactions, found an empty file; choose another data.path")
     where = f"{path}:{number}"
@@ -99,8 +101,8 @@ def load(path: Path, request: Request) -> Loaded:
         table, dialect = read_json_lines(text.content, path, request.columns, bare, **options)
     else:
         dialect = dataclasses.replace(_dialect_of(where, name, lines, layout, request), unrated=unrated)
-        content = rows_of_blocks(text.content) if layout.form == "blocks" else text.content
-        table = parse_text(content, dialect, path, **options)
+        blocks = rows_of_blocks(text.content) if layout.form == "blocks" else text.blocks()
+        table = parse_text(blocks, dialect, path, **options)
     table, num_unrated = _without_unrated(table, unrated, implicit=request.implicit)
     return Loaded(table, name, text.encoding, _named(dialect), dialect.why, num_unrated)
 
@@ -153,9 +155,9 @@ def _without_unrated(table: Table, unrated: tuple[float, ...], *, implicit: bool
     """Give "seen, not rated" the strength 1 as implicit feedback; drop it from ratings. Return its count."""
     if not unrated or table.strengths is None:
         return table, 0
-    chosen = np.isin(table.strengths, unrated)
+    chosen = np.isin(table.strengths, np.array(unrated, table.strengths.dtype))
     if implicit:
-        return table._replace(strengths=np.where(chosen, 1.0, table.strengths)), int(chosen.sum())
+        return table._replace(strengths=np.where(chosen, np.float32(1), table.strengths)), int(chosen.sum())
     return _rows(table, ~chosen), int(chosen.sum())
 
 

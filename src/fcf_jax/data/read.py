@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcf_jax.data.columns import Columns
+from fcf_jax.data.csr import compressed
 from fcf_jax.data.evidence import meaning_of
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.labels import joined_labels
 from fcf_jax.data.layouts import LAYOUTS, find_files
 from fcf_jax.data.load import Request, load, load_frame
-from fcf_jax.data.parse import BadLinePolicy, Table
-from fcf_jax.data.rows import DuplicatePolicy, check_duplicate_policy, encode_labels
+from fcf_jax.data.rows import DuplicatePolicy, Rows, check_duplicate_policy, checked_rows, encode_labels
+from fcf_jax.data.table import BadLinePolicy, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +38,7 @@ class ReadReport:
         duplicates_merged: Rows merged into another row of the same user and item.
         zeros_dropped: Pairs of strength zero, which implicit feedback treats as unobserved.
         bad_lines_skipped: Lines that cannot be read, with on_bad_line="skip" and in layouts that have some.
+        labels_merged: Ids that are another id but for the blanks around them, and were merged with it.
         unrated: Rows of strength "seen, not rated": 1 as implicit feedback, left out of explicit ratings.
         columns: Column taken as "user", "item", "strength" and "timestamp", by name or number.
         why: How columns without names were told apart; "" if they have names or the layout fixes them.
@@ -49,6 +52,7 @@ class ReadReport:
     duplicates_merged: int
     zeros_dropped: int
     bad_lines_skipped: int
+    labels_merged: int = 0
     unrated: int = 0
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     why: str = ""
@@ -115,10 +119,13 @@ def read_interactions(
     loaded = [load(file, request) for file in files] if is_path else [load_frame(path, request)]
     path = path if is_path else "DataFrame"
     table = _concatenated(path, [part.table for part in loaded])
+    loaded = [part._replace(table=None) for part in loaded]  # so that its columns are freed when sorted
+    num_rows, num_skipped, first_rows = len(table.users), table.num_skipped, _first_rows(table)
+    labels_merged = table.users.num_merged + table.items.num_merged
     try:
-        merged = Interactions.from_labels(
-            table.users, table.items, table.strengths, timestamps=table.timestamps, duplicates=duplicates
-        )
+        rows, labels = _rows_of(table)
+        del table
+        merged = _interactions(rows, *labels, duplicates)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     kept = merged.drop_zeros() if implicit else merged
@@ -126,14 +133,15 @@ def read_interactions(
         files=tuple(str(file) for file in files),
         layout=loaded[0].layout,
         encoding=", ".join(sorted({part.encoding for part in loaded})),
-        num_rows=len(table.users),
-        duplicates_merged=len(table.users) - merged.num_interactions,
+        num_rows=num_rows,
+        duplicates_merged=num_rows - merged.num_interactions,
         zeros_dropped=merged.num_interactions - kept.num_interactions,
-        bad_lines_skipped=table.num_skipped,
+        bad_lines_skipped=num_skipped,
+        labels_merged=labels_merged,
         unrated=sum(part.num_unrated for part in loaded),
         columns=loaded[0].columns,
         why=loaded[0].why,
-        first_rows=_first_rows(table),
+        first_rows=first_rows,
     )
 
 
@@ -200,6 +208,36 @@ def _first_rows(table: Table) -> tuple[tuple[str, str, float | None, int | None]
     )
 
 
+def _rows_of(table: Table) -> tuple[Rows, tuple[np.ndarray, np.ndarray]]:
+    """Return the rows, and the labels of their users and items."""
+    users, user_labels = encode_labels(table.users, kind="user")
+    items, item_labels = encode_labels(table.items, kind="item")
+    rows = checked_rows(
+        users,
+        items,
+        table.strengths,
+        table.timestamps,
+        num_users=len(user_labels),
+        num_items=len(item_labels),
+    )
+    return rows, (user_labels, item_labels)
+
+
+def _interactions(
+    rows: Rows, user_labels: np.ndarray, item_labels: np.ndarray, duplicates: DuplicatePolicy
+) -> Interactions:
+    csr = compressed(rows, num_users=len(user_labels), num_items=len(item_labels), duplicates=duplicates)
+    return Interactions(
+        csr.indptr,
+        csr.item_ids,
+        csr.strengths,
+        len(item_labels),
+        timestamps=csr.timestamps,
+        user_labels=user_labels,
+        item_labels=item_labels,
+    )
+
+
 def _check_policies(duplicates: str, on_bad_line: str) -> None:
     check_duplicate_policy(duplicates)
     if on_bad_line not in ("error", "skip"):
@@ -214,8 +252,8 @@ def _concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:
     if len(tables) == 1:
         return tables[0]
     return Table(
-        users=_joined_labels([table.users for table in tables]),
-        items=_joined_labels([table.items for table in tables]),
+        users=joined_labels([table.users for table in tables]),
+        items=joined_labels([table.items for table in tables]),
         strengths=_joined([table.strengths for table in tables]),
         timestamps=_joined([table.timestamps for table in tables]),
         num_skipped=num_skipped,
@@ -225,9 +263,3 @@ def _concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     present = [part for part in parts if part is not None]
     return np.concatenate(present) if len(present) == len(parts) else None
-
-
-def _joined_labels(parts: Sequence[np.ndarray]) -> np.ndarray:
-    if len({part.dtype for part in parts}) > 1:  # int64 with uint64 would become float64
-        parts = [part.astype(str).astype(object) for part in parts]
-    return np.concatenate(parts)

@@ -1,13 +1,17 @@
-"""The arrays behind `Interactions`: checks, dtypes, labels, sorting and the merging of duplicates.
+"""The arrays behind `Interactions`: checks, dtypes and labels.
 
 A row is one observation: user, item, strength and perhaps a timestamp. The result does not depend on the
 order of the rows, except for `duplicates="last"` without timestamps, which keeps the last row of a pair.
 """
 
-from typing import Literal, NamedTuple
+import dataclasses
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from fcf_jax.data.labels import Labels, numbered
+from fcf_jax.data.memory import check_fits_memory
 
 DuplicatePolicy = Literal["sum", "max", "last", "error"]
 
@@ -18,7 +22,8 @@ _MAX_EXACT_FLOAT = 2**53  # from here on, distinct integers may be the same floa
 _USE_FROM_ARRAYS = "use Interactions.from_arrays"
 
 
-class Rows(NamedTuple):
+@dataclasses.dataclass
+class Rows:
     """Columns of equal length.
 
     Attributes:
@@ -28,15 +33,10 @@ class Rows(NamedTuple):
         timestamps: In seconds; None if there are none.
     """
 
-    user_ids: npt.NDArray[np.int64]
-    item_ids: npt.NDArray[np.int64]
+    user_ids: npt.NDArray[np.int32]
+    item_ids: npt.NDArray[np.int32]
     strengths: npt.NDArray[np.float32]
     timestamps: npt.NDArray[np.int64] | None
-
-    def take(self, positions: npt.NDArray[np.int64]) -> "Rows":
-        """Return the rows at these positions, in this order."""
-        timestamps = None if self.timestamps is None else self.timestamps[positions]
-        return Rows(self.user_ids[positions], self.item_ids[positions], self.strengths[positions], timestamps)
 
 
 def checked_rows(
@@ -85,16 +85,17 @@ def check_num_interactions(num_interactions: int) -> None:
         )
 
 
-def _checked_ids(ids: npt.ArrayLike, num_ids: int | None, *, kind: str) -> npt.NDArray[np.int64]:
+def _checked_ids(ids: npt.ArrayLike, num_ids: int | None, *, kind: str) -> npt.NDArray[np.int32]:
     if num_ids is not None and not 0 <= num_ids <= _MAX_IDS:
         raise ValueError(f"expected num_{kind}s in [0, {_MAX_IDS}], got {num_ids}; ids are 32-bit integers")
+    check_fits_memory(24 * (num_ids or 0), f"num_{kind}s = {num_ids}", "number the ids without gaps")
     array = np.asarray(ids)
     if array.ndim != 1:
         raise ValueError(
             f"expected one {kind} id per row, got an array of shape {array.shape}; pass a 1-D array"
         )
     if array.size == 0:
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int32)
     if array.dtype.kind not in "iuf":
         raise ValueError(
             f"expected whole {kind} ids, got dtype {array.dtype}; map labels with Interactions.from_labels"
@@ -105,7 +106,7 @@ def _checked_ids(ids: npt.ArrayLike, num_ids: int | None, *, kind: str) -> npt.N
     if array.dtype.kind == "f":
         whole = (array == np.floor(array)) & (array < _MAX_EXACT_FLOAT)
         _refuse_first(~whole, array, f"expected whole {kind} ids", kind)
-    return array.astype(np.int64)
+    return array.astype(np.int32, copy=False)
 
 
 def _refuse_first(bad: npt.NDArray[np.bool_], array: np.ndarray, expected: str, kind: str) -> None:
@@ -132,7 +133,7 @@ def checked_strengths(strengths: npt.ArrayLike | None, num_rows: int) -> npt.NDA
             "pass as many strengths as user ids"
         )
     with np.errstate(over="ignore"):  # numbers beyond float32 become inf, refused below
-        array = given.astype(np.float32)
+        array = given.astype(np.float32, copy=False)
     finite = np.isfinite(array)
     if not finite.all():
         position = int(finite.argmin())
@@ -151,7 +152,13 @@ def _checked_timestamps(timestamps: npt.ArrayLike | None, num_rows: int) -> npt.
             f"expected {num_rows} integer timestamps in seconds, got shape {array.shape} of {array.dtype}; "
             "convert them to whole seconds"
         )
-    return array.astype(np.int64)
+    if array.dtype == np.uint64 and bool((array >= 2**63).any()):
+        position = int((array >= 2**63).argmax())
+        raise ValueError(
+            f"expected timestamps below 2**63, got {array[position]} at position {position}; "
+            "correct or drop it"
+        )
+    return array.astype(np.int64, copy=False)
 
 
 def checked_labels(labels: npt.ArrayLike | None, num_labels: int, *, kind: str) -> np.ndarray | None:
@@ -160,7 +167,7 @@ def checked_labels(labels: npt.ArrayLike | None, num_labels: int, *, kind: str) 
         return None
     array = np.asarray(labels)
     if array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
-        array = array.astype(np.str_)
+        array = _savable(array, kind)
     if array.shape != (num_labels,) or (array.dtype.kind not in "iuU" and num_labels):
         raise ValueError(
             f"expected {num_labels} {kind} labels, integers or strings, got {array.dtype} {array.shape}; "
@@ -187,7 +194,7 @@ def first_of(labels: np.ndarray, count: int = 3) -> str:
     return f"[{', '.join([*shown, '...'] if len(labels) > count else shown)}]"
 
 
-def encode_labels(labels: npt.ArrayLike, *, kind: str) -> tuple[npt.NDArray[np.int64], np.ndarray]:
+def encode_labels(labels: npt.ArrayLike | Labels, *, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Number the distinct labels in sorted order: integers by value, strings by code point.
 
     Returns:
@@ -198,6 +205,9 @@ def encode_labels(labels: npt.ArrayLike, *, kind: str) -> tuple[npt.NDArray[np.i
     """
     import pandas as pd
 
+    if isinstance(labels, Labels):
+        ids, distinct = numbered(labels)
+        return ids, _savable(distinct, kind)
     array = np.asarray(labels)
     if array.dtype.kind not in "iuUO":
         raise ValueError(
@@ -207,11 +217,28 @@ def encode_labels(labels: npt.ArrayLike, *, kind: str) -> tuple[npt.NDArray[np.i
     if array.dtype.kind == "O":
         _refuse_non_strings(array, kind)
     codes, distinct = pd.factorize(values)
-    distinct = distinct.astype(np.str_) if distinct.dtype.kind == "O" else np.asarray(distinct)
+    distinct = _savable(np.asarray(distinct), kind)
     order = np.argsort(distinct, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank[codes], distinct[order]
+
+
+def _savable(labels: np.ndarray, kind: str) -> np.ndarray:
+    """Return strings as a unicode array, whose items are as long as the longest."""
+    if labels.dtype.kind != "O":
+        return labels
+    longest = max(map(len, labels), default=0)
+    check_fits_memory(
+        4 * longest * len(labels),
+        f"{len(labels)} {kind} labels of up to {longest} characters",
+        "shorten them",
+    )
+    if bad := [label for label in labels if "\0" in label]:
+        raise ValueError(
+            f"expected {kind} labels without null characters, got {bad[0]!r}; remove the character"
+        )
+    return labels.astype(np.str_)
 
 
 def _refuse_non_strings(labels: np.ndarray, kind: str) -> None:
@@ -230,48 +257,6 @@ def check_duplicate_policy(duplicates: str) -> None:
             f"expected duplicates (data.duplicates) to be one of {', '.join(_DUPLICATE_POLICIES)}, "
             f"got {duplicates!r}; choose one"
         )
-
-
-def sorted_and_merged(rows: Rows, *, num_items: int, duplicates: DuplicatePolicy) -> Rows:
-    """Sort rows by (user, item) and merge the rows of each pair as `Interactions.from_arrays` describes.
-
-    Raises:
-        ValueError: For an unknown policy; for a duplicate pair under "error".
-    """
-    check_duplicate_policy(duplicates)
-    pairs = rows.user_ids * max(num_items, 1) + rows.item_ids  # < 2**62, no overflow
-    order = np.argsort(pairs, kind="stable")
-    is_first = np.diff(pairs[order], prepend=-1) != 0
-    if is_first.all():
-        return rows.take(order)
-    if duplicates == "error":
-        first, second = order[int(is_first.argmin()) - 1 :][:2]
-        raise ValueError(
-            f"expected each pair once, got {int((~is_first).sum())} duplicates, first in rows {first} and "
-            f'{second} (0-based); set duplicates (data.duplicates) to "sum", "max" or "last"'
-        )
-    if duplicates != "last" or rows.timestamps is not None:
-        order = _canonical_order(rows, pairs)
-    return _merged(rows.take(order), np.flatnonzero(is_first), duplicates)
-
-
-def _canonical_order(rows: Rows, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    # Within a pair by time and strength, so that floating-point sums do not depend on the order of the rows.
-    if rows.timestamps is None:
-        return np.lexsort((rows.strengths, pairs))
-    return np.lexsort((rows.strengths, rows.timestamps, pairs))
-
-
-def _merged(rows: Rows, starts: npt.NDArray[np.int64], duplicates: DuplicatePolicy) -> Rows:
-    if duplicates == "sum":
-        strengths = np.add.reduceat(rows.strengths.astype(np.float64), starts)
-    elif duplicates == "max":
-        strengths = np.maximum.reduceat(rows.strengths, starts)
-    else:
-        strengths = rows.strengths[np.append(starts[1:], len(rows.strengths)) - 1]
-    timestamps = None if rows.timestamps is None else np.maximum.reduceat(rows.timestamps, starts)
-    strengths = checked_strengths(strengths, len(starts))  # a sum may be beyond float32
-    return Rows(rows.user_ids[starts], rows.item_ids[starts], strengths, timestamps)
 
 
 def check_csr(

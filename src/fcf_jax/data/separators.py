@@ -1,11 +1,18 @@
 """Separators of text tables: inferred from the first lines, or checked."""
 
-import csv
 import io
 from collections.abc import Sequence
 
-WHITESPACE = ""  # the separator that means any run of spaces or tabs
-QUOTING_SEPARATORS = ("\t", ";", "|", ",")  # with these, double quotes may enclose a field
+from fcf_jax.data.records import QUOTING_SEPARATORS, WHITESPACE, split_fields
+
+__all__ = [
+    "QUOTING_SEPARATORS",
+    "WHITESPACE",
+    "checked_separator",
+    "first_lines",
+    "inferred_separator",
+    "split_fields",
+]
 
 _SEPARATORS = ("::", "\t", ";", "|", ",")  # comma last: it may be part of a text or a decimal comma
 _SNIFFED_BYTES = 65536
@@ -41,14 +48,3 @@ def checked_separator(separator: str) -> str:
             f'expected a separator of one character, "::" or "whitespace", got {separator!r}; change it'
         )
     return separator
-
-
-def split_fields(line: str, separator: str, *, has_quotes: bool = True) -> list[str]:
-    """Split one line, with quotes as the parsers read them, into fields without blanks around them."""
-    if separator == WHITESPACE:
-        fields = line.split()
-    elif has_quotes and separator in QUOTING_SEPARATORS and '"' in line:
-        fields = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-    else:
-        fields = line.split(separator)
-    return [field.strip().strip('"') for field in fields]

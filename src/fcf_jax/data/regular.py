@@ -1,0 +1,154 @@
+"""Regular blocks of a text table, parsed by Arrow. Whatever is irregular in any way is left to `careful`."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fcf_jax.data.arrow import compute
+from fcf_jax.data.dialect import Dialect
+from fcf_jax.data.evidence import event_word
+from fcf_jax.data.separators import QUOTING_SEPARATORS, WHITESPACE
+from fcf_jax.data.table import MAX_STRENGTH
+from fcf_jax.data.timestamps import to_seconds
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_UNUSED = (b"\x1f", b"\x1e", b"\x01")  # one of them replaces "::", as Arrow separates by single bytes
+_OTHER_BLANKS = (b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
+_TYPES_OF_TIMES = ("int64", "string")  # tried in turn
+
+
+class Pieces(NamedTuple):
+    """Columns of some rows, as `TableBuilder.add` takes them."""
+
+    users: "pa.Array"
+    items: "pa.Array"
+    strengths: np.ndarray | None
+    timestamps: npt.NDArray[np.int64] | None
+
+
+def parse_regular(block: bytes, dialect: Dialect, *, implicit: bool) -> Pieces | None:
+    """Parse a block of whole lines without a header, or return None unless every line is regular.
+
+    Args:
+        block: UTF-8.
+        dialect: Syntax of the file.
+        implicit: Whether a negative strength is irregular.
+    """
+    import pyarrow as pa
+
+    content, delimiter = _prepared(block, dialect)
+    if not delimiter or b"\0" in content:
+        return None
+    for type_of_times in _TYPES_OF_TIMES if dialect.columns.timestamp is not None else _TYPES_OF_TIMES[:1]:
+        if type_of_times == "int64" and (b"0x" in content or b"0X" in content):
+            continue  # Arrow reads hexadecimal integers
+        try:
+            table = _read(content, delimiter, dialect, type_of_times)
+        except pa.ArrowException:
+            continue
+        return _pieces(table, dialect, implicit)
+    return None
+
+
+def _prepared(block: bytes, dialect: Dialect) -> tuple[bytes, str]:
+    """Return the block with one byte as separator, and this separator; "" where there is none."""
+    separator = dialect.separator
+    if _has_quotes(block, dialect) and (
+        separator == WHITESPACE or f"{separator} ".encode() in block or b' "' in block
+    ):
+        return block, ""  # quotes after blanks enclose a field, too
+    if separator == WHITESPACE:
+        return _single_blanks(block)
+    if len(separator.encode()) == 1:
+        return block, separator
+    unused = next((byte for byte in _UNUSED if byte not in block), b"")
+    return block.replace(separator.encode(), unused) if unused else block, unused.decode()
+
+
+def _has_quotes(block: bytes, dialect: Dialect) -> bool:
+    return dialect.has_quotes and dialect.separator in QUOTING_SEPARATORS and b'"' in block
+
+
+def _single_blanks(block: bytes) -> tuple[bytes, str]:
+    if not block.isascii() or any(blank in block for blank in _OTHER_BLANKS):
+        return block, ""
+    for other, blank in ((b"\t", b" "), (b"\r", b"\n")):
+        block = block.replace(other, blank)
+    while b"  " in block:
+        block = block.replace(b"  ", b" ")
+    return block.replace(b" \n", b"\n").replace(b"\n ", b"\n").strip(b" "), " "
+
+
+def _read(content: bytes, delimiter: str, dialect: Dialect, type_of_times: str) -> "pa.Table":
+    import pyarrow as pa
+    from pyarrow import csv
+
+    columns = dialect.columns
+    label = pa.dictionary(pa.int32(), pa.string())
+    types = {columns.user: label, columns.item: label}
+    if columns.strength is not None:
+        types[columns.strength] = label if dialect.weights else pa.float64()
+    if columns.timestamp is not None:
+        types[columns.timestamp] = pa.type_for_alias(type_of_times)
+    has_quotes = dialect.has_quotes and dialect.separator in QUOTING_SEPARATORS and b'"' in content
+    return csv.read_csv(
+        pa.py_buffer(content),
+        csv.ReadOptions(
+            column_names=[str(position) for position in range(dialect.num_fields)],
+            block_size=len(content) + 1,
+        ),
+        csv.ParseOptions(
+            delimiter=delimiter,
+            quote_char='"' if has_quotes else False,
+            newlines_in_values=has_quotes,
+        ),
+        csv.ConvertOptions(
+            check_utf8=False,
+            column_types={str(position): kind for position, kind in types.items()},
+            include_columns=[str(position) for position in types],
+            null_values=[],
+        ),
+    )
+
+
+def _pieces(table: "pa.Table", dialect: Dialect, implicit: bool) -> Pieces | None:
+    columns = dialect.columns
+    users, items = (_labels(table, position) for position in (columns.user, columns.item))
+    if users is None or items is None:
+        return None
+    strengths = timestamps = None
+    if columns.strength is not None:
+        strengths = _strengths(table, columns.strength, dialect)
+        if not _are_regular(strengths, dialect.unrated, implicit):
+            return None
+    if columns.timestamp is not None:
+        timestamps, missing = to_seconds(table[str(columns.timestamp)])
+        if missing.any():
+            return None
+    return Pieces(users, items, strengths, timestamps)
+
+
+def _labels(table: "pa.Table", position: int) -> "pa.Array | None":
+    """Return the column in one piece; None if a label is empty."""
+    column = table[str(position)].combine_chunks()
+    stripped = compute().utf8_trim_whitespace(column.dictionary)
+    return None if compute().equal(stripped, "").to_numpy(zero_copy_only=False).any() else column
+
+
+def _strengths(table: "pa.Table", position: int, dialect: Dialect) -> np.ndarray:
+    column = table[str(position)]
+    if not dialect.weights:
+        return column.to_numpy()
+    words = column.combine_chunks()
+    weights = [dialect.weights.get(event_word(word.strip()), np.nan) for word in words.dictionary.to_pylist()]
+    return np.array(weights, np.float64)[words.indices.to_numpy()]
+
+
+def _are_regular(strengths: np.ndarray, unrated: Iterable[float], implicit: bool) -> bool:
+    if not (np.abs(strengths) < MAX_STRENGTH).all():  # also NaN
+        return False
+    return not implicit or not ((strengths < 0) & ~np.isin(strengths, list(unrated))).any()
