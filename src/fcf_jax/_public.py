@@ -18,6 +18,7 @@ from fcf_jax.core.records import (
 from fcf_jax.core.solve import solve_user_factor
 from fcf_jax.data import Interactions, read_interactions, split_per_user
 from fcf_jax.evaluation import evaluate
+from fcf_jax.experiments.load_run import load_run
 from fcf_jax.optimizers import guarded_gram
 from fcf_jax.recommender import FederatedCollaborativeFilter
 
@@ -47,6 +48,7 @@ __all__ = [
     "guarded_gram",
     "implicit_feedback",
     "item_gradient",
+    "load_run",
     "loss",
     "optimizers",
     "pack_clients",

@@ -18,6 +18,7 @@ from fcf_jax.cli.privacy import privacy
 from fcf_jax.cli.recommend import recommend
 from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
+from fcf_jax.cli.similar import similar
 from fcf_jax.cli.tune import tune
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(run)
 app.command()(compare)
 app.command()(report)
 app.command()(recommend)
+app.command()(similar)
 app.command()(tune)
 app.command()(audit)
 app.add_typer(data, name="data")

@@ -1,92 +1,180 @@
-"""Recommendations from a finished run, computed as on the client of one user."""
+"""Recommendations from a finished run, computed as on the clients: for one user, a new one, or all."""
 
 import contextlib
 import csv
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import numpy as jnp
 
-from fcf_jax.core.records import ClientData
-from fcf_jax.core.solve import solve_user_factor
 from fcf_jax.data import Interactions, check_implicit
-from fcf_jax.evaluation import recommend
+from fcf_jax.data.rows import first_of
+from fcf_jax.data.selection import of_users, positions_of, with_items
+from fcf_jax.data.titles import find_titles
+from fcf_jax.evaluation.recommend import Recommendations, recommend_many, solve_new_users
 from fcf_jax.experiments.build.dataset import (
     load_interactions,
     load_published,
     transform_strengths,
 )
 from fcf_jax.experiments.build.problem import model_of
+from fcf_jax.experiments.build.reading import path_of
 from fcf_jax.experiments.store.run_directory import TrainedModel
+from fcf_jax.recommender import FederatedCollaborativeFilter
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Label = int | str
-_FEWEST_SLOTS = 8
+_BLOCK_USERS = 4096
 
 
-class History(NamedTuple):
-    """Observed items of one user, with the item ids of the model.
+class Histories(NamedTuple):
+    """Histories of users over the items of a model.
 
     Attributes:
-        item_ids: [slots], ascending.
-        strengths: [slots], transformed as in training.
-        num_unknown: number of items left out because they are not in the model.
+        interactions: with strengths transformed as in training.
+        num_unknown: number of interactions left out because their items are not in the model.
     """
 
-    item_ids: np.ndarray
-    strengths: np.ndarray
+    interactions: Interactions
     num_unknown: int
+
+    @property
+    def user_labels(self) -> np.ndarray:
+        """Original id of each user."""
+        labels = self.interactions.user_labels
+        return np.arange(self.interactions.num_users) if labels is None else labels
+
+    def of_users(self, user_ids: np.ndarray) -> "Histories":
+        """Return the histories of some users; the count stays that of all."""
+        return self._replace(interactions=of_users(self.interactions, user_ids))
 
 
 class Recommendation(NamedTuple):
-    """A recommended item, by its original id, with its score x.y."""
+    """A recommended or similar item, by its original id.
+
+    Attributes:
+        item: original id.
+        score: x.y, or the cosine of two items.
+        title: None where the data has none.
+    """
 
     item: Label
     score: float
+    title: str | None = None
 
 
-def recommend_items(model: TrainedModel, history: History, *, count: int) -> list[Recommendation]:
-    """Solve the user factor from a history, and rank the items that are not in it.
+def recommend_items(
+    model: TrainedModel, histories: Histories, *, count: int, titles: dict[str, str] | None = None
+) -> list[list[Recommendation]]:
+    """Solve the user factors from the histories, and rank the items that are not in them.
+
+    Args:
+        model: of the run.
+        histories: one row for each user.
+        count: items for each user, at least 1.
+        titles: by original id.
 
     Returns:
-        At most `count` items, best first; none for a user with all items.
+        For each user, at most `count` items, best first; none for a user with all items.
     """
+    found = _recommended(model, histories, count=count)
+    return [_named(model, *row, titles=titles) for row in zip(*found, strict=True)]
+
+
+def recommend_in_blocks(
+    model: TrainedModel, histories: Histories, *, count: int, titles: dict[str, str]
+) -> "Iterator[tuple[int, pd.DataFrame]]":
+    """Recommend to many users, a block at a time; arguments as for `recommend_items`.
+
+    Yields:
+        The number of users done, and a table of user, rank (from 1), item and score, with a title if the data
+        has titles.
+    """
+    import pandas as pd
+
+    of_items = np.array([titles.get(str(label), "") for label in model.item_ids.tolist()], object)
+    for first in range(0, histories.interactions.num_users, _BLOCK_USERS):
+        users = np.arange(first, min(first + _BLOCK_USERS, histories.interactions.num_users))
+        ids, scores = _recommended(model, histories.of_users(users), count=count)
+        rows, ranks = np.nonzero(ids >= 0)
+        items = ids[rows, ranks]
+        table = pd.DataFrame(
+            {
+                "user": histories.user_labels[users[rows]],
+                "rank": ranks + 1,
+                "item": model.item_ids[items],
+                "score": scores[rows, ranks],
+            }
+        )
+        yield int(users[-1]) + 1, table.assign(title=of_items[items]) if titles else table
+
+
+def _recommended(model: TrainedModel, histories: Histories, *, count: int) -> Recommendations:
     shared = model_of(model.config.model, model.config.data.feedback, model.mean_rating)
-    slots = max(
-        _FEWEST_SLOTS, 1 << max(len(history.item_ids) - 1, 1).bit_length()
-    )  # powers of 2: few programs to compile
-    padding = (0, slots - len(history.item_ids))
-    client = ClientData(
-        item_ids=jnp.asarray(np.pad(history.item_ids, padding), jnp.int32),
-        strengths=jnp.asarray(np.pad(history.strengths, padding), jnp.float32),
-        mask=jnp.arange(slots) < len(history.item_ids),
-    )
     item_factors = jnp.asarray(model.item_factors)
-    user_factor = jax.jit(solve_user_factor)(shared, item_factors, shared.weighting(client))
-    ids, scores = recommend(item_factors, user_factor, history.item_ids, k=count)
-    labels = model.item_ids[np.asarray(ids)].tolist()
-    return [Recommendation(*pair) for pair in zip(labels, np.asarray(scores).tolist(), strict=True)]
+    user_factors = solve_new_users(shared, item_factors, histories.interactions)
+    return recommend_many(item_factors, user_factors, histories.interactions, k=count)
 
 
-def history_of_user(model: TrainedModel, user: str) -> History:
+def similar_items(
+    model: TrainedModel, item: str, *, count: int, titles: dict[str, str] | None = None
+) -> list[Recommendation]:
+    """Find the items with the most similar factors, without the item itself.
+
+    Raises:
+        ValueError: for an item that is not in the model.
+    """
+    (position,) = positions_of([item], model.item_ids)
+    if position < 0:
+        raise ValueError(
+            f"--item {item}: not among the {len(model.item_ids)} items of this run; they are "
+            f"{first_of(model.item_ids)}"
+        )
+    estimator = FederatedCollaborativeFilter().with_item_factors(model.item_factors)
+    ids, scores = estimator.similar_items(int(position), N=count, filter_items=[position])
+    return _named(model, ids, scores, titles=titles)
+
+
+def titles_of(model: TrainedModel) -> dict[str, str]:
+    """Return the titles of the items, by original id; none where the data has none, or is gone."""
+    if model.config.data.source == "simulated":
+        return {}
+    with contextlib.suppress(ValueError, OSError):
+        return find_titles(Path(path_of(model.config.data)))
+    return {}
+
+
+def histories_of_all(model: TrainedModel) -> Histories:
+    """Read the whole histories of all users in the data of the run.
+
+    Raises:
+        ValueError: in one line, for bad data.
+        OSError: if the data cannot be read.
+    """
+    data = model.config.data
+    interactions = load_published(data) if data.split == "published" else load_interactions(data)[0]
+    return _known(model, interactions)
+
+
+def history_of_user(model: TrainedModel, user: str) -> Histories:
     """Return a user's whole history in the data of the run.
 
     Raises:
         ValueError: for a user that is not in the data.
     """
-    data = model.config.data
-    interactions = load_published(data) if data.split == "published" else load_interactions(data)[0]
-    labels = range(interactions.num_users) if interactions.user_labels is None else interactions.user_labels
-    position = next((index for index, label in enumerate(labels) if str(label) == user), None)
-    if position is None:
-        examples = ", ".join(str(label) for label in labels[:3])
-        raise ValueError(f"--user {user}: not in the data of this run; its users are {examples}, ...")
-    mine = slice(interactions.indptr[position], interactions.indptr[position + 1])
-    return _known(model, _names(interactions, mine), interactions.strengths[mine])
+    histories = histories_of_all(model)
+    (position,) = positions_of([user], histories.user_labels)
+    if position < 0:
+        examples = first_of(histories.user_labels)
+        raise ValueError(f"--user {user}: not in the data of this run; its users are {examples}")
+    return histories.of_users(np.array([position]))
 
 
-def history_from_file(model: TrainedModel, path: Path) -> History:
+def history_from_file(model: TrainedModel, path: Path) -> Histories:
     """Read a history from a CSV with item ids and, optionally, strengths in a second column.
 
     Raises:
@@ -103,8 +191,7 @@ def history_from_file(model: TrainedModel, path: Path) -> History:
     if not rows:
         raise ValueError(f"{path}: expected item ids, one per line, got none; add some")
     strengths = [_strength(row, f"{path}:{number}") for number, row in rows]
-    history = _transformed([row[0].strip() for _, row in rows], strengths, model)
-    return _known(model, _names(history), history.strengths)
+    return _known(model, _transformed([row[0].strip() for _, row in rows], strengths, model))
 
 
 def _strength(row: list[str], place: str) -> float:
@@ -127,20 +214,24 @@ def _transformed(items: list[str], strengths: list[float], model: TrainedModel) 
     return history
 
 
-def _names(interactions: Interactions, part: slice = slice(None)) -> list[str]:
-    """Return the original item ids of interactions as text."""
-    ids, labels = interactions.item_ids[part], interactions.item_labels
-    return [str(name) for name in (ids if labels is None else labels[ids])]
-
-
-def _known(model: TrainedModel, items: list[str], strengths: np.ndarray) -> History:
+def _known(model: TrainedModel, interactions: Interactions) -> Histories:
     """Replace original item ids by those of the model, and leave out items that are not in it."""
-    numbers = {str(label): number for number, label in enumerate(model.item_ids.tolist())}
-    is_known = np.array([item in numbers for item in items], bool)
-    if items and not is_known.any():
+    known = with_items(interactions, model.item_ids)
+    num_unknown = interactions.num_interactions - known.num_interactions
+    if num_unknown and not known.num_interactions:
+        labels = interactions.item_labels
+        unknown = interactions.item_ids[0] if labels is None else labels[interactions.item_ids[0]]
         raise ValueError(
-            f"expected items of the model, got only unknown ones such as {items[0]}; correct them"
+            f"expected items of the model, got only unknown ones such as {unknown}; correct them"
         )
-    ids = np.array([numbers[item] for item in items if item in numbers], np.int32)
-    order = np.argsort(ids)  # so that sums do not depend on the order of the history
-    return History(ids[order], strengths[is_known][order], int((~is_known).sum()))
+    return Histories(known, num_unknown)
+
+
+def _named(
+    model: TrainedModel, ids: np.ndarray, scores: np.ndarray, *, titles: dict[str, str] | None
+) -> list[Recommendation]:
+    """Return original ids and titles for ids of the model; places without an item are left out."""
+    is_item = ids >= 0
+    labels = model.item_ids[ids[is_item]].tolist()
+    named = [None if titles is None else titles.get(str(label)) for label in labels]
+    return [Recommendation(*one) for one in zip(labels, scores[is_item].tolist(), named, strict=True)]
