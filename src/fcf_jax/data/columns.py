@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from fcf_jax.data.evidence import are_events, looks_like
 from fcf_jax.data.names import find_common, is_event, is_no_strength
+from fcf_jax.data.timestamps import to_seconds
 
 _MAX_UNNAMED = 4  # columns without a header that are taken as user, item, strength, timestamp
 
@@ -85,6 +86,8 @@ def named_positions(
         strength = None
     if columns.strength is None and strength is None:
         _refuse_possible_strengths(where, names, {user, item, timestamp}, rows)
+    if columns.timestamp is None and timestamp is not None and not _holds_times(timestamp, rows):
+        timestamp = None
     return Positions(user, item, strength, timestamp)
 
 
@@ -102,6 +105,19 @@ def _holds_other_words(position: int, names: Sequence[str], rows: Sequence[Seque
         and bool(values)
         and not (are_events(values) or looks_like("number", values))
     )
+
+
+def _holds_times(position: int, rows: Sequence[Sequence[str]]) -> bool:
+    """Return False for a column named like times of which none can be read: 12/1/2010, perhaps."""
+    values = _values(rows, position)
+    return not values or not bool(to_seconds(values).missing.all())
+
+
+def unread_times(names: Sequence[str], columns: Columns, positions: Positions) -> str:
+    """Return a sentence about a column that is named like times but cannot be read; "" if there is none."""
+    found = find_common("timestamp", names) if columns.timestamp is None else None
+    is_left_out = found is not None and positions.timestamp is None
+    return f"the times in {names[found]} are in no form that is read, and left out" if is_left_out else ""
 
 
 def _refuse_possible_strengths(

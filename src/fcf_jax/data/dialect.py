@@ -11,6 +11,7 @@ from fcf_jax.data.columns import (
     is_digits,
     named_positions,
     numbered_positions,
+    unread_times,
 )
 from fcf_jax.data.evidence import EVENT_WEIGHTS, are_events, looks_like
 from fcf_jax.data.names import is_common
@@ -32,7 +33,7 @@ class Dialect:
         weights: Strength of each event, by `event_word`; empty if the strength column holds numbers.
         unrated: Numbers of the strength column that mean "seen, not rated"; never refused as negative.
         names: Names of the columns; empty if there is no header.
-        why: How columns without names were told apart.
+        why: How columns without names were told apart, or why a column is left out.
     """
 
     separator: str
@@ -86,6 +87,7 @@ def infer_dialect(
     has_header, why = order is None and _is_header(fields, columns), ""
     if has_header:
         positions = named_positions(where, fields, columns, rows[1:])
+        why = unread_times(fields, columns, positions)
     else:
         positions, why = numbered_positions(where, rows, columns, order)
     return Dialect(

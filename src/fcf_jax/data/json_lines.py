@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fcf_jax.data.columns import Columns, named_positions
+from fcf_jax.data.columns import Columns, named_positions, unread_times
 from fcf_jax.data.dialect import Dialect, weights_of
 from fcf_jax.data.labels import labels_of
 from fcf_jax.data.parse import strength_of, strength_problem
 from fcf_jax.data.table import BadLinePolicy, Table
-from fcf_jax.data.timestamps import EXPECTED, to_seconds
+from fcf_jax.data.timestamps import EXPECTED, Seconds, to_seconds
 
 _SAMPLED = 20
 _SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'
@@ -55,8 +55,10 @@ def read_json_lines(
         names=names,
         num_fields=len(names),
         weights=weights_of(texts, positions.strength, dialect.weights),
+        why=unread_times(names, columns, positions),
     )
-    return _table(_records(content, path, dialect, on_bad_line, implicit), dialect), dialect
+    records = list(_records(content, path, dialect, on_bad_line, implicit))
+    return _table(records, dialect, path, on_bad_line), dialect
 
 
 def _objects(
@@ -90,14 +92,14 @@ def _members(content: bytes, path: Path) -> Iterator[tuple[int, Mapping[str, Any
 def _records(
     content: bytes, path: Path, dialect: Dialect, on_bad_line: BadLinePolicy, implicit: bool
 ) -> Iterator[list[Any] | None]:
-    """Yield user, item, strength and time of each object; None for one that is skipped."""
+    """Yield line number, user, item, strength and time of each object; None for one that is skipped."""
     keys = [None if position is None else dialect.names[position] for position in dialect.columns]
     for number, row in _objects(content, path, on_bad_line):
         values = None if row is None else [None if key is None else row.get(key) for key in keys]
         problem = "expected an object" if values is None else _problem(values, dialect, implicit)
         if problem and on_bad_line == "error":
             raise ValueError(f"{path}:{number}: {problem}; {_SKIP}")
-        yield None if problem else values
+        yield None if problem or values is None else [number, *values]
 
 
 def _problem(values: list[Any], dialect: Dialect, implicit: bool) -> str | None:
@@ -110,33 +112,27 @@ def _problem(values: list[Any], dialect: Dialect, implicit: bool) -> str | None:
     return strength_problem(_text(values[2]), dialect, implicit)
 
 
-def _table(records: Iterator[list[Any] | None], dialect: Dialect) -> Table:
-    rows: list[list[Any]] = []
-    num_skipped = 0
-    for record in records:
-        if record is None:
-            num_skipped += 1
-        else:
-            rows.append(record)
-    users, items, strengths, times = zip(*rows, strict=True) if rows else ((), (), (), ())
-    has_strengths, has_times = dialect.columns.strength is not None, dialect.columns.timestamp is not None
-    return Table(
-        labels_of([str(user).strip() for user in users]),
-        labels_of([str(item).strip() for item in items]),
-        np.array([strength_of(_text(r), dialect) for r in strengths], np.float64) if has_strengths else None,
-        _seconds(times) if has_times else None,
-        num_skipped,
-    )
+def _table(
+    records: list[list[Any] | None], dialect: Dialect, path: Path, on_bad_line: BadLinePolicy
+) -> Table:
+    rows = [record for record in records if record is not None]
+    times = None
+    if dialect.columns.timestamp is not None:
+        seconds = to_seconds([_text(row[4]) for row in rows])
+        _refuse_missing(rows, seconds, path, on_bad_line)
+        rows = [row for row, is_missing in zip(rows, seconds.missing, strict=True) if not is_missing]
+        times = seconds.values[~seconds.missing]
+    strengths = None
+    if dialect.columns.strength is not None:
+        strengths = np.array([strength_of(_text(row[3]), dialect) for row in rows], np.float64)
+    users, items = labels_of([str(row[1]) for row in rows]), labels_of([str(row[2]) for row in rows])
+    return Table(users, items, strengths, times, len(records) - len(rows))
 
 
-def _seconds(times: tuple[Any, ...]) -> np.ndarray:
-    seconds = to_seconds([_text(time) for time in times])
-    if seconds.missing.any():
-        time = times[int(seconds.missing.argmax())]
-        raise ValueError(
-            f'expected {EXPECTED}, got {_text(time)[:40]!r}; data.timestamp_column = "" leaves times out'
-        )
-    return seconds.values
+def _refuse_missing(rows: list[list[Any]], seconds: Seconds, path: Path, on_bad_line: BadLinePolicy) -> None:
+    if on_bad_line == "error" and seconds.missing.any():
+        number, *_, time = rows[int(seconds.missing.argmax())]
+        raise ValueError(f"{path}:{number}: expected {EXPECTED}, got {_text(time)[:40]!r}; {_SKIP}")
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from fcf_jax.data.columnar import SUFFIXES, read_columnar, read_frame
 from fcf_jax.data.columns import Columns, Positions
 from fcf_jax.data.dialect import Dialect, infer_dialect
 from fcf_jax.data.json_lines import read_json_lines
-from fcf_jax.data.layouts import LAYOUTS, Layout, recognized
+from fcf_jax.data.layouts import LAYOUTS, Layout, parts_remedy, recognized
 from fcf_jax.data.lists import read_counted_lists, read_impressions, read_item_lists, rows_of_blocks
 from fcf_jax.data.parse import parse_text
 from fcf_jax.data.separators import first_lines
@@ -62,7 +62,7 @@ class Loaded(NamedTuple):
         layout: Name of the layout; "generic", "npz", "parquet" or "frame".
         encoding: Of the file.
         columns: Column of users, items, strengths and times, by kind, as a reader would name it.
-        why: How columns without names were told apart.
+        why: How columns without names were told apart, or why one was left out.
         num_unrated: Rows of the kind "seen, not rated".
     """
 
@@ -72,6 +72,26 @@ class Loaded(NamedTuple):
     columns: Mapping[str, str]
     why: str
     num_unrated: int
+
+
+def load_all(path: Path, files: Sequence[Path], request: Request) -> list[Loaded]:
+    """Read the files of one data set, all in the layout of the first.
+
+    Args:
+        path: The file or folder that holds them.
+        files: From `find_files`.
+        request: What the caller asked for.
+
+    Raises:
+        ValueError: As `load`, and for parts of a split in no published layout.
+    """
+    first = load(files[0], request)
+    form = LAYOUTS.get(first.layout, Layout()).form
+    if path.is_dir() and {file.name for file in files} >= set(LAYOUTS["lightgcn"].files) and form == "table":
+        raise ValueError(parts_remedy(path, files))
+    if form != "table":  # some of the others may be too short to show it
+        request = request._replace(layout=first.layout)
+    return [first, *(load(file, request) for file in files[1:])]
 
 
 def load(path: Path, request: Request) -> Loaded:

@@ -27,9 +27,11 @@ _ITEMS = (
     "offer", "ad", "material", "content", "location", "art", "tra", "event",
 )  # fmt: skip
 
+_LAST_ITEMS = ("beerbeerid", "aid", "pid", "mid", "i", "title")
+
 _RATINGS = (
     "rating", "ratings", "stars", "star", "overall", "score", "feedback", "strength", "strengths", "grade",
-    "reviewrating", "reviewscore", "userrating", "userscore", "starrating", "ratingvalue",
+    "reviewrating", "reviewoverall", "reviewscore", "userrating", "userscore", "starrating", "ratingvalue",
 )  # fmt: skip
 
 _COUNTS = (
@@ -39,6 +41,7 @@ _COUNTS = (
     "units", "hours", "hoursplayed", "playtime", "playtimeforever", "playtimehours", "minutes", "watchtime",
     "listeningtime", "count", "counts", "cnt", "freq", "frequency", "weight", "weights", "value", "values",
     "likes", "like", "liked", "preference", "interactions", "interaction", "label",
+    "eventvalue",
 )  # fmt: skip
 
 _EVENTS = (
@@ -50,7 +53,7 @@ _TIMES = (
     "timestamp", "timestamps", "unixreviewtime", "unixtime", "sorttimestamp", "time", "times", "ts",
     "datetime", "date", "eventtime", "utctime", "reviewtime", "reviewdate", "invoicedate", "orderdate",
     "purchasedate", "transactiondate", "createdat", "created", "ratedat", "playedat", "addedat",
-    "dateadded", "checkintime", "checkindate", "starttime", "epoch", "tstamp", "when",
+    "dateadded", "checkintime", "checkindate", "starttime", "epoch", "tstamp", "when", "tdat",
 )  # fmt: skip
 
 # Columns that are no strengths although they may hold numbers.
@@ -65,7 +68,8 @@ _OTHERS = (
     "os", "ip", "url", "image", "images", "imageurl", "tag", "tags", "tagid", "position", "rank", "year",
     "month", "day", "hour", "dow", "useful", "funny", "cool", "vote", "votes", "helpful", "helpfulvote",
     "verified", "verifiedpurchase", "style", "asin", "parentasin", "isbn", "watchingstatus",
-    "watchedepisodes", "addtocartorder", "history",
+    "watchedepisodes", "addtocartorder", "history", "saleschannelid", "sourcetype", "sourcesystemtab",
+    "sourcescreenname",
 )  # fmt: skip
 
 
@@ -77,8 +81,20 @@ def _ids_of(nouns: Sequence[str]) -> Iterator[str]:
 
 
 COMMON_NAMES: dict[str, tuple[str, ...]] = {
-    "user": ("uid", *_ids_of(_USERS), "u", "msno"),
-    "item": ("parentasin", "asin", "isbn", "iid", *_ids_of(_ITEMS), "aid", "pid", "mid", "i", "title"),
+    "user": ("uid", *_ids_of(_USERS), "reviewprofilename", "msno", "u"),
+    "item": (
+        "parentasin",
+        "asin",
+        "isbn",
+        "iid",
+        *_ids_of(_ITEMS),
+        "beerbeerid",
+        "aid",
+        "pid",
+        "mid",
+        "i",
+        "title",
+    ),
     "strength": (*_RATINGS, *(noun + "rating" for noun in _ITEMS), *_COUNTS, *_EVENTS),
     "timestamp": _TIMES,
 }

@@ -14,7 +14,7 @@ from fcf_jax.data.evidence import meaning_of
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.labels import joined_labels
 from fcf_jax.data.layouts import LAYOUTS, find_files
-from fcf_jax.data.load import Request, load, load_frame
+from fcf_jax.data.load import Request, load_all, load_frame
 from fcf_jax.data.rows import DuplicatePolicy, Rows, check_duplicate_policy, checked_rows, encode_labels
 from fcf_jax.data.table import BadLinePolicy, Table
 
@@ -41,7 +41,7 @@ class ReadReport:
         labels_merged: Ids that are another id but for the blanks around them, and were merged with it.
         unrated: Rows of strength "seen, not rated": 1 as implicit feedback, left out of explicit ratings.
         columns: Column taken as "user", "item", "strength" and "timestamp", by name or number.
-        why: How columns without names were told apart; "" if they have names or the layout fixes them.
+        why: How columns without names were told apart, or why one was left out; "" if that is plain.
         first_rows: User, item, strength and seconds of the first rows; None for what the file has not.
     """
 
@@ -116,7 +116,7 @@ def read_interactions(
     )
     is_path = isinstance(path, str | PathLike)
     files = find_files(Path(path), layout) if is_path else []
-    loaded = [load(file, request) for file in files] if is_path else [load_frame(path, request)]
+    loaded = load_all(Path(path), files, request) if is_path else [load_frame(path, request)]
     path = path if is_path else "DataFrame"
     table = _concatenated(path, [part.table for part in loaded])
     loaded = [part._replace(table=None) for part in loaded]  # so that its columns are freed when sorted
@@ -174,7 +174,7 @@ def read_published_split(
             f"{path}: expected the folder of a published split, got {files[0].name}; split it yourself"
         )
     request = Request(on_bad_line=on_bad_line, implicit=implicit)
-    tables = [load(file, request).table for file in files]
+    tables = [part.table for part in load_all(Path(path), files, request)]
     both = _concatenated(path, tables)
     user_ids, user_labels = encode_labels(both.users, kind="user")
     item_ids, item_labels = encode_labels(both.items, kind="item")

@@ -48,6 +48,7 @@ def read_data(data: DataConfig) -> ReadData:
     )
     kept = filtered(interactions, data)
     counts = {
+        "labels_merged": report.labels_merged,
         "duplicates_merged": report.duplicates_merged,
         "zeros_dropped": report.zeros_dropped,
         "bad_lines_skipped": report.bad_lines_skipped,
@@ -119,6 +120,7 @@ def _left_out(data: DataConfig, counts: dict[str, int]) -> Iterator[str]:
         ("bad_lines_skipped", "line skipped", "lines skipped"),
         ("zeros_dropped", "zero dropped", "zeros dropped"),
         ("duplicates_merged", "duplicate merged", "duplicates merged"),
+        ("labels_merged", "id merged that differs in blanks", "ids merged that differ in blanks"),
         ("unrated", f"seen but not rated, {unrated}", f"seen but not rated, {unrated}"),
         ("users_filtered_out", "user filtered out", "users filtered out"),
         ("items_filtered_out", "item filtered out", "items filtered out"),
@@ -128,11 +130,13 @@ def _left_out(data: DataConfig, counts: dict[str, int]) -> Iterator[str]:
 
 
 def _order(report: ReadReport) -> Iterator[str]:
-    """Explain how columns without names were told apart, and how to turn users and items round."""
+    """Explain how columns were told apart or left out, and how to turn users and items round."""
     user, item = (report.columns.get(kind, "") for kind in ("user", "item"))
     if report.why and user.startswith(_BY_POSITION) and item.startswith(_BY_POSITION):
         swap = f"--set data.user_column={item.split()[1]} --set data.item_column={user.split()[1]}"
         yield f"Columns by their order ({report.why}); to turn users and items round: {swap}"
+    elif report.why:
+        yield f"Note: {report.why}"
 
 
 def _warnings(
