@@ -6,6 +6,7 @@ import pytest
 from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.experiments.cautions import (
     caution_of_secure_sums,
+    caution_of_start,
     caution_of_strengths,
     cautions_of_ranking,
     cautions_of_rating,
@@ -78,3 +79,12 @@ def test_secure_sums_of_confidences_over_cohorts_are_warned_of(overrides, is_war
 def test_secure_sums_of_everybody_are_equal_and_not_warned_of():
     config = load_config(None, ["privacy.mode=secure_sum", "server.step=running_sums"])
     assert config.federation.cohort_size is None and caution_of_secure_sums(config) is None
+
+
+def test_a_warm_start_under_noise_is_not_in_epsilon():
+    start, noise = (
+        "server.initial_item_factors=runs/first",
+        ["privacy.mode=central_noise", "server.step=gram"],
+    )
+    assert caution_of_start(load_config(None, [start])) is caution_of_start(load_config(None, noise)) is None
+    assert "server.initial_item_factors" in caution_of_start(load_config(None, [start, *noise]))

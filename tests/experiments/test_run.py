@@ -13,6 +13,7 @@ from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.errors import DivergedError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import difference_percent, run_experiment
+from fcf_jax.experiments.store.run_directory import METRICS as METRICS_FILE
 from fcf_jax.experiments.store.run_directory import claimed, read_run
 
 TINY = [
@@ -100,6 +101,15 @@ def test_popularity_agrees_with_its_evaluation_in_the_library(finished):
     strengths = split.train.to_scipy().toarray()
     confidence, preference = 1 + config.model.alpha * strengths, strengths > 0
     assert floor["loss"] == pytest.approx(np.sum(confidence * (preference - shares) ** 2), rel=1e-6)
+
+
+def test_a_run_starts_from_the_item_factors_of_another(finished, tmp_path):
+    earlier, summary = finished
+    start = f"server.initial_item_factors={earlier}"
+    warm = run_tiny(tmp_path / "warm", start, "federation.num_rounds=2", "evaluation.baseline=false")
+    evaluations = [one for one in METRICS_FILE.read(tmp_path / "warm") if one["kind"] == "evaluation"]
+    assert evaluations[0]["loss"] == pytest.approx(summary["federated"]["loss"], rel=1e-5)
+    assert warm["federated"]["loss"] <= evaluations[0]["loss"] * (1 + 1e-5)
 
 
 def test_divergence_keeps_the_last_good_factors(tmp_path):

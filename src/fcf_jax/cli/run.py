@@ -57,7 +57,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
     from fcf_jax.experiments.build.facts import facts_of
     from fcf_jax.experiments.build.problem import resolve
-    from fcf_jax.experiments.cautions import caution_of_secure_sums
+    from fcf_jax.experiments.cautions import caution_of_secure_sums, caution_of_start
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.run import run_experiment
     from fcf_jax.experiments.store.run_directory import claimed
@@ -84,7 +84,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
             f"{train.num_users} users, {train.num_items} items, "
             f"{train.num_interactions} interactions to train on"
         )
-        if caution := caution_of_secure_sums(config):
+        for caution in filter(None, [caution_of_secure_sums(config), caution_of_start(config)]):
             progress.say(f"warning: {caution}")
         summary = run_experiment(problem, place, progress, resume=resume, stop=signals.held_back())
     if not quiet:

@@ -48,6 +48,16 @@ def caution_of_secure_sums(config: ExperimentConfig) -> str | None:
     )
 
 
+def caution_of_start(config: ExperimentConfig) -> str | None:
+    """Return a caution if epsilon does not count the training that a run under noise starts from."""
+    if not (config.privacy.has_noise and config.server.initial_item_factors):
+        return None
+    return (
+        "epsilon does not count the training that server.initial_item_factors come from: if it was on the "
+        "same users, its epsilon, infinite without noise, adds to that of this run"
+    )
+
+
 def caution_of_strengths(data: DataConfig, train: Interactions) -> str | None:
     """Return a caution if strengths are confidences with a heavy tail, with the key that helps."""
     if data.feedback == "explicit" or data.strengths != "keep" or train.num_interactions == 0:

@@ -14,7 +14,12 @@ from fcf_jax.core.records import ServerState
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
-from fcf_jax.experiments.cautions import caution_of_secure_sums, cautions, cautions_of_rating
+from fcf_jax.experiments.cautions import (
+    caution_of_secure_sums,
+    caution_of_start,
+    cautions,
+    cautions_of_rating,
+)
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import (
     NEVER,
@@ -116,6 +121,7 @@ def _train(
         placed.mesh,
         num_rounds=schedule.num_rounds,
         block_chunks=placed.block_chunks,
+        first=None if problem.start is None else problem.first_item_factors(),
     )
     progress.compiling("evaluation")
     before = [] if begun else [_evaluation(placed, runner.start(), 0, budget)]
@@ -282,8 +288,8 @@ def _summarize(
 
 def _warnings(problem: Problem, summary: Summary) -> list[str]:
     """Return sentences on what is wrong with the result, and what helps."""
-    of_sums = filter(None, [caution_of_secure_sums(problem.config)])
-    return [*of_sums, *_warnings_of_metrics(problem, summary)]
+    of_setting = (caution_of_secure_sums(problem.config), caution_of_start(problem.config))
+    return [*filter(None, of_setting), *_warnings_of_metrics(problem, summary)]
 
 
 def _warnings_of_metrics(problem: Problem, summary: Summary) -> list[str]:

@@ -142,6 +142,7 @@ def runner_of(
     *,
     num_rounds: int,
     block_chunks: int | None,
+    first: jax.Array | None = None,
 ) -> Runner:
     """Set up the rounds: with all clients on the devices, or streamed in blocks.
 
@@ -153,6 +154,7 @@ def runner_of(
         mesh: devices that share a round; None: one device.
         num_rounds: of the whole training.
         block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
+        first: first item factors; None: drawn from `key_start`.
     """
     key = key_rounds if mesh is None else replicate(key_rounds, mesh)
 
@@ -160,7 +162,7 @@ def runner_of(
         return jax.device_put(state) if mesh is None else place_state(state, mesh)
 
     def start() -> ServerState:
-        return place(federation.init(key_start))
+        return place(federation.init(key_start, first))
 
     if block_chunks is not None:
         run = partial(run_rounds_streamed, block_chunks=block_chunks)

@@ -25,6 +25,7 @@ from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_o
 from fcf_jax.experiments.build.facts import largest_bounds
 from fcf_jax.experiments.build.histories import trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
+from fcf_jax.experiments.build.start import start_from
 from fcf_jax.experiments.config.mistakes import formats_of
 from fcf_jax.experiments.config.protection import Protection, protection_of
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig, ModelConfig, PrivacyConfig
@@ -44,6 +45,7 @@ class Problem(NamedTuple):
         model: weighting, lambda and w0.
         protection: differential privacy; None without noise.
         formats: of fixed-point sums; None where rounds are summed in floating point.
+        start: first item factors [items, factors] from an earlier model; None: drawn.
     """
 
     config: ExperimentConfig
@@ -51,6 +53,7 @@ class Problem(NamedTuple):
     model: Model
     protection: Protection | None
     formats: Formats | None
+    start: np.ndarray | None = None
 
     @property
     def train(self) -> Interactions:
@@ -127,7 +130,9 @@ class Problem(NamedTuple):
         )
 
     def first_item_factors(self) -> Float[Array, "items factors"]:
-        """Draw the item factors that the federation and centralised ALS start from."""
+        """Return the item factors that the federation and centralised ALS start from."""
+        if self.start is not None:
+            return jnp.asarray(self.start)
         return draw_item_factors(
             self.key,
             num_items=self.train.num_items,
@@ -156,13 +161,17 @@ def resolve(config: ExperimentConfig, *datasets: Dataset) -> Problem:
         formats = formats_of(
             largest_bounds(config, datasets), config.privacy.fraction_bits, max_clients=max_clients
         )
-    return Problem(
+    problem = Problem(
         config=config,
         dataset=datasets[0],
         model=model_of(config.model, config.data.feedback, datasets[0].mean_rating),
         protection=protection_of(config, num_users=train.num_users),
         formats=formats,
     )
+    if (path := config.server.initial_item_factors) is None:
+        return problem
+    drawn = np.asarray(problem.first_item_factors())
+    return problem._replace(start=start_from(path, drawn, train.item_labels))
 
 
 def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:

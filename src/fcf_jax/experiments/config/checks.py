@@ -142,6 +142,11 @@ _CHECKS = (
         commands=("compare",),
     ),
     _Check(
+        lambda c, f: c.server.initial_item_factors is not None,
+        "server.initial_item_factors: {command} trains from drawn item factors; leave it out",
+        commands=(*_MEASURING, *_AUDITS),
+    ),
+    _Check(
         lambda c, f: c.privacy.needs_item_counts,
         "privacy.head_items: {command} releases no item counts, as `fcf run` does before its rounds; "
         "set privacy.head_items = 1 and privacy.item_weight_power = 0 for {command}",

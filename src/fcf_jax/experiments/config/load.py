@@ -52,17 +52,21 @@ def validate(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
         raise ConfigError(place + _first_problem(error)) from None
     check(config)
     data = config.data
-    path = None if data.path is None else _absolute(data.path)
+    path = None if data.path is None else _absolute("data.path", data.path)
     is_file = path is not None or data.name is not None
     source = ("file" if is_file else "simulated") if data.source == "auto" else data.source
-    return config.model_copy(update={"data": data.model_copy(update={"path": path, "source": source})})
+    resolved = {"data.path": path, "data.source": source}
+    if (start := config.server.initial_item_factors) is not None:
+        key = "server.initial_item_factors"
+        resolved[key] = _absolute(key, start)
+    return with_values(config, resolved)
 
 
-def _absolute(path: str) -> str:
+def _absolute(key: str, path: str) -> str:
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError as error:  # of `~name`
-        raise ConfigError(f"data.path: {path}: {error}; give the folder's own path") from None
+        raise ConfigError(f"{key}: {path}: {error}; give the folder's own path") from None
 
 
 def with_values(config: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:

@@ -152,6 +152,11 @@ class ServerConfig(_Section):
     memory: int = Field(
         default=5, ge=0, le=20, description="of guarded_gram: rounds that its acceleration combines; 0 = none"
     )
+    initial_item_factors: str | None = Field(
+        default=None,
+        description="a warm start: run directory, or file of FederatedCollaborativeFilter.save, with items "
+        "matched by label; unset = drawn",
+    )
 
     @property
     def spec(self) -> ServerStep:

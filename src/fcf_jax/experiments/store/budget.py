@@ -17,6 +17,10 @@ from fcf_jax.experiments.store.schemas import PrivacyStatement
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round
 
 _FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
+_WARM_START = (
+    "training starts from item factors that are taken as known to everybody: if they were learned from the "
+    "same users, the epsilon of that training, infinite without noise, adds to this one"
+)
 _CAVEATS = [
     "noise is the sum of four normals in floating point; the low bits can tell more than real numbers would",
     "only this run is counted: other runs on the same users, to tune or to repeat it, add their own epsilon",
@@ -40,6 +44,7 @@ class Budget(NamedTuple):
         spent_after: epsilon of a number of rounds.
         num_rounds: most rounds that may be charged; rounds repeated after a kill are charged again.
         is_private: False when the noise has a fixed seed.
+        is_warm: whether training starts from earlier item factors.
     """
 
     folder: Path
@@ -50,6 +55,7 @@ class Budget(NamedTuple):
     spent_after: Callable[[int], float]
     num_rounds: int
     is_private: bool
+    is_warm: bool = False
 
     def stated(self) -> PrivacyStatement:
         """Read the statement of what any process has spent so far."""
@@ -92,7 +98,7 @@ class Budget(NamedTuple):
             "item_counts_noise_multiplier": self.participation.count_noise_multiplier,
             "released": "the item factors after each round, and item counts if they have a noise multiplier; "
             "user factors stay on their devices (joint DP)",
-            "caveats": _CAVEATS if self.is_private else [*_CAVEATS, _FIXED_SEED],
+            "caveats": [*_CAVEATS, *[_WARM_START] * self.is_warm, *[_FIXED_SEED] * (not self.is_private)],
             "rounds_charged": num_rounds,
         }
 
@@ -117,6 +123,7 @@ def budget_of(problem: Problem, folder: Path) -> Budget | None:
         ),
         num_rounds=protection.num_rounds,
         is_private=protection.privacy.seed is None,
+        is_warm=problem.start is not None,
     )
 
 
