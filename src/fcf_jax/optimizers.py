@@ -17,7 +17,7 @@ import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.linalg import einsum, inverse_cholesky
+from fcf_jax.core.linalg import einsum, safe_sqrt, solve_definite
 from fcf_jax.core.records import Model, Scalar
 
 __all__ = ["gram_preconditioned", "guarded_gram", "paper_adam", "running_sums"]
@@ -29,10 +29,16 @@ class Curvature(NamedTuple):
     """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S.
 
     Attributes:
-        basis: eigenvectors of S.
-        diagonal: diagonal of each item's Hessian in that basis.
+        user_gram: S.
+        kappa: kappa_i.
+        regularization: lambda.
+        basis: eigenvectors of S; not differentiated.
+        diagonal: diagonal of each item's Hessian in that basis; not differentiated.
     """
 
+    user_gram: Float[Array, "factors factors"]
+    kappa: Float[Array, "items"]
+    regularization: Float[Array, ""]
     basis: Float[Array, "factors factors"]
     diagonal: Float[Array, "items factors"]
 
@@ -129,7 +135,7 @@ def paper_adam(
     def update(gradient, state, params=None, **unused):
         first = b1 * state.mu + (1 - b1) * gradient
         second = b2 * state.nu + (1 - b2) * gradient**2
-        step = (first / (1 - b1)) / (jnp.sqrt(second / (1 - b2)) + eps)
+        step = (first / (1 - b1)) / (safe_sqrt(second / (1 - b2)) + eps)
         return step, optax.ScaleByAdamState(count=state.count + 1, mu=first, nu=second)
 
     return optax.chain(_transformation(init, update), optax.scale_by_learning_rate(learning_rate))
@@ -316,8 +322,7 @@ def _anderson_correction(
     normal = -einsum("aij,bij->ab", memory.gradient_changes, step_changes)
     target = -einsum("aij,ij->a", memory.gradient_changes, step)
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
-    inverse = inverse_cholesky(normal + ridge)
-    coefficients = _times(inverse.T, _times(inverse, target))
+    coefficients = solve_definite(normal + ridge, target)
     return einsum("a,aij->ij", coefficients, memory.point_changes + step_changes)
 
 
@@ -329,16 +334,32 @@ def _mean_confidence(model: Model, confidence_factor: Scalar, mean_extra: Array)
 
 def _curvature(model: Model, user_gram: Array, kappa: Float[Array, "items"]) -> Curvature:
     """Compute the eigendecomposition of S, once for all items."""
-    eigenvalues, basis = _eigh(user_gram)
-    diagonal = 2.0 * (kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :] + model.regularization)
-    rounding = jnp.finfo(diagonal.dtype)
+    dtype = user_gram.dtype
+    kappa, regularization = kappa.astype(dtype), jnp.asarray(model.regularization, dtype)
+    fixed_gram, fixed_kappa, fixed_regularization = jax.lax.stop_gradient((user_gram, kappa, regularization))
+    eigenvalues, basis = _eigh(fixed_gram)
+    diagonal = fixed_kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :]
+    diagonal = 2.0 * (diagonal + fixed_regularization)
+    rounding = jnp.finfo(dtype)
     floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # for lambda = 0
-    return Curvature(basis, jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape)))
+    diagonal = jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape))
+    return Curvature(user_gram, kappa, regularization, basis, diagonal)
 
 
 def _solve(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
-    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item."""
-    return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
+    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item.
+
+    Differentiated implicitly, since eigenvectors of equal eigenvalues have no derivative.
+    """
+
+    def multiply(step: Array) -> Array:
+        kappa, shrinkage = curvature.kappa[:, None], curvature.regularization * step
+        return 2.0 * (kappa * _times(step, curvature.user_gram) + shrinkage)
+
+    def solve(_: Any, gradient: Array) -> Array:
+        return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
+
+    return jax.lax.custom_linear_solve(multiply, gradient, solve, symmetric=True)
 
 
 @jax.custom_batching.sequential_vmap  # not batched: batched LAPACK calls can block forever on a CPU

@@ -113,3 +113,28 @@ def test_empty_histories_add_nothing(small):
     sums, error = summed(y, pack_clients(empty, row_width=4, chunk_clients=5))
     assert not np.asarray(sums.upload).any() and not np.asarray(sums.user_gram).any()
     assert float(sums.loss) == 0.0 and float(error) == 0.0 and not np.asarray(sums.confidence_sum).any()
+
+
+@jax.jit
+def worst_error(item_factors, clients, alpha, regularization, w0):
+    model = Model(implicit_feedback(alpha=alpha), regularization, w0)
+    return cohort_sum(model, item_factors, clients)[1]
+
+
+@pytest.mark.parametrize(("alpha", "regularization", "w0"), [
+    (0.1, -1.0, 1.0), (100.0, -1.0, 1.0), (0.1, -30.0, 1.0), (-5.0, 0.1, 1.0), (0.1, 0.1, -1.0),
+])  # fmt: skip
+def test_error_of_equations_without_a_minimum_is_infinite(small, alpha, regularization, w0):
+    y = jnp.asarray(small.item_factors, jnp.float32) * 0.1
+    c, _ = dense_weights(small.strengths, small.strengths > 0, alpha=alpha, unobserved_weight=w0)
+    least = min(np.linalg.eigvalsh((y.T * row) @ y + regularization * np.eye(len(y.T)))[0] for row in c)
+    assert least < 0
+    assert float(worst_error(y, small.clients, alpha, regularization, w0)) == np.inf
+
+
+@pytest.mark.parametrize("alpha", [0.1, 100.0], ids=["conjugate gradients", "direct"])
+def test_error_of_factors_that_are_not_finite_is_infinite(small, alpha):
+    y = jnp.asarray(small.item_factors, jnp.float32)
+    for wrong in (jnp.nan * y, y.at[3, 1].set(jnp.nan), y.at[3, 1].set(jnp.inf)):
+        assert float(worst_error(wrong, small.clients, alpha, 1.0, 1.0)) == np.inf
+    assert float(worst_error(y, small.clients, alpha, 1.0, 1.0)) < 1e-3

@@ -15,7 +15,7 @@ from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
 def test_inverse_cholesky_matches_dense_reference(size):
     root = np.random.default_rng(size).normal(size=(size, size + 5))
     matrix = root @ root.T
-    inverse = np.asarray(jax.jit(inverse_cholesky)(jnp.asarray(matrix, jnp.float32)), np.float64)
+    inverse = np.asarray(jax.jit(inverse_cholesky)(jnp.asarray(matrix, jnp.float32))[0], np.float64)
     condition = np.linalg.cond(matrix)
     assert (
         relative_error(inverse.T @ inverse, np.linalg.inv(matrix))
@@ -28,8 +28,8 @@ def test_inverse_cholesky_matches_dense_reference(size):
 def test_shared_inverse_matches_dense_reference(size):
     root = np.random.default_rng(size).normal(size=(size, size + 5))
     matrix = root @ root.T
-    inverse = np.asarray(jax.jit(inverse_matrix)(jnp.asarray(matrix, jnp.float32)), np.float64)
+    inverse = np.asarray(jax.jit(inverse_matrix)(jnp.asarray(matrix, jnp.float32))[0], np.float64)
     bound = 100 * np.linalg.cond(matrix) * np.finfo(np.float32).eps  # what is added to the diagonal
     assert relative_error(inverse, np.linalg.inv(matrix)) <= bound
     singular = jnp.asarray(root[:, :1] @ root[:, :1].T, jnp.float32)
-    assert np.isfinite(jax.jit(inverse_matrix)(singular)).all()
+    assert np.isfinite(jax.jit(inverse_matrix)(singular)[0]).all()

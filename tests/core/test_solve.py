@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 from references import relative_error, solve_user, upload, user_loss
 
+from fcf_jax.core.equations import owned_by
 from fcf_jax.core.objective import gram, implicit_feedback, item_gradient, loss
 from fcf_jax.core.records import Model
-from fcf_jax.core.solve import owned_by, shared_part, solve_rows, solve_user_factor
+from fcf_jax.core.solve import shared_part, solve_rows, solve_user_factor
 
 solve = jax.jit(solve_user_factor)
 loss_jit, gradient_jit = jax.jit(loss), jax.jit(item_gradient)
@@ -142,17 +143,35 @@ def test_vmapped_choice_remains_a_branch(observed):
     assert "cond[" in text
 
 
+@jax.jit
+@jax.hessian
+def curvature(item_factors, observations):
+    return jnp.sum(solve_user_factor(MODEL, item_factors, observations))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-12, 1e-25])
+def test_factor_and_derivatives_are_sound_at_any_scale_of_the_item_factors(observed, scale):
+    """In float32, the square of a residual underflows from about 1e-23."""
+    item_factors, ids, c, p = one_user(11, 7, 20.0, 1.0)
+    observations, y = observed(ids, c[ids], p[ids], slots=SLOTS), jnp.asarray(item_factors, jnp.float32)
+    x = solve(MODEL, y * scale, observations)
+    shrunk = solve_user(item_factors * scale, c, p, regularization=1.0)
+    np.testing.assert_allclose(x / scale, shrunk / scale, rtol=1e-4)  # float32, condition 1e3
+    assert np.isfinite(curvature(y * scale, observations)).all()
+
+
 def test_gradient_of_a_user_factor_matches_finite_difference(observed, float64):
     item_factors, ids, c, p = one_user(10, 7, 20.0, 1.0)
     observations = observed(ids, c[ids], p[ids], slots=SLOTS, dtype=jnp.float64)
 
+    @jax.jit
     def norm(regularization):
         model = Model(WEIGHTING, regularization)
         return jnp.sum(solve_user_factor(model, jnp.asarray(item_factors), observations) ** 2)
 
     step = 1e-5
     difference = (norm(1.0 + step) - norm(1.0 - step)) / (2 * step)
-    np.testing.assert_allclose(jax.grad(norm)(1.0), difference, rtol=1e-7)  # error of order step^2
+    np.testing.assert_allclose(jax.jit(jax.grad(norm))(1.0), difference, rtol=1e-7)  # error of order step^2
 
 
 def test_rank_deficient_without_regularization_is_finite(observed):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from fcf_jax.channel.link import link
 from fcf_jax.channel.noise import gaussian
 from fcf_jax.core.client import upload_norms
+from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar, Uploads
 
 # both from Andrew et al., section 3.1
@@ -46,7 +47,7 @@ def joint_norm(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]
     """
     pairs = zip(norms, clip_norms, strict=True)
     squares = [(norm / clip_norm) ** 2 for norm, clip_norm in pairs if clip_norm is not None]
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
+    return safe_sqrt(sum(squares, jnp.zeros((), squares[0].dtype)) if squares else jnp.zeros(()))
 
 
 def clip_factor(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"]:

@@ -9,6 +9,8 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fcf_jax.core.equations import RowSums, one_client, owned_by
+from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import (
     all_residuals,
     catalogue_loss,
@@ -19,7 +21,7 @@ from fcf_jax.core.objective import (
     sparse_residuals,
 )
 from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Uploads
-from fcf_jax.core.solve import RowSums, Shared, Solution, one_client, owned_by, solve_history, solve_rows
+from fcf_jax.core.solve import Shared, Solution, solve_history, solve_rows
 
 # Norms are rounded up so that float32 never understates one, for up to a million interactions. Relative
 # errors allowed for: in any norm; in the difference of nearly equal squared scores; in c (p - s).
@@ -160,14 +162,14 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
     unobserved = unobserved + _CANCELLATION * squared_scores
     observed = of_history(residuals(uploads.scores, observations) ** 2)
     minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(uploads.scores))
-    rounding = _ROUNDING * jnp.sqrt(of_history(minuends**2))  # of c (p - s), however small that is
-    residual_norm = jnp.sqrt(w0**2 * unobserved + observed) + rounding
+    rounding = _ROUNDING * safe_sqrt(of_history(minuends**2))  # of c (p - s), however small that is
+    residual_norm = safe_sqrt(w0**2 * unobserved + observed) + rounding
     squared_length = jnp.sum(factors**2, axis=-1)
     confidence = of_history(extra_confidence(broadcast.model, observations) ** 2)
     return Pieces(
-        upload=_ROUNDED_UP * jnp.sqrt(squared_length) * residual_norm,
+        upload=_ROUNDED_UP * safe_sqrt(squared_length) * residual_norm,
         user_gram=_ROUNDED_UP * squared_length,
-        confidence_sum=_ROUNDED_UP * jnp.sqrt(confidence),
+        confidence_sum=_ROUNDED_UP * safe_sqrt(confidence),
         loss=_ROUNDED_UP * jnp.abs(uploads.loss),
     )
 

@@ -3,18 +3,24 @@
 They avoid LAPACK, whose batched calls can block forever on CPUs with few cores.
 """
 
+from functools import partial
+from typing import Any
+
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 _BASE_SIZE = 8  # columns eliminated one by one; 4 and 16 were slower (benchmarks/README.md)
 
 
-def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def inverse_matrix(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
     """Invert a positive definite matrix; a ridge at rounding level keeps a singular one from failing.
 
     Blockwise Gauss-Jordan elimination in a loop: slower than `inverse_cholesky` but quicker to compile, for
     the single matrix that all clients share.
+
+    Returns:
+        The inverse, and False for a matrix that is clearly not positive semidefinite.
     """
     size, dtype = matrix.shape[0], matrix.dtype
     num_missing = -size % _BASE_SIZE
@@ -23,71 +29,102 @@ def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     filled = jnp.pad(scaled, (0, num_missing))
     filled = filled + jnp.diag((jnp.arange(size + num_missing) >= size).astype(dtype))
 
-    def eliminate(block: Int[Array, ""], partial: Array) -> Array:
+    def eliminate(block: Int[Array, ""], so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+        tableau, smallest = so_far
         start = block * _BASE_SIZE
-        rows = jax.lax.dynamic_slice_in_dim(partial, start, _BASE_SIZE, axis=0)
-        columns = jax.lax.dynamic_slice_in_dim(partial, start, _BASE_SIZE, axis=1)
-        root = _eliminate(jax.lax.dynamic_slice_in_dim(rows, start, _BASE_SIZE, axis=1))
+        rows = jax.lax.dynamic_slice_in_dim(tableau, start, _BASE_SIZE, axis=0)
+        columns = jax.lax.dynamic_slice_in_dim(tableau, start, _BASE_SIZE, axis=1)
+        root, pivots = _eliminate(jax.lax.dynamic_slice_in_dim(rows, start, _BASE_SIZE, axis=1))
         pivot = einsum("ji,jk->ik", root, root)
         reduced = einsum("ij,jk->ik", pivot, rows)
-        partial = partial - einsum("ij,jk->ik", columns, reduced)
-        partial = jax.lax.dynamic_update_slice_in_dim(partial, reduced, start, axis=0)
+        tableau = tableau - einsum("ij,jk->ik", columns, reduced)
+        tableau = jax.lax.dynamic_update_slice_in_dim(tableau, reduced, start, axis=0)
         columns = -einsum("ij,jk->ik", columns, pivot)
         columns = jax.lax.dynamic_update_slice_in_dim(columns, pivot, start, axis=0)
-        return jax.lax.dynamic_update_slice_in_dim(partial, columns, start, axis=1)
+        tableau = jax.lax.dynamic_update_slice_in_dim(tableau, columns, start, axis=1)
+        return tableau, jnp.minimum(smallest, pivots)
 
-    inverse = jax.lax.fori_loop(0, filled.shape[0] // _BASE_SIZE, eliminate, filled)[:size, :size]
-    inverse = inverse * scale[:, None] * scale[None, :]
-    return 0.5 * (inverse + inverse.T)
+    first = filled, jnp.ones((), dtype)
+    inverse, smallest = jax.lax.fori_loop(0, filled.shape[0] // _BASE_SIZE, eliminate, first)
+    inverse = inverse[:size, :size] * scale[:, None] * scale[None, :]
+    return 0.5 * (inverse + inverse.T), _is_definite(smallest)
 
 
 def _scale(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
-    """Return the scaling that makes the diagonal 1."""
-    diagonal = jnp.diagonal(matrix)
-    return jnp.where(diagonal > 0, jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    """Return the scaling that makes the diagonal 1, or -1 where it is negative."""
+    size = jnp.abs(jnp.diagonal(matrix))
+    return jax.lax.rsqrt(jnp.where(size < jnp.finfo(size.dtype).tiny, 1.0, size))
 
 
-def inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def _is_definite(smallest_pivot: Float[Array, ""]) -> Bool[Array, ""]:
+    """Return False for a pivot below those that rounding makes of a singular matrix, and for nan."""
+    return smallest_pivot >= -4 * jnp.finfo(smallest_pivot.dtype).eps ** 0.5
+
+
+def inverse_cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
     """Compute N with N^T N = A^-1, the inverse of the Cholesky factor of a positive definite A.
 
-    A is scaled to a unit diagonal first. Pivots at rounding level are skipped, so that the result is finite
-    for a singular matrix too.
+    A is scaled to a unit diagonal first. Pivots at rounding level are skipped, which leaves zeros on the
+    diagonal of N, so that the result is finite for a singular matrix too.
+
+    Returns:
+        N, and False for a matrix that is clearly not positive semidefinite.
     """
     scale = _scale(matrix)
-    return _inverse_cholesky(matrix * scale[:, None] * scale[None, :]) * scale[None, :]
+    inverse, smallest = _inverse_cholesky(matrix * scale[:, None] * scale[None, :])
+    return inverse * scale[None, :], _is_definite(smallest)
 
 
-def _inverse_cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def solve_definite(matrix: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Solve A x = b for a positive definite A; the implicit derivatives exist to all orders."""
+    inverse, _ = inverse_cholesky(jax.lax.stop_gradient(matrix))
+
+    def solve(_: Any, right: Array) -> Array:
+        return einsum("ji,jk,k->i", inverse, inverse, right)
+
+    return jax.lax.custom_linear_solve(partial(einsum, "ij,j->i", matrix), right, solve, symmetric=True)
+
+
+def _inverse_cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
     """Compute N recursively from blocks of half the size.
 
     With A = [[A11, .], [A21, A22]] and L21 = A21 N11^T: N22 is the N of A22 - L21 L21^T, and
-    N21 = -N22 L21 N11.
+    N21 = -N22 L21 N11. The smallest pivot is returned too.
     """
     size = matrix.shape[0]
     if size <= _BASE_SIZE:
         return _eliminate(matrix)
     half = -(-(size // 2) // _BASE_SIZE) * _BASE_SIZE
-    upper_left = _inverse_cholesky(matrix[:half, :half])
+    upper_left, smallest = _inverse_cholesky(matrix[:half, :half])
     lower = einsum("ij,kj->ik", matrix[half:, :half], upper_left)
-    lower_right = _inverse_cholesky(matrix[half:, half:] - einsum("ij,kj->ik", lower, lower))
+    lower_right, next_smallest = _inverse_cholesky(matrix[half:, half:] - einsum("ij,kj->ik", lower, lower))
     lower_left = -einsum("ij,jk->ik", lower_right, einsum("ij,jk->ik", lower, upper_left))
     upper_right = jnp.zeros((half, size - half), matrix.dtype)
-    return jnp.block([[upper_left, upper_right], [lower_left, lower_right]])
+    inverse = jnp.block([[upper_left, upper_right], [lower_left, lower_right]])
+    return inverse, jnp.minimum(smallest, next_smallest)
 
 
-def _eliminate(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Compute N by elimination, column by column: [A | I] becomes [L^T | N]."""
+def _eliminate(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+    """Compute N and the smallest pivot by elimination, column by column: [A | I] becomes [L^T | N]."""
     size = matrix.shape[0]
     rounding = 32 * jnp.finfo(matrix.dtype).eps
     tableau = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
-    positions = jnp.arange(size)
+    positions, smallest = jnp.arange(size), jnp.ones((), matrix.dtype)
     for column in range(size):
         pivot = tableau[column, column]
+        smallest = jnp.minimum(smallest, pivot)
         reciprocal = jnp.where(pivot > rounding, jax.lax.rsqrt(jnp.maximum(pivot, rounding)), 0.0)
         pivot_row = tableau[column] * reciprocal
         multipliers = jnp.where(positions > column, tableau[:, column] * reciprocal, 0.0)
         tableau = (tableau - multipliers[:, None] * pivot_row[None, :]).at[column].set(pivot_row)
-    return tableau[:, size:]
+    return tableau[:, size:], smallest
+
+
+def safe_sqrt(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Compute the square root, whose derivative at 0 is taken as 0 instead of inf."""
+    is_positive = values > 0
+    root = jnp.sqrt(jnp.where(is_positive, values, 1.0))
+    return jnp.where(is_positive, root, 0.0 * values)  # nan remains nan
 
 
 def einsum(subscripts: str, *operands: Array) -> Array:

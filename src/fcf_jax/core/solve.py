@@ -12,17 +12,32 @@ The largest confidence of a batch decides between two methods:
   solve, the second removes its rounding error. The residual is summed over the history item by item, so
   that heavy confidences cancel before they are added up. Exact line search keeps rounding from raising the
   objective.
+
+Neither method is differentiated. Differentiating A x = b gives A x' = b' - A' x, one more system with the
+same matrix, so derivatives of all orders and modes are exact and cost one solve each.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from fcf_jax.core.equations import (
+    Equations,
+    RowSums,
+    first_residual,
+    normal_equations,
+    normal_matrices,
+    observed_scores,
+    product,
+    residual_at,
+    shared_matrix,
+)
 from fcf_jax.core.linalg import einsum, inverse_cholesky, inverse_matrix
-from fcf_jax.core.objective import extra_confidence, gram, sparse_residuals
+from fcf_jax.core.objective import gram
 from fcf_jax.core.records import Model, Observations
 
 _DIRECT_STEPS = 2  # the solve and one refinement
@@ -31,39 +46,14 @@ _LIGHT_PER_FACTOR = 0.5  # conjugate gradients are faster up to (c - w0) / w0 = 
 _MOST_LIGHT = 64.0  # but at most up to this, since they then take many steps
 
 
-class RowSums(NamedTuple):
-    """The two maps between the rows of a batch and its clients.
-
-    Attributes:
-        total: [rows, ...] -> [*clients, ...], the sum over each client's rows.
-        spread: [*clients, ...] -> [rows, ...], each client's value repeated for its rows.
-    """
-
-    total: Callable[[Array], Array]
-    spread: Callable[[Array], Array]
-
-
-def one_client() -> RowSums:
-    """Assign all rows to one client."""
-    return RowSums(total=lambda values: jnp.sum(values, axis=0), spread=lambda value: value[None])
-
-
-def owned_by(owners: Int[Array, "rows"], *, num_clients: int) -> RowSums:
-    """Assign row r to client `owners[r]`; owners are in ascending order, `num_clients` for padding rows."""
-
-    def total(values: Array) -> Array:
-        return jax.ops.segment_sum(values, owners, num_clients, indices_are_sorted=True)
-
-    return RowSums(total=total, spread=lambda values: values.at[owners].get(mode="clip"))
-
-
 class Solution(NamedTuple):
     """User factors, with a bound on their error.
 
     Attributes:
         user_factors: x of each client.
         scores: s_i = x.y_i of the observed items.
-        error: upper bound on the relative error of x in the energy norm.
+        error: upper bound on the relative error of x in the energy norm; inf for nan, and for equations
+            without a minimum, whose matrix is not positive semidefinite. Its derivative is 0.
     """
 
     user_factors: Float[Array, "*clients factors"]
@@ -76,31 +66,13 @@ class Shared(NamedTuple):
 
     Attributes:
         matrix: M.
-        inverse: M^-1.
+        inverse: M^-1, for preconditioning; not differentiated.
+        is_definite: False if M is clearly not positive semidefinite.
     """
 
     matrix: Float[Array, "factors factors"]
     inverse: Float[Array, "factors factors"]
-
-
-class _Equations(NamedTuple):
-    """The normal equations of the clients in a batch of rows.
-
-    Attributes:
-        model: gives w0.
-        observed_factors: y_i of the observed items.
-        observations: the weighted histories.
-        extra: c - w0, 0 in empty slots.
-        shared: M.
-        row_sums: the client of each row.
-    """
-
-    model: Model
-    observed_factors: Float[Array, "rows slots factors"]
-    observations: Observations
-    extra: Float[Array, "rows slots"]
-    shared: Float[Array, "factors factors"]
-    row_sums: RowSums
+    is_definite: Bool[Array, ""]
 
 
 class _Gradients(NamedTuple):
@@ -113,6 +85,7 @@ class _Gradients(NamedTuple):
         residual: b - A x.
         direction: next search direction.
         decrement: residual . M^-1 residual, a squared energy norm.
+        is_sound: False after a step along which the objective has no minimum.
     """
 
     step: Int[Array, ""]
@@ -121,13 +94,7 @@ class _Gradients(NamedTuple):
     residual: Float[Array, "*clients factors"]
     direction: Float[Array, "*clients factors"]
     decrement: Float[Array, "*clients"]
-
-
-def _normal_matrix(
-    observed_factors: Float[Array, "slots factors"], extra_confidence: Float[Array, "slots"]
-) -> Float[Array, "factors factors"]:
-    """Sum (c_i - w0) y_i y_i^T over a history, or over one row of it."""
-    return jnp.matmul(observed_factors.T * extra_confidence[None, :], observed_factors, precision="highest")
+    is_sound: Bool[Array, "*clients"]
 
 
 def solve_user_factor(
@@ -161,20 +128,16 @@ def solve_history(
     item_gram: Float[Array, "factors factors"],
     observations: Observations,
 ) -> Solution:
-    """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`.
-
-    Differentiable in forward and reverse mode.
-    """
+    """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    return _solve_directly(
-        _equations(model, item_factors, _shared_matrix(model, item_gram), rows, one_client())
-    )
+    equations = normal_equations(model, item_factors, shared_matrix(model, item_gram), rows)
+    return _solution(_solve_directly, 1, equations, None, None)
 
 
 def shared_part(model: Model, item_gram: Float[Array, "factors factors"]) -> Shared:
     """Compute M and its inverse, once for all calls of `solve_rows` in a round."""
-    matrix = _shared_matrix(model, item_gram)
-    return Shared(matrix, inverse_matrix(matrix))
+    matrix = shared_matrix(model, item_gram)
+    return Shared(matrix, *inverse_matrix(jax.lax.stop_gradient(matrix)))
 
 
 def solve_rows(
@@ -193,55 +156,94 @@ def solve_rows(
         observations: the weighted histories, [rows, slots].
         row_sums: assigns rows to clients.
     """
-    equations = _equations(model, item_factors, shared.matrix, observations, row_sums)
     light = min(_LIGHT_PER_FACTOR * item_factors.shape[1], _MOST_LIGHT)
-    is_heavy = jnp.max(equations.extra) > light * model.unobserved_weight
+    equations = normal_equations(model, item_factors, shared.matrix, observations)
+    is_heavy = _any_in_batch(jnp.max(equations.extra) > light * model.unobserved_weight)
+    helpers = jax.lax.stop_gradient((is_heavy, shared))
+    return _solution(_solve_faster, row_sums.num_clients, equations, row_sums.owners, helpers)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solution(
+    method: Callable[..., Solution], num_clients: int, equations: Equations, owners: Any, helpers: Any
+) -> Solution:
+    """Solve by `method`, which is not differentiated."""
+    return method(equations, RowSums(owners, num_clients), helpers)
+
+
+@_solution.defjvp
+def _solution_jvp(
+    method: Callable[..., Solution], num_clients: int, primals: tuple, tangents: tuple
+) -> tuple[Solution, Solution]:
+    equations, owners, helpers = primals
+    row_sums, solution = RowSums(owners, num_clients), _solution(method, num_clients, *primals)
+
+    def residual(equations: Equations) -> Array:
+        scores = observed_scores(equations, row_sums, user_factors)
+        return residual_at(equations, row_sums, user_factors, scores)
+
+    def multiply(vector: Array) -> Array:
+        return product(equations, row_sums, vector, observed_scores(equations, row_sums, vector))
+
+    def solve(_: Any, right: Array) -> Array:
+        no_targets = equations._replace(targets=jnp.zeros_like(equations.targets), right=right)
+        return _solution(method, num_clients, no_targets, owners, helpers).user_factors
+
+    user_factors = solution.user_factors
+    _, right = jax.jvp(residual, (equations,), (tangents[0],))
+    change = jax.lax.custom_linear_solve(multiply, right, solve, symmetric=True)
+    _, score_change = jax.jvp(
+        lambda equations, user_factors: observed_scores(equations, row_sums, user_factors),
+        (equations, user_factors),
+        (tangents[0], change),
+    )
+    return solution, Solution(change, score_change, jnp.zeros_like(solution.error))
+
+
+def _solve_faster(equations: Equations, row_sums: RowSums, helpers: tuple[Array, Shared]) -> Solution:
+    is_heavy, shared = helpers
     return jax.lax.cond(
-        _any_in_batch(is_heavy),
-        lambda: _solve_directly(equations),
-        lambda: _solve_by_gradients(equations, shared.inverse),
+        is_heavy,
+        lambda: _solve_directly(equations, row_sums),
+        lambda: _solve_by_gradients(equations, row_sums, shared),
     )
 
 
-def _shared_matrix(model: Model, item_gram: Array) -> Array:
-    identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
-    return model.unobserved_weight * item_gram + model.regularization * identity
+def _in_units(method: Callable[..., Solution]) -> Callable[..., Solution]:
+    """Let `method` solve for right-hand sides near 1, so that no square of a residual underflows."""
+
+    @wraps(method)
+    def solve(equations: Equations, row_sums: RowSums, helpers: Any = None) -> Solution:
+        residual = first_residual(equations, row_sums)
+        unit = _power_of_two(jnp.max(jnp.abs(residual), axis=-1))
+        unit_of_rows, unit = row_sums.spread(unit)[:, None], unit[..., None]
+        right = None if equations.right is None else equations.right / unit
+        scaled = equations._replace(targets=equations.targets / unit_of_rows, right=right)
+        found = method(scaled, residual / unit, row_sums, helpers)
+        return Solution(unit * found.user_factors, unit_of_rows * found.scores, found.error)
+
+    return solve
 
 
-def _equations(
-    model: Model, item_factors: Array, shared: Array, observations: Observations, row_sums: RowSums
-) -> _Equations:
-    return _Equations(
-        model=model,
-        observed_factors=item_factors[observations.item_ids],
-        observations=observations,
-        extra=extra_confidence(model, observations),
-        shared=shared,
-        row_sums=row_sums,
-    )
-
-
-def _solve_by_gradients(equations: _Equations, inverse: Float[Array, "factors factors"]) -> Solution:
+@_in_units
+def _solve_by_gradients(
+    equations: Equations, residual: Float[Array, "*clients factors"], row_sums: RowSums, shared: Shared
+) -> Solution:
     """Take conjugate gradient steps until all clients' errors are at rounding level."""
-    observed_factors, extra, row_sums = equations.observed_factors, equations.extra, equations.row_sums
-    tolerance = 8 * jnp.finfo(inverse.dtype).eps
-    residual = _residual(equations)
-    steepest = einsum("...k,kl->...l", residual, inverse)
+    tolerance = 8 * jnp.finfo(residual.dtype).eps
+    steepest = einsum("...k,kl->...l", residual, shared.inverse)
     first_decrement = jnp.sum(residual * steepest, axis=-1)
 
-    def error(at: _Gradients) -> Float[Array, "*clients"]:
-        return jnp.sqrt(_divide(jnp.maximum(at.decrement, 0.0), first_decrement))
-
-    def is_unfinished(at: _Gradients) -> Array:
-        return (at.step < _MOST_GRADIENT_STEPS) & _any_in_batch(jnp.max(error(at)) > tolerance)
+    def is_unfinished(at: _Gradients) -> Bool[Array, "*clients"]:
+        return at.is_sound & (_relative_error(at.decrement, first_decrement) > tolerance)
 
     def descend(at: _Gradients) -> _Gradients:
-        direction_scores = einsum("rsk,rk->rs", observed_factors, row_sums.spread(at.direction))
-        product = row_sums.total(einsum("rsk,rs->rk", observed_factors, extra * direction_scores))
-        product = product + einsum("...k,kl->...l", at.direction, equations.shared)  # A direction
-        step = _divide(at.decrement, jnp.sum(at.direction * product, axis=-1))
-        residual = at.residual - step[..., None] * product
-        steepest = einsum("...k,kl->...l", residual, inverse)
+        direction_scores = observed_scores(equations, row_sums, at.direction)
+        multiplied = product(equations, row_sums, at.direction, direction_scores)
+        curvature = jnp.sum(at.direction * multiplied, axis=-1)
+        step = _divide(at.decrement, curvature)
+        residual = at.residual - step[..., None] * multiplied
+        steepest = einsum("...k,kl->...l", residual, shared.inverse)
         decrement = jnp.sum(residual * steepest, axis=-1)
         return _Gradients(
             step=at.step + 1,
@@ -250,59 +252,81 @@ def _solve_by_gradients(equations: _Equations, inverse: Float[Array, "factors fa
             residual=residual,
             direction=steepest + _divide(decrement, at.decrement)[..., None] * at.direction,
             decrement=decrement,
+            is_sound=at.is_sound & ((curvature > 0) | ~is_unfinished(at)),
         )
 
     start = _Gradients(
         step=jnp.zeros((), jnp.int32),
         user_factors=jnp.zeros_like(residual),
-        scores=jnp.zeros_like(extra),
+        scores=jnp.zeros_like(equations.extra),
         residual=residual,
         direction=steepest,
         decrement=first_decrement,
+        is_sound=shared.is_definite & (first_decrement >= 0),
     )
-    end = jax.lax.while_loop(is_unfinished, descend, start)
-    return Solution(end.user_factors, end.scores, error(end))
+    end = jax.lax.while_loop(
+        lambda at: (at.step < _MOST_GRADIENT_STEPS) & _any_in_batch(jnp.any(is_unfinished(at))),
+        descend,
+        start,
+    )
+    error = _relative_error(end.decrement, first_decrement)
+    return Solution(end.user_factors, end.scores, jnp.where(end.is_sound, error, jnp.inf))
 
 
-def _solve_directly(equations: _Equations) -> Solution:
+@_in_units
+def _solve_directly(
+    equations: Equations, residual: Float[Array, "*clients factors"], row_sums: RowSums, helpers: Any
+) -> Solution:
     """Invert each client's matrix, solve, and refine once."""
-    observed_factors, extra, row_sums = equations.observed_factors, equations.extra, equations.row_sums
-    seen = row_sums.total(jax.vmap(_normal_matrix)(observed_factors, extra))
-    matrices = jnp.broadcast_to(equations.shared, seen.shape) + seen
-    inverse = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n)")(matrices)
-    user_factors, scores = jnp.zeros_like(matrices[..., 0]), jnp.zeros_like(extra)
+    matrices = normal_matrices(equations, row_sums)
+    inverse, is_definite = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n),()")(matrices)
+    user_factors, scores = jnp.zeros_like(residual), jnp.zeros_like(equations.extra)
     decrements = []
     for _ in range(_DIRECT_STEPS):
-        residual = _residual(equations, user_factors, scores)
+        if decrements:
+            residual = residual_at(equations, row_sums, user_factors, scores)
         direction = einsum("...ji,...jk,...k->...i", inverse, inverse, residual)
-        direction_scores = einsum("rsk,rk->rs", observed_factors, row_sums.spread(direction))
-        curvature = row_sums.total(jnp.sum(extra * direction_scores**2, axis=-1))
+        direction_scores = observed_scores(equations, row_sums, direction)
+        curvature = row_sums.total(jnp.sum(equations.extra * direction_scores**2, axis=-1))
         curvature = curvature + einsum("...k,kl,...l->...", direction, equations.shared, direction)
         decrement = jnp.sum(residual * direction, axis=-1)
         step = _divide(decrement, curvature)
         user_factors = user_factors + step[..., None] * direction
         scores = scores + row_sums.spread(step)[:, None] * direction_scores
         decrements.append(decrement)
-    error = jnp.sqrt(_divide(jnp.maximum(decrements[-1], 0.0), decrements[0]))
-    return Solution(user_factors, scores, error)
+    error = _relative_error(decrements[-1] + _skipped(matrices, inverse, residual), decrements[0])
+    return Solution(user_factors, scores, jnp.where(is_definite, error, jnp.inf))
 
 
-def _residual(
-    equations: _Equations, user_factors: Array | None = None, scores: Array | None = None
-) -> Float[Array, "*clients factors"]:
-    """Compute b - A x, summed over the history item by item; without `user_factors`, at x = 0."""
-    at_scores = jnp.zeros_like(equations.extra) if scores is None else scores
-    weights = sparse_residuals(equations.model, at_scores, equations.observations)
-    residual = equations.row_sums.total(einsum("rsk,rs->rk", equations.observed_factors, weights))
-    if user_factors is None:
-        return residual
-    return residual - einsum("...k,kl->...l", user_factors, equations.shared)
+def _skipped(
+    matrices: Float[Array, "*clients factors factors"],
+    inverse: Float[Array, "*clients factors factors"],
+    residual: Float[Array, "*clients factors"],
+) -> Float[Array, "*clients"]:
+    """Bound the decrement from below where `inverse_cholesky` skipped a pivot, which was at most 32 eps."""
+    is_skipped = jnp.diagonal(inverse, axis1=-2, axis2=-1) == 0
+    pivots = 32 * jnp.finfo(residual.dtype).eps * jnp.diagonal(matrices, axis1=-2, axis2=-1)
+    return jnp.sum(jnp.where(is_skipped, _divide(residual**2, pivots), 0.0), axis=-1)
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:
     """Divide, with result 0 where the denominator is not positive."""
     is_positive = denominator > 0
     return jnp.where(is_positive, numerator / jnp.where(is_positive, denominator, 1.0), 0.0)
+
+
+def _relative_error(decrement: Array, first_decrement: Array) -> Array:
+    """Compute the square root of the ratio; inf for nan, and 0 if nothing was to be done."""
+    error = jnp.sqrt(_divide(jnp.abs(decrement), first_decrement))
+    is_error = (first_decrement > 0) & jnp.isfinite(first_decrement) & jnp.isfinite(decrement)
+    return jnp.where(is_error | (jnp.abs(decrement) + jnp.abs(first_decrement) == 0), error, jnp.inf)
+
+
+def _power_of_two(size: Array) -> Array:
+    """Return the largest power of two up to `size`: division by it is exact. 1 for 0, inf and nan."""
+    is_size = (size > 0) & jnp.isfinite(size)
+    _, exponent = jnp.frexp(jnp.where(is_size, size, 1.0))
+    return jnp.ldexp(jnp.ones_like(size), exponent - 1)
 
 
 @jax.custom_batching.custom_vmap

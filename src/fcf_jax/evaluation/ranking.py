@@ -15,10 +15,11 @@ import numpy.typing as npt
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fcf_jax.core.equations import owned_by
 from fcf_jax.core.objective import gram
 from fcf_jax.core.packing import choose_row_width, pack
 from fcf_jax.core.records import ClientData, Model, PackedClients, as_pytree
-from fcf_jax.core.solve import owned_by, shared_part, solve_rows
+from fcf_jax.core.solve import shared_part, solve_rows
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 
