@@ -63,3 +63,13 @@ def compute() -> Any:
     import pyarrow.compute
 
     return pyarrow.compute
+
+
+def memory_pool() -> "pa.MemoryPool":
+    """Return a pool that gives memory back to the system; Arrow's default keeps much of it."""
+    import pyarrow as pa
+
+    try:
+        return pa.jemalloc_memory_pool()
+    except NotImplementedError:  # not on every platform
+        return pa.default_memory_pool()

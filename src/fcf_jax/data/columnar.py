@@ -13,7 +13,7 @@ import numpy as np
 from fcf_jax.data.arrow import as_arrow
 from fcf_jax.data.columns import Columns, named_positions
 from fcf_jax.data.memory import check_fits_memory
-from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
 from fcf_jax.data.text import one_line
 from fcf_jax.data.typed import check_rows
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".npz", ".parquet")
 
 _BATCH_ROWS = 2**20
-_BYTES_A_ROW = 40  # of a table
 _NPY = b"\x93NUMPY"
 _SKIP = 'data.on_bad_line = "skip"'
 
@@ -196,7 +195,7 @@ def _parquet_batches(path: Path, columns: Columns) -> tuple[dict[str, str], Iter
         file = parquet.ParquetFile(path)
         found = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
         num_rows = file.metadata.num_rows
-    check_fits_memory(_BYTES_A_ROW * num_rows, f"{path} ({num_rows} rows)", "split the file")
+    check_fits_memory(BYTES_A_ROW * num_rows, f"{path} ({num_rows} rows)", "split the file")
     names = _chosen(str(path), found, columns)
     return names, _batches_of(path, file, names)
 

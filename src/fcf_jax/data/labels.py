@@ -5,7 +5,7 @@ Blanks around a text are no part of it. Texts become integers only if each is th
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,46 +49,73 @@ def labels_of(texts: Sequence[str]) -> Labels:
     """Return the labels of a list of texts."""
     import pyarrow as pa
 
-    return joined_chunks([as_dictionary(pa.array(texts, pa.string()))])
+    builder = LabelsBuilder()
+    return builder.finish(builder.codes_of(pa.array(texts, pa.string())).copy())
 
 
-def as_dictionary(ids: "pa.Array") -> "pa.DictionaryArray":
-    """Return a column of integers or strings without nulls as codes (int32) and distinct values."""
-    import pyarrow as pa
+class LabelsBuilder:
+    """Collects the distinct labels of a column that comes in pieces."""
 
-    return ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+    def __init__(self) -> None:
+        self._lengths: list[int] = []
+        self._maps: list[npt.NDArray[np.int32]] = []  # for the codes of each piece, positions in `_known`
+        self._known: pa.Array | None = None
+        self._pending: list[pa.Array] = []  # values of pieces that have no map yet
+
+    def codes_of(self, ids: "pa.Array") -> npt.NDArray[np.int32]:
+        """Add a piece without nulls, integers or texts; return its codes, which mean nothing elsewhere."""
+        import pyarrow as pa
+
+        encoded = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+        self._lengths.append(len(encoded))
+        self._pending.append(encoded.dictionary)
+        if sum(map(len, self._pending)) > (0 if self._known is None else len(self._known)):
+            self._unify()
+        return encoded.indices.to_numpy()
+
+    def _unify(self) -> None:
+        """Take the pending values into those known, which keep their positions."""
+        import pyarrow as pa
+
+        known = [] if self._known is None else [self._known]
+        dictionaries = [*known, *self._pending]
+        if len({values.type for values in dictionaries}) > 1:  # whole floats are integers, others are texts
+            dictionaries = [values.cast(pa.string()) for values in dictionaries]
+        pieces = [
+            pa.DictionaryArray.from_arrays(np.arange(len(values), dtype=np.int32), values)
+            for values in dictionaries
+        ]
+        unified = pa.chunked_array(pieces).unify_dictionaries()
+        self._maps += [piece.indices.to_numpy() for piece in unified.chunks[len(known) :]]
+        self._known = unified.chunk(0).dictionary
+        self._pending = []
+
+    def finish(self, codes: npt.NDArray[np.int32]) -> Labels:
+        """Return the labels of all pieces, whose codes are given one after the other and overwritten."""
+        import pyarrow as pa
+
+        if self._pending:
+            self._unify()
+        if self._known is None:
+            return Labels(codes, np.zeros(0, object))
+        if pa.types.is_integer(self._known.type):
+            distinct, to_distinct = self._known.to_numpy(), np.arange(len(self._known), dtype=np.int32)
+        else:
+            stripped = compute().utf8_trim_whitespace(self._known).dictionary_encode()
+            distinct, to_distinct = _exact(stripped.dictionary), stripped.indices.to_numpy()
+        order, rank = _sorted(distinct)
+        ends = np.cumsum(self._lengths)
+        for start, end, to_known in zip(ends - self._lengths, ends, self._maps, strict=True):
+            codes[start:end] = rank[to_distinct[to_known]][codes[start:end]]
+        return Labels(codes, distinct[order], num_merged=len(self._known) - len(distinct))
 
 
-def joined_chunks(chunks: Iterable["pa.DictionaryArray"]) -> Labels:
-    """Return the labels of several pieces of one column, of one type."""
-    import pyarrow as pa
-
-    chunks = list(chunks)
-    if len({chunk.type for chunk in chunks}) > 1:  # whole floats are integers, others are texts
-        chunks = [_with_texts(chunk) for chunk in chunks]
-    whole = pa.chunked_array(chunks).unify_dictionaries()
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in whole.chunks])
-    distinct = whole.chunk(0).dictionary
-    del whole, chunks
-    if pa.types.is_integer(distinct.type):
-        unsigned = pa.types.is_uint64(distinct.type)
-        return _ranked(codes, distinct.to_numpy().astype(np.uint64 if unsigned else np.int64))
-    return _of_texts(codes, distinct)
-
-
-def _with_texts(chunk: "pa.DictionaryArray") -> "pa.DictionaryArray":
-    import pyarrow as pa
-
-    return pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(pa.string()))
-
-
-def _of_texts(codes: npt.NDArray[np.int32], texts: "pa.Array") -> Labels:
-    stripped = compute().utf8_trim_whitespace(texts)
-    if not stripped.equals(texts):
-        encoded = stripped.dictionary_encode()
-        codes = encoded.indices.to_numpy()[codes]
-        stripped = encoded.dictionary
-    return _ranked(codes, _exact(stripped), num_merged=len(texts) - len(stripped))
+def _sorted(distinct: np.ndarray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return the order of labels, and the rank of each."""
+    order = np.argsort(distinct, kind="stable")
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return order, rank
 
 
 def _exact(texts: "pa.Array") -> np.ndarray:
@@ -127,24 +154,13 @@ def numbered(labels: Labels) -> tuple[npt.NDArray[np.int32], np.ndarray]:
     """
     import pandas as pd
 
-    first_codes, distinct = pd.factorize(labels.distinct)  # several tables may share a label
-    used = np.zeros(len(distinct), np.bool_)
-    used[first_codes[labels.codes]] = True
-    order = np.argsort(distinct, kind="stable")
-    order = order[used[order]]
-    rank = np.zeros(len(distinct), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    rank = rank[first_codes]
-    is_ranked = len(rank) == len(order) and bool((rank == np.arange(len(rank))).all())
-    return labels.codes if is_ranked else rank[labels.codes], np.asarray(distinct)[order]
-
-
-def _ranked(codes: npt.NDArray[np.int32], distinct: np.ndarray, num_merged: int = 0) -> Labels:
-    """Return labels whose distinct ones are sorted; the codes are overwritten."""
-    order = np.argsort(distinct, kind="stable")
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    for start in range(0, len(codes), _BLOCK_ROWS):
-        block = codes[start : start + _BLOCK_ROWS]
-        block[:] = rank[block]
-    return Labels(codes, distinct[order], num_merged)
+    used = np.zeros(len(labels.distinct), np.bool_)
+    for start in range(0, len(labels), _BLOCK_ROWS):
+        used[labels.codes[start : start + _BLOCK_ROWS]] = True
+    codes, distinct = pd.factorize(labels.distinct[used])  # several tables may share a label
+    order, rank = _sorted(np.asarray(distinct))
+    if used.all() and bool((rank[codes] == np.arange(len(codes))).all()):
+        return labels.codes, labels.distinct
+    to_rank = np.zeros(len(used), np.int32)
+    to_rank[used] = rank[codes]
+    return to_rank[labels.codes], np.asarray(distinct)[order]

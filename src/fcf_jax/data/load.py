@@ -122,7 +122,7 @@ def load(path: Path, request: Request) -> Loaded:
     else:
         dialect = dataclasses.replace(_dialect_of(where, name, lines, layout, request), unrated=unrated)
         blocks = rows_of_blocks(text.content) if layout.form == "blocks" else text.blocks()
-        table = parse_text(blocks, dialect, path, **options)
+        table = parse_text(blocks, dialect, path, num_lines=text.num_lines + 1, **options)
     table, num_unrated = _without_unrated(table, unrated, implicit=request.implicit)
     return Loaded(table, name, text.encoding, _named(dialect), dialect.why, num_unrated)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fcf_jax.data.arrow import memory_pool
 from fcf_jax.data.dialect import Dialect
 from fcf_jax.data.evidence import event_word
 from fcf_jax.data.records import Record, RecordError, records
@@ -31,6 +32,7 @@ def parse_text(
     *,
     on_bad_line: BadLinePolicy,
     implicit: bool,
+    num_lines: int = 0,
 ) -> Table:
     """Parse the content of a text table.
 
@@ -40,11 +42,14 @@ def parse_text(
         path: For messages.
         on_bad_line: "error", or "skip" to omit and count malformed lines, negative strengths among them.
         implicit: Whether a negative strength is an error.
+        num_lines: Number of lines, if it is known.
 
     Raises:
         ValueError: With FILE:LINE, the fault and the remedy.
     """
-    parser = _Parser(dialect, path, on_bad_line=on_bad_line, implicit=implicit)
+    parser = _Parser(
+        dialect, path, TableBuilder(str(path), num_lines), on_bad_line=on_bad_line, implicit=implicit
+    )
     for block in [blocks] if isinstance(blocks, bytes) else blocks:
         parser.add(block)
     return parser.finish()
@@ -53,12 +58,20 @@ def parse_text(
 class _Parser:
     """Rows so far, and where the next block starts."""
 
-    def __init__(self, dialect: Dialect, path: Path, *, on_bad_line: BadLinePolicy, implicit: bool) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        path: Path,
+        builder: TableBuilder,
+        *,
+        on_bad_line: BadLinePolicy,
+        implicit: bool,
+    ) -> None:
         self._dialect = dialect
         self._path = path
         self._on_bad_line = on_bad_line
         self._implicit = implicit
-        self._builder = TableBuilder(str(path))
+        self._builder = builder
         self._num_skipped = 0
         self._line = 1
         self._open = ""  # lines of a record whose quotes have not been closed yet
@@ -80,6 +93,7 @@ class _Parser:
         """Return all rows."""
         if self._open:
             self._refuse(self._line, "expected closing quotes, got the end of the file")
+        memory_pool().release_unused()
         return self._builder.finish(self._num_skipped)
 
     def _after_header(self, block: bytes) -> bytes:

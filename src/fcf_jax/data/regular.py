@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fcf_jax.data.arrow import compute
+from fcf_jax.data.arrow import compute, memory_pool
 from fcf_jax.data.dialect import Dialect
 from fcf_jax.data.evidence import event_word
 from fcf_jax.data.separators import QUOTING_SEPARATORS, WHITESPACE
@@ -112,6 +112,7 @@ def _read(content: bytes, delimiter: str, dialect: Dialect, type_of_times: str) 
             include_columns=[str(position) for position in types],
             null_values=[],
         ),
+        memory_pool(),
     )
 
 

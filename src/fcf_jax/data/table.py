@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fcf_jax.data.labels import Labels, as_dictionary, joined_chunks, labels_of
+from fcf_jax.data.labels import Labels, LabelsBuilder
 from fcf_jax.data.memory import check_fits_memory
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ BadLinePolicy = Literal["error", "skip"]
 
 MAX_STRENGTH = float(np.finfo(np.float32).max)
 
-_BYTES_A_ROW = 40  # codes of user and item, strength and timestamp, and as much again while they are sorted
+BYTES_A_ROW = 32  # held at once: codes of user and item, strength and timestamp, while they are sorted
+
+_DTYPES = {"users": np.int32, "items": np.int32, "strengths": np.float32, "timestamps": np.int64}
 
 
 class Table(NamedTuple):
@@ -25,7 +27,7 @@ class Table(NamedTuple):
     Attributes:
         users: Of each row.
         items: Of each row.
-        strengths: float32 or float64; None if there are none.
+        strengths: float32; None if there are none.
         timestamps: int64, seconds; None if there are none.
         num_skipped: Malformed lines that were skipped.
         names: Name of the column of each kind, if columns have names and types.
@@ -42,13 +44,23 @@ class Table(NamedTuple):
 class TableBuilder:
     """Collects the rows of a file; every piece has the same columns."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, capacity: int = 0) -> None:
+        """Make room for rows.
+
+        Args:
+            where: The file, for messages.
+            capacity: Number of rows that are expected; more are taken, too.
+
+        Raises:
+            ValueError: If so many rows do not fit into memory.
+        """
         self._where = where
         self._num_rows = 0
-        self._users: list[pa.DictionaryArray] = []
-        self._items: list[pa.DictionaryArray] = []
-        self._strengths: list[npt.NDArray[np.float32]] = []
-        self._timestamps: list[npt.NDArray[np.int64]] = []
+        self._users = LabelsBuilder()
+        self._items = LabelsBuilder()
+        self._columns: dict[str, np.ndarray] = {}
+        self._check_memory(capacity)
+        self._capacity = capacity
 
     def add(
         self,
@@ -62,32 +74,44 @@ class TableBuilder:
         Raises:
             ValueError: If all rows so far do not fit into memory.
         """
-        self._num_rows += len(users)
-        check_fits_memory(
-            _BYTES_A_ROW * self._num_rows, f"{self._where} ({self._num_rows} rows)", "read a part of it"
-        )
-        self._users.append(as_dictionary(users))
-        self._items.append(as_dictionary(items))
-        if strengths is not None:
-            self._strengths.append(strengths.astype(np.float32, copy=False))
-        if timestamps is not None:
-            self._timestamps.append(timestamps)
+        start, self._num_rows = self._num_rows, self._num_rows + len(users)
+        if self._num_rows > self._capacity:
+            self._capacity = max(2 * self._capacity, self._num_rows)
+            self._check_memory(self._num_rows)
+        pieces = {
+            "users": self._users.codes_of(users),
+            "items": self._items.codes_of(items),
+            "strengths": strengths,
+            "timestamps": timestamps,
+        }
+        for name, piece in pieces.items():
+            if piece is not None:
+                self._column(name, start)[start : self._num_rows] = piece
 
     def finish(self, num_skipped: int = 0) -> Table:
         """Return all rows; the builder is empty afterwards."""
-        if not self._num_rows:
-            return Table(labels_of([]), labels_of([]), None, None, num_skipped)
+        columns = {name: column[: self._num_rows] for name, column in self._columns.items()}
+        self._columns = {}
+        no_codes = np.zeros(0, np.int32)
         return Table(
-            joined_chunks(_emptied(self._users)),
-            joined_chunks(_emptied(self._items)),
-            np.concatenate(_emptied(self._strengths)) if self._strengths else None,
-            np.concatenate(_emptied(self._timestamps)) if self._timestamps else None,
+            self._users.finish(columns.get("users", no_codes)),
+            self._items.finish(columns.get("items", no_codes)),
+            columns.get("strengths"),
+            columns.get("timestamps"),
             num_skipped,
         )
 
+    def _column(self, name: str, num_filled: int) -> np.ndarray:
+        """Return a column of the present capacity. Memory that is never written is never used."""
+        column = self._columns.get(name)
+        if column is None or len(column) < self._capacity:
+            larger = np.empty(self._capacity, _DTYPES[name])
+            if column is not None:
+                larger[:num_filled] = column[:num_filled]
+            self._columns[name] = column = larger
+        return column
 
-def _emptied(pieces: list) -> list:
-    """Return the pieces and empty the list, so that they are freed once they are joined."""
-    taken = pieces[:]
-    pieces.clear()
-    return taken
+    def _check_memory(self, num_rows: int) -> None:
+        check_fits_memory(
+            BYTES_A_ROW * num_rows, f"{self._where} ({num_rows:,} lines)", "read a part of the file"
+        )
