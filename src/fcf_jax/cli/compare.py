@@ -43,7 +43,8 @@ def compare(
 
     with input_errors():
         resolved, folder = open_run("compare", config, overrides, out, resume=resume)
-    if resume and COMPARISON.is_in(folder):
+        is_finished = resume and COMPARISON.read_or(folder, None) is not None
+    if is_finished:
         if not quiet:
             print(f"{folder} is finished: nothing left to do")
         return
@@ -58,11 +59,11 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
     from fcf_jax.experiments.build.problem import resolve
     from fcf_jax.experiments.compare.comparison import load_splits, run_comparison
     from fcf_jax.experiments.compare.replicates import replicate_mesh
-    from fcf_jax.experiments.store.run_directory import claimed
+    from fcf_jax.experiments.store.run_directory import claimed, num_devices_begun_with
 
     with ExitStack() as stack:
         with input_errors():
-            start_devices(config.parallel)
+            start_devices(config.parallel, num_cpu_devices=num_devices_begun_with(folder))
             mesh = replicate_mesh(config.parallel.devices, config.comparison.num_builds)
             keep_compiled_programs()
             datasets = load_splits(config)

@@ -43,11 +43,24 @@ def run(
 
     with input_errors():
         resolved, folder = open_run("run", config, overrides, out, resume=resume)
-    if resume and SUMMARY.is_in(folder):
-        if not quiet:
-            print(f"{folder} is finished: nothing left to do")
+        is_finished = resume and SUMMARY.read_or(folder, None) is not None
+    if is_finished:
+        _end_finished(folder, quiet=quiet)
         return
     _run(resolved, folder, resume=resume, quiet=quiet)
+
+
+def _end_finished(folder: Path, *, quiet: bool) -> None:
+    """Write what a process that was killed at the very end left out: the report."""
+    from fcf_jax.experiments.report.page import REPORT, write_report
+
+    left = "nothing left to do"
+    if not (folder / REPORT).is_file():
+        with run_errors():
+            write_report(folder)
+        left = f"only {REPORT} was missing"
+    if not quiet:
+        print(f"{folder} is finished: {left}")
 
 
 def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> None:
@@ -60,11 +73,11 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
     from fcf_jax.experiments.cautions import caution_of_secure_sums, caution_of_start
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.run import run_experiment
-    from fcf_jax.experiments.store.run_directory import claimed
+    from fcf_jax.experiments.store.run_directory import claimed, num_devices_begun_with
 
     with ExitStack() as stack:
         with input_errors():
-            start_devices(config.parallel)
+            start_devices(config.parallel, num_cpu_devices=num_devices_begun_with(folder))
             keep_compiled_programs()
             dataset = load_dataset(config)
             check(config, "run", facts_of(config, dataset))

@@ -189,6 +189,7 @@ def train(
     if begun is not None:
         done, state = begun.done, runner.place(begun.state)
         records, starts = begun.records, begun.starts
+    losses = [one[watched] for one in records if one["kind"] == "round"]
     for _, size in schedule.blocks(done=done):
         if not charge(size):
             break
@@ -199,9 +200,10 @@ def train(
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
-        records += _records(info, done, seconds)
-        rounds = [one for one in records if one["kind"] == "round"]
-        divergence = find_divergence([one[watched] for one in rounds], is_guarded=is_guarded)
+        rounds = _records(info, done, seconds)
+        records += rounds
+        losses += [one[watched] for one in rounds]
+        divergence = find_divergence(losses, first=max(done - 1, 0), is_guarded=is_guarded)
         if divergence is not None:
             last_good = start if divergence.round > done else good
             return Training(done, last_good, records, starts, divergence)
@@ -225,20 +227,25 @@ def seconds_per_round(training: Training, schedule: Schedule) -> float:
     return float(np.median(warm or list(seconds.values()) or [0.0]))
 
 
-def find_divergence(losses: list[float], *, is_guarded: bool = False) -> Divergence | None:
+def find_divergence(losses: list[float], *, first: int = 0, is_guarded: bool = False) -> Divergence | None:
     """Find the first loss that is not finite or exceeds ten times the first loss.
 
     A guarded step reverts such a round in the next one, so that only two in a row count.
+
+    Args:
+        losses: of all rounds so far.
+        first: position to begin at; no divergence was found before or at it.
+        is_guarded: whether the server step is guarded.
     """
-    values = np.array(losses)
-    bad = ~(np.isfinite(values) & (values <= _LARGEST_RISE * abs(values[0])))
+    values = np.array(losses[first:])
+    bad = ~(np.isfinite(values) & (values <= _LARGEST_RISE * abs(losses[0])))
     if is_guarded and len(bad) > 1:
         bad[1:] &= bad[:-1] | ~np.isfinite(values[1:])
         bad[0] = not np.isfinite(values[0])
     if not bad.any():
         return None
     position = int(bad.argmax())
-    return Divergence(position, float(values[position]))
+    return Divergence(first + position, float(values[position]))
 
 
 def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:

@@ -39,6 +39,7 @@ from fcf_jax.experiments.store.run_directory import (
     BUDGET,
     METRICS,
     SUMMARY,
+    MetricsLog,
     write_environment,
     write_item_factors,
 )
@@ -112,6 +113,7 @@ def _train(
     begun = read_begun(folder, checkpoints, like)
     _check_begun(begun, budget, folder)
     _report_start(begun, schedule, folder, progress, resume=resume)
+    log = MetricsLog(folder, begun.records if begun else [])
     key = begun.key if begun else problem.key
     runner = runner_of(
         federation,
@@ -128,7 +130,7 @@ def _train(
     with stop as is_stop_requested:
 
         def on_block(block: Block) -> bool:
-            _record(block, placed, folder, progress, budget)
+            _record(block, placed, log, progress, budget)
             stops = any_process(is_stop_requested())
             if stops or schedule.is_checkpoint_due(block.done, block.size):
                 is_evaluated = schedule.is_evaluation_due(block.done)
@@ -147,7 +149,7 @@ def _train(
             begun=begun,
             before=before,
         )
-    METRICS.write(folder, training.records)
+    log.write(training.records)
     if training.divergence is None:
         _report_end(training, schedule, progress, was_stopped=any_process(is_stop_requested()))
     return training
@@ -181,17 +183,18 @@ def _report_start(
         progress.say(f"resuming after {begun.done} of {schedule.num_rounds} rounds")
     elif resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
-    write_environment(folder, resumed_from_rounds=begun.starts if begun else [])
+    if note := write_environment(folder, resumed_from_rounds=begun.starts if begun else []):
+        progress.say(note)
 
 
 def _record(
-    block: Block, placed: PlacedProblem, folder: Path, progress: ProgressLine, budget: Budget | None
+    block: Block, placed: PlacedProblem, log: MetricsLog, progress: ProgressLine, budget: Budget | None
 ) -> None:
     """Evaluate if it is due, write the records and show the progress."""
     problem, seconds = placed.problem, block.seconds
     if is_due := problem.schedule.is_evaluation_due(block.done):
         block.records.append(_evaluation(placed, block.state, block.done, budget))
-    METRICS.write(folder, block.records)
+    log.write(block.records)
     shown = f"loss {block.loss:.6g}" if budget is None else f"epsilon {budget.epsilon():.3g}"
     ranking, rate = _latest(block, problem.map_name), short(problem.cohort_size / seconds)
     quality = f"MAP@{problem.config.evaluation.k} {ranking:.4f}" if math.isfinite(ranking) else ""
@@ -210,8 +213,8 @@ def _evaluation(
 
 
 def _latest(block: Block, measure: str) -> float:
-    evaluations = [record for record in block.records if record["kind"] == "evaluation"]
-    return evaluations[-1][measure] if evaluations else float("nan")
+    evaluations = (record for record in reversed(block.records) if record["kind"] == "evaluation")
+    return next(evaluations, {measure: float("nan")})[measure]
 
 
 def _last_evaluation(training: Training) -> dict[str, float] | None:
@@ -296,7 +299,7 @@ def _warnings_of_metrics(problem: Problem, summary: Summary) -> list[str]:
     sides = {side: summary[side] for side in ("federated", "centralized")}
     if "explicit_baseline_rmse" in summary:
         return cautions_of_rating(sides, summary["explicit_baseline_rmse"])
-    return cautions(problem.config, problem.train, sides, summary["popularity"])
+    return cautions(problem.config, problem.train, sides, summary.get("popularity", {}))
 
 
 def _write_model(problem: Problem, item_factors: np.ndarray, folder: Path) -> None:

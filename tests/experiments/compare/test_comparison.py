@@ -12,9 +12,9 @@ from rich.console import Console
 from fcf_jax import cli
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.problem import resolve
-from fcf_jax.experiments.compare import comparison
+from fcf_jax.experiments.compare import comparison, training
 from fcf_jax.experiments.compare.comparison import load_splits
-from fcf_jax.experiments.compare.curves import Curves, read_curves
+from fcf_jax.experiments.compare.curves import read_curves
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
@@ -107,14 +107,14 @@ def test_each_replicate_agrees_with_the_run_alone(finished, tmp_path):
 
 
 def test_resumed_comparison_equals_an_unbroken_one(finished, tmp_path, monkeypatch, capsys):
-    folder, write, signals = tmp_path / "stopped", Curves.write, iter([[]] * 4 + [[signal.SIGINT]])
+    folder, show, signals = tmp_path / "stopped", training._show, iter([[]] * 4 + [[signal.SIGINT]])
 
-    def interrupted(curves, path):
+    def interrupted(*arguments):
         for number in next(signals, ()):
             os.kill(os.getpid(), number)
-        write(curves, path)
+        show(*arguments)
 
-    monkeypatch.setattr(Curves, "write", interrupted)
+    monkeypatch.setattr(training, "_show", interrupted)
     assert compare(folder) == 130
     assert f"go on with: fcf compare --resume --out {folder}" in capsys.readouterr().err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["round-00000005.npz"]

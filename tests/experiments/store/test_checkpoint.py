@@ -1,5 +1,10 @@
 """Checkpoints by themselves: any state there and back, or an honest refusal."""
 
+import hashlib
+import io
+import json
+import zipfile
+
 import jax
 import numpy as np
 import optax
@@ -105,6 +110,46 @@ def test_another_tree_is_refused(checkpoints):
         checkpoints.latest({**LIKE, "half": jax.ShapeDtypeStruct((3,), jnp.float32)})
     with pytest.raises(CheckpointError, match="expected None, got state/optimizer"):
         checkpoints.latest({name: leaf for name, leaf in LIKE.items() if name != "optimizer"})
+
+
+def rewritten(path, change):
+    """Write a checkpoint with another header and arrays, and a digest that fits."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays.pop("header").tobytes())
+    change(header, arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"sha256:" + bytes(64)
+    content = bytearray(buffer.getvalue())
+    content[-64:] = hashlib.sha256(content[:-64]).hexdigest().encode()
+    path.write_bytes(content)
+
+
+WRONG = {
+    "negative round": lambda header, arrays: header.update(done=-5),
+    "another round": lambda header, arrays: header.update(done=10**9),
+    "text round": lambda header, arrays: header.update(done="2"),
+    "no leaves": lambda header, arrays: header.pop("leaves"),
+    "missing array": lambda header, arrays: arrays.pop("state/accepted"),
+    "object array": lambda header, arrays: arrays.update({"state/accepted": np.array([None, {}])}),
+    "other shape": lambda header, arrays: arrays.update({"state/accepted": np.array([True])}),
+    "other type": lambda header, arrays: arrays.update({"state/half": np.zeros(3)}),
+    "no key": lambda header, arrays: arrays.update({"state/keys": np.zeros(3, np.uint32)}),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_what_another_program_wrote_wrong_is_passed_over(change, tmp_path, checkpoints, lines):
+    checkpoints.save(1, STATE)
+    checkpoints.save(2, STATE)
+    path = tmp_path / "checkpoints" / "round-00000002.npz"
+    rewritten(path, lambda header, arrays: None)
+    assert checkpoints.latest(LIKE).done == 2 and not lines
+    rewritten(path, change)
+    assert checkpoints.latest(LIKE).done == 1
+    assert len(lines) == 1 and lines[0].startswith(f"{path}: damaged (") and "\n" not in lines[0]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, checkpoints, monkeypatch):

@@ -24,7 +24,7 @@ TINY = [
 ]  # fmt: skip
 UNTESTED = "data.test_fraction=0.0"  # less to compile
 SAMPLED = ("federation.cohort_size=20", "server.step=running_sums", "parallel.devices=4", UNTESTED)
-MOMENTS = np.random.default_rng(20261124).integers(20, 140, 3).tolist()  # of 155 operations on the disk
+MOMENTS = np.random.default_rng(20261124).integers(23, 60, 3).tolist()  # of 75 operations on the disk
 
 
 def settings(*overrides):
@@ -42,6 +42,10 @@ def records_of(folder):
 
 def summary_of(folder):
     return json.loads((folder / "summary.json").read_text())
+
+
+def environment_of(folder):
+    return json.loads((folder / "environment.json").read_text())
 
 
 def factors_of(folder):
@@ -67,15 +71,15 @@ def content_of(folder):
 def stopped(tmp_path_factory):
     """A run that got SIGINT in its tenth round, and what it said."""
     folder, said = tmp_path_factory.mktemp("stopped") / "run", io.StringIO()
-    write, signals = files.write_atomically, iter([[]] * 9 + [[signal.SIGINT]])
+    append, signals = files.File.append, iter([[]] * 9 + [[signal.SIGINT]])
 
-    def interrupted(path, content):
-        for number in next(signals, ()) if path.name == "metrics.jsonl" else ():
+    def interrupted(*arguments):
+        for number in next(signals, ()):
             os.kill(os.getpid(), number)
-        write(path, content)
+        append(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
-        patch.setattr(files, "write_atomically", interrupted)
+        patch.setattr(files.File, "append", interrupted)
         assert cli.main(["run", "--quiet", "--out", str(folder), *settings()]) == 130
     return folder, said.getvalue()
 
@@ -96,14 +100,18 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize(
     ("moment", "num_devices", "overrides"),
     [
-        (MOMENTS[0], 2, [UNTESTED]),
+        (MOMENTS[0], 3, [UNTESTED]),
         (MOMENTS[1], 4, [*SAMPLED, "parallel.item_shards=2"]),
         (MOMENTS[2], 1, ["server.step=adam", "parallel.stream=true", UNTESTED]),
     ],
-    ids=["two devices", "cohorts, items split", "streamed"],
+    ids=["three devices", "cohorts, items split", "streamed"],
 )
 def test_killed_run_ends_as_an_unbroken_one(moment, num_devices, overrides, tmp_path):
     folder, other = tmp_path / "killed", tmp_path / "unbroken"
+
+    mine = folder / ".mine.tmp"
+    folder.mkdir()
+    mine.write_text("precious")
 
     def start(*arguments, **options):
         return start_run("--out", *arguments, num_devices=num_devices, **options)
@@ -112,10 +120,15 @@ def test_killed_run_ends_as_an_unbroken_one(moment, num_devices, overrides, tmp_
     killed = start(str(folder), *settings(*overrides), at=moment, signals=[signal.SIGKILL])
     assert finish(killed) == -signal.SIGKILL
     saved = rounds_saved(folder)
-    assert finish(start(str(folder), "--resume")) == 0
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"kind": "round", "rou')  # as if killed while writing
+    on_its_own = start_run("--out", str(folder), "--resume", num_devices=None)  # as many devices as before
+    assert finish(on_its_own) == 0
     assert_same_outcome(folder, other)
     assert summary_of(folder)["resumed_from_rounds"] == saved[-1:]
-    assert not list(folder.rglob("*.tmp"))
+    assert list(folder.rglob("*.tmp")) == [mine]
+    (earlier,) = environment_of(folder)["earlier"]
+    assert len(earlier["devices"]) == max(num_devices, len(environment_of(other)["devices"]))
 
 
 def test_two_processes_stop_go_on_together_and_agree_with_one(tmp_path):
@@ -129,7 +142,7 @@ def test_two_processes_stop_go_on_together_and_agree_with_one(tmp_path):
         return start_run("--out", folder, *settings(*mine), *arguments, num_devices=None, **options)
 
     address = free_address()
-    runs = start(0), start(1, at=8, signals=[signal.SIGTERM])
+    runs = start(0), start(1, at=12, signals=[signal.SIGTERM])
     assert [finish(run) for run in runs] == [130, 143]
     (done,) = rounds_saved(tmp_path / "process0")
     assert done < 40
@@ -162,7 +175,7 @@ def test_stopped_run_says_how_to_go_on_and_ends_as_an_unbroken_one(stopped, copy
 
 def test_second_signal_stops_at_once(tmp_path):
     quick = settings("server.step=adam", UNTESTED)
-    run = start_run("--out", str(tmp_path / "run"), *quick, at=8, signals=[signal.SIGTERM] * 2)
+    run = start_run("--out", str(tmp_path / "run"), *quick, at=12, signals=[signal.SIGTERM] * 2)
     assert finish(run) == 128 + signal.SIGTERM
     assert rounds_saved(tmp_path / "run") == []
 
@@ -228,10 +241,32 @@ def test_checkpoint_of_other_data_or_format_is_refused(copy, monkeypatch, capsys
     assert content_of(copy) == before
 
 
-def test_records_that_are_gone_are_named(copy, capsys):
-    (copy / "metrics.jsonl").write_text("")
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        (
+            "metrics.jsonl",
+            "",
+            "expected the records of 10 rounds, as the checkpoint has, got 0; choose another",
+        ),
+        ("metrics.jsonl", '{"kind": "round"}\n', "one without 0.round"),
+        ("environment.json", "{", "delete it"),
+        ("environment.json", '{"resumed_from_rounds": "all"}', "delete it"),
+        ("summary.json", "{}", "delete it, and go on with --resume"),
+    ],
+)
+def test_damaged_file_is_named_with_the_remedy(name, content, remedy, copy, capsys):
+    (copy / name).write_text(content)
     assert resume(copy) == 2
-    assert_refused(capsys, "metrics.jsonl: expected the records of 10 rounds")
+    assert_refused(capsys, str(copy / name), remedy)
+
+
+def test_process_killed_before_the_report_left_it_to_resume(unbroken, tmp_path, capsys):
+    folder = shutil.copytree(unbroken, tmp_path / "killed")
+    (folder / "report.html").unlink()
+    assert resume(folder) == 0
+    assert "only report.html was missing" in capsys.readouterr().out
+    assert (folder / "report.html").is_file()
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 2), (errno.ENOSPC, 1)])
@@ -249,7 +284,8 @@ def test_disk_that_takes_nothing_leaves_the_checkpoint_intact(copy, number, code
 
     monkeypatch.setattr(os, "fsync", refuse)
     assert resume(copy) == code
-    assert_refused(capsys, os.strerror(number))
+    of_run = ["metrics.jsonl", f"fcf run --resume --out {copy}"]
+    assert_refused(capsys, os.strerror(number), *(of_run if number == errno.ENOSPC else ["config.toml"]))
     after = content_of(copy)
     saved = copy / "checkpoints" / "round-00000010.npz"
     assert after[saved] == before[saved]

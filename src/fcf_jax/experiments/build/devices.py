@@ -37,10 +37,15 @@ _WORTH_KEEPING = 0.1  # seconds; programs that compile faster are not cached
 _PIECE = 2**26  # bytes of a broadcast
 
 
-def start_devices(parallel: ParallelConfig) -> None:
+def start_devices(parallel: ParallelConfig, *, num_cpu_devices: int | None = None) -> None:
     """Join the other processes and set up the devices of JAX; call before JAX is used.
 
     A CPU becomes one device per core, or as many as the configuration asks for.
+
+    Args:
+        parallel: of the configuration.
+        num_cpu_devices: in place of one per core: those that a resumed run began with, whose sums depend on
+            them.
 
     Raises:
         ConfigError: if the processes cannot connect, or for more devices than there are.
@@ -50,13 +55,15 @@ def start_devices(parallel: ParallelConfig) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     with contextlib.suppress(ValueError):  # JAX has started: its devices are fixed
         wanted = min(max(parallel.devices or 1, parallel.item_shards), _MOST_CPU_DEVICES)
-        use_cpu_devices(max(num_usable_cores(), wanted) if parallel.coordinator is None else 1)
+        wanted = max(num_cpu_devices or num_usable_cores(), wanted)
+        use_cpu_devices(wanted if parallel.coordinator is None else 1)
     if parallel.coordinator is not None and not jax.distributed.is_initialized():
         _join(parallel)
     refuse_more_devices(parallel)
 
 
 def _join(parallel: ParallelConfig) -> None:
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from the command line
     try:
         if parallel.coordinator == "auto":
             jax.distributed.initialize()

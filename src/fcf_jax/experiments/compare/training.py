@@ -123,7 +123,8 @@ def train_replicates(
     start = _start(replicates, problem, checkpoints, folder, progress, resume=resume)
     done, states, curves = start.done, start.states, start.curves
     task, schedule = _Task(replicates, problem, curves), problem.schedule
-    write_environment(folder, resumed_from_rounds=start.starts)
+    if note := write_environment(folder, resumed_from_rounds=start.starts):
+        progress.say(note)
     compiled: set[int] = set()
     with stop as is_stop_requested:
         for _, size in schedule.blocks(done=done, endless_size=0 if schedule.num_rounds else _BLOCK_SWEEPS):
@@ -136,10 +137,10 @@ def train_replicates(
             done += size
             if done <= schedule.num_rounds and schedule.is_evaluation_due(done):
                 task.assess(states, done)
-            curves.write(folder / CURVES)
             _show(progress, task, done)
             stops = is_stop_requested()
             if stops or schedule.is_checkpoint_due(done, size):
+                curves.write(folder / CURVES)  # whole: a checkpoint is of no use without them
                 checkpoints.save(done, states)
             if stops:
                 raise StoppedError(f"after {done} rounds or sweeps of each replicate")
@@ -167,7 +168,7 @@ def _start(
     if restored is not None:
         done, states = restored.done, restored.state
         progress.say(f"resuming after {done} rounds or sweeps of each replicate")
-        starts = [*ENVIRONMENT.read(folder)["resumed_from_rounds"], done]
+        starts = [*ENVIRONMENT.read_or(folder, {}).get("resumed_from_rounds", []), done]
         return _Start(done, replicates.place(states), _read_curves(folder / CURVES, done=done), starts)
     if resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
@@ -182,7 +183,8 @@ def _read_curves(path: Path, *, done: int) -> Curves:
         curves = read_curves(path, until=done)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: {error}; the checkpoint needs it: choose another --out") from error
-    if curves.get(CENTRALIZED, "loss").rounds[:done].tolist() != list(range(done)):
+    sweeps = curves.get(CENTRALIZED, "loss").rounds[:done].tolist()
+    if len(sweeps) != done or sweeps != list(range(done)):
         raise CheckpointError(
             f"{path}: expected the losses of {done} sweeps, as the checkpoint has; choose another --out"
         )

@@ -154,7 +154,7 @@ def _environment(environment: dict[str, Any]) -> Content:
     machine = {
         name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in environment.items()
-        if name not in ("versions", "arguments")
+        if name not in ("versions", "arguments", "earlier")
     }
     arguments = environment.get("arguments")
     command = None if arguments is None else shlex.join(["fcf", *map(str, arguments)])

@@ -17,13 +17,15 @@ import zipfile
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+from pydantic import BaseModel, Field
 
 from fcf_jax.experiments.errors import CheckpointError
 from fcf_jax.experiments.store.files import write_atomically
+from fcf_jax.messages import one_line
 from fcf_jax.parallel.mesh import fetch
 
 FORMAT = 1
@@ -79,7 +81,7 @@ class Checkpoints:
         """
         content = _encode(done, state, score, self._fingerprints)
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / f"round-{done:08d}.npz", content)
+        write_atomically(self._folder / _name(done), content)
         paths = self._paths()
         for path in set(paths[: -self._keep]) - {_best(paths)}:
             path.unlink()
@@ -97,11 +99,12 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 header, arrays = _decode(path.read_bytes())
+                if path.name != _name(header.done):
+                    raise _DamagedError(f"it is of round {header.done}")
+                _refuse_others(path, header.fingerprints, self._fingerprints)
+                return Restored(header.done, _rebuild(path, header.leaves, arrays, like))
             except _DamagedError as damage:
                 self._on_damaged(f"{path}: damaged ({damage}); passed over for the checkpoint before it")
-                continue
-            _refuse_others(path, header["fingerprints"], self._fingerprints)
-            return Restored(header["done"], _rebuild(path, header["leaves"], arrays, like))
         return None
 
     def discard(self) -> None:
@@ -117,7 +120,23 @@ class Checkpoints:
 
 
 class _DamagedError(Exception):
-    """The digest of a file does not match its content."""
+    """A file whose digest does not match its content, or whose content is no checkpoint."""
+
+
+class _Leaf(BaseModel):
+    name: str
+    array: str
+    key: str | None
+
+
+class _Header(BaseModel):
+    done: Annotated[int, Field(ge=0)]
+    fingerprints: dict[str, str]
+    leaves: list[_Leaf]
+
+
+def _name(done: int) -> str:
+    return f"round-{done:08d}.npz"
 
 
 def _encode(done: int, state: Any, score: float | None, fingerprints: Mapping[str, str]) -> bytes:
@@ -137,12 +156,15 @@ def _encode(done: int, state: Any, score: float | None, fingerprints: Mapping[st
     return content.tobytes()
 
 
-def _decode(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _decode(content: bytes) -> tuple[_Header, dict[str, np.ndarray]]:
     if content[-_DIGEST_LENGTH:] != _digest(content):
         raise _DamagedError("its SHA-256 differs")
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        arrays = dict(archive)
-    return json.loads(arrays.pop(_HEADER).tobytes()), arrays
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        return _Header.model_validate_json(arrays.pop(_HEADER).tobytes(), strict=True), arrays
+    except Exception as error:  # another program wrote it: a zip, NPY or JSON can fail in any way
+        raise _DamagedError(one_line(str(error))) from error
 
 
 def _digest(content: bytes | memoryview) -> bytes:
@@ -173,16 +195,14 @@ def _refuse_others(path: Path, theirs: Mapping[str, str], ours: Mapping[str, str
             )
 
 
-def _rebuild(path: Path, leaves: list[dict[str, Any]], arrays: dict[str, np.ndarray], like: Any) -> Any:
+def _rebuild(path: Path, leaves: list[_Leaf], arrays: dict[str, np.ndarray], like: Any) -> Any:
     expected = [_describe(name, leaf) for name, leaf in _named_leaves(like)]
-    found = [leaf["array"] for leaf in leaves]
+    found = [leaf.array for leaf in leaves]
     if found != expected:
         ours, theirs = next(pair for pair in zip_longest(expected, found) if pair[0] != pair[1])
         raise CheckpointError(f"{path}: expected {ours}, got {theirs}; choose another --out")
     like, structure = jax.tree.flatten(like)
-    restored = [
-        _restore(arrays[leaf["name"]], leaf["key"], other) for leaf, other in zip(leaves, like, strict=True)
-    ]
+    restored = [_restore(arrays, leaf, other) for leaf, other in zip(leaves, like, strict=True)]
     return jax.tree.unflatten(structure, restored)
 
 
@@ -205,7 +225,15 @@ def _to_host(leaf: Any) -> np.ndarray:
     return fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
-def _restore(array: np.ndarray, key: str | None, like: Any) -> Any:
-    if key is not None:
-        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=key)
-    return array.view(like.dtype)  # NPZ stores bfloat16 as plain bytes
+def _restore(arrays: dict[str, np.ndarray], leaf: _Leaf, like: Any) -> Any:
+    try:
+        array = arrays[leaf.name]
+        if leaf.key is not None:
+            restored = jax.random.wrap_key_data(jax.numpy.asarray(array), impl=leaf.key)
+        else:
+            restored = array.view(like.dtype)  # NPZ stores bfloat16 as plain bytes
+    except (KeyError, TypeError, ValueError) as error:
+        raise _DamagedError(f"{leaf.name}: {one_line(str(error))}") from error
+    if (found := _describe(leaf.name, restored)) != leaf.array:
+        raise _DamagedError(f"expected {leaf.array}, got {found}")
+    return restored

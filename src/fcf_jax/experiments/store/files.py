@@ -9,19 +9,25 @@ import csv
 import io
 import json
 import os
+import reprlib
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from fcf_jax.experiments.errors import DamagedFileError
 
 Content = TypeVar("Content")
 Other = TypeVar("Other")
 Document = dict[str, Any]
 Arrays = dict[str, np.ndarray]
+_TEMPORARY = ".fcf.tmp"  # ends the names of files half written, and of no others
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,14 @@ class File(Generic[Content]):
     Attributes:
         name: file name with suffix.
         required: keys of an intact file, or of each of its records.
+        schema: what else an intact file holds: a type for pydantic; None: nothing.
+        remedy: what to do with a damaged file.
     """
 
     name: str
     required: tuple[str, ...] = ()
+    schema: Any = None
+    remedy: str = "repeat the run"
 
     def is_in(self, folder: Path) -> bool:
         """Return whether the folder has this file."""
@@ -55,20 +65,39 @@ class File(Generic[Content]):
         """
         write_atomically(folder / self.name, self.encode(content))
 
+    def append(self, folder: Path, content: Content) -> None:
+        """Append records of JSON lines, and flush them to disk.
+
+        A process that is killed may leave a last line without an end, which `read` leaves out.
+
+        Raises:
+            OSError: when they cannot be written.
+        """
+        path = folder / self.name
+        with _naming(path), path.open("ab") as file:
+            _write_through(file, self.encode(content))
+
     def read(self, folder: Path) -> Content:
         """Read the file back.
 
         Raises:
-            ValueError: when it is damaged.
+            DamagedFileError: when its content is not what the package writes.
             OSError: when it is missing or cannot be read.
         """
         path = folder / self.name
         try:
             content = _FORMATS[path.suffix].decode(path.read_bytes())
             self._refuse_incomplete(content)
-        except ValueError as error:  # of JSON, TOML and UTF-8 alike
-            raise ValueError(f"{path}: expected an intact file, got {error}; repeat the run") from error
+            if self.schema is not None:
+                TypeAdapter(self.schema).validate_python(content, strict=True)
+        except ValidationError as error:
+            raise self._damaged(path, _found(error)) from error
+        except (ValueError, RecursionError) as error:  # of JSON, TOML and UTF-8 alike
+            raise self._damaged(path, str(error)) from error
         return content
+
+    def _damaged(self, path: Path, found: str) -> DamagedFileError:
+        return DamagedFileError(f"{path}: expected an intact file, got {found}; {self.remedy}")
 
     def _refuse_incomplete(self, content: Any) -> None:
         for record in content if isinstance(content, list) else [content]:
@@ -80,19 +109,54 @@ class File(Generic[Content]):
         return self.read(folder) if self.is_in(folder) else absent
 
 
+def _found(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"one without {place}"
+    return f"{place} = {reprlib.repr(problem['input'])} ({problem['msg']})"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary neighbour, flush it to disk, rename it, and flush the folder's names."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write to a temporary neighbour, flush it to disk, rename it, and flush the folder's names.
+
+    Raises:
+        OSError: naming the path, when it cannot be written; the file is then left as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_names(path.parent)
+        with _naming(path):
+            with temporary.open("wb") as file:
+                _write_through(file, content)
+            os.replace(temporary, path)
+            _flush_names(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes left of files half written, in this folder alone."""
+    for left_over in folder.glob(f".*{_TEMPORARY}"):
+        left_over.unlink(missing_ok=True)
+
+
+def _write_through(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the disk, which only know of a descriptor or a temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -137,7 +201,10 @@ def _to_json_lines(records: list[Document]) -> bytes:
 
 def _from_json_lines(content: bytes) -> list[Document]:
     nan = float("nan")
-    records = [_from_json(line) for line in content.decode().splitlines()]
+    whole, newline, rest = content.rpartition(b"\n")
+    records = [_from_json(line) for line in (whole + newline).decode().splitlines()]
+    with suppress(ValueError):  # what a killed process appended last
+        records += [_from_json(rest.decode())]
     return [{key: nan if value is None else value for key, value in one.items()} for one in records]
 
 

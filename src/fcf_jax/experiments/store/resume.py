@@ -15,6 +15,7 @@ from fcf_jax.experiments.loop import Begun, Record
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import (
     BUDGET,
+    CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
     METRICS,
@@ -22,7 +23,6 @@ from fcf_jax.experiments.store.run_directory import (
     read_config,
 )
 
-_CHECKPOINTS = "checkpoints"
 _WITHOUT_EFFECT = (
     "checkpoint.",
     "data.path",
@@ -99,7 +99,7 @@ def open_checkpoints(
     parts = [part for split in splits for part in (split.train, split.validation, split.test)]
     data = [None if part is None else part.fingerprint() for part in parts]
     return Checkpoints(
-        folder / _CHECKPOINTS,
+        folder / CHECKPOINTS,
         keep=config.checkpoint.keep,
         fingerprints={"config": _sha256(_settings(config)), "data": _sha256(data)},
         on_damaged=on_damaged,
@@ -115,13 +115,13 @@ def read_begun(folder: Path, checkpoints: Checkpoints, like: Snapshot) -> Begun 
         CheckpointError: when the checkpoint belongs to another run, or its records are missing.
     """
     names = [file.name for file in (METRICS, ENVIRONMENT, BUDGET)]
-    share_files(folder, [f"{_CHECKPOINTS}/*.npz", *names])
+    share_files(folder, [f"{CHECKPOINTS}/*.npz", *names])
     restored = checkpoints.latest(like)
     if restored is None:
         return None
     done, snapshot = restored.done, restored.state
     records = _records_until(done, folder)
-    starts = [*ENVIRONMENT.read(folder)["resumed_from_rounds"], done]
+    starts = [*ENVIRONMENT.read_or(folder, {}).get("resumed_from_rounds", []), done]
     return Begun(done, snapshot.server, snapshot.key, records, starts)
 
 
@@ -135,7 +135,7 @@ def _records_until(done: int, folder: Path) -> list[Record]:
             f"{error} (the checkpoint needs these records; choose another --out)"
         ) from error
     rounds = [one["round"] for one in records if one["kind"] == "round"]
-    if rounds != list(range(done)):
+    if len(rounds) != done or rounds != list(range(done)):
         raise CheckpointError(
             f"{folder / METRICS.name}: expected the records of {done} rounds, as the checkpoint has, "
             f"got {len(rounds)}; choose another --out"

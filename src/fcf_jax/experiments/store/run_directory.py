@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,16 +22,24 @@ from filelock import FileLock, Timeout
 
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.store.files import Arrays, Document, File
-from fcf_jax.experiments.store.schemas import REQUIRED, PrivacyStatement, Summary
+from fcf_jax.experiments.store.files import Arrays, Document, File, remove_temporary
+from fcf_jax.experiments.store.schemas import Environment, MetricsRecord, PrivacyStatement, Summary
+from fcf_jax.messages import count_of
 
 _PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas")
 _LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
 # The configuration is written first: a folder that has it is a run directory.
 CONFIG = File[Document]("config.toml")
-ENVIRONMENT = File[Document]("environment.json")
-METRICS = File[list[Document]]("metrics.jsonl", required=("kind", "round"))
-BUDGET = File[PrivacyStatement]("privacy_budget.json", required=("rounds_charged",))
+ENVIRONMENT = File[Document](
+    "environment.json", schema=Environment, remedy="delete it, which loses where the run was before"
+)
+METRICS = File[list[Document]]("metrics.jsonl", schema=list[MetricsRecord])
+BUDGET = File[PrivacyStatement](
+    "privacy_budget.json",
+    schema=PrivacyStatement,
+    remedy="what is spent cannot be known: choose another --out",
+)
 ITEM_COUNTS = File[Arrays]("item_counts.npz", required=("counts",))
 ITEM_FACTORS = File[Arrays]("item_factors.npz", required=("item_factors", "item_ids", "mean_rating"))
 TRIALS = File[list[Document]]("trials.csv")
@@ -40,8 +48,9 @@ TUNING = File[Document]("tuning.json")
 CURVES = "curves.csv"
 USERS = File[list[Document]]("users.csv")
 # Each of these is written last: a folder that has it is finished.
-SUMMARY = File[Summary]("summary.json", required=REQUIRED)
-COMPARISON = File[Document]("comparison.json")
+_GO_ON = "delete it, and go on with --resume"
+SUMMARY = File[Summary]("summary.json", schema=Summary, remedy=_GO_ON)
+COMPARISON = File[Document]("comparison.json", required=("metrics", "verdict"), remedy=_GO_ON)
 AUDIT = File[Document]("audit.json")
 
 
@@ -59,6 +68,29 @@ class TrainedModel(NamedTuple):
     item_factors: np.ndarray
     item_ids: np.ndarray
     mean_rating: float
+
+
+class MetricsLog:
+    """`metrics.jsonl` of a training in progress: records are appended, so that none is written twice.
+
+    Args:
+        folder: run directory.
+        records: those that the training begins with; what else the file holds is dropped.
+    """
+
+    def __init__(self, folder: Path, records: list[Document]) -> None:
+        METRICS.write(folder, records)
+        self._folder = folder
+        self._num_written = len(records)
+
+    def write(self, records: list[Document]) -> None:
+        """Append what is new among all records so far.
+
+        Raises:
+            OSError: when they cannot be written.
+        """
+        METRICS.append(self._folder, records[self._num_written :])
+        self._num_written = len(records)
 
 
 def is_used(folder: Path) -> bool:
@@ -110,8 +142,8 @@ def claimed(folder: Path, config: ExperimentConfig, *, resume: bool = False) -> 
     try:
         if not resume:
             refuse_used(folder)
-        for left_over in folder.rglob(".*.tmp"):
-            left_over.unlink(missing_ok=True)
+        for own in (folder, folder / CHECKPOINTS):
+            remove_temporary(own)
         CONFIG.write(folder, config.to_dict())
         yield
     finally:
@@ -128,12 +160,41 @@ def read_config(folder: Path) -> ExperimentConfig:
     return load_config(str(folder / CONFIG.name))
 
 
-def write_environment(folder: Path, *, resumed_from_rounds: list[int]) -> None:
-    """Write where the run takes place, and at which rounds a process took over from another."""
-    ENVIRONMENT.write(folder, {**environment(), "resumed_from_rounds": resumed_from_rounds})
+def write_environment(folder: Path, *, resumed_from_rounds: list[int]) -> str:
+    """Write where the run takes place, and at which rounds a process took over from another.
+
+    Returns:
+        A note if the run has moved to other devices, otherwise "".
+    """
+    now = environment()
+    now["resumed_from_rounds"] = resumed_from_rounds
+    before, note = ENVIRONMENT.read_or(folder, None), ""
+    if before is not None and resumed_from_rounds:
+        earlier = before.pop("earlier", [])
+        now["earlier"] = [*earlier, before]
+        theirs, ours = before.get("devices"), now.get("devices")
+        if theirs is not None and theirs != ours:
+            note = (
+                f"begun on {_list_of(theirs)}, going on with {_list_of(ours)}: sums in another order, "
+                "and a result that differs a little from that of an unbroken run"
+            )
+    ENVIRONMENT.write(folder, now)
+    return note
 
 
-def environment() -> dict[str, Any]:
+def num_devices_begun_with(folder: Path) -> int | None:
+    """Return the number of CPU devices that a run was begun on; None if it was not, or not on a CPU."""
+    begun = ENVIRONMENT.read_or(folder, None)
+    if begun is None or begun.get("device_kind") != "cpu":
+        return None
+    return len(begun.get("devices", [])) or None
+
+
+def _list_of(devices: list[str] | None) -> str:
+    return f"{count_of(len(devices or []), 'device')} ({', '.join((devices or [])[:4])})"
+
+
+def environment() -> Document:
     """Describe the machine, the package versions and the command line."""
     versions = {}
     for name in _PACKAGES:

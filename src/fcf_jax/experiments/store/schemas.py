@@ -1,6 +1,51 @@
-"""Schemas of `summary.json` and of the privacy statement in it."""
+"""Schemas of the files of a run directory: what is written there, and checked when it is read back."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict
+
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+Figures = dict[str, Number]
+
+
+class Environment(TypedDict):
+    """Where a run takes place: the content of `environment.json`.
+
+    Attributes:
+        started: time in UTC.
+        devices: of JAX.
+        versions: of packages, by name.
+        arguments: of the command line.
+        resumed_from_rounds: rounds at which a process took over from another.
+        earlier: the environment of each earlier process, in order, with the number of rounds before it.
+    """
+
+    started: NotRequired[str]
+    python: NotRequired[str]
+    platform: NotRequired[str]
+    cores: NotRequired[int | None]
+    devices: NotRequired[list[str]]
+    device_kind: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    arguments: NotRequired[list[str]]
+    resumed_from_rounds: NotRequired[list[Count]]
+    earlier: NotRequired[list["Environment"]]
+
+
+class MetricsRecord(BaseModel):
+    """A line of `metrics.jsonl`.
+
+    Attributes:
+        kind: what the numbers are of.
+        round: index of the round, rounds before the evaluation, or sweep.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+    kind: Literal["round", "evaluation", "als_sweep"]
+    round: Count
 
 
 class PrivacyStatement(TypedDict):
@@ -25,7 +70,7 @@ class PrivacyStatement(TypedDict):
     """
 
     is_private: bool
-    epsilon: float
+    epsilon: Number
     delta: float
     unit: str
     adjacency: str
@@ -39,7 +84,7 @@ class PrivacyStatement(TypedDict):
     item_counts_noise_multiplier: float | None
     released: str
     caveats: list[str]
-    rounds_charged: int
+    rounds_charged: Count
 
 
 class Summary(TypedDict):
@@ -75,9 +120,9 @@ class Summary(TypedDict):
         privacy: guarantee under differential privacy.
     """
 
-    federated: dict[str, float]
-    centralized: dict[str, float] | None
-    difference_percent: dict[str, float] | None
+    federated: Figures
+    centralized: Figures | None
+    difference_percent: Figures | None
     num_users: int
     num_items: int
     num_interactions: int
@@ -87,21 +132,18 @@ class Summary(TypedDict):
     num_users_without_train: int
     cohort_size: int
     num_rounds: int
-    seconds_per_round: float
+    seconds_per_round: Number
     clients_per_second: float | None
     payload_bytes_up: int
     payload_bytes_down: int
-    popularity: NotRequired[dict[str, float]]
+    popularity: NotRequired[Figures]
     warnings: NotRequired[list[str]]
     num_factors: NotRequired[int]
     padding_factor: NotRequired[float]
-    resumed_from_rounds: NotRequired[list[int]]
+    resumed_from_rounds: NotRequired[list[Count]]
     data_counts: NotRequired[dict[str, int]]
     data_fingerprint: NotRequired[str]
-    explicit_baseline_rmse: NotRequired[float]
+    explicit_baseline_rmse: NotRequired[Number]
     fixed_point: NotRequired[dict[str, Any]]
     secure_sum: NotRequired[dict[str, int]]
     privacy: NotRequired[PrivacyStatement]
-
-
-REQUIRED = tuple(key for key in Summary.__annotations__ if key in Summary.__required_keys__)
