@@ -129,6 +129,21 @@ def test_preview_names_the_first_line_that_stops_a_run(plays, capsys):
     assert "2 lines skipped" in shown and "plays.csv:50: expected a finite number" in shown
 
 
+def test_preview_of_lines_of_which_none_can_be_read_names_the_first(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,rating\n1,2,many\n1,3,few\n")
+    assert f"{path}:2: expected a finite number" in refused(capsys, "data", "preview", path)
+
+
+def test_preview_of_what_the_filter_empties_still_shows_the_rows(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item\nann,x\nbob,x\n")
+    shown = preview(capsys, path)
+    assert "ann │ x" in shown and "the filter leaves nothing" in shown
+    error = refused(capsys, "run", path, "--out", tmp_path / "out")
+    assert "after filtering 2 users and 1 items" in error and "data.min_user_interactions (now 2)" in error
+
+
 def test_preview_of_columns_by_order_says_how_to_turn_them_round(tmp_path, capsys):
     path = tmp_path / "beauty.csv"
     path.write_text("B00004U9V2,A3LCS4FTZHJ4U0,5.0,1418860800\nB00004U9V3,A3LCS4FTZHJ4U0,5.0,1418860801\n")
@@ -185,3 +200,14 @@ def test_explicit_feedback_of_seen_and_rated(tmp_path, capsys):
     assert "1 seen but not rated, left out" in preview(
         capsys, path, *(part for one in EXPLICIT for part in ("--set", one))
     )
+
+
+def test_strengths_of_events_are_configured(tmp_path, capsys):
+    path = tmp_path / "events.csv"
+    path.write_text("visitorid,event,itemid\n1,view,5\n1,buy,6\n")
+    assert "│ from 1 to 4, median 2.5" in preview(capsys, path)
+    values = "data.strength_values={view=0.5, buy=10}"
+    assert "│ from 0.5 to 10, median 5.25" in preview(capsys, path, "--set", values)
+    assert cli.main(["config", "--set", values, "--explain"]) == 0
+    assert 'strength_values = {"view" = 0.5, "buy" = 10.0}' in capsys.readouterr().out
+    assert "data.strength_values" in refused(capsys, "run", path, "--set", "data.strength_values={view=-1}")

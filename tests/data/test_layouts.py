@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tables import failure
 
-from fcf_jax.data import Columns, read_interactions, read_published_split
+from fcf_jax.data import Columns, json_lines, read_interactions, read_published_split
 
 SHA = ("00000c289a1829a808ac09c00daf10bc3c4e223b", "00001411dc427966b17297bf4d69e7e193135d89")
 MBID = "3bd73256-3905-4f3a-97e2-8b341527f805"
@@ -395,6 +395,33 @@ def test_zip_of_a_published_set_is_read_by_its_member(file):
 )
 def test_bad_json_lines_are_refused_with_the_line(file, content, expected):
     assert expected.replace("a item", "an item") in failure(file(content)).replace("a item", "an item")
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "strength", "time"),
+    [
+        ("ann", 7, 2.5, "2020-01-31"),
+        (2**53 + 1, "007", 3, 1580428800123),
+        (-1, " x ", 0, 1580428800),
+        ("\u00e9", 'a"b', 1e3, "2020-01-31T12:00:00Z"),
+    ],
+)
+def test_regular_and_careful_json_agree(file, monkeypatch, user, item, strength, time):
+    rows = [
+        {"user": user, "item": item, "rating": strength, "ts": time, "other": [1, {}]},
+        {"ts": time, "rating": strength, "item": item, "user": user},
+        {"user": user, "item": item, "rating": 1, "ts": time},
+    ]
+    path = file(objects(*rows))
+    calls = []
+    regular = json_lines._Parser._regular
+    monkeypatch.setattr(
+        json_lines._Parser, "_regular", lambda self, block: calls.append(regular(self, block)) or calls[0]
+    )
+    fast, _ = read_interactions(path)
+    assert calls[0] is not None
+    monkeypatch.setattr(json_lines._Parser, "_regular", lambda self, block: None)
+    assert read_interactions(path)[0].fingerprint() == fast.fingerprint()
 
 
 def test_bad_json_lines_can_be_skipped(file):

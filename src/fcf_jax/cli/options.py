@@ -26,7 +26,7 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what was begun in --out; CONFIG may be left out.")
 ]
 
-_ENDINGS = (".gz", ".bz2", ".zip")
+_ENDINGS = (".gz", ".bz2", ".xz", ".zip")
 
 
 def folder_argument(text: str) -> Path:

@@ -1,39 +1,43 @@
-"""JSON lines (Yelp, Amazon reviews): an object for each interaction, or one array of such objects."""
+"""JSON lines (Yelp, Amazon reviews): an object for each interaction, or one array of such objects.
+
+A block whose objects all have the same types is parsed by Arrow, any other object by object. Both give the
+same rows.
+"""
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fcf_jax.data.arrow import memory_pool
 from fcf_jax.data.columns import Columns, named_positions, unread_times
 from fcf_jax.data.dialect import Dialect, weights_of
-from fcf_jax.data.labels import labels_of
 from fcf_jax.data.parse import strength_of, strength_problem
-from fcf_jax.data.table import BadLinePolicy, Table
-from fcf_jax.data.timestamps import EXPECTED, Seconds, to_seconds
+from fcf_jax.data.regular import Pieces, pieces_of
+from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.text import Text, num_line_breaks
+from fcf_jax.data.timestamps import EXPECTED, to_seconds
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SAMPLED = 20
 _SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'
 
+_Numbered = tuple[int, Any]  # a line, and the value on it; None if it is no JSON
+
 
 def read_json_lines(
-    content: bytes,
-    path: Path,
-    columns: Columns,
-    dialect: Dialect,
-    *,
-    on_bad_line: BadLinePolicy,
-    implicit: bool,
+    text: Text, columns: Columns, dialect: Dialect, *, on_bad_line: BadLinePolicy, implicit: bool
 ) -> tuple[Table, Dialect]:
     """Read the values of four keys of each object; the others are ignored.
 
     Args:
-        content: UTF-8.
-        path: For messages.
+        text: The file.
         columns: Keys that the caller chose; the others are found by their names.
         dialect: Weights of events and numbers that mean "not rated".
         on_bad_line: What to do with a line that is no object or lacks an id or a number.
@@ -45,11 +49,29 @@ def read_json_lines(
     Raises:
         ValueError: With FILE:LINE, the fault and the remedy; for keys that are not found.
     """
-    sample = [row for _, row in itertools.islice(_objects(content, path, on_bad_line), _SAMPLED) if row]
+    is_array = text.head.lstrip().startswith(b"[")
+    values = _members(text) if is_array else _lines(text.head, 1)
+    sample = [value for _, value in itertools.islice(values, _SAMPLED) if isinstance(value, dict)]
+    dialect = _with_keys(f"{text.path}:1", sample, columns, dialect)
+    parser = _Parser(dialect, text.path, sample, on_bad_line=on_bad_line, implicit=implicit)
+    if is_array:
+        parser.add_values(list(_members(text)))
+    else:
+        for block in text.blocks():
+            parser.add(block)
+    return parser.finish(), dialect
+
+
+def _with_keys(
+    where: str, sample: Sequence[Mapping[str, Any]], columns: Columns, dialect: Dialect
+) -> Dialect:
+    """Return the dialect with the keys of the first objects and what they mean."""
     names = tuple(dict.fromkeys(key for row in sample for key in row))
+    if not names:
+        raise ValueError(f"{where}: expected an object in JSON; correct the line")
     texts = [[_text(row.get(name)) for name in names] for row in sample]
-    positions = named_positions(f"{path}:1", names, columns, texts)
-    dialect = dataclasses.replace(
+    positions = named_positions(where, names, columns, texts)
+    return dataclasses.replace(
         dialect,
         columns=positions,
         names=names,
@@ -57,82 +79,163 @@ def read_json_lines(
         weights=weights_of(texts, positions.strength, dialect.weights),
         why=unread_times(names, columns, positions),
     )
-    records = list(_records(content, path, dialect, on_bad_line, implicit))
-    return _table(records, dialect, path, on_bad_line), dialect
 
 
-def _objects(
-    content: bytes, path: Path, on_bad_line: BadLinePolicy
-) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Yield (line number, object) of each line; None for a line that is no object, if they are skipped."""
-    if content.lstrip().startswith(b"["):
-        yield from _members(content, path)
-        return
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict) and on_bad_line == "error":
-            shown = line[:40].decode(errors="ignore")
-            raise ValueError(f"{path}:{number}: expected an object in JSON, got {shown!r}; {_SKIP}")
-        yield number, row if isinstance(row, dict) else None
-
-
-def _members(content: bytes, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+def _members(text: Text) -> Iterator[_Numbered]:
+    """Yield the members of an array, numbered from 1 on."""
     try:
-        rows = json.loads(content)
+        members = json.loads(text.content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected an array of objects in JSON: {error}; correct the file") from None
-    yield from ((number, row if isinstance(row, dict) else None) for number, row in enumerate(rows, start=1))
+        raise ValueError(
+            f"{text.path}: expected an array of objects in JSON: {error}; correct the file"
+        ) from None
+    yield from enumerate(members, start=1)
 
 
-def _records(
-    content: bytes, path: Path, dialect: Dialect, on_bad_line: BadLinePolicy, implicit: bool
-) -> Iterator[list[Any] | None]:
-    """Yield line number, user, item, strength and time of each object; None for one that is skipped."""
-    keys = [None if position is None else dialect.names[position] for position in dialect.columns]
-    for number, row in _objects(content, path, on_bad_line):
-        values = None if row is None else [None if key is None else row.get(key) for key in keys]
-        problem = "expected an object" if values is None else _problem(values, dialect, implicit)
-        if problem and on_bad_line == "error":
-            raise ValueError(f"{path}:{number}: {problem}; {_SKIP}")
-        yield None if problem or values is None else [number, *values]
+def _lines(block: bytes, first_line: int) -> Iterator[_Numbered]:
+    for number, line in enumerate(block.split(b"\n"), start=first_line):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
 
 
-def _problem(values: list[Any], dialect: Dialect, implicit: bool) -> str | None:
-    """Return what is wrong with user, item and strength, or None."""
-    for kind, value in zip(("user", "item"), values[:2], strict=True):
-        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-            return f"expected a {kind} id, got {_text(value)[:40]!r}"
-    if dialect.columns.strength is None:
-        return None
-    return strength_problem(_text(values[2]), dialect, implicit)
+class _Parser:
+    """Rows so far, and where the next block starts."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        path: Path,
+        sample: Sequence[Mapping[str, Any]],
+        *,
+        on_bad_line: BadLinePolicy,
+        implicit: bool,
+    ) -> None:
+        self._dialect = dialect
+        self._path = path
+        self._on_bad_line = on_bad_line
+        self._implicit = implicit
+        self._keys = [None if position is None else dialect.names[position] for position in dialect.columns]
+        self._schema = _schema_of(self._keys, sample, has_events=bool(dialect.weights))
+        self._builder = TableBuilder(str(path))
+        self._num_skipped = 0
+        self._line = 1
+
+    def add(self, block: bytes) -> None:
+        """Parse whole lines."""
+        pieces = self._regular(block)
+        if pieces is None:
+            self.add_values(list(_lines(block, self._line)))
+        else:
+            self._builder.add(*pieces)
+        self._line += num_line_breaks(block)
+
+    def add_values(self, values: Sequence[_Numbered]) -> None:
+        """Take the values of keys from objects, one by one."""
+        import pyarrow as pa
+
+        found = [self._fields(number, value) for number, value in values]
+        rows = [row for row in found if row is not None]
+        times = None
+        if self._dialect.columns.timestamp is not None:
+            times, missing = to_seconds(pa.array([row[4] for row in rows], pa.string()))
+            for position in np.flatnonzero(missing).tolist():
+                number, *_, time = rows[position]
+                self._refuse(number, f"expected {EXPECTED}, got {time[:40]!r}")
+            times = times[~missing]
+            rows = [row for row, is_missing in zip(rows, missing.tolist(), strict=True) if not is_missing]
+        if rows:
+            has_strengths = self._dialect.columns.strength is not None
+            self._builder.add(
+                pa.array([row[1] for row in rows], pa.string()),
+                pa.array([row[2] for row in rows], pa.string()),
+                np.array([strength_of(row[3], self._dialect) for row in rows]) if has_strengths else None,
+                times,
+            )
+
+    def finish(self) -> Table:
+        """Return all rows."""
+        memory_pool().release_unused()
+        return self._builder.finish(self._num_skipped)
+
+    def _regular(self, block: bytes) -> Pieces | None:
+        """Return the rows of a block, or None unless all its objects are regular."""
+        import pyarrow as pa
+        from pyarrow import json as arrow_json
+
+        if self._schema is None or not block.strip() or b"\0" in block:
+            return None
+        try:
+            table = arrow_json.read_json(
+                pa.BufferReader(block),
+                arrow_json.ReadOptions(block_size=len(block) + 1),
+                arrow_json.ParseOptions(explicit_schema=self._schema, unexpected_field_behavior="ignore"),
+                memory_pool(),
+            )
+        except pa.ArrowException:
+            return None
+        if any(table[name].null_count for name in self._schema.names):
+            return None
+        columns = self._dialect.columns
+        texts = {columns.user, columns.item} | ({columns.strength} if self._dialect.weights else set())
+        return pieces_of(
+            pa.table(
+                {
+                    str(position): _as_texts(table[key]) if position in texts else table[key]
+                    for position, key in zip(columns, self._keys, strict=True)
+                    if key is not None
+                }
+            ),
+            self._dialect,
+            self._implicit,
+        )
+
+    def _fields(self, number: int, value: Any) -> tuple[int, str, str, str, str] | None:
+        """Return line, user, item, strength and time of an object; None if it is skipped."""
+        if not isinstance(value, dict):
+            return self._refuse(number, f"expected an object in JSON, got {_text(value)[:40]!r}")
+        user, item, strength, time = ("" if key is None else _text(value.get(key)) for key in self._keys)
+        for kind, key, text in zip(("a user", "an item"), self._keys, (user, item), strict=False):
+            if not text.strip() or isinstance(value.get(key), bool | dict | list):
+                return self._refuse(number, f"expected {kind} id, got {text[:40]!r}")
+        if self._dialect.columns.strength is not None:
+            problem = strength_problem(strength.strip(), self._dialect, self._implicit)
+            if problem:
+                return self._refuse(number, problem)
+        return number, user, item, strength.strip(), time
+
+    def _refuse(self, number: int, problem: str) -> None:
+        if self._on_bad_line == "error":
+            raise ValueError(f"{self._path}:{number}: {problem}; {_SKIP}")
+        self._num_skipped += 1
 
 
-def _table(
-    records: list[list[Any] | None], dialect: Dialect, path: Path, on_bad_line: BadLinePolicy
-) -> Table:
-    rows = [record for record in records if record is not None]
-    times = None
-    if dialect.columns.timestamp is not None:
-        seconds = to_seconds([_text(row[4]) for row in rows])
-        _refuse_missing(rows, seconds, path, on_bad_line)
-        rows = [row for row, is_missing in zip(rows, seconds.missing, strict=True) if not is_missing]
-        times = seconds.values[~seconds.missing]
-    strengths = None
-    if dialect.columns.strength is not None:
-        strengths = np.array([strength_of(_text(row[3]), dialect) for row in rows], np.float64)
-    users, items = labels_of([str(row[1]) for row in rows]), labels_of([str(row[2]) for row in rows])
-    return Table(users, items, strengths, times, len(records) - len(rows))
+def _schema_of(
+    keys: Sequence[str | None], sample: Sequence[Mapping[str, Any]], *, has_events: bool
+) -> "pa.Schema | None":
+    """Return the types of the keys that are read; None if a value may be of several."""
+    import pyarrow as pa
+
+    user, item, strength, time = keys
+    types = {}
+    for key in filter(None, (user, item, time)):
+        kinds = {type(row.get(key)) for row in sample}
+        if kinds not in ({str}, {int}):
+            return None
+        types[key] = pa.string() if kinds == {str} else pa.int64()
+    if strength is not None:
+        if any(isinstance(row.get(strength), str) is not has_events for row in sample):
+            return None
+        types[strength] = pa.string() if has_events else pa.float64()
+    return pa.schema(types.items())
 
 
-def _refuse_missing(rows: list[list[Any]], seconds: Seconds, path: Path, on_bad_line: BadLinePolicy) -> None:
-    if on_bad_line == "error" and seconds.missing.any():
-        number, *_, time = rows[int(seconds.missing.argmax())]
-        raise ValueError(f"{path}:{number}: expected {EXPECTED}, got {_text(time)[:40]!r}; {_SKIP}")
+def _as_texts(column: "pa.ChunkedArray") -> "pa.DictionaryArray":
+    import pyarrow as pa
+
+    return column.cast(pa.string()).combine_chunks().dictionary_encode()
 
 
 def _text(value: Any) -> str:

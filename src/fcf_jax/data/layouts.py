@@ -63,8 +63,8 @@ class Layout:
         return Order(Positions(*range(self.num_fields or 2)), "") if is_usual else None
 
     def has_file(self, name: str) -> bool:
-        """Return True if a file of this name, with or without .gz or .bz2, can belong to the data set."""
-        name = name.removesuffix(".gz").removesuffix(".bz2")
+        """Return True if a file of this name, compressed or not, can belong to the data set."""
+        name = name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.files)
 
     def files_in(self, folder: Path) -> list[Path]:
@@ -243,6 +243,7 @@ def _only_file(folder: Path, layout: str) -> Path:
 def parts_remedy(folder: Path, files: Sequence[Path]) -> str:
     """Return the message for a folder that holds a split in a form of its own."""
     parts = [file.name for file in files if _PARTS.fullmatch(file.name)]
+    parts.sort(key=lambda name: ("train" not in name.lower(), "negative" in name.lower(), name))
     return (
         f"{folder}: expected one file of interactions, found the parts of a split ({', '.join(parts)}); set "
         f"data.path to {folder / parts[0]}, which is then split anew, or join the parts into one file first"
@@ -250,7 +251,7 @@ def parts_remedy(folder: Path, files: Sequence[Path]) -> str:
 
 
 def layout_of_name(file_name: str) -> str:
-    """Return the first layout with a file of this name, with or without .gz or .bz2; otherwise "generic"."""
+    """Return the first layout with a file of this name, compressed or not; otherwise "generic"."""
     return next((name for name, layout in LAYOUTS.items() if layout.has_file(file_name)), "generic")
 
 

@@ -118,7 +118,7 @@ def load(path: Path, request: Request) -> Loaded:
     options = {"on_bad_line": on_bad_line, "implicit": request.implicit}
     if layout.form == "json-lines":
         bare = Dialect("", 0, True, Positions(0, 0), weights=request.weights, unrated=unrated)
-        table, dialect = read_json_lines(text.content, path, request.columns, bare, **options)
+        table, dialect = read_json_lines(text, request.columns, bare, **options)
     else:
         dialect = dataclasses.replace(_dialect_of(where, name, lines, layout, request), unrated=unrated)
         blocks = rows_of_blocks(text.content) if layout.form == "blocks" else text.blocks()

@@ -50,7 +50,7 @@ def parse_regular(block: bytes, dialect: Dialect, *, implicit: bool) -> Pieces |
             table = _read(content, delimiter, dialect, type_of_times)
         except pa.ArrowException:
             continue
-        return _pieces(table, dialect, implicit)
+        return pieces_of(table, dialect, implicit)
     return None
 
 
@@ -116,7 +116,14 @@ def _read(content: bytes, delimiter: str, dialect: Dialect, type_of_times: str) 
     )
 
 
-def _pieces(table: "pa.Table", dialect: Dialect, implicit: bool) -> Pieces | None:
+def pieces_of(table: "pa.Table", dialect: Dialect, implicit: bool) -> Pieces | None:
+    """Return the columns of rows, or None unless every row is regular.
+
+    Args:
+        table: Columns named by their positions; ids, and events, as dictionaries of texts.
+        dialect: Syntax of the file.
+        implicit: Whether a negative strength is irregular.
+    """
     columns = dialect.columns
     users, items = (_labels(table, position) for position in (columns.user, columns.item))
     if users is None or items is None:

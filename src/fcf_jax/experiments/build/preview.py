@@ -1,6 +1,7 @@
 """Preview of data: what a run would read, without training."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,35 +34,41 @@ def preview_of(data: DataConfig) -> Preview:
     """
     if data.source == "simulated":
         raise ConfigError("expected a data file or its folder, got simulated data; name one")
-    read = read_data(data.model_copy(update={"on_bad_line": "skip"}))
+    try:
+        read = read_data(data.model_copy(update={"on_bad_line": "skip"}), may_be_empty=True)
+    except ValueError:
+        read = read_data(data)  # names the first line, if none can be read
     fault = _fault(data) if data.on_bad_line == "error" and read.report.bad_lines_skipped else []
-    files = ", ".join(read.report.files)
+    files = ", ".join(Path(file).name for file in read.report.files)
     where = f"{files} ({read.report.encoding}): {read.report.num_rows:,} rows"
     return Preview([where, *read.notes, *fault], _rows(read), _counts(read))
 
 
 def _fault(data: DataConfig) -> list[str]:
     try:
-        read_data(data)
+        read_data(data, may_be_empty=True)
     except ValueError as error:
         return [f"A run stops at the first line that cannot be read: {error}"]
     return []  # the layout is known to have such lines
 
 
 def _rows(read: ReadData) -> list[dict[str, Any]]:
-    return [
+    rows = [
         {
             "user": user,
             "item": item,
-            "strength": "1" if strength is None else f"{strength:g}",
-            "time": "" if seconds is None else _date(seconds),
+            "strength": None if strength is None else f"{strength:g}",
+            "time": None if seconds is None else _date(seconds),
         }
         for user, item, strength, seconds in read.report.first_rows
     ]
+    return [{name: cell for name, cell in row.items() if cell is not None} for row in rows]
 
 
 def _counts(read: ReadData) -> list[dict[str, Any]]:
     interactions = read.interactions
+    if interactions.num_interactions == 0:
+        return [{"fact": "interactions", "value": "none: the filter leaves nothing"}]
     lengths, strengths = interactions.history_lengths, interactions.strengths
     facts = {
         "users": f"{interactions.num_users:,}",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
+from fcf_jax.data.layouts import LAYOUTS
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.errors import ConfigError
 
@@ -29,8 +30,12 @@ class ReadData(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_data(data: DataConfig) -> ReadData:
+def read_data(data: DataConfig, *, may_be_empty: bool = False) -> ReadData:
     """Read the interactions and drop users and items that have too few.
+
+    Args:
+        data: section of the configuration.
+        may_be_empty: whether the filter may leave nothing.
 
     Raises:
         ValueError: in one line, for bad data, or when nothing is left.
@@ -46,7 +51,7 @@ def read_data(data: DataConfig) -> ReadData:
         implicit=data.feedback == "implicit",
         strength_values=data.strength_values,
     )
-    kept = filtered(interactions, data)
+    kept = filtered(interactions, data, may_be_empty=may_be_empty)
     counts = {
         "labels_merged": report.labels_merged,
         "duplicates_merged": report.duplicates_merged,
@@ -61,19 +66,20 @@ def read_data(data: DataConfig) -> ReadData:
     return ReadData(kept, counts, report, notes)
 
 
-def filtered(interactions: Interactions, data: DataConfig) -> Interactions:
+def filtered(interactions: Interactions, data: DataConfig, *, may_be_empty: bool = False) -> Interactions:
     """Drop users and items that have too few interactions.
 
     Raises:
-        ValueError: if nothing is left.
+        ValueError: if nothing is left, unless that may be.
     """
     kept = interactions.filter_min_counts(
         min_user_interactions=data.min_user_interactions, min_item_interactions=data.min_item_interactions
     )
-    if kept.num_interactions == 0:
+    if kept.num_interactions == 0 and not may_be_empty:
         raise ValueError(
-            "expected interactions, got none after filtering; lower data.min_user_interactions "
-            "or data.min_item_interactions"
+            f"expected interactions, got none after filtering {interactions.num_users:,} users and "
+            f"{interactions.num_items:,} items; lower data.min_user_interactions (now "
+            f"{data.min_user_interactions}) or data.min_item_interactions ({data.min_item_interactions})"
         )
     return kept
 
@@ -146,7 +152,9 @@ def _warnings(
     lines = report.num_rows + report.bad_lines_skipped
     pairs = report.num_rows - report.duplicates_merged
     seen = "--set 'data.strength_values={0=\"seen\"}'"
-    is_skipped = "they cannot be read; --set data.on_bad_line=error names the first"
+    is_skipped = "they cannot be read, or are negative; data.on_bad_line=error names the first"
+    if report.layout in LAYOUTS and LAYOUTS[report.layout].skips_bad_lines:
+        is_skipped = f"layout {report.layout} has lines without a user, and returns"
     for part, whole, what, remedy in (
         (report.bad_lines_skipped, lines, "lines were skipped", is_skipped),
         (

@@ -18,7 +18,7 @@ _REMEDIES: Mapping[str, str] = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV"),
     **dict.fromkeys((".pkl", ".pickle", ".h5", ".hdf5", ".feather", ".rds", ".mat"), "save it as Parquet"),
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql"), "export the table as CSV"),
-    **dict.fromkeys((".tar", ".tgz", ".xz", ".zst", ".7z", ".rar"), "unpack it"),
+    **dict.fromkeys((".tar", ".tgz", ".zst", ".7z", ".rar"), "unpack it"),
     **dict.fromkeys((".yaml", ".yml", ".ini", ".cfg"), "write the configuration as TOML"),
     **dict.fromkeys((".py", ".ipynb", ".html", ".pdf", ".md"), "name another file"),
 }  # fmt: skip
