@@ -365,7 +365,7 @@ def test_folder_of_parts_says_what_to_do(file, tmp_path):
     for part in ("train", "valid", "test"):
         file("user,item,rating\n1,2,3\n", f"{part}.csv")
     message = failure(tmp_path)
-    assert "test.csv, train.csv, valid.csv" in message and "join the parts" in message
+    assert "train.csv, test.csv, valid.csv" in message and "join the parts" in message
 
 
 def test_readme_is_no_data(file, tmp_path):

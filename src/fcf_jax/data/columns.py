@@ -116,8 +116,9 @@ def _holds_times(position: int, rows: Sequence[Sequence[str]]) -> bool:
 def unread_times(names: Sequence[str], columns: Columns, positions: Positions) -> str:
     """Return a sentence about a column that is named like times but cannot be read; "" if there is none."""
     found = find_common("timestamp", names) if columns.timestamp is None else None
-    is_left_out = found is not None and positions.timestamp is None
-    return f"the times in {names[found]} are in no form that is read, and left out" if is_left_out else ""
+    if found is None or positions.timestamp is not None:
+        return ""
+    return f"the times in {names[found]} are in no form that is read, and left out"
 
 
 def _refuse_possible_strengths(
