@@ -11,6 +11,7 @@ import fcf_jax as fcf
 from fcf_jax import cli
 from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.experiments import recommend
+from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.recommend import Histories, recommend_items
 from fcf_jax.experiments.store.run_directory import read_run
 
@@ -71,6 +72,16 @@ def test_recommend_by_user_and_by_the_same_history_agree(finished, plays, tmp_pa
     by_file = json.loads(asked(capsys, "recommend", finished, "--history", history, "-n", 4, "--json"))
     assert by_user == by_file and len(by_user) == 4
     assert not {one["item"] for one in by_user} & set(items)
+
+
+def test_scores_of_explicit_ratings_are_ratings(finished):
+    """Not deviations from their mean, which is all that a model without factors knows."""
+    model = read_run(finished)
+    config = with_values(model.config, {"data.feedback": "explicit", "model.unobserved_weight": 0.0})
+    flat = model._replace(config=config, mean_rating=3.5, item_factors=0 * model.item_factors)
+    nothing = Interactions.from_arrays([], [], num_users=1, num_items=NUM_ITEMS)
+    (row,) = recommend_items(flat, Histories(nothing, 0), count=3)
+    assert [one.score for one in row] == [3.5] * 3
 
 
 def test_lists_for_people_have_titles_where_there_are_some(finished, capsys):

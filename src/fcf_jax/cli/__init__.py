@@ -34,5 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     with suppress(OSError):  # the terminal may be gone
-        print(f"fcf: {printable(one_line(message))}", file=sys.stderr)
+        print(f"fcf: {printable(one_line(message))}", file=sys.stderr)  # noqa: T201
     return code

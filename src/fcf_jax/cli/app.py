@@ -20,6 +20,7 @@ from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
 from fcf_jax.cli.similar import similar
 from fcf_jax.cli.tune import tune
+from fcf_jax.experiments.console import say
 
 app = typer.Typer(
     name="fcf",
@@ -69,7 +70,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(f"fcf {_version('fcf_jax')}")
+        say(f"fcf {_version('fcf_jax')}")
         raise typer.Exit()
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_argument, open_run
 from fcf_jax.experiments.audit.bounds import UploadForm
+from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def audit(
     document = _audit(resolved, folder, upload=upload, max_users=max_users, note=note, quiet=quiet)
     if not quiet:
         show_audit(document)
-        print(f"{document['seconds']:.0f} s. Written to {folder}")
+        say(f"{document['seconds']:.0f} s. Written to {folder}")
     broken = unmet(bounds, document["attacks"])
     if broken:
         raise CommandError("; ".join(broken), 1)
@@ -81,7 +81,7 @@ def _audit(
             dataset = load_dataset(config)
             problem = resolve(config, dataset)
             stack.enter_context(claimed(folder, config))
-        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        progress = stack.enter_context(ProgressLine(new_console(), quiet=quiet))
         for note in dataset.notes:
             progress.say(note)
         stack.enter_context(run_errors())

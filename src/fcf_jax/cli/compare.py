@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fcf_jax.cli.errors import input_errors, run_errors
 from fcf_jax.cli.options import (
@@ -17,6 +16,7 @@ from fcf_jax.cli.options import (
     open_run,
 )
 from fcf_jax.cli.signals import StopSignals, with_remedy
+from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def compare(
         is_finished = resume and COMPARISON.read_or(folder, None) is not None
     if is_finished:
         if not quiet:
-            print(f"{folder} is finished: nothing left to do")
+            say(f"{folder} is finished: nothing left to do")
         return
     document = _compare(resolved, folder, resume=resume, quiet=quiet)
     if not quiet:
         show_comparison(document)
-        print(f"{document['seconds']:.0f} s. Written to {folder}")
+        say(f"{document['seconds']:.0f} s. Written to {folder}")
 
 
 def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _compare(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: b
             datasets = load_splits(config)
             problem = resolve(config, *datasets)
             stack.enter_context(claimed(folder, config, resume=resume))
-        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        progress = stack.enter_context(ProgressLine(new_console(), quiet=quiet))
         for note in datasets[0].notes:
             progress.say(note)
         signals = StopSignals(progress)

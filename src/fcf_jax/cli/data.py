@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from fcf_jax.cli.errors import CommandError, describe, input_errors
 from fcf_jax.cli.options import ConfigArgument, SetOption
+from fcf_jax.experiments.console import Console, new_console, say
 
 if TYPE_CHECKING:
     from fcf_jax.data.fetch import Fetched
@@ -39,17 +39,17 @@ def fetch_set(
     cache = cache_folder() if to is None else to.expanduser().absolute()
     address = server or SERVER
     if not known.is_in(known.folder(cache)):
-        print(f"Fetching {known.title} ({known.megabytes} MB) from {address}/{known.archive}", flush=True)
+        say(f"Fetching {known.title} ({known.megabytes} MB) from {address}/{known.archive}")
     try:
-        with _Bar(Console()) as bar:
+        with _Bar(new_console()) as bar:
             fetched = fetch(known, cache=cache, server=address, progress=bar)
     except FetchError as error:
         raise CommandError(str(error), 1) from error
     except OSError as error:
         raise CommandError(f"{describe(error)} (--to and FCF_JAX_DATA choose the folder)", 1) from error
     key, value = ("name", known.name) if to is None else ("path", fetched.folder)
-    print(f"{known.title} is in {fetched.folder}; {_verdict(fetched)}")
-    print(f'{_terms(known)} Configs find it by data.{key} = "{value}".')
+    say(f"{known.title} is in {fetched.folder}; {_verdict(fetched)}")
+    say(f'{_terms(known)} Configs find it by data.{key} = "{value}".')
 
 
 @data.command("list")
@@ -60,10 +60,10 @@ def list_sets() -> None:
     for known in KNOWN_SETS.values():
         folder = find_known(known)
         here = f"here: {folder}" if folder else f"not here; `fcf data fetch {known.name}`"
-        print(f"{known.name:16} {known.title}: {known.counts}; {known.megabytes} MB to fetch")
-        print(f"{'':16} {_terms(known)}")
-        print(f"{'':16} {here}")
-    print(f"The cache is {cache_folder()}; set FCF_JAX_DATA to use another.")
+        say(f"{known.name:16} {known.title}: {known.counts}; {known.megabytes} MB to fetch")
+        say(f"{'':16} {_terms(known)}")
+        say(f"{'':16} {here}")
+    say(f"The cache is {cache_folder()}; set FCF_JAX_DATA to use another.")
 
 
 @data.command("preview")
@@ -75,7 +75,7 @@ def preview(config: ConfigArgument = None, overrides: SetOption = None) -> None:
 
     with input_errors():
         shown = preview_of(load_config(config, overrides or ()).data)
-    print("\n".join(shown.notes))
+    say("\n".join(shown.notes))
     show("first rows", shown.rows)
     show("what is trained and tested on", shown.counts)
 

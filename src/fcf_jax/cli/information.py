@@ -6,6 +6,7 @@ import typer
 
 from fcf_jax.cli.errors import CommandError, input_errors
 from fcf_jax.cli.options import ConfigArgument, SetOption
+from fcf_jax.experiments.console import say
 
 
 def show_config(
@@ -20,7 +21,7 @@ def show_config(
 
     with input_errors():
         resolved = configuration.load_config(config, overrides or ())
-    print(configuration.explain(resolved) if explain else tomli_w.dumps(resolved.to_dict()).rstrip())
+    say(configuration.explain(resolved) if explain else tomli_w.dumps(resolved.to_dict()).rstrip())
 
 
 def doctor() -> None:
@@ -32,6 +33,6 @@ def doctor() -> None:
     start_devices(ParallelConfig())  # as a run does
     diagnosis = diagnose()
     for name, value in diagnosis.facts.items():
-        print(f"{name:20} {value}")
+        say(f"{name:20} {value}")
     if not diagnosis.is_healthy:
         raise CommandError("the solver disagrees with float64 on this device; please report it", 1)

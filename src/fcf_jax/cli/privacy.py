@@ -11,6 +11,7 @@ import typer
 
 from fcf_jax.cli.errors import CommandError, input_errors
 from fcf_jax.cli.options import ConfigArgument, SetOption
+from fcf_jax.experiments.console import say
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.privacy_plan import Choice, PrivacyPlan
@@ -40,9 +41,9 @@ def show_epsilon(
         spent = partial(epsilon, who, noise_multiplier=noise_multiplier, num_rounds=num_rounds, delta=delta)
         rdp, pld = spent(accountant="rdp"), spent(accountant="pld")
     if as_json:
-        print(json.dumps({"epsilon_rdp": _finite(rdp), "epsilon_pld": _finite(pld)}))
+        say(json.dumps({"epsilon_rdp": _finite(rdp), "epsilon_pld": _finite(pld)}))
         return
-    print(f"epsilon = {pld:.3f} (PLD), {rdp:.3f} (RDP) at delta = {delta:g}, to {who.adjacency}")
+    say(f"epsilon = {pld:.3f} (PLD), {rdp:.3f} (RDP) at delta = {delta:g}, to {who.adjacency}")
 
 
 @privacy.command("plan")
@@ -62,7 +63,7 @@ def show_plan(
         train = load_dataset(resolved).split.train
         plan = plan_privacy(resolved, num_users=train.num_users, num_items=train.num_items)
     if as_json:
-        print(json.dumps(to_document(plan)))
+        say(json.dumps(to_document(plan)))
     else:
         _show(plan)
 
@@ -74,12 +75,12 @@ def _show(plan: "PrivacyPlan") -> None:
     sizes = f"{plan.num_users} users, {plan.num_items} items, K = {plan.num_factors}"
     title = f"{sizes}; epsilon {plan.epsilon:g} at delta {plan.delta:.3g}"
     show(title, [_row(one, is_best=one is plan.best) for one in plan.choices])
-    print(
+    say(
         "Noise / signal: expected noise over the largest possible sum of the uploads. Steps that do not "
         "average over rounds (gram, guarded_gram) feel the noise of each round, and so prefer few."
     )
     for sentence in (verdict(plan), *plan.notes):
-        print(sentence)
+        say(sentence)
 
 
 def _row(choice: "Choice", *, is_best: bool) -> dict[str, object]:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
+from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine, short
-from fcf_jax.messages import printable
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.recommend import Recommendation
@@ -48,9 +47,9 @@ def recommend(
             known = history_of_user(model, str(user))
     (items,) = recommend_items(model, known, count=count, titles=titles_of(model))
     if known.num_unknown and not as_json:
-        print(f"{known.num_unknown} items of the history are unknown to the model")
+        say(f"{known.num_unknown} items of the history are unknown to the model")
     if not items and not as_json:
-        print("nothing to recommend: the user has every item")
+        say("nothing to recommend: the user has every item")
     print_items(items, as_json=as_json)
 
 
@@ -58,12 +57,12 @@ def print_items(items: "list[Recommendation]", *, as_json: bool) -> None:
     """Print items for people, a line for each, or as JSON; titles only where the data has some."""
     if as_json:
         entries = [one._asdict() for one in items]
-        print(
+        say(
             json.dumps([{name: value for name, value in one.items() if value is not None} for one in entries])
         )
         return
     for one in items:
-        print("\t".join(filter(None, (printable(str(one.item)), f"{one.score:.4f}", one.title))))
+        say("\t".join(filter(None, (str(one.item), f"{one.score:.4f}", one.title))))
 
 
 def _check_out(out: Path | None, *, all_users: bool) -> None:
@@ -87,10 +86,10 @@ def _recommend_to_all(model: "TrainedModel", out: Path, count: int) -> None:
     histories = histories_of_all(model)
     num_users, num_rows = histories.interactions.num_users, 0
     if histories.num_unknown:
-        print(f"{histories.num_unknown} interactions with items that are unknown to the model are left out")
-    with run_errors(), ProgressLine(Console()) as progress, written_in_blocks(out) as append:
+        say(f"{histories.num_unknown} interactions with items that are unknown to the model are left out")
+    with run_errors(), ProgressLine(new_console()) as progress, written_in_blocks(out) as append:
         for done, table in recommend_in_blocks(model, histories, count=count, titles=titles):
             append(table)
             num_rows += len(table)
             progress.show("users", done, num_users, f"{short(num_rows)} rows")
-    print(f"{num_rows} recommendations for {num_users} users written to {out}")
+    say(f"{num_rows} recommendations for {num_users} users written to {out}")

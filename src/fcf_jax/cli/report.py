@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fcf_jax.cli.errors import input_errors, run_errors
+from fcf_jax.experiments.console import say
 
 
 def report(
@@ -36,4 +37,4 @@ def report(
             out = out or Path(REPORT)
             out.parent.mkdir(parents=True, exist_ok=True)
             write_page(everything, out)
-    print(f"Written to {out}")
+    say(f"Written to {out}")

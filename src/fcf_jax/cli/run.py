@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.cli.errors import input_errors, run_errors
@@ -19,6 +18,7 @@ from fcf_jax.cli.options import (
     open_run,
 )
 from fcf_jax.cli.signals import StopSignals, with_remedy
+from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _end_finished(folder: Path, *, quiet: bool) -> None:
             write_report(folder)
         left = f"only {REPORT} was missing"
     if not quiet:
-        print(f"{folder} is finished: {left}")
+        say(f"{folder} is finished: {left}")
 
 
 def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool) -> None:
@@ -86,7 +86,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
             if jax.process_index() > 0:  # process 0 alone prints, and writes the run directory
                 place, quiet = Path(stack.enter_context(TemporaryDirectory(prefix="fcf-"))), True
             stack.enter_context(claimed(place, config, resume=resume))
-        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        progress = stack.enter_context(ProgressLine(new_console(), quiet=quiet))
         signals = StopSignals(progress)
         stack.enter_context(run_errors())
         stack.enter_context(with_remedy(signals, "fcf run", folder))
@@ -107,22 +107,22 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
 def _print_summary(summary: "Summary", folder: Path) -> None:
     from fcf_jax.experiments.report.wording import privacy_note
 
-    console = Console()
+    console = new_console()
     console.print(_summary_table(summary))
     if "explicit_baseline_rmse" in summary:
-        print(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
-    print(
+        say(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
+    say(
         f"{summary['seconds_per_round']:.4g} s per round; a client in a round sends "
         f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
     )
     if clipped := summary.get("fixed_point", {}).get("num_clipped_entries"):
-        print(
+        say(
             f"{clipped} numbers that clients sent exceeded the bounds of fixed point and were clipped; raise "
             "privacy.upload_bound or privacy.gram_bound."
         )
     for warning in summary.get("warnings", []):
-        print(f"warning: {warning}")
-    print(f"{privacy_note(summary)}\nWritten to {folder}")
+        say(f"warning: {warning}")
+    say(f"{privacy_note(summary)}\nWritten to {folder}")
 
 
 def _summary_table(summary: "Summary") -> Table:

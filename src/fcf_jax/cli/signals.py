@@ -181,7 +181,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 def _end(number: int, message: str) -> NoReturn:
     with suppress(Exception):
-        print(f"fcf: {message}", file=sys.stderr, flush=True)
+        print(f"fcf: {message}", file=sys.stderr, flush=True)  # noqa: T201
         sys.stdout.write("\x1b[?25h" * sys.stdout.isatty())  # the cursor, which a live line hides
         sys.stdout.flush()
     os._exit(128 + number)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import (
@@ -18,6 +17,7 @@ from fcf_jax.cli.options import (
     open_run,
 )
 from fcf_jax.cli.signals import StopSignals, with_remedy
+from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
             stack.enter_context(claimed(folder, config, resume=resume))
             storage = journal(folder)
         stack.enter_context(run_errors())
-        progress = stack.enter_context(ProgressLine(Console(), quiet=quiet))
+        progress = stack.enter_context(ProgressLine(new_console(), quiet=quiet))
         stack.enter_context(with_remedy(StopSignals(progress), "fcf tune", folder))
         for note in held_out.notes:
             progress.say(note)
@@ -98,10 +98,10 @@ def _print_result(tuned: "Tuned", folder: Path) -> None:
     for title, rows in tuning_tables(tuned):
         show(title, rows)
     if tuned.start_value is not None:
-        print(
+        say(
             f"{tuned.metric} of the federation on the validation set: {tuned.start_value:.4f} as "
             f"configured, {tuned.best_value:.4f} tuned"
         )
     if tuned.config == tuned.given:
-        print(f"Nothing better was found: {TUNED.name} is the configuration as given.")
-    print(f"Written to {folder}; run it with: fcf run {folder / TUNED.name}")
+        say(f"Nothing better was found: {TUNED.name} is the configuration as given.")
+    say(f"Written to {folder}; run it with: fcf run {folder / TUNED.name}")

@@ -3,9 +3,10 @@
 import math
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+
+from fcf_jax.experiments.console import Console
 
 _ROOM_FOR_A_BAR = 110  # columns
 

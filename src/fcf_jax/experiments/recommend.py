@@ -58,7 +58,7 @@ class Recommendation(NamedTuple):
 
     Attributes:
         item: original id.
-        score: x.y, or the cosine of two items.
+        score: x.y, a rating where the run is of explicit ratings; or the cosine of two items.
         title: None where the data has none.
     """
 
@@ -117,7 +117,8 @@ def _recommended(model: TrainedModel, histories: Histories, *, count: int) -> Re
     shared = model_of(model.config.model, model.config.data.feedback, model.mean_rating)
     item_factors = jnp.asarray(model.item_factors)
     user_factors = solve_new_users(shared, item_factors, histories.interactions)
-    return recommend_many(item_factors, user_factors, histories.interactions, k=count)
+    found = recommend_many(item_factors, user_factors, histories.interactions, k=count)
+    return found._replace(scores=found.scores + model.mean_rating)  # 0 for implicit feedback
 
 
 def similar_items(

@@ -5,7 +5,7 @@ from typing import Any
 
 def progress_bar(*, is_wanted: bool) -> Any:
     """Return a bar of rounds on stderr, shown only on a terminal."""
-    from rich.console import Console
+    from rich.console import Console  # noqa: TID251
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from fcf_jax.evaluation import ModelDifference
 from fcf_jax.experiments.audit.verdicts import OUTCOMES_LEGEND, legend_of, verdicts_of
 from fcf_jax.experiments.compare.statistics import distinct_metrics
+from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.report.wording import p_text
 from fcf_jax.experiments.store.files import write_atomically
 from fcf_jax.experiments.store.run_directory import AUDIT, COMPARISON
@@ -85,7 +85,7 @@ def show_comparison(document: Document) -> None:
     rows = [row for row in _comparison_rows(document) if not row[0].startswith("normalized_")]
     columns, *rows = ([*row[:_PER_USER], *row[_PER_USER + 1 :]] for row in (_COMPARISON_COLUMNS, *rows))
     _show_sparsely(_comparison_title(document), columns, rows, num_names=1)
-    print("\n".join([_comparison_legend(document), document["verdict"], *document["notes"]]))
+    say("\n".join([_comparison_legend(document), document["verdict"], *document["notes"]]))
 
 
 def show_audit(document: Document) -> None:
@@ -96,9 +96,9 @@ def show_audit(document: Document) -> None:
         above = attack
     _show_sparsely(_audit_title(document), _AUDIT_COLUMNS, rows, num_names=2)
     _show_aligned(legend_of(document))
-    print()
+    say()
     _show_aligned({f"{name} {one.outcome}": one.sentence for name, one in verdicts_of(document).items()})
-    print("\n".join(["", OUTCOMES_LEGEND, *document["notes"]]))
+    say("\n".join(["", OUTCOMES_LEGEND, *document["notes"]]))
 
 
 def show(title: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -110,7 +110,7 @@ def show(title: str, rows: Iterable[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
-    console = Console()
+    console = new_console()
     if not console.is_terminal:
         console.width = _WIDTH
     console.print(table)
@@ -135,7 +135,7 @@ def _show_sparsely(
         table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    new_console().print(table)
 
 
 def _markdown(title: str, columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
@@ -151,7 +151,7 @@ def _show_aligned(pairs: Mapping[str, str]) -> None:
     table.add_column()
     for name, sentence in pairs.items():
         table.add_row(name, sentence)
-    Console(highlight=False).print(table)
+    new_console().print(table)
 
 
 def _audit_conclusions(document: Document) -> list[str]:
