@@ -69,12 +69,19 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
-def zipped(**files):
+def zipped(method=zipfile.ZIP_STORED, **files):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, text in files.items():
             archive.writestr(name, text)
     return buffer.getvalue()
+
+
+def damaged(method):
+    content = bytearray(zipped(method, **{"ratings.csv": RATINGS * 50}))
+    start = content.index(b"ratings.csv") + len(b"ratings.csv")
+    content[start + 10 : start + 40] = bytes(30)
+    return bytes(content)
 
 
 def zipped_small():
@@ -127,8 +134,10 @@ def test_without_a_published_checksum_the_first_download_is_pinned(served, cache
         (zipped_small(), "0" * 32, f"got {md5_of(zipped_small())}; nothing was kept"),
         (b"<html>Please sign in</html>", None, "not a zip file"),
         (zipped(**{"movies.csv": "movieId\n"}), None, "with movies.csv"),
+        (damaged(zipfile.ZIP_LZMA), None, "expected a zip archive with ratings.csv, got"),
+        (damaged(zipfile.ZIP_BZIP2), None, "expected a zip archive with ratings.csv, got"),
     ],
-    ids=["other checksum", "a page", "other files"],
+    ids=["other checksum", "a page", "other files", "damaged LZMA", "damaged bzip2"],
 )
 def test_wrong_archive_leaves_nothing(served, cache, content, md5, expected):
     served.put(SMALL, content, md5=md5)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import PLAIN, dense, failure
 
@@ -87,6 +87,7 @@ def parsed(data, dialect, **options):
     separator=st.sampled_from([",", "\t", "::", WHITESPACE]),
     policy=st.sampled_from(["error", "skip"]),
 )
+@settings(deadline=None)
 def test_regular_and_careful_parsing_agree(rows, separator, policy):
     data = "\n".join((separator or " ").join(row) for row in rows).encode()
     dialect = Dialect(separator, 4, has_header=False, columns=Positions(0, 1, 2, 3))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import PLAIN, dense, failure
 
@@ -50,6 +50,7 @@ def test_every_form_of_a_table_reads_the_same(file, content):
 
 
 @given(seed=st.integers(0, 1000))
+@settings(deadline=None)
 def test_invariant_to_line_order(tmp_path_factory, seed):
     lines = [f"u{row % 7},{row % 5},{row % 3},{row}" for row in range(40)]
     path = tmp_path_factory.mktemp("order") / "data.csv"

@@ -12,7 +12,6 @@ import numpy as np
 
 from fcf_jax.data.arrow import as_arrow
 from fcf_jax.data.columns import Columns, named_positions
-from fcf_jax.data.evidence import PLAIN_NUMBERS, Meaning
 from fcf_jax.data.memory import check_fits_memory
 from fcf_jax.data.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
 from fcf_jax.data.text import one_line
@@ -36,7 +35,7 @@ class _Source(NamedTuple):
     names: Mapping[str, str]  # of users, items, strengths and timestamps, by kind
     on_bad_line: BadLinePolicy
     implicit: bool
-    meaning: Meaning
+    unrated: tuple[float, ...]
 
 
 def read_columnar(
@@ -45,7 +44,7 @@ def read_columnar(
     *,
     on_bad_line: BadLinePolicy,
     implicit: bool,
-    meaning: Meaning = PLAIN_NUMBERS,
+    unrated: tuple[float, ...] = (),
 ) -> Table:
     """Read a Parquet file, or an NPZ archive of arrays of equal length (users, items, values, timestamps).
 
@@ -55,14 +54,14 @@ def read_columnar(
         on_bad_line: What to do with a row without an id, a finite strength or a timestamp: "error", or "skip"
             to omit and count it.
         implicit: Whether a negative strength is such a row.
-        meaning: Of words and special numbers among the strengths.
+        unrated: Strengths that mean "seen, not rated".
 
     Raises:
         ValueError: With "FILE: row N" (0-based), the fault and the remedy.
     """
     read = _npz_columns if path.suffix == ".npz" else _parquet_batches
     names, batches = read(path, columns)
-    return _table(_Source(str(path), names, on_bad_line, implicit, meaning), batches)
+    return _table(_Source(str(path), names, on_bad_line, implicit, unrated), batches)
 
 
 def read_frame(
@@ -71,7 +70,7 @@ def read_frame(
     *,
     on_bad_line: BadLinePolicy,
     implicit: bool,
-    meaning: Meaning = PLAIN_NUMBERS,
+    unrated: tuple[float, ...] = (),
 ) -> Table:
     """Read a DataFrame; arguments as for `read_columnar`. The levels of a named index count as columns.
 
@@ -91,7 +90,7 @@ def read_frame(
         raise ValueError(re.sub(r"data\.(\w+)_column", r"\1=", str(error))) from error
     series = {str(name): column for name, column in frame.items()}
     arrays = {kind: series[name] for kind, name in names.items()}
-    return _table(_Source("DataFrame", names, on_bad_line, implicit, meaning), [arrays])
+    return _table(_Source("DataFrame", names, on_bad_line, implicit, unrated), [arrays])
 
 
 def _chosen(where: str, names: list[str], columns: Columns) -> dict[str, str]:
@@ -125,10 +124,11 @@ def _add(source: _Source, builder: TableBuilder, first_row: int, arrays: Mapping
     import pyarrow as pa
 
     try:
-        rows = check_rows(arrays, implicit=source.implicit, meaning=source.meaning)
+        rows = check_rows(arrays, implicit=source.implicit, unrated=source.unrated)
     except ValueError as error:
         kind = next((kind for kind in arrays if str(error).startswith(kind)), "user")
-        raise ValueError(f"{source.where}: column {source.names[kind]}: {error}") from error
+        message = str(error).removeprefix(f"{kind}: ")
+        raise ValueError(f"{source.where}: column {source.names[kind]}: {message}") from error
     bad = rows.bad
     if bad.any() and source.on_bad_line == "error":
         row = int(bad.argmax())

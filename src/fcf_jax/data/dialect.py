@@ -15,7 +15,12 @@ from fcf_jax.data.columns import (
 )
 from fcf_jax.data.evidence import EVENT_WEIGHTS, are_events, looks_like
 from fcf_jax.data.names import is_common
-from fcf_jax.data.separators import checked_separator, inferred_separator, split_fields
+from fcf_jax.data.separators import (
+    checked_separator,
+    inferred_separator,
+    refuse_unclear_separator,
+    split_fields,
+)
 
 _NUMBERS: Mapping[str, float] = MappingProxyType({})  # weights of a column of numbers
 
@@ -76,6 +81,8 @@ def infer_dialect(
     Raises:
         ValueError: For a single column, or a required column that is not found; lists those found.
     """
+    if separator is None:
+        refuse_unclear_separator(where, lines)
     separator = inferred_separator(lines) if separator is None else checked_separator(separator)
     rows = [split_fields(line, separator, has_quotes=has_quotes) for line in lines]
     fields = rows[0]

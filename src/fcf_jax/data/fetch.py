@@ -20,18 +20,16 @@ import json
 import re
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
 from fcf_jax.data.known_sets import KnownSet, cache_folder
-from fcf_jax.data.text import one_line
+from fcf_jax.data.text import is_damage, one_line
 
 SERVER = "https://files.grouplens.org/datasets"
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 2**16
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: a password
 
 
 class FetchError(Exception):
@@ -169,7 +167,9 @@ def _unpack(known: KnownSet, archive: Path) -> None:
             with zipfile.ZipFile(archive) as members:
                 members.extractall(content)
             _folder_of_data(known, content).replace(folder)
-        except _DAMAGED as error:
+        except Exception as error:
+            if not is_damage(error):  # such as a full disk
+                raise
             archive.unlink()
             raise FetchError(
                 f"{archive}: expected a zip archive with {wanted}, got another file ({one_line(error)}); "

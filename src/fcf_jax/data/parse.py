@@ -169,7 +169,9 @@ def _problem(fields: Sequence[str], dialect: Dialect, *, implicit: bool) -> str 
     columns = dialect.columns
     if len(fields) != dialect.num_fields:
         separator = repr(dialect.separator) if dialect.separator else "blanks"
-        return f"expected {dialect.num_fields} fields separated by {separator}, got {len(fields)}"
+        is_longer = dialect.has_header and len(fields) == dialect.num_fields + 1
+        hint = " (row names without a header of their own? R: row.names = FALSE)" if is_longer else ""
+        return f"expected {dialect.num_fields} fields separated by {separator}, got {len(fields)}{hint}"
     user, item = fields[columns.user].strip(), fields[columns.item].strip()
     if not user or not item:
         return f"expected a user and an item id, got {user[:40]!r} and {item[:40]!r}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _UNUSED = (b"\x1f", b"\x1e", b"\x01")  # one of them replaces "::", as Arrow separates by single bytes
 _OTHER_BLANKS = (b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
-_TYPES_OF_TIMES = ("int64", "string")  # tried in turn
+_MARK = "\x1alast row"
 
 
 class Pieces(NamedTuple):
@@ -43,14 +43,16 @@ def parse_regular(block: bytes, dialect: Dialect, *, implicit: bool) -> Pieces |
     content, delimiter = _prepared(block, dialect)
     if not delimiter or b"\0" in content:
         return None
-    for type_of_times in _TYPES_OF_TIMES if dialect.columns.timestamp is not None else _TYPES_OF_TIMES[:1]:
-        if type_of_times == "int64" and (b"0x" in content or b"0X" in content):
-            continue  # Arrow reads hexadecimal integers
+    has_quotes = _has_quotes(content, dialect)
+    if has_quotes:
+        content += _last_row(content, delimiter, dialect)
+    for type_of_times in _types_of_times(content, delimiter, dialect):
         try:
             table = _read(content, delimiter, dialect, type_of_times)
         except pa.ArrowException:
             continue
-        return pieces_of(table, dialect, implicit)
+        rows = _without_last_row(table, dialect) if has_quotes else table
+        return None if rows is None else pieces_of(rows, dialect, implicit)
     return None
 
 
@@ -67,6 +69,41 @@ def _prepared(block: bytes, dialect: Dialect) -> tuple[bytes, str]:
         return block, separator
     unused = next((byte for byte in _UNUSED if byte not in block), b"")
     return block.replace(separator.encode(), unused) if unused else block, unused.decode()
+
+
+def _last_row(content: bytes, delimiter: str, dialect: Dialect) -> bytes:
+    """Return a row that is found as such only if no quotes are open before it: Arrow closes them silently."""
+    fields = ["0"] * dialect.num_fields
+    fields[dialect.columns.user] = fields[dialect.columns.item] = _MARK
+    return (b"" if content.endswith((b"\n", b"\r")) else b"\n") + delimiter.join(fields).encode() + b"\n"
+
+
+def _without_last_row(table: "pa.Table", dialect: Dialect) -> "pa.Table | None":
+    """Return the table without the row of `_last_row`; None if that is not the last."""
+    import pyarrow as pa
+
+    end = len(table) - 1
+    columns = {name: table[name].combine_chunks().slice(0, end) for name in table.column_names}
+    for position in (dialect.columns.user, dialect.columns.item):
+        labels = table[str(position)].combine_chunks()
+        last = len(labels.dictionary) - 1
+        if labels.indices[end].as_py() != last or labels.dictionary[last].as_py() != _MARK:
+            return None
+        columns[str(position)] = pa.DictionaryArray.from_arrays(
+            labels.indices.slice(0, end), labels.dictionary.slice(0, last)
+        )
+    return pa.table(columns)
+
+
+def _types_of_times(content: bytes, delimiter: str, dialect: Dialect) -> tuple[str, ...]:
+    """Return the types to try for the column of timestamps, judged by the first line."""
+    position = dialect.columns.timestamp
+    if position is None:
+        return ("string",)
+    fields = content[: content.find(b"\n")].split(delimiter.encode())
+    is_integer = len(fields) > position and fields[position].strip(b' "\r').isdigit()
+    is_hexadecimal = b"0x" in content or b"0X" in content  # which Arrow takes for integers
+    return ("int64", "string") if is_integer and not is_hexadecimal else ("string",)
 
 
 def _has_quotes(block: bytes, dialect: Dialect) -> bool:
@@ -94,7 +131,7 @@ def _read(content: bytes, delimiter: str, dialect: Dialect, type_of_times: str) 
         types[columns.strength] = label if dialect.weights else pa.float64()
     if columns.timestamp is not None:
         types[columns.timestamp] = pa.type_for_alias(type_of_times)
-    has_quotes = dialect.has_quotes and dialect.separator in QUOTING_SEPARATORS and b'"' in content
+    has_quotes = _has_quotes(content, dialect)
     return csv.read_csv(
         pa.py_buffer(content),
         csv.ReadOptions(

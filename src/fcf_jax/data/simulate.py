@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.memory import check_fits_memory
 from fcf_jax.data.rows import check_num_interactions
 
 _BLOCK_INTERACTIONS = 2_000_000  # per block of users, to bound the memory
@@ -42,7 +43,8 @@ def simulate_uniform(*, num_users: int, num_items: int, sparsity: float = 0.8, s
         raise ValueError(f"expected sparsity in [0, 1), got {sparsity}; the paper uses 0.8")
     num_pairs = num_users * num_items
     num_views = round((1 - sparsity) * num_pairs)
-    check_num_interactions(num_views)
+    is_shuffled = 50 * num_views > num_pairs  # by NumPy, which then holds a number for each pair
+    _check_memory(num_users, num_items, num_views, bytes_a_pair=8 * is_shuffled)
     if num_views < max(num_users, num_items):
         raise ValueError(
             f"expected at least {max(num_users, num_items)} views, one for every user and item, "
@@ -97,7 +99,7 @@ def simulate_taste(
             f"expected num_factors >= 1 and popularity_exponent >= 0, got {num_factors} "
             f"and {popularity_exponent}; raise them"
         )
-    check_num_interactions(int(num_users * mean_history))
+    _check_memory(num_users, num_items, int(num_users * mean_history), bytes_a_genre=16 * (num_factors + 1))
     rng = np.random.default_rng(seed)
     lengths = _history_lengths(rng, num_users, mean_history, longest)
     if num_users * mean_history >= num_items:
@@ -133,6 +135,19 @@ def _check_counts(num_users: int, num_items: int) -> None:
         raise ValueError(
             f"expected num_users >= 1 and num_items >= 1, got {num_users} and {num_items}; raise them"
         )
+
+
+def _check_memory(
+    num_users: int, num_items: int, num_interactions: int, *, bytes_a_pair: int = 0, bytes_a_genre: int = 0
+) -> None:
+    """Refuse what does not fit into memory: arrays of users, items, interactions and what a method adds."""
+    check_num_interactions(num_interactions)
+    num_bytes = 24 * num_users + (24 + bytes_a_genre) * num_items + 40 * num_interactions
+    check_fits_memory(
+        num_bytes + bytes_a_pair * num_users * num_items,
+        f"{num_users:,} users and {num_items:,} items",
+        "lower num_users or num_items",
+    )
 
 
 def _cover(rng: np.random.Generator, num_users: int, num_items: int) -> npt.NDArray[np.int64]:

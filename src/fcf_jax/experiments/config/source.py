@@ -61,7 +61,7 @@ def find_source(argument: str) -> Source:
                 f"{path / _RUN_MARKS[0]} to run it again, or --resume --out {argument} to continue it"
             )
         return Source(shipped[OWN_DATA], path)
-    if path.suffix.lower() == ".toml" or (path.is_file() and _holds_sections(path)):
+    if path.suffix.lower() == ".toml" or _holds_sections(path):
         return Source(path)
     if remedy := _REMEDIES.get(path.suffix.lower()):
         raise ConfigError(f"{argument}: expected {_KINDS}, got a {path.suffix} file; {remedy}")
@@ -77,6 +77,8 @@ def shipped_configs() -> dict[str, Path]:
 
 def _holds_sections(path: Path) -> bool:
     """Return True for TOML under another name: its sections are what no data file has."""
+    if not path.is_file():  # a pipe can be read only once
+        return False
     try:
         with path.open("rb") as stream:
             start = stream.read(2**16)
