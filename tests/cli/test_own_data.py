@@ -141,7 +141,7 @@ def test_preview_of_what_the_filter_empties_still_shows_the_rows(tmp_path, capsy
     shown = preview(capsys, path)
     assert "ann │ x" in shown and "the filter leaves nothing" in shown
     error = refused(capsys, "run", path, "--out", tmp_path / "out")
-    assert "after filtering 2 users and 1 items" in error and "data.min_user_interactions (now 2)" in error
+    assert "after filtering 2 users and 1 item;" in error and "data.min_user_interactions (now 2)" in error
 
 
 def test_preview_of_columns_by_order_says_how_to_turn_them_round(tmp_path, capsys):

@@ -5,10 +5,11 @@ import json
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 from tables import failure
 
-from fcf_jax.data import Columns, json_lines, read_interactions, read_published_split
+from fcf_jax.data import Columns, json_lines, read_interactions, read_published_split, text
 
 SHA = ("00000c289a1829a808ac09c00daf10bc3c4e223b", "00001411dc427966b17297bf4d69e7e193135d89")
 MBID = "3bd73256-3905-4f3a-97e2-8b341527f805"
@@ -361,6 +362,19 @@ def test_folder_of_lists_is_a_published_split(file, tmp_path):
     assert train.num_items == test.num_items == 5
 
 
+def test_blocks_go_on_over_pieces_of_a_file(file, monkeypatch, tmp_path):
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 24)
+    rows = ["1:", *(f"{user},3,2005-09-06" for user in range(9)), "", "2:", "7,4,2005-09-07"]
+    file("\r\n".join(rows) + "\r\n", "combined_data_1.txt")
+    file("3:\n8,5,2005-09-07\n9,x,2005-09-07\n", "combined_data_2.txt")
+    message = failure(tmp_path)
+    assert message.startswith("/combined_data_2.txt:3: expected a finite number")
+    interactions, report = read_interactions(tmp_path, on_bad_line="skip")
+    assert report.layout == "netflix-prize" and report.bad_lines_skipped == 1
+    ids = np.asarray(interactions.item_labels)[interactions.item_ids]
+    assert sorted(ids.tolist()) == [1] * 9 + [2, 3]
+
+
 def test_folder_of_parts_says_what_to_do(file, tmp_path):
     for part in ("train", "valid", "test"):
         file("user,item,rating\n1,2,3\n", f"{part}.csv")
@@ -378,6 +392,7 @@ def test_zip_of_a_published_set_is_read_by_its_member(file):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("BX-Users.csv", "x")
+        archive.writestr("README.md", "about")
         archive.writestr("BX-Book-Ratings.csv", FILES["BookCrossing"][1])
     assert read_interactions(file(buffer.getvalue(), "BX.zip"))[1].layout == "bookcrossing"
 
@@ -445,6 +460,10 @@ def test_array_of_objects_is_read(file):
 def test_events_have_weights(file, values, expected):
     path = file("user,item,action\n1,5,view\n2,5,Buy\n")
     assert pairs(read_interactions(path, strength_values=values)[0]) == expected
+    frame = pd.read_csv(path)
+    frame.to_parquet(path.with_suffix(".parquet"))
+    for source in (frame, path.with_suffix(".parquet")):
+        assert pairs(read_interactions(source, strength_values=values)[0]) == expected
 
 
 def test_unknown_events_and_bad_meanings_are_refused(file):
@@ -458,8 +477,6 @@ def test_unknown_events_and_bad_meanings_are_refused(file):
 
 
 def test_numbers_can_mean_seen_but_not_rated(file, tmp_path):
-    import pandas as pd
-
     path = file("user,item,rating\n1,5,-1\n1,6,0\n2,5,4\n")
     assert ":2: expected a strength >= 0" in failure(path)
     expected = {("1", "5"): 1, ("1", "6"): 1, ("2", "5"): 4}
@@ -470,8 +487,6 @@ def test_numbers_can_mean_seen_but_not_rated(file, tmp_path):
 
 
 def test_negative_strengths_can_be_skipped(file, tmp_path):
-    import pandas as pd
-
     path = file("user,item,rating\n1,5,-1\n2,5,4\n")
     pd.read_csv(path).to_parquet(tmp_path / "a.parquet")
     for source in (path, tmp_path / "a.parquet"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from fcf_jax.data.arrow import as_arrow
 from fcf_jax.data.columns import Columns, named_positions
+from fcf_jax.data.evidence import PLAIN_NUMBERS, Meaning
 from fcf_jax.data.memory import check_fits_memory
 from fcf_jax.data.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
 from fcf_jax.data.text import one_line
@@ -35,7 +36,7 @@ class _Source(NamedTuple):
     names: Mapping[str, str]  # of users, items, strengths and timestamps, by kind
     on_bad_line: BadLinePolicy
     implicit: bool
-    unrated: tuple[float, ...]
+    meaning: Meaning
 
 
 def read_columnar(
@@ -44,7 +45,7 @@ def read_columnar(
     *,
     on_bad_line: BadLinePolicy,
     implicit: bool,
-    unrated: tuple[float, ...] = (),
+    meaning: Meaning = PLAIN_NUMBERS,
 ) -> Table:
     """Read a Parquet file, or an NPZ archive of arrays of equal length (users, items, values, timestamps).
 
@@ -54,14 +55,14 @@ def read_columnar(
         on_bad_line: What to do with a row without an id, a finite strength or a timestamp: "error", or "skip"
             to omit and count it.
         implicit: Whether a negative strength is such a row.
-        unrated: Strengths that mean "seen, not rated".
+        meaning: Of words and special numbers among the strengths.
 
     Raises:
         ValueError: With "FILE: row N" (0-based), the fault and the remedy.
     """
     read = _npz_columns if path.suffix == ".npz" else _parquet_batches
     names, batches = read(path, columns)
-    return _table(_Source(str(path), names, on_bad_line, implicit, unrated), batches)
+    return _table(_Source(str(path), names, on_bad_line, implicit, meaning), batches)
 
 
 def read_frame(
@@ -70,7 +71,7 @@ def read_frame(
     *,
     on_bad_line: BadLinePolicy,
     implicit: bool,
-    unrated: tuple[float, ...] = (),
+    meaning: Meaning = PLAIN_NUMBERS,
 ) -> Table:
     """Read a DataFrame; arguments as for `read_columnar`. The levels of a named index count as columns.
 
@@ -90,7 +91,7 @@ def read_frame(
         raise ValueError(re.sub(r"data\.(\w+)_column", r"\1=", str(error))) from error
     series = {str(name): column for name, column in frame.items()}
     arrays = {kind: series[name] for kind, name in names.items()}
-    return _table(_Source("DataFrame", names, on_bad_line, implicit, unrated), [arrays])
+    return _table(_Source("DataFrame", names, on_bad_line, implicit, meaning), [arrays])
 
 
 def _chosen(where: str, names: list[str], columns: Columns) -> dict[str, str]:
@@ -124,7 +125,7 @@ def _add(source: _Source, builder: TableBuilder, first_row: int, arrays: Mapping
     import pyarrow as pa
 
     try:
-        rows = check_rows(arrays, implicit=source.implicit, unrated=source.unrated)
+        rows = check_rows(arrays, implicit=source.implicit, meaning=source.meaning)
     except ValueError as error:
         kind = next((kind for kind in arrays if str(error).startswith(kind)), "user")
         message = str(error).removeprefix(f"{kind}: ")

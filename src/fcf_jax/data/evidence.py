@@ -47,6 +47,9 @@ class Meaning(NamedTuple):
     unrated: tuple[float, ...] | None
 
 
+PLAIN_NUMBERS = Meaning({}, None)
+
+
 def meaning_of(values: Mapping[Any, float | str] | None) -> Meaning:
     """Take apart what words and numbers stand for.
 

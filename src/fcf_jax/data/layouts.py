@@ -194,6 +194,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "item-lists": Layout((), "item-lists"),
     "counted-lists": Layout((), "counted-lists"),
 }
+PUBLISHED_SPLITS = ("lastfm-lightgcn", "lightgcn")  # of two files: training and test set
 LAYOUT_NAMES = ("auto", "generic", *LAYOUTS)
 
 
@@ -233,8 +234,8 @@ def find_files(path: Path, layout: str) -> list[Path]:
 
 
 def _only_file(folder: Path, layout: str) -> Path:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    data = [file for file in files if not _NO_DATA.fullmatch(file.name)]
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    data = [file for file in files if holds_data(file.name)]
     has_own_files = layout in LAYOUTS and LAYOUTS[layout].files
     if len(data) == 1 and not has_own_files:
         return data[0]
@@ -243,6 +244,11 @@ def _only_file(folder: Path, layout: str) -> Path:
     found = ", ".join(file.name for file in files[:10]) or "nothing"
     wanted = " and ".join(LAYOUTS[layout].files) if has_own_files else "the files of a known layout"
     raise ValueError(f"{folder}: expected {wanted}, found {found}; set data.path to one file")
+
+
+def holds_data(file_name: str) -> bool:
+    """Return False for the name of a description, license or picture beside the data."""
+    return not file_name.startswith(".") and _NO_DATA.fullmatch(file_name) is None
 
 
 def parts_remedy(folder: Path, files: Sequence[Path]) -> str:

@@ -1,94 +1,126 @@
 """Files with several interactions in a line or under a heading: item lists, MIND, Netflix."""
 
+import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from fcf_jax.data.labels import labels_of
-from fcf_jax.data.table import BadLinePolicy, Table
+from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.text import num_line_breaks
 
-_BLOCK = re.compile(rb"^[ \t]*(\d+):[ \t]*\r?$", re.MULTILINE)
+_HEADING = re.compile(rb"^[ \t]*(\d+):[ \t]*\r?$", re.MULTILINE)
+_LINE_START = re.compile(rb"\n(?=[^\r\n])")
 _SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'
 
 _Pairs = tuple[str, list[str]]
 
 
-def read_item_lists(content: bytes, path: Path, on_bad_line: BadLinePolicy) -> Table:
+def read_item_lists(blocks: Iterable[bytes], path: Path, on_bad_line: BadLinePolicy) -> Table:
     """Read lines of a user and any number of items (LightGCN); a user may have several lines.
 
     Args:
-        content: UTF-8; fields are separated by blanks or commas.
+        blocks: UTF-8, in blocks of whole lines; fields are separated by blanks or commas.
         path: For messages.
         on_bad_line: What to do with a line that cannot be read.
     """
-    return _read_lines(content, path, on_bad_line, _listed)
+    return _read_lines(blocks, path, on_bad_line, _listed)
 
 
-def read_counted_lists(content: bytes, path: Path, on_bad_line: BadLinePolicy) -> Table:
+def read_counted_lists(blocks: Iterable[bytes], path: Path, on_bad_line: BadLinePolicy) -> Table:
     """Read lines of a number and as many items (CiteULike): user u, from 0 on, is line u + 1.
 
     Args:
-        content: UTF-8; fields are separated by blanks.
+        blocks: UTF-8, in blocks of whole lines; fields are separated by blanks.
         path: For messages.
         on_bad_line: What to do with a line whose number is not that of its items; it still counts as a user.
 
     Raises:
         ValueError: With FILE:LINE, for such a line.
     """
-    return _read_lines(content, path, on_bad_line, _counted)
+    return _read_lines(blocks, path, on_bad_line, _counted)
 
 
-def read_impressions(content: bytes, path: Path, on_bad_line: BadLinePolicy) -> Table:
+def read_impressions(blocks: Iterable[bytes], path: Path, on_bad_line: BadLinePolicy) -> Table:
     """Read MIND's behaviors.tsv: the click history and the clicked impressions of each line, each pair once.
 
     Args:
-        content: UTF-8; number, user, time, history and impressions such as "N1-0 N2-1", separated by tabs.
+        blocks: UTF-8, in blocks of whole lines; number, user, time, history and impressions such as
+            "N1-0 N2-1", separated by tabs.
         path: For messages.
         on_bad_line: What to do with a line that has not five fields.
 
     Raises:
         ValueError: With FILE:LINE, for such a line.
     """
-    return _read_lines(content, path, on_bad_line, _clicked)
+    return _read_lines(blocks, path, on_bad_line, _clicked, is_distinct=False)
 
 
-def rows_of_blocks(content: bytes) -> bytes:
-    """Return blocks of lines under a heading "ITEM:" (Netflix) as lines "ITEM,...", with the same numbers."""
-    parts = _BLOCK.split(content)  # what is before the first heading, then item and lines by turns
-    rows = [_with_item(item, lines) for item, lines in zip(parts[1::2], parts[2::2], strict=True)]
-    return parts[0] + b"".join(rows)
+def rows_of_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield blocks of lines under headings "ITEM:" (Netflix) as lines "ITEM,...", with the same numbers."""
+    item = b""
+    for block in blocks:
+        parts = _HEADING.split(block)  # what is before the first heading, then item and lines by turns
+        rows = [_with_item(item, b"\n" + parts[0])[1:] if item else parts[0]]
+        for item, lines in zip(parts[1::2], parts[2::2], strict=True):
+            rows.append(_with_item(item, lines))
+        yield b"".join(rows)
 
 
 def _with_item(item: bytes, lines: bytes) -> bytes:
     body = lines.rstrip(b"\r\n")
+    if b"\n\n" in body or b"\n\r" in body:
+        return _LINE_START.sub(b"\n" + item + b",", body) + lines[len(body) :]
     return body.replace(b"\n", b"\n" + item + b",") + lines[len(body) :]
 
 
 def _read_lines(
-    content: bytes, path: Path, on_bad_line: BadLinePolicy, parse: Callable[[int, str], _Pairs]
+    blocks: Iterable[bytes],
+    path: Path,
+    on_bad_line: BadLinePolicy,
+    parse: Callable[[int, str], _Pairs],
+    *,
+    is_distinct: bool = True,
 ) -> Table:
-    """Read lines with a function of the user's number and the line that gives a user and the items."""
-    pairs: dict[tuple[str, str], None] = {}
-    num_skipped = 0
-    for number, user_number, line in _filled(content):
-        try:
-            user, items = parse(user_number, line)
-        except ValueError as error:
-            if on_bad_line == "error":
-                raise ValueError(f"{path}:{number}: {error}; {_SKIP}") from None
-            num_skipped += 1
-            continue
-        pairs.update(dict.fromkeys((user, item) for item in items))
-    users, items = labels_of([user for user, _ in pairs]), labels_of([item for _, item in pairs])
-    return Table(users, items, None, None, num_skipped)
+    """Read lines with a function of the user's number and the line that gives a user and the items.
 
-
-def _filled(content: bytes) -> Iterator[tuple[int, int, str]]:
-    user_number = 0
-    for number, line in enumerate(content.decode().splitlines(), start=1):
-        if line.strip():
-            yield number, user_number, line
+    Args:
+        blocks: UTF-8, in blocks of whole lines.
+        path: For messages.
+        on_bad_line: What to do with a line for which the function raises ValueError.
+        parse: The function.
+        is_distinct: Whether every pair is in one line only; if not, it counts once.
+    """
+    builder, seen = TableBuilder(str(path)), None if is_distinct else set()
+    line, user_number, num_skipped = 1, 0, 0
+    for block in blocks:
+        users: list[str] = []
+        items: list[str] = []
+        for number, text in enumerate(io.StringIO(block.decode(), newline=None), start=line):
+            if not text.strip():
+                continue
             user_number += 1
+            try:
+                user, chosen = parse(user_number - 1, text)
+            except ValueError as error:
+                if on_bad_line == "error":
+                    raise ValueError(f"{path}:{number}: {error}; {_SKIP}") from None
+                num_skipped += 1
+                continue
+            if seen is not None:
+                chosen = [item for item in dict.fromkeys(chosen) if (user, item) not in seen]
+                seen.update((user, item) for item in chosen)
+            users += [user] * len(chosen)
+            items += chosen
+        line += num_line_breaks(block)
+        _add(builder, users, items)
+    return builder.finish(num_skipped)
+
+
+def _add(builder: TableBuilder, users: list[str], items: list[str]) -> None:
+    import pyarrow as pa
+
+    if users:
+        builder.add(pa.array(users, pa.string()), pa.array(items, pa.string()), None, None)
 
 
 def _listed(user_number: int, line: str) -> _Pairs:

@@ -10,6 +10,7 @@ import numpy as np
 from fcf_jax.data.columnar import SUFFIXES, read_columnar, read_frame
 from fcf_jax.data.columns import Columns, Positions
 from fcf_jax.data.dialect import Dialect, infer_dialect
+from fcf_jax.data.evidence import Meaning
 from fcf_jax.data.json_lines import read_json_lines
 from fcf_jax.data.layouts import LAYOUTS, Layout, parts_remedy, recognized
 from fcf_jax.data.lists import read_counted_lists, read_impressions, read_item_lists, rows_of_blocks
@@ -112,7 +113,7 @@ def load(path: Path, request: Request) -> Loaded:
     if layout.form in _LISTS:
         read, columns = _LISTS[layout.form]
         _refuse_columns(where, name, request.columns)
-        return Loaded(read(text.content, path, request.on_bad_line), name, text.encoding, columns, "", 0)
+        return Loaded(read(text.blocks(), path, request.on_bad_line), name, text.encoding, columns, "", 0)
     unrated = layout.unrated if request.unrated is None else request.unrated
     on_bad_line = "skip" if layout.skips_bad_lines else request.on_bad_line
     options = {"on_bad_line": on_bad_line, "implicit": request.implicit}
@@ -121,7 +122,7 @@ def load(path: Path, request: Request) -> Loaded:
         table, dialect = read_json_lines(text, request.columns, bare, **options)
     else:
         dialect = dataclasses.replace(_dialect_of(where, name, lines, layout, request), unrated=unrated)
-        blocks = rows_of_blocks(text.content) if layout.form == "blocks" else text.blocks()
+        blocks = rows_of_blocks(text.blocks()) if layout.form == "blocks" else text.blocks()
         table = parse_text(blocks, dialect, path, num_lines=text.num_lines + 1, **options)
     table, num_unrated = _without_unrated(table, unrated, implicit=request.implicit)
     return Loaded(table, name, text.encoding, _named(dialect), dialect.why, num_unrated)
@@ -206,7 +207,7 @@ def _load_columnar(path: Path, request: Request) -> Loaded:
         request.columns,
         on_bad_line=request.on_bad_line,
         implicit=request.implicit,
-        unrated=request.unrated or (),
+        meaning=Meaning(request.weights, request.unrated),
     )
     return _of_named_columns(table, path.suffix.removeprefix("."), request)
 
@@ -224,7 +225,7 @@ def load_frame(frame: "pd.DataFrame", request: Request) -> Loaded:
         request.columns,
         on_bad_line=request.on_bad_line,
         implicit=request.implicit,
-        unrated=request.unrated or (),
+        meaning=Meaning(request.weights, request.unrated),
     )
     return _of_named_columns(table, "frame", request)
 

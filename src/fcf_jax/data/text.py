@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from fcf_jax.data.layouts import layout_of_name
+from fcf_jax.data.layouts import holds_data, layout_of_name
 from fcf_jax.data.memory import check_fits_memory
 
 MAX_LINE_BYTES = 2**26
@@ -186,7 +186,8 @@ class _UnclearArchiveError(ValueError):
 def _member(path: Path, archive: zipfile.ZipFile) -> str:
     members = [name for name in archive.namelist() if not name.endswith("/")]
     known = [name for name in members if layout_of_name(Path(name).name) != "generic"]
-    chosen = members if len(members) == 1 else known
+    data = [name for name in members if holds_data(Path(name).name)]
+    chosen = data if len(data) == 1 else known
     if len(chosen) != 1:
         found = ", ".join(members[:10]) or "nothing"
         raise _UnclearArchiveError(

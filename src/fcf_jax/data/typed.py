@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data.arrow import compute
+from fcf_jax.data.evidence import EVENT_WEIGHTS, PLAIN_NUMBERS, Meaning, event_word
 from fcf_jax.data.table import MAX_STRENGTH
 from fcf_jax.data.timestamps import EXPECTED, to_seconds
 
@@ -44,14 +45,14 @@ class Checked(NamedTuple):
 
 
 def check_rows(
-    columns: Mapping[str, "pa.Array"], *, implicit: bool, unrated: tuple[float, ...] = ()
+    columns: Mapping[str, "pa.Array"], *, implicit: bool, meaning: Meaning = PLAIN_NUMBERS
 ) -> Checked:
     """Check rows of user, item and perhaps strength and timestamp.
 
     Args:
         columns: By kind, of equal length.
         implicit: Whether a row with a negative strength is bad.
-        unrated: Strengths that mean "seen, not rated", and are never negative.
+        meaning: Of words and special numbers among the strengths; "seen, not rated" is never negative.
 
     Raises:
         ValueError: For a column of another type, beginning with its kind.
@@ -61,9 +62,9 @@ def check_rows(
     causes = [(no_user, "user", "a user id"), (no_item, "item", "an item id")]
     strengths = timestamps = None
     if "strength" in columns:
-        strengths = _strengths(columns["strength"])
+        strengths = _strengths(columns["strength"], meaning.weights or EVENT_WEIGHTS)
         causes.append((~(np.abs(strengths) < MAX_STRENGTH), "strength", "a finite number as strength"))
-        negative = (strengths < 0) & ~np.isin(strengths, unrated) & implicit
+        negative = (strengths < 0) & ~np.isin(strengths, meaning.unrated or ()) & implicit
         expected = (
             "a strength >= 0 for implicit feedback (data.feedback = explicit is for ratings, "
             "data.strength_values for numbers that mean seen)"
@@ -116,15 +117,18 @@ def _of_floats(column: "pa.Array") -> tuple["pa.Array", npt.NDArray[np.bool_]]:
     return pa.array(texts, pa.string()), missing
 
 
-def _strengths(column: "pa.Array") -> npt.NDArray[np.float64]:
-    """Return numbers; NaN for what is none."""
+def _strengths(column: "pa.Array", weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """Return numbers, or the weights of events; NaN for what is neither."""
     import pyarrow as pa
 
     types = pa.types
     if types.is_null(column.type):
         return np.full(len(column), np.nan)
     if types.is_string(column.type) or types.is_large_string(column.type):
-        return np.array([_number(text) for text in column.to_pylist()], np.float64)
+        words = column.dictionary_encode()
+        numbers = [_number(word, weights) for word in words.dictionary.to_pylist()]
+        codes = words.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)
+        return np.array([*numbers, np.nan], np.float64)[codes]
     if not any(
         is_number(column.type)
         for is_number in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
@@ -134,8 +138,8 @@ def _strengths(column: "pa.Array") -> npt.NDArray[np.float64]:
     return numbers.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
-def _number(text: str | None) -> float:
+def _number(text: str, weights: Mapping[str, float]) -> float:
     try:
-        return np.nan if text is None or "_" in text else float(text)
+        return weights.get(event_word(text), np.nan) if "_" in text else float(text)
     except ValueError:
-        return np.nan
+        return weights.get(event_word(text), np.nan)

@@ -16,7 +16,7 @@ from fcf_jax.data import (
     split_temporal,
 )
 from fcf_jax.data.feedback import transformed
-from fcf_jax.experiments.build.reading import filtered, path_of, read_data
+from fcf_jax.experiments.build.reading import filtered, path_of, published_notes, read_data
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
@@ -58,7 +58,7 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
     """
     data = config.data
     if data.split == "published":
-        splits, counts, notes = [_published(data)], {}, ()
+        splits, counts, notes = [_published(data)], {}, published_notes(data)
     else:
         interactions, counts, notes = _load(data)
         seeds = split_seeds if has_random_split(data) else split_seeds[:1]

@@ -1,16 +1,19 @@
 """Reading of the data that a configuration names; sentences about what was taken and what was left out."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
-from fcf_jax.data.layouts import LAYOUTS
+from fcf_jax.data.layouts import LAYOUTS, PUBLISHED_SPLITS, find_files
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.messages import count_of
 
 _WARNING_SHARE = 0.1  # more than this left out is a warning
 _NOUNS = {"user": "users", "item": "items", "strength": "strengths", "timestamp": "times"}
+_PARTS_OF_A_SPLIT = 2
 _BY_POSITION = "column "  # of files without a header
 
 
@@ -77,11 +80,17 @@ def filtered(interactions: Interactions, data: DataConfig, *, may_be_empty: bool
     )
     if kept.num_interactions == 0 and not may_be_empty:
         raise ValueError(
-            f"expected interactions, got none after filtering {interactions.num_users:,} users and "
-            f"{interactions.num_items:,} items; lower data.min_user_interactions (now "
+            f"expected interactions, got none after filtering {count_of(interactions.num_users, 'user')} and "
+            f"{count_of(interactions.num_items, 'item')}; lower data.min_user_interactions (now "
             f"{data.min_user_interactions}) or data.min_item_interactions ({data.min_item_interactions})"
         )
     return kept
+
+
+def published_notes(data: DataConfig) -> tuple[str, ...]:
+    """Return what the files of a published split are taken for."""
+    train, test = (file.name for file in find_files(Path(path_of(data)), "auto"))
+    return (f"published split: training set {train}, test set {test}",)
 
 
 def path_of(data: DataConfig) -> str:
@@ -143,6 +152,9 @@ def _order(report: ReadReport) -> Iterator[str]:
         yield f"Columns by their order ({report.why}); to turn users and items round: {swap}"
     elif report.why:
         yield f"Note: {report.why}"
+    if len(report.files) == _PARTS_OF_A_SPLIT and report.layout in PUBLISHED_SPLITS:
+        names = " and ".join(Path(file).name for file in report.files)
+        yield f"{names} are joined and split anew; --set data.split=published keeps them apart"
 
 
 def _warnings(

@@ -61,7 +61,7 @@ def find_source(argument: str) -> Source:
                 f"{path / _RUN_MARKS[0]} to run it again, or --resume --out {argument} to continue it"
             )
         return Source(shipped[OWN_DATA], path)
-    if path.suffix.lower() == ".toml" or _holds_sections(path):
+    if path.suffix.lower() == ".toml" or (path.is_file() and _holds_sections(path)):
         return Source(path)
     if remedy := _REMEDIES.get(path.suffix.lower()):
         raise ConfigError(f"{argument}: expected {_KINDS}, got a {path.suffix} file; {remedy}")
