@@ -7,7 +7,6 @@ import pytest
 
 from fcf_jax import cli
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.errors import StoppedError
 
 EXPLICIT = ["data.feedback=explicit", "data.strengths=keep", "model.unobserved_weight=0"]
 PLAYS = "Customer-ID,Track,Plays,When\n" + "".join(
@@ -35,22 +34,31 @@ def refused(capsys, *arguments):
     return error
 
 
-def test_run_of_a_table_says_what_was_taken_before_training(tmp_path, monkeypatch, capsys):
-    def untrained(*unused, **unused_too):
-        raise StoppedError("before training")  # docs/own-data.md trains
+@pytest.mark.parametrize(
+    ("command", "what", "folder_name"),
+    [
+        ("run", "run.run_experiment", "plays-2"),
+        ("compare", "compare.comparison.run_comparison", "plays-compare-2"),
+        ("tune", "tune.tuning.run_tuning", "plays-tune-2"),
+        ("audit", "audit.auditing.run_audit", "plays-audit-2"),
+    ],
+)
+def test_every_command_says_what_was_taken_before_it_works(
+    tmp_path, monkeypatch, capsys, command, what, folder_name
+):
+    def idle(*unused, **unused_too):
+        raise OSError(5, "before the work")  # docs/own-data.md trains
 
-    monkeypatch.setattr("fcf_jax.experiments.run.run_experiment", untrained)
+    monkeypatch.setattr(f"fcf_jax.experiments.{what}", idle)
     monkeypatch.chdir(tmp_path)
     Path("plays.csv.gz").write_bytes(gzip.compress(PLAYS.encode()))
-    assert cli.main(["run", "plays.csv.gz"]) != 0
-    printed = capsys.readouterr().out
-    said, _, rest = printed.partition("\n")
+    assert cli.main([command, "plays.csv.gz"]) != 0
+    said, _, rest = capsys.readouterr().out.partition("\n")
     assert said.startswith("users = Customer-ID, items = Track, strengths = Plays (binary), times = When")
     assert "12 zeros dropped" in said
     assert "Warning: 12 of 48 pairs were dropped as zeros (25%)" in rest
-    assert "to train on" in rest
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("plays-2")  # and the time
+    assert folder.name.startswith(folder_name)  # and the time
     assert str(tmp_path / "plays.csv.gz") in (folder / "config.toml").read_text()
 
 

@@ -1,5 +1,6 @@
 """Layouts of published data sets, each on a small made-up file of its shape."""
 
+import gzip
 import io
 import json
 import zipfile
@@ -44,7 +45,7 @@ FILES = {
     "RecBole": (
         "ml-100k.inter",
         lines("user_id:token\titem_id:token\trating:float\ttimestamp:float", "196\t242\t3\t881250949"),
-        "generic",
+        "recbole",
         {("196", "242"): 3},
     ),
     "LightGCN lists": (
@@ -375,11 +376,20 @@ def test_blocks_go_on_over_pieces_of_a_file(file, monkeypatch, tmp_path):
     assert sorted(ids.tolist()) == [1] * 9 + [2, 3]
 
 
-def test_folder_of_parts_says_what_to_do(file, tmp_path):
-    for part in ("train", "valid", "test"):
-        file("user,item,rating\n1,2,3\n", f"{part}.csv")
+@pytest.mark.parametrize("name", ["{}.csv", "{}.txt", "set.{}.inter", "ml-1m.{}.rating"])
+def test_folder_of_parts_says_what_to_do(file, tmp_path, name):
+    names = [name.format(part) for part in ("train", "test", "valid")]
+    for part in names:
+        file("user_id:token\titem_id:token\n1\t2\n", part)
     message = failure(tmp_path)
-    assert "train.csv, test.csv, valid.csv" in message and "join the parts" in message
+    assert "the parts of a split" in message and str(tmp_path / names[0]) in message
+    assert names[1] in message and "join the parts" in message
+
+
+def test_folder_of_compressed_files_is_found(tmp_path):
+    (tmp_path / "ratings.csv.gz").write_bytes(gzip.compress(FILES["MovieLens 25M"][1].encode()))
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n")
+    assert read_interactions(tmp_path)[1].layout == "movielens-latest"
 
 
 def test_readme_is_no_data(file, tmp_path):

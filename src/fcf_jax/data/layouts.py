@@ -14,6 +14,7 @@ from fcf_jax.data.separators import WHITESPACE, inferred_separator, split_fields
 
 Form = Literal["table", "json-lines", "item-lists", "counted-lists", "blocks", "impressions"]
 
+_ENDINGS = ("", ".gz", ".bz2", ".xz")
 _FEWEST_LENGTHS = 3  # lists differ in length; in a table with a missing field, lines have two lengths
 _NO_DATA = re.compile(
     r"(readme|licen[cs]e|citation|about).*|.*\.(md|pdf|html?|md5|sha\d*|png|jpe?g)", re.IGNORECASE
@@ -33,7 +34,7 @@ class Layout:
         separator: Between fields; `WHITESPACE` for runs of blanks; None if files differ in it.
         num_fields: Fields of each line; None if lines differ in it.
         header: All names of the columns, in the first line.
-        names: Names in plain form that tell this layout from others.
+        names: Names, plain or in lower case, that tell this layout from others.
         kinds: Kind of each field of files without a header; see `evidence`.
         columns: Order of the columns without a header; None: user, item, strength, timestamp.
         unrated: Numbers that mean "seen, not rated".
@@ -64,12 +65,14 @@ class Layout:
 
     def has_file(self, name: str) -> bool:
         """Return True if a file of this name, compressed or not, can belong to the data set."""
-        name = name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.files)
+        return any(fnmatch.fnmatchcase(name, pattern + end) for pattern in self.files for end in _ENDINGS)
 
     def files_in(self, folder: Path) -> list[Path]:
-        """Return its files in a folder, in their order; empty unless all are there."""
-        found = [sorted(file for file in folder.glob(pattern) if file.is_file()) for pattern in self.files]
+        """Return its files in a folder, compressed or not, in their order; empty unless all are there."""
+        found = [
+            sorted(file for end in _ENDINGS for file in folder.glob(pattern + end) if file.is_file())
+            for pattern in self.files
+        ]
         return [file for files in found for file in files] if found and all(found) else []
 
     def matches(self, lines: Sequence[str]) -> bool:
@@ -81,7 +84,7 @@ class Layout:
         if self.header is not None:
             return tuple(rows[0]) == self.header
         if self.names:
-            return self.names <= {plain(name) for name in rows[0]}
+            return self.names <= {*map(plain, rows[0]), *map(str.lower, rows[0])}
         if self.kinds:
             rows = rows[:-1] or rows  # the last line may be truncated
             columns = list(zip(*rows, strict=False))
@@ -170,6 +173,7 @@ LAYOUTS: Mapping[str, Layout] = {
         names=frozenset(("stockcode", "quantity", "customerid")),
         skips_bad_lines=True,
     ),
+    "recbole": Layout(("*.inter",), separator="\t", names=frozenset(("user_id:token", "item_id:token"))),
     "retailrocket": Layout(("events.csv",), names=frozenset(("visitorid", "event", "itemid"))),
     "foursquare-tsmc2014": Layout(
         ("dataset_TSMC2014_*.txt",),
@@ -239,7 +243,7 @@ def _only_file(folder: Path, layout: str) -> Path:
     has_own_files = layout in LAYOUTS and LAYOUTS[layout].files
     if len(data) == 1 and not has_own_files:
         return data[0]
-    if sum(_PARTS.fullmatch(file.name) is not None for file in data) > 1:
+    if are_parts(data):
         raise ValueError(parts_remedy(folder, data))
     found = ", ".join(file.name for file in files[:10]) or "nothing"
     wanted = " and ".join(LAYOUTS[layout].files) if has_own_files else "the files of a known layout"
@@ -249,6 +253,11 @@ def _only_file(folder: Path, layout: str) -> Path:
 def holds_data(file_name: str) -> bool:
     """Return False for the name of a description, license or picture beside the data."""
     return not file_name.startswith(".") and _NO_DATA.fullmatch(file_name) is None
+
+
+def are_parts(files: Sequence[Path]) -> bool:
+    """Return True if files are named like the parts of a split."""
+    return sum(_PARTS.fullmatch(file.name) is not None for file in files) > 1
 
 
 def parts_remedy(folder: Path, files: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from fcf_jax.data.columns import Columns, Positions
 from fcf_jax.data.dialect import Dialect, infer_dialect
 from fcf_jax.data.evidence import Meaning
 from fcf_jax.data.json_lines import read_json_lines
-from fcf_jax.data.layouts import LAYOUTS, Layout, parts_remedy, recognized
+from fcf_jax.data.layouts import LAYOUTS, PUBLISHED_SPLITS, Layout, are_parts, parts_remedy, recognized
 from fcf_jax.data.lists import read_counted_lists, read_impressions, read_item_lists, rows_of_blocks
 from fcf_jax.data.parse import parse_text
 from fcf_jax.data.separators import first_lines
@@ -87,10 +87,10 @@ def load_all(path: Path, files: Sequence[Path], request: Request) -> list[Loaded
         ValueError: As `load`, and for parts of a split in no published layout.
     """
     first = load(files[0], request)
-    form = LAYOUTS.get(first.layout, Layout()).form
-    if path.is_dir() and {file.name for file in files} >= set(LAYOUTS["lightgcn"].files) and form == "table":
+    layout = LAYOUTS.get(first.layout, Layout())
+    if are_parts(files) and first.layout not in PUBLISHED_SPLITS:
         raise ValueError(parts_remedy(path, files))
-    if form != "table":  # some of the others may be too short to show it
+    if layout.form != "table":  # some of the others may be too short to show it
         request = request._replace(layout=first.layout)
     return [first, *(load(file, request) for file in files[1:])]
 
