@@ -20,7 +20,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE 
 EVERYONES = {"fcf_jax.__version__"}
 NEEDED_BY_CORE = {"jax", "optax", "numpy", "jaxtyping"}
 PURE = {"collections", "dataclasses", "functools", "math", "typing"}  # no file, clock, screen or state
-OWNERS_OF_PACKED_CLIENTS = {"core/packing.py", "core/records.py"}
+OWNERS_OF_PACKED_CLIENTS = {"core/packing.py", "core/cohorts.py", "core/records.py"}
 
 
 def part_of(path):
@@ -94,7 +94,7 @@ def test_core_touches_no_file_and_no_screen(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_packing_builds_and_rearranges_packed_clients(path):
+def test_only_packing_and_gathering_build_and_rearrange_packed_clients(path):
     if name_of(path) in OWNERS_OF_PACKED_CLIENTS:
         return
     for node in nodes_of(path):

@@ -3,11 +3,13 @@
 from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
 from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
 from fcf_jax.core.cohort_sum import cohort_sum
-from fcf_jax.core.federation import Federation, federated_cf, run_rounds, server_init, server_update
+from fcf_jax.core.cohorts import gather_cohort
+from fcf_jax.core.federation import Federation, cohort_rows, federated_cf, run_rounds
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback, item_gradient, loss
 from fcf_jax.core.packing import pack_clients, pack_items
 from fcf_jax.core.records import (
     ClientData,
+    Cohort,
     CohortSum,
     Model,
     Observations,
@@ -15,6 +17,7 @@ from fcf_jax.core.records import (
     RoundInfo,
     ServerState,
 )
+from fcf_jax.core.server import server_init, server_update
 from fcf_jax.core.solve import solve_user_factor
 from fcf_jax.data import Interactions, read_interactions, split_per_user
 from fcf_jax.evaluation import evaluate
@@ -26,6 +29,7 @@ __all__ = [
     "ClientData",
     "ClientInfo",
     "ClientUpdate",
+    "Cohort",
     "CohortSum",
     "FederatedCollaborativeFilter",
     "Federation",
@@ -38,6 +42,7 @@ __all__ = [
     "als",
     "channel",
     "client_update",
+    "cohort_rows",
     "cohort_sum",
     "data",
     "dense_upload",
@@ -45,6 +50,7 @@ __all__ = [
     "evaluation",
     "explicit_ratings",
     "federated_cf",
+    "gather_cohort",
     "guarded_gram",
     "implicit_feedback",
     "item_gradient",

@@ -17,9 +17,10 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from fcf_jax.core.checks import require, require_catalogue, require_pair
 from fcf_jax.core.cohort_sum import solve_clients
-from fcf_jax.core.federation import draw_item_factors
 from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
+from fcf_jax.core.server import draw_item_factors
 
 __all__ = ["AlsInfo", "converge_als", "fit_als", "has_converged", "run_sweeps", "sweep"]
 
@@ -62,7 +63,12 @@ def fit_als(
 
     Returns:
         Y, and the loss before each sweep.
+
+    Raises:
+        ValueError: for clients and items of other numbers of users or items, or a negative number.
     """
+    require(key=key, num_factors=num_factors, num_sweeps=num_sweeps, init_scale=init_scale)
+    require_pair(clients, items)
     start = draw_item_factors(
         key, num_items=items.row_counts.shape[0], num_factors=num_factors, init_scale=init_scale
     )
@@ -90,7 +96,13 @@ def run_sweeps(
 
     Returns:
         Y, and the loss before each sweep.
+
+    Raises:
+        ValueError: as for `fit_als`.
     """
+    require(model=model, num_sweeps=num_sweeps)
+    require_pair(clients, items)
+    require_catalogue(item_factors.shape[0], name="item_factors", clients=clients)
     return _scan_sweeps(num_sweeps, mesh, as_pytree(model), item_factors, clients, items)
 
 

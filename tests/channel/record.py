@@ -109,7 +109,8 @@ def figures() -> dict[str, np.ndarray]:
                 )
                 start = federation.init(KEY)
                 state, info = fcf.run_rounds(federation, KEY, start, data.clients, num_rounds=NUM_ROUNDS)
-                trees[f"{place}/{step_name}/info"] = info._replace(solve_error=())  # rounding itself
+                info = info._replace(solve_error=(), num_left_out=())  # rounding itself, and 0
+                trees[f"{place}/{step_name}/info"] = info
                 trees[f"{place}/{step_name}/item_factors"] = state.item_factors
                 if data_name == "small":
                     trees[f"{place}/{step_name}/state"] = state._replace(item_factors=())

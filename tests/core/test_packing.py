@@ -5,21 +5,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax import numpy as jnp
 
 from fcf_jax.core.packing import (
     cut_chunks,
     fill_up,
-    gather_cohort,
     one_chunk_each,
     pack_clients,
     pack_items,
     padding_factor,
     present_ids,
-    rows_needed,
     stack_clients,
 )
-from fcf_jax.core.sampling import draw_cohort
 from fcf_jax.data import Interactions, read_interactions
 
 
@@ -92,26 +88,6 @@ def test_items_are_the_transposed_interactions():
 def test_a_row_width_below_one_is_named(row_width):
     with pytest.raises(ValueError, match=f"row_width of at least 1, got {row_width}"):
         pack_clients(with_lengths([1]), row_width=row_width)
-
-
-@pytest.mark.parametrize("cohort_size", [1, 4, 7, 13])  # below, at and beyond the 5 clients of a chunk
-def test_capacity_is_always_enough(small, cohort_size):
-    for round_index in range(2):
-        ids = draw_cohort(jax.random.key(0), jnp.array(round_index), num_users=13, cohort_size=cohort_size)
-        capacity = rows_needed(small.clients, ids)
-        cohort = gather_cohort(small.clients, ids, row_capacity=capacity)
-        lengths = small.interactions.history_lengths[np.asarray(ids)]
-        assert int(jnp.sum(cohort.rows.mask)) == lengths.sum()  # nothing lost, nothing twice
-        cohort = jax.tree.map(np.asarray, cohort)
-        owners, clients = cohort.owners, cohort.client_ids
-        for chunk, row in np.ndindex(owners.shape):
-            mask = cohort.rows.mask[chunk, row]
-            if mask.any():
-                user = clients[chunk, owners[chunk, row]]
-                items = cohort.rows.item_ids[chunk, row][mask]
-                np.testing.assert_array_equal(
-                    cohort.rows.strengths[chunk, row][mask], small.strengths[user, items].astype(np.float32)
-                )
 
 
 def test_filled_up_nothing_is_lost_and_every_row_keeps_its_owner(small):

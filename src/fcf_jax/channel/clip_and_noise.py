@@ -134,7 +134,8 @@ def _count_noise(expected_cohort_size: Scalar) -> Array:
 
 
 def _clip(clip_norms: ClipNorms, key: Key | None, state: tuple, uploads: Uploads) -> Uploads:
-    factor = clip_factor(upload_norms(uploads), clip_norms)
+    norms = jax.tree.map(lambda norm: uploads.weights * norm, upload_norms(uploads))
+    factor = clip_factor(norms, clip_norms)
     return uploads._replace(weights=jnp.where(uploads.is_client, factor * uploads.weights, 0.0))
 
 

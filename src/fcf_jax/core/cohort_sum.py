@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core import packing
+from fcf_jax.core.checks import require, require_item_factors
 from fcf_jax.core.client import chunk_uploads
 from fcf_jax.core.objective import extra_confidence, gram
 from fcf_jax.core.records import (
@@ -38,7 +40,7 @@ Total = TypeVar("Total")
 
 def cohort_sum(
     model: Model,
-    item_factors: Float[Array, "items factors"],
+    item_factors: Float[Array | np.ndarray, "items factors"],
     clients: PackedClients,
     *,
     channel: Link | None = None,
@@ -60,9 +62,14 @@ def cohort_sum(
     Returns:
         The sums, and the largest solve error of a client.
 
+    Raises:
+        ValueError: for item factors of another catalogue, or a model with negative numbers.
+
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
+    require_item_factors(item_factors, clients, mesh)
+    item_factors = jnp.asarray(item_factors)
     total, worst = accumulate(
         model, item_factors, clients, channel=channel, channel_state=channel_state, key=key, mesh=mesh
     )
@@ -83,20 +90,27 @@ def accumulate(
     channel_state: Any = None,
     key: Key | None = None,
     mesh: Mesh | None = None,
+    user_weights: Float[Array, "users"] | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
-    """Add up the uploads of the clients, without reading the total; arguments as for `cohort_sum`.
+    """Add up the uploads of the clients, without reading the total; other arguments as for `cohort_sum`.
+
+    Args:
+        user_weights: factor on all that each user sends, before the channel; None: all 1.
 
     Returns:
         The total, which adds leaf by leaf to that of other clients, and the largest solve error.
     """
+    require(model=model)
+    require_item_factors(item_factors, clients, mesh)
     accumulation = accumulation_of(channel)
     if channel is not None and channel_state is None:
         channel_state = channel.init()
 
     def share(received: tuple, clients: PackedClients) -> tuple[Any, Array]:
-        model, item_factors, channel, channel_state, key = received
+        model, item_factors, channel, channel_state, key, user_weights = received
 
         def add(total: Any, uploads: Uploads) -> tuple[Any, None]:
+            uploads = _weighted(uploads, user_weights)
             sent = uploads if channel is None else channel.client(key, channel_state, uploads)
             return accumulation.add(total, sent), None
 
@@ -106,8 +120,15 @@ def accumulate(
             total, worst = jax.lax.psum(total, "clients"), jax.lax.pmax(worst, "clients")
         return total, worst
 
-    received = as_pytree((model, item_factors, channel, channel_state, key))
+    received = as_pytree((model, item_factors, channel, channel_state, key, user_weights))
     return packing.split_chunks(share, mesh)(received, clients)
+
+
+def _weighted(uploads: Uploads, user_weights: Float[Array, "users"] | None) -> Uploads:
+    if user_weights is None:
+        return uploads
+    weights = user_weights.at[uploads.client_ids].get(mode="fill", fill_value=0.0)
+    return uploads._replace(weights=uploads.weights * weights.astype(uploads.weights.dtype))
 
 
 def broadcast_of(
@@ -157,7 +178,7 @@ def solve_chunks(
 
 def solve_clients(
     model: Model,
-    factors: Float[Array, "items factors"],
+    factors: Float[Array | np.ndarray, "items factors"],
     clients: PackedClients,
     *,
     mesh: Mesh | None = None,
@@ -175,6 +196,9 @@ def solve_clients(
 
     Returns:
         The factors, and the sum of the clients' losses.
+
+    Raises:
+        ValueError: as for `cohort_sum`.
     """
 
     def place(total: tuple[Array, Array], uploads: Uploads) -> tuple[tuple[Array, Array], None]:
@@ -189,6 +213,9 @@ def solve_clients(
         total, _, _ = solve_chunks(broadcast_of(model, factors), clients, place, start)
         return jax.lax.psum(total, "clients") if packing.is_split(mesh) else total
 
+    require(model=model)
+    require_item_factors(factors, clients, mesh)
+    factors = jnp.asarray(factors)
     return packing.split_chunks(share, mesh)((as_pytree(model), factors), clients)
 
 

@@ -25,20 +25,24 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial, register_dataclass
 from jaxtyping import Array, Float
 
+from fcf_jax.core.checks import require, require_catalogue
 from fcf_jax.core.cohort_sum import accumulate, accumulation_of
-from fcf_jax.core.packing import gather_cohort, rows_needed
+from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
+from fcf_jax.core.packing import padded_size
 from fcf_jax.core.records import (
-    CohortSum,
+    Cohort,
     Key,
     Link,
     Model,
     PackedClients,
     RoundInfo,
+    Sampler,
     Scalar,
     ServerState,
     as_pytree,
 )
-from fcf_jax.core.sampling import Sampling, draw_cohort, draw_cohorts, round_keys
+from fcf_jax.core.sampling import Drawing, Sampling, draw_cohort, draw_cohorts, drawing, round_keys
+from fcf_jax.core.server import draw_item_factors, server_init, server_update
 
 
 class Federation(NamedTuple):
@@ -50,7 +54,8 @@ class Federation(NamedTuple):
     Attributes:
         init: key -> the first state; (key, item_factors) starts from these instead of drawn ones.
         round: (key, state, clients, *, row_capacity=None) -> (next state, info). Use the same key for all
-            rounds: a round derives its keys from it and the state's round index.
+            rounds: a round derives its keys from it and the state's round index. `row_capacity` is that of
+            `run_rounds`.
     """
 
     init: Callable[..., ServerState]
@@ -59,21 +64,21 @@ class Federation(NamedTuple):
 
 @partial(
     register_dataclass,
-    data_fields=["model", "channel", "init_scale"],
-    meta_fields=["optimizer", "num_items", "num_factors", "cohort_size", "sampling", "mesh"],
+    data_fields=["model", "channel", "init_scale", "sampling"],
+    meta_fields=["optimizer", "num_items", "num_factors", "cohort_size", "mesh"],
 )
 @dataclass(frozen=True)
 class Setup:
-    """The arguments of `federated_cf`: numbers of the first three may be traced, all else is static."""
+    """The arguments of `federated_cf`: numbers of the first four may be traced, all else is static."""
 
     model: Model
     channel: Link | None
     init_scale: Scalar
+    sampling: Drawing
     optimizer: optax.GradientTransformation
     num_items: int
     num_factors: int
     cohort_size: int | None
-    sampling: Sampling
     mesh: Mesh | None
 
     @property
@@ -84,7 +89,7 @@ class Setup:
     @property
     def num_rows(self) -> int:
         """Rows of the item factors: the items, padded to a multiple of the devices that split them."""
-        return self.num_items + (0 if self.mesh is None else -self.num_items % self.mesh.shape["items"])
+        return padded_size(self.num_items, self.mesh)
 
 
 def federated_cf(
@@ -94,7 +99,7 @@ def federated_cf(
     num_items: int,
     num_factors: int,
     cohort_size: int | None = None,
-    sampling: Sampling = "shuffled",
+    sampling: Sampling | Sampler = "shuffled",
     init_scale: Scalar = 0.1,
     channel: Link | None = None,
     mesh: Mesh | None = None,
@@ -108,7 +113,8 @@ def federated_cf(
         num_items: M, the size of the catalogue.
         num_factors: K.
         cohort_size: Theta, the number of clients in a round, from 1 to N; None: all clients.
-        sampling: "shuffled", "independent", or "poisson" with Theta expected clients; see `core.sampling`.
+        sampling: "shuffled", "independent", "poisson" with Theta expected clients, or a function of your own,
+            as for `core.sampling.draw_cohort`.
         init_scale: standard deviation of the first item factors.
         channel: links between clients and server, such as clipping and noise (`fcf_jax.channel`); the server
             step and the info use their output. None: no channel.
@@ -117,14 +123,13 @@ def federated_cf(
             items, the item factors are padded with rows of zeros. None: one device.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, a negative number, an unknown sampling, or no optax transformation.
 
     References:
         arXiv:1901.09888, Algorithm 1.
     """
-    for name, size in (("num_items", num_items), ("num_factors", num_factors), ("cohort_size", cohort_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"expected {name} of at least 1, got {size}")
+    require(num_items=num_items, num_factors=num_factors, cohort_size=cohort_size)
+    require(model=model, init_scale=init_scale, optimizer=optimizer)
     setup = Setup(
         model=as_pytree(model),
         channel=as_pytree(channel),
@@ -133,7 +138,7 @@ def federated_cf(
         num_items=num_items,
         num_factors=num_factors,
         cohort_size=cohort_size,
-        sampling=sampling,
+        sampling=drawing(sampling),
         mesh=mesh,
     )
     return Federation(init=Partial(_init, setup), round=Partial(_round, setup))
@@ -145,90 +150,26 @@ def setup_of(federation: Federation) -> Setup:
     Raises:
         ValueError: for a federation that `federated_cf` did not make.
     """
-    parts = getattr(federation.round, "args", ())
-    if not parts or not isinstance(parts[0], Setup):
-        raise ValueError("expected a federation made by federated_cf, got another")
-    return parts[0]
+    run_round = federation.round
+    if not isinstance(run_round, Partial) or run_round.func is not _round:
+        raise ValueError("expected a federation made by federated_cf, got another; use federation.round")
+    return run_round.args[0]
 
 
-def server_init(
-    item_factors: Float[Array, "items factors"], optimizer: optax.GradientTransformation
-) -> ServerState:
-    """Return the first state, with these item factors and a new optimizer state."""
-    return ServerState(item_factors, optimizer.init(item_factors), jnp.zeros((), jnp.int32))
+def draw(setup: Setup, key: Key, round_index: Array, *, num_users: int) -> Cohort:
+    """Draw the cohort of a round."""
+    return draw_cohort(
+        key, round_index, num_users=num_users, cohort_size=setup.cohort_size, sampling=setup.sampling
+    )
 
 
-def server_update(
-    model: Model,
+def collect(
+    setup: Setup,
+    key: Key,
     state: ServerState,
-    sums: CohortSum,
-    optimizer: optax.GradientTransformation,
-    *,
-    num_users: int,
-) -> tuple[ServerState, RoundInfo]:
-    """Update the item factors with the gradient that the cohort's sums estimate.
-
-    The sums over Theta clients are scaled by N / Theta to estimate those over all N users; the lambda term is
-    added once and not scaled. A round without clients changes only the round index.
-
-    Args:
-        model: gives lambda.
-        state: state before the round.
-        sums: sums over the cohort.
-        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, and, scaled by
-            N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
-        num_users: N, at least the number of clients in the sums.
-
-    Returns:
-        The next state, and the info of the round without `solve_error` and `client_ids`.
-
-    References:
-        arXiv:1901.09888, Algorithm 1, the server's update.
-    """
-    optimizer = optax.with_extra_args_support(optimizer)
-    item_factors, optimizer_state = state.item_factors, state.optimizer_state
-    scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
-    gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * item_factors
-    loss = scale * sums.loss + model.regularization * jnp.sum(item_factors**2)
-    updates, next_optimizer_state = optimizer.update(
-        gradient,
-        optimizer_state,
-        item_factors,
-        model=model,
-        num_users=num_users,
-        user_gram=scale * sums.user_gram,
-        confidence_sum=scale * sums.confidence_sum,
-        value=loss,
-    )
-    has_clients = sums.num_clients > 0
-    stepped = (optax.apply_updates(item_factors, updates), next_optimizer_state)
-    item_factors, optimizer_state = optax.tree.where(has_clients, stepped, (item_factors, optimizer_state))
-    info = RoundInfo(
-        loss=loss,
-        gradient_norm=jnp.linalg.norm(gradient),
-        solve_error=jnp.zeros((), item_factors.dtype),
-        num_clients=sums.num_clients,
-        num_clipped=sums.num_clipped,
-        num_clipped_entries=jnp.asarray(sums.num_clipped_entries),
-        client_ids=jnp.zeros(0, jnp.int32),
-    )
-    next_round = state.round_index + 1
-    return state._replace(
-        item_factors=item_factors, optimizer_state=optimizer_state, round_index=next_round
-    ), info
-
-
-def draw_item_factors(
-    key: Key, *, num_items: int, num_factors: int, init_scale: Scalar = 0.1
-) -> Float[Array, "items factors"]:
-    """Draw the first item factors from N(0, init_scale^2).
-
-    `fit_als` and `federation.init` draw the same factors from the same key.
-    """
-    return init_scale * jax.random.normal(key, (num_items, num_factors))
-
-
-def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) -> tuple[Any, Array]:
+    user_weights: Float[Array, "users"] | None,
+    clients: PackedClients,
+) -> tuple[Any, Array]:
     """Add up the uploads of the cohort `clients`, from the state before the round and the key of all rounds.
 
     Returns the total, not yet read, and the largest solve error.
@@ -241,7 +182,16 @@ def collect(setup: Setup, key: Key, state: ServerState, clients: PackedClients) 
         channel_state=state.channel_state,
         key=round_keys(key, state.round_index).client,
         mesh=setup.mesh,
+        user_weights=user_weights,
     )
+
+
+def weights_of_users(cohort: Cohort, *, num_users: int) -> Float[Array, "users"] | None:
+    """Return the cohort's weights by user id, 0 for all others; None if all are 1."""
+    if cohort.weights is None:
+        return None
+    weights = jnp.zeros(num_users, cohort.weights.dtype)
+    return weights.at[cohort.client_ids].set(cohort.weights, mode="drop")
 
 
 def step(
@@ -260,6 +210,7 @@ def step(
 
 
 def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | None = None) -> ServerState:
+    require(key=key)
     num_padded, channel = setup.num_rows - setup.num_items, setup.channel
     if item_factors is None:
         item_factors = draw_item_factors(
@@ -277,20 +228,45 @@ def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | 
 def _round(
     setup: Setup, key: Key, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
 ) -> tuple[ServerState, RoundInfo]:
+    check_round(setup, state, clients, row_capacity=row_capacity)
+    state, clients = as_pytree((state, clients))
     num_users = clients.row_counts.shape[0]
-    client_ids = draw_cohort(
-        key,
-        state.round_index,
-        num_users=num_users,
-        cohort_size=setup.cohort_size,
-        sampling=setup.sampling,
-    )
-    if setup.cohort_size is not None:
-        capacity = _capacity(row_capacity, clients, client_ids, setup.num_shares)
-        clients = gather_cohort(clients, client_ids, row_capacity=capacity, num_shares=setup.num_shares)
-    total, solve_error = collect(setup, key, state, clients)
+    cohort = draw(setup, key, state.round_index, num_users=num_users)
+    collect_from = partial(collect, setup, key, state, weights_of_users(cohort, num_users=num_users))
+    if setup.cohort_size is None:
+        (total, solve_error), num_left_out = collect_from(clients), jnp.zeros((), jnp.int32)
+    else:
+        if row_capacity is None and not _is_traced(clients.row_counts, cohort.client_ids):
+            row_capacity = rows_needed(clients, cohort.client_ids, num_shares=setup.num_shares)
+        total, solve_error, num_left_out = sum_over_cohort(
+            collect_from, clients, cohort.client_ids, row_capacity=row_capacity, num_shares=setup.num_shares
+        )
     state, info = step(setup, key, state, total, num_users=num_users)
-    return state, info._replace(solve_error=solve_error, client_ids=client_ids)
+    is_whole = num_left_out == 0
+    return state, info._replace(
+        loss=jnp.where(is_whole, info.loss, jnp.nan),
+        solve_error=jnp.where(is_whole, solve_error, jnp.inf),
+        client_ids=cohort.client_ids,
+        num_left_out=num_left_out,
+    )
+
+
+def check_round(
+    setup: Setup, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
+) -> None:
+    """Check that state and clients are of the sizes of the federation.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    require(clients=clients, row_capacity=row_capacity)
+    require_catalogue(setup.num_items, name="num_items", clients=clients)
+    found, expected = state.item_factors.shape, (setup.num_rows, setup.num_factors)
+    if found != expected:
+        raise ValueError(
+            f"expected a state with item factors {expected}, as num_items and num_factors say, got {found}; "
+            "begin with federation.init, or with server_init and item factors of these sizes"
+        )
 
 
 def run_rounds(
@@ -310,14 +286,21 @@ def run_rounds(
         state: state to begin with.
         clients: the histories of all clients, from which cohorts are gathered.
         num_rounds: number of rounds to run.
-        row_capacity: rows per chunk of a cohort; None: computed from the key. If cohorts are sampled and the
-            key is traced (a `vmap` over seeds), compute it beforehand with `cohort_rows`.
+        row_capacity: rows per chunk of a cohort, from `cohort_rows`: programs of several calls are then one.
+            Clients that do not fit are left out, as `RoundInfo.num_left_out` tells. None: computed from the
+            key; if that is traced, a number that suits most cohorts, and further turns for the others.
 
     Returns:
         The state after the last round, and the stacked infos of all rounds.
+
+    Raises:
+        ValueError: for arguments that do not fit together, such as clients of another catalogue.
     """
-    if row_capacity is None:
-        row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
+    require(key=key, num_rounds=num_rounds, clients=clients, row_capacity=row_capacity)
+    if isinstance(federation.round, Partial) and federation.round.func is _round:
+        check_round(setup_of(federation), state, clients)
+        if row_capacity is None and not _is_traced(key, state.round_index, clients.row_counts):
+            row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
     return _scan_rounds(num_rounds, row_capacity, as_pytree(federation.round), key, state, clients)
 
 
@@ -336,21 +319,18 @@ def cohort_rows(
         cohort_size=setup.cohort_size,
         sampling=setup.sampling,
     )
-    return rows_needed(clients, cohorts, num_shares=setup.num_shares)
+    return rows_needed(clients, cohorts.client_ids, num_shares=setup.num_shares)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _scan_rounds(num_rounds: int, row_capacity: int, run_round: Callable, key: Key, state, clients):
+def _scan_rounds(num_rounds: int, row_capacity: int | None, run_round: Callable, key: Key, state, clients):
+    options = {} if row_capacity is None else {"row_capacity": row_capacity}
+
     def next_round(state: ServerState, _: None) -> tuple[ServerState, RoundInfo]:
-        return run_round(key, state, clients, row_capacity=row_capacity)
+        return run_round(key, state, clients, **options)
 
     return jax.lax.scan(next_round, state, length=num_rounds)
 
 
-def _capacity(row_capacity: int | None, clients: PackedClients, client_ids: Array, num_shares: int) -> int:
-    """Return `row_capacity`; if None, the rows that this cohort needs, or all rows under tracing."""
-    if row_capacity is not None:
-        return row_capacity
-    if isinstance(client_ids, jax.core.Tracer) or isinstance(clients.row_counts, jax.core.Tracer):
-        return clients.owners.size
-    return rows_needed(clients, client_ids, num_shares=num_shares)
+def _is_traced(*arrays: Any) -> bool:
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)

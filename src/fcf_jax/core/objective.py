@@ -10,6 +10,7 @@ from jax import numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from fcf_jax.core.checks import require
 from fcf_jax.core.records import ClientData, Model, Observations, Scalar, Weighting
 
 
@@ -29,7 +30,11 @@ def implicit_feedback(*, alpha: Scalar) -> Weighting:
 
     Args:
         alpha: confidence added by one unit of strength, at least 0; may be traced.
+
+    Raises:
+        ValueError: for a negative alpha.
     """
+    require(alpha=alpha)
     return Partial(_weigh_implicit, alpha=alpha)
 
 

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Int
 
 from fcf_jax.core.records import ClientData, Histories, PackedClients
 
@@ -122,7 +121,14 @@ def pack(interactions: Histories, chunks: np.ndarray, *, row_width: int) -> Pack
         client_ids=put(chunks.astype(np.int32)),
         first_row=put(first_row[:num_users].astype(np.int32)),
         row_counts=put(np.where(is_present, counts, 0)[:num_users].astype(np.int32)),
+        item_counts=put(_item_counts(interactions, is_present[:num_users])),
     )
+
+
+def _item_counts(interactions: Histories, is_present: np.ndarray) -> np.ndarray:
+    kept = np.repeat(is_present, np.diff(interactions.indptr))
+    counts = np.bincount(interactions.item_ids[kept], minlength=interactions.num_items)
+    return counts.astype(np.int32)
 
 
 def _owners(chunk_counts: np.ndarray, first_in_chunk: np.ndarray, rows_per_chunk: int) -> np.ndarray:
@@ -174,84 +180,20 @@ def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_share
     return chunks
 
 
-def pack_one_by_one(histories: ClientData) -> PackedClients:
+def pack_one_by_one(histories: ClientData, *, num_items: int) -> PackedClients:
     """Pack dense histories [clients, slots] into chunks of one client, for least memory."""
     ids = jnp.arange(histories.mask.shape[0])
     rows = jax.tree.map(lambda leaf: leaf[:, None], histories)
     owners = jnp.zeros_like(ids)[:, None]
-    return PackedClients(rows, owners, ids[:, None], first_row=ids, row_counts=jnp.ones_like(ids))
+    item_counts = jnp.zeros(num_items, jnp.int32).at[histories.item_ids].add(histories.mask)
+    row_counts = jnp.ones_like(ids)
+    return PackedClients(rows, owners, ids[:, None], ids, row_counts, item_counts)
 
 
 def present_ids(clients: PackedClients) -> np.ndarray:
     """List the ids of the packed users, in the order of the chunks."""
     ids = np.asarray(clients.client_ids).ravel()
     return ids[ids < clients.row_counts.shape[0]]
-
-
-def rows_needed(
-    clients: PackedClients, client_ids: Int[Array, "*rounds clients"], *, num_shares: int = 1
-) -> int:
-    """Compute, on the host, how many rows the fullest chunk of these cohorts needs.
-
-    The number is rounded up, by at most 7 %, so that few shapes are compiled.
-    """
-    counts = np.append(np.asarray(clients.row_counts), 0)
-    chunks = np.asarray(_split_into_chunks(client_ids, clients, num_shares=num_shares))
-    needed = max(int(counts[chunks].sum(axis=-1).max(initial=1)), 1)
-    unit = max(1, 2 ** (needed.bit_length() - 5))
-    return -(-needed // unit) * unit
-
-
-def _split_into_chunks(
-    client_ids: Int[Array, "*rounds clients"], clients: PackedClients, *, num_shares: int = 1
-) -> Int[Array, "*rounds chunks chunk_clients"]:
-    """Deal a cohort into chunks of at most as many clients as those of `clients`.
-
-    Clients are dealt from the longest history to the shortest, from the first chunk to the last and back, so
-    that the chunks have similar sizes. Their number is a multiple of `num_shares`; padding clients come last.
-    """
-    num_users, largest = clients.row_counts.shape[0], clients.client_ids.shape[1]
-    cohort_size = client_ids.shape[-1]
-    num_chunks = -(-cohort_size // (largest * num_shares)) * num_shares
-    chunk_size = -(-cohort_size // num_chunks)
-    missing = [(0, 0)] * (client_ids.ndim - 1) + [(0, num_chunks * chunk_size - cohort_size)]
-    padded = jnp.pad(client_ids, missing, constant_values=num_users)
-    if num_chunks > 1:
-        counts = clients.row_counts.at[padded].get(mode="fill", fill_value=0)
-        padded = jnp.take_along_axis(padded, jnp.argsort(-counts, axis=-1), axis=-1)
-    deals = padded.reshape(*client_ids.shape[:-1], chunk_size, num_chunks)
-    deals = deals.at[..., 1::2, :].set(deals[..., 1::2, ::-1])
-    return jnp.swapaxes(deals, -1, -2)
-
-
-def gather_cohort(
-    clients: PackedClients, client_ids: Int[Array, "clients"], *, row_capacity: int, num_shares: int = 1
-) -> PackedClients:
-    """Gather the rows of a cohort into chunks of `row_capacity` rows.
-
-    Args:
-        clients: all clients.
-        client_ids: user ids of the cohort; `num_users` for a padding client.
-        row_capacity: rows per chunk, at least `rows_needed`; with fewer, the last clients lose rows.
-        num_shares: number of devices that share the chunks.
-    """
-    chunk_ids = _split_into_chunks(client_ids, clients, num_shares=num_shares)
-    all_rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), clients.rows)
-
-    def gather_chunk(ids: Int[Array, "clients"]) -> tuple:
-        counts = clients.row_counts.at[ids].get(mode="fill", fill_value=0)
-        ends = jnp.cumsum(counts)
-        positions = jnp.arange(row_capacity)
-        owners = jnp.searchsorted(ends, positions, side="right")
-        owner_ids = ids.at[owners].get(mode="clip")
-        offsets = positions - (ends - counts).at[owners].get(mode="clip")
-        source = clients.first_row.at[owner_ids].get(mode="clip") + offsets
-        rows = jax.tree.map(lambda leaf: leaf.at[source].get(mode="clip"), all_rows)
-        is_owned = owners < ids.shape[0]
-        return rows._replace(mask=rows.mask & is_owned[:, None]), owners
-
-    rows, owners = jax.vmap(gather_chunk)(chunk_ids)
-    return clients._replace(rows=rows, owners=owners, client_ids=chunk_ids)
 
 
 def fill_up(
@@ -281,15 +223,19 @@ def fill_up(
         client_ids=fill(clients.client_ids, chunk_clients, num_users),
         first_row=first_row + first_row // old_rows * (rows - old_rows),
         row_counts=clients.row_counts,
+        item_counts=clients.item_counts,
     )
 
 
 def cut_chunks(clients: PackedClients, start: int, size: int) -> PackedClients:
     """Copy `size` chunks from chunk `start` on, on the host; padding chunks replace those beyond the end."""
     part = jax.tree.map(
-        lambda leaf: np.asarray(leaf)[start : start + size], clients._replace(first_row=(), row_counts=())
+        lambda leaf: np.asarray(leaf)[start : start + size],
+        clients._replace(first_row=(), row_counts=(), item_counts=()),
     )
-    part = part._replace(first_row=clients.first_row[:0], row_counts=clients.row_counts)
+    part = part._replace(
+        first_row=clients.first_row[:0], row_counts=clients.row_counts, item_counts=clients.item_counts
+    )
     return part if len(part.owners) == size else fill_up(part, num_chunks=size)
 
 
@@ -324,7 +270,12 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
 def chunk_specs() -> PackedClients:
     """Return the partition specs of packed clients: chunks are split along the mesh axis "clients"."""
     chunked, whole = PartitionSpec("clients"), PartitionSpec()
-    return PackedClients(chunked, chunked, chunked, whole, whole)  # type: ignore[arg-type]
+    return PackedClients(chunked, chunked, chunked, whole, whole, whole)  # type: ignore[arg-type]
+
+
+def padded_size(num_items: int, mesh: Mesh | None) -> int:
+    """Return the rows of the item factors: the items, padded to a multiple of the devices that split them."""
+    return num_items + (0 if mesh is None else -num_items % mesh.shape["items"])
 
 
 def is_split(mesh: Mesh | None) -> bool:

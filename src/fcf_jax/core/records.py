@@ -9,12 +9,15 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Key = PRNGKeyArray
 Scalar = float | Float[Array, ""] | Int[Array, ""]  # hyperparameters may be Python numbers or traced
 Weighting = Callable[["ClientData"], "Observations"]  # r -> (c, p), for one user or any batch
+# (key of the round, round index, *, num_users, cohort_size) -> the cohort, of the same size in all rounds
+Sampler = Callable[..., "Cohort | Array"]
 T = TypeVar("T")
 
 
@@ -110,6 +113,8 @@ class PackedClients(NamedTuple):
         client_ids: user id of each client; `users` for a padding client.
         first_row: index of each user's first row, counted over all chunks.
         row_counts: number of rows of each user.
+        item_counts: number of packed users with each item of the catalogue. Its length tells apart packings
+            of other catalogues, under `jit` too.
     """
 
     rows: ClientData
@@ -117,6 +122,20 @@ class PackedClients(NamedTuple):
     client_ids: Int[Array, "chunks clients"]
     first_row: Int[Array, "users"]
     row_counts: Int[Array, "users"]
+    item_counts: Int[Array, "items"]
+
+
+class Cohort(NamedTuple):
+    """The users of a round.
+
+    Attributes:
+        client_ids: ids of the users, none twice; `users` for an empty place.
+        weights: factor on everything that each client sends, as `Uploads.weights`; None: all 1. If a user
+            has the chance pi_u of being in a cohort of Theta, Theta / (N pi_u) makes the sums unbiased.
+    """
+
+    client_ids: Int[Array, "*rounds clients"]
+    weights: Float[Array, "*rounds clients"] | None = None
 
 
 class Pieces(NamedTuple, Generic[T]):
@@ -165,7 +184,8 @@ class Uploads(NamedTuple):
         scores: s_i = x.y_i of the observed items.
         seen: e_i + w0 s_i of the observed items, 0 in empty slots.
         user_factors: x_u.
-        weights: a_u in [0, 1], the factor on everything that a client sends; 0 for padding clients.
+        weights: a_u >= 0, the factor on everything that a client sends; 0 for padding clients. Above 1 only
+            where a cohort has weights.
         loss: share of J of each client, without a_u.
         solve_error: upper bound on the relative error of x_u in the energy norm.
     """
@@ -280,6 +300,8 @@ class RoundInfo(NamedTuple):
         num_clipped: number of clients with a_u < 1; nan where the channel does not reveal it.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
         client_ids: user ids of the cohort.
+        num_left_out: number of clients in the cohort that were left out, because `row_capacity` was too
+            small for them; loss is then nan and solve_error inf. Always 0 without a `row_capacity`.
     """
 
     loss: Float[Array, "*rounds"]
@@ -289,8 +311,24 @@ class RoundInfo(NamedTuple):
     num_clipped: Int[Array, "*rounds"] | Float[Array, "*rounds"]
     num_clipped_entries: Int[Array, "*rounds"]
     client_ids: Int[Array, "*rounds clients"]
+    num_left_out: Int[Array, "*rounds"] | int = 0
 
 
 def as_pytree(tree: Any) -> Any:
-    """Wrap the functions in a record in `Partial`, so that `jit` takes it and traces its numbers."""
-    return jax.tree.map(lambda leaf: Partial(leaf) if callable(leaf) else leaf, tree)
+    """Return the same tree with leaves that `jit` takes, and traces without compiling for each kind.
+
+    Functions become `Partial`, NumPy arrays JAX arrays, and whole numbers of a model floats: alpha = 4 and
+    alpha = 4.0 are one program.
+    """
+
+    def leaf_for_jit(leaf: Any) -> Any:
+        if isinstance(leaf, Model):
+            return jax.tree.map(number_for_jit, leaf)
+        if callable(leaf):
+            return Partial(leaf)
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+    def number_for_jit(leaf: Any) -> Any:
+        return float(leaf) if isinstance(leaf, int | np.number) else leaf_for_jit(leaf)
+
+    return jax.tree.map(leaf_for_jit, tree, is_leaf=lambda leaf: isinstance(leaf, Model))

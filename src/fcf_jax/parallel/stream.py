@@ -18,9 +18,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core import federation as rounds
+from fcf_jax.core.checks import require
+from fcf_jax.core.cohorts import gather_cohort, rows_needed
 from fcf_jax.core.federation import Federation, Setup, setup_of
-from fcf_jax.core.packing import cut_chunks, gather_cohort, rows_needed
-from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
+from fcf_jax.core.packing import cut_chunks
+from fcf_jax.core.records import Cohort, Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.core.sampling import draw_cohorts
 from fcf_jax.parallel.mesh import place_clients, replicate
 
@@ -45,29 +47,47 @@ def run_rounds_streamed(
         block_chunks: chunks per block; two blocks must fit on the device.
 
     Raises:
-        ValueError: for block_chunks below 1.
+        ValueError: for arguments that do not fit together, as for `run_rounds`.
     """
-    setup, num_users, infos = setup_of(federation), clients.row_counts.shape[0], []
+    require(key=key, num_rounds=num_rounds, block_chunks=block_chunks, clients=clients)
+    setup, num_users = setup_of(federation), clients.row_counts.shape[0]
+    rounds.check_round(setup, state, clients)
+    infos = [] if num_rounds else [_no_rounds(federation, key, state, clients)]
     for _ in range(num_rounds):
-        client_ids = draw_cohorts(
-            key,
-            state.round_index,
-            num_rounds=1,
-            num_users=num_users,
-            cohort_size=setup.cohort_size,
-            sampling=setup.sampling,
-        )[0]
-        cohort = clients if setup.cohort_size is None else _gather_on_host(setup, clients, client_ids)
+        cohort = _drawn(setup, key, state, num_users)
+        user_weights = rounds.weights_of_users(cohort, num_users=num_users)
+        present = clients if setup.cohort_size is None else _gather_on_host(setup, clients, cohort.client_ids)
+        shared = (setup, key, state, user_weights)
         total, solve_error = collect_streamed(
-            _collect, (setup, key, state), cohort, block_chunks=block_chunks, mesh=setup.mesh
+            _collect, shared, present, block_chunks=block_chunks, mesh=setup.mesh
         )
         state, info = _step(num_users, setup, key, state, total)
-        infos.append(info._replace(solve_error=solve_error, client_ids=client_ids))
-    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+        infos.append(info._replace(solve_error=solve_error, client_ids=cohort.client_ids))
+    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves) if num_rounds else leaves[0], *infos)
 
 
-def _collect(shared: tuple[Setup, Key, ServerState], clients: PackedClients) -> tuple[Any, Array]:
-    return rounds.collect(*shared, clients)
+def _drawn(setup: Setup, key: Key, state: ServerState, num_users: int) -> Cohort:
+    cohorts = draw_cohorts(
+        key,
+        state.round_index,
+        num_rounds=1,
+        num_users=num_users,
+        cohort_size=setup.cohort_size,
+        sampling=setup.sampling,
+    )
+    return jax.tree.map(lambda leaf: leaf[0], cohorts)
+
+
+def _no_rounds(federation: Federation, key: Key, state: ServerState, clients: PackedClients) -> RoundInfo:
+    """Return the stacked infos of zero rounds."""
+    run = partial(rounds.run_rounds, federation, num_rounds=0, row_capacity=1)
+    _, shapes = jax.eval_shape(run, key, state, clients)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _collect(shared: tuple, clients: PackedClients) -> tuple[Any, Array]:
+    setup, key, state, user_weights = shared
+    return rounds.collect(setup, key, state, user_weights, clients)
 
 
 def collect_streamed(
@@ -93,8 +113,7 @@ def collect_streamed(
     Raises:
         ValueError: for block_chunks below 1.
     """
-    if block_chunks < 1:
-        raise ValueError(f"expected block_chunks of at least 1, got {block_chunks}")
+    require(block_chunks=block_chunks)
     total, earlier = None, None
     for block in _blocks(clients, block_chunks, mesh):
         jax.block_until_ready(earlier)  # else blocks would pile up on the device
@@ -108,13 +127,13 @@ def _blocks(clients: PackedClients, block_chunks: int, mesh: Mesh | None) -> Ite
     """Yield blocks of one shape, each copied to the device while the block before is computed."""
     num_chunks = clients.client_ids.shape[0]
     block_chunks = min(block_chunks, num_chunks)
-    of_users = clients.first_row, clients.row_counts
-    first_row, row_counts = jax.device_put(of_users) if mesh is None else replicate(of_users, mesh)
+    whole = clients.first_row, clients.row_counts, clients.item_counts
+    first_row, row_counts, item_counts = jax.device_put(whole) if mesh is None else replicate(whole, mesh)
 
     def place(start: int) -> PackedClients:
         block = cut_chunks(clients, start, block_chunks)
         placed = jax.device_put(block) if mesh is None else place_clients(block, mesh)
-        return placed._replace(first_row=first_row, row_counts=row_counts)
+        return placed._replace(first_row=first_row, row_counts=row_counts, item_counts=item_counts)
 
     upcoming = place(0)
     for start in range(block_chunks, num_chunks, block_chunks):

@@ -131,4 +131,4 @@ def _cohorts_drawn(federation: FederationConfig, *, seed: int, num_users: int) -
         sampling=federation.sampling,
     )
     rounds = jnp.arange(max(federation.num_rounds, 1))
-    return np.asarray(jax.jit(partial(jax.lax.map, draw))(rounds))
+    return np.asarray(jax.jit(partial(jax.lax.map, draw))(rounds).client_ids)

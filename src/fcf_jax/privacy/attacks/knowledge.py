@@ -99,7 +99,7 @@ def uploads_of(
     model: Model, item_factors: Float[Array, "items factors"], clients: ClientData
 ) -> RankOneUploads:
     """Compute what clients send, as in a round; one client at a time, to save memory."""
-    uploads, _ = client_uploads(model, item_factors, pack_one_by_one(clients))
+    uploads, _ = client_uploads(model, item_factors, pack_one_by_one(clients, num_items=len(item_factors)))
     return RankOneUploads(uploads.residuals, uploads.user_factors)
 
 

@@ -1,0 +1,113 @@
+"""The server's side of a round: its state, and the step from the sums of a cohort."""
+
+from typing import Any
+
+import jax
+import optax
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from fcf_jax.core.checks import require
+from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
+
+
+def server_init(
+    item_factors: Float[Array, "items factors"], optimizer: optax.GradientTransformation
+) -> ServerState:
+    """Return the first state, with these item factors and a new optimizer state.
+
+    All its arrays are distinct, so that it can be donated.
+    """
+    require(optimizer=optimizer)
+    state = ServerState(item_factors, optimizer.init(item_factors), jnp.zeros((), jnp.int32))
+    known: set[int] = set()
+
+    def distinct(leaf: Any) -> Any:
+        is_new = id(leaf) not in known
+        known.add(id(leaf))
+        return leaf if is_new else jnp.copy(leaf)
+
+    return jax.tree.map(distinct, state)
+
+
+def server_update(
+    model: Model,
+    state: ServerState,
+    sums: CohortSum,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_users: int,
+) -> tuple[ServerState, RoundInfo]:
+    """Update the item factors with the gradient that the cohort's sums estimate.
+
+    The sums over Theta clients are scaled by N / Theta to estimate those over all N users; the lambda term is
+    added once and not scaled. A round without clients changes only the round index.
+
+    Args:
+        model: gives lambda.
+        state: state before the round.
+        sums: sums over the cohort.
+        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, and, scaled by
+            N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
+        num_users: N, at least the number of clients in the sums.
+
+    Returns:
+        The next state, and the info of the round without `solve_error` and `client_ids`.
+
+    References:
+        arXiv:1901.09888, Algorithm 1, the server's update.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    item_factors, optimizer_state = state.item_factors, state.optimizer_state
+    scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
+    gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * item_factors
+    loss = scale * sums.loss + model.regularization * jnp.sum(item_factors**2)
+    updates, next_optimizer_state = _update(
+        optimizer,
+        gradient,
+        optimizer_state,
+        item_factors,
+        model=model,
+        num_users=num_users,
+        user_gram=scale * sums.user_gram,
+        confidence_sum=scale * sums.confidence_sum,
+        value=loss,
+    )
+    has_clients = sums.num_clients > 0
+    stepped = (optax.apply_updates(item_factors, updates), next_optimizer_state)
+    item_factors, optimizer_state = optax.tree.where(has_clients, stepped, (item_factors, optimizer_state))
+    info = RoundInfo(
+        loss=loss,
+        gradient_norm=jnp.linalg.norm(gradient),
+        solve_error=jnp.zeros((), item_factors.dtype),
+        num_clients=sums.num_clients,
+        num_clipped=sums.num_clipped,
+        num_clipped_entries=jnp.asarray(sums.num_clipped_entries),
+        client_ids=jnp.zeros(0, jnp.int32),
+    )
+    next_round = state.round_index + 1
+    return state._replace(
+        item_factors=item_factors, optimizer_state=optimizer_state, round_index=next_round
+    ), info
+
+
+def _update(optimizer: optax.GradientTransformationExtraArgs, *arguments: Any, **extra: Any) -> tuple:
+    try:
+        return optimizer.update(*arguments, **extra)
+    except TypeError as error:
+        if "required keyword-only argument" not in str(error):
+            raise
+        raise ValueError(
+            f"expected an optimizer that a round can serve, got one that asks for more: {error}; "
+            "a line search needs the loss at other points: switch it off, such as by linesearch=None"
+        ) from error
+
+
+def draw_item_factors(
+    key: Key, *, num_items: int, num_factors: int, init_scale: Scalar = 0.1
+) -> Float[Array, "items factors"]:
+    """Draw the first item factors from N(0, init_scale^2).
+
+    `fit_als` and `federation.init` draw the same factors from the same key.
+    """
+    return init_scale * jax.random.normal(key, (num_items, num_factors))
