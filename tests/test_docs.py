@@ -18,7 +18,7 @@ from fcf_jax.data import simulate_taste
 
 DOCS = Path(__file__).parents[1] / "docs"
 # what is compiled for one page helps the next
-GROUPS = [("paper", "own-data"), ("pipeline", "server-step", "privacy")]
+GROUPS = [("paper", "own-data", "trained-run"), ("pipeline", "server-step", "privacy")]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 

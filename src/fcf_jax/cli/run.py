@@ -38,12 +38,19 @@ def run(
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a federation and centralised ALS on the same data, and compare them."""
+    """Train a federation and centralised ALS on the same data, and compare them.
+
+    With --resume, a larger federation.num_rounds trains longer, and other keys of [evaluation] measure anew.
+    """
+    from fcf_jax.experiments.store.continuation import MAY_CHANGE, changed_keys, refuse_impossible
     from fcf_jax.experiments.store.run_directory import SUMMARY
 
     with input_errors():
-        resolved, folder = open_run("run", config, overrides, out, resume=resume)
+        resolved, folder = open_run("run", config, overrides, out, resume=resume, may_change=MAY_CHANGE)
+        if resume:
+            refuse_impossible(folder, resolved)
         is_finished = resume and SUMMARY.read_or(folder, None) is not None
+        is_finished = is_finished and not changed_keys(folder, resolved)
     if is_finished:
         _end_finished(folder, quiet=quiet)
         return
@@ -73,6 +80,7 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
     from fcf_jax.experiments.cautions import caution_of_secure_sums, caution_of_start
     from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.run import run_experiment
+    from fcf_jax.experiments.store.continuation import changed_keys
     from fcf_jax.experiments.store.run_directory import claimed, num_devices_begun_with
 
     with ExitStack() as stack:
@@ -85,7 +93,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
             place = folder
             if jax.process_index() > 0:  # process 0 alone prints, and writes the run directory
                 place, quiet = Path(stack.enter_context(TemporaryDirectory(prefix="fcf-"))), True
-            stack.enter_context(claimed(place, config, resume=resume))
+            is_same = not changed_keys(folder, config)
+            stack.enter_context(claimed(place, config, resume=resume, writes_config=is_same))
         progress = stack.enter_context(ProgressLine(new_console(), quiet=quiet))
         signals = StopSignals(progress)
         stack.enter_context(run_errors())

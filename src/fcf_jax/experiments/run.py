@@ -34,6 +34,7 @@ from fcf_jax.experiments.loop import (
 from fcf_jax.experiments.progress import ProgressLine, short
 from fcf_jax.experiments.report.page import write_report
 from fcf_jax.experiments.store.budget import Budget, budget_of, released_item_weights
+from fcf_jax.experiments.store.continuation import MAY_CHANGE, continued
 from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
 from fcf_jax.experiments.store.run_directory import (
     BUDGET,
@@ -108,10 +109,13 @@ def _train(
     federation = problem.federation(
         item_weights=released_item_weights(problem, folder, budget), mesh=placed.mesh
     )
-    checkpoints = open_checkpoints(folder, problem.config, problem.dataset.split, on_damaged=progress.say)
+    checkpoints = open_checkpoints(
+        folder, problem.config, problem.dataset.split, on_damaged=progress.say, may_change=MAY_CHANGE
+    )
     like = jax.eval_shape(lambda: Snapshot(federation.init(problem.key), problem.key))
     begun = read_begun(folder, checkpoints, like)
     _check_begun(begun, budget, folder)
+    begun = continued(folder, problem.config, begun)
     _report_start(begun, schedule, folder, progress, resume=resume)
     log = MetricsLog(folder, begun.records if begun else [])
     key = begun.key if begun else problem.key

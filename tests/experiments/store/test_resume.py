@@ -218,7 +218,6 @@ def test_flipped_byte_is_said_and_the_checkpoint_before_it_used(copy, unbroken, 
     [
         ("model.num_factors=5", "model.num_factors is 5, was 4"),
         ("data.num_users=61", "data.num_users is 61, was 60"),
-        ("federation.num_rounds=50", "federation.num_rounds is 50, was 40"),
     ],
 )
 def test_another_configuration_is_refused(copy, override, named, capsys):

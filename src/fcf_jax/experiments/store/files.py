@@ -104,6 +104,15 @@ class File(Generic[Content]):
             if missing := [key for key in self.required if key not in record]:
                 raise ValueError(f"one without {missing[0]}")
 
+    def remove(self, folder: Path) -> None:
+        """Remove the file, if there is one.
+
+        Raises:
+            OSError: when it cannot be removed.
+        """
+        (folder / self.name).unlink(missing_ok=True)
+        _flush_names(folder)
+
     def read_or(self, folder: Path, absent: Other) -> Content | Other:
         """Read the file back, or return `absent` where there is none."""
         return self.read(folder) if self.is_in(folder) else absent

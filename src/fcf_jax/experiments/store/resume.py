@@ -68,8 +68,13 @@ def refuse_another(folder: Path, config: ExperimentConfig, *, may_change: tuple[
             raise ConfigError(
                 f"{folder}: expected the configuration it was begun with ({_sha256(theirs)[:12]}), "
                 f"got another ({_sha256(ours)[:12]}): {key} is {ours.get(key)}, was {theirs.get(key)}; "
-                "leave out CONFIG and --set, or choose another --out"
+                f"leave out CONFIG and --set, or choose another --out{_list_of(may_change)}"
             )
+
+
+def _list_of(may_change: tuple[str, ...]) -> str:
+    shown = [f"{one}*" if one.endswith(".") else one for one in may_change]
+    return f" (only {' and '.join(shown)} may change)" if shown else ""
 
 
 def refuse_unbegun(folder: Path) -> None:
@@ -86,7 +91,11 @@ def refuse_unbegun(folder: Path) -> None:
 
 
 def open_checkpoints(
-    folder: Path, config: ExperimentConfig, *splits: Split, on_damaged: Callable[[str], None]
+    folder: Path,
+    config: ExperimentConfig,
+    *splits: Split,
+    on_damaged: Callable[[str], None],
+    may_change: tuple[str, ...] = (),
 ) -> Checkpoints:
     """Open the checkpoints of a run, which belong to its configuration and data.
 
@@ -95,13 +104,15 @@ def open_checkpoints(
         config: of the run.
         *splits: data of the run.
         on_damaged: called with one line about each damaged checkpoint.
+        may_change: prefixes of keys that they do not depend on.
     """
     parts = [part for split in splits for part in (split.train, split.validation, split.test)]
     data = [None if part is None else part.fingerprint() for part in parts]
+    settings = {key: value for key, value in _settings(config).items() if not key.startswith(may_change)}
     return Checkpoints(
         folder / CHECKPOINTS,
         keep=config.checkpoint.keep,
-        fingerprints={"config": _sha256(_settings(config)), "data": _sha256(data)},
+        fingerprints={"config": _sha256(settings), "data": _sha256(data)},
         on_damaged=on_damaged,
     )
 

@@ -116,7 +116,13 @@ def refuse_used(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(folder: Path, config: ExperimentConfig, *, resume: bool = False) -> Iterator[None]:
+def claimed(
+    folder: Path,
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    writes_config: bool = True,
+) -> Iterator[None]:
     """Lock the run directory for this process, and write the resolved configuration there.
 
     The lock dies with its process. Temporary files of killed processes are removed.
@@ -125,6 +131,7 @@ def claimed(folder: Path, config: ExperimentConfig, *, resume: bool = False) -> 
         folder: created if missing.
         config: of the run.
         resume: whether a run may already have begun there.
+        writes_config: False leaves the configuration of a resumed run, to be replaced later.
 
     Raises:
         ValueError: when another process holds the lock, or the folder is in use.
@@ -144,7 +151,8 @@ def claimed(folder: Path, config: ExperimentConfig, *, resume: bool = False) -> 
             refuse_used(folder)
         for own in (folder, folder / CHECKPOINTS):
             remove_temporary(own)
-        CONFIG.write(folder, config.to_dict())
+        if writes_config:
+            CONFIG.write(folder, config.to_dict())
         yield
     finally:
         lock.release()
