@@ -11,7 +11,7 @@ from fcf_jax.experiments.console import say
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of fcf run, compare or tune.")
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of fcf run, compare, tune or audit.")
     ],
     out: Annotated[
         Path | None,
@@ -21,7 +21,11 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write one self-contained page about a run, or about several together, with its curves as a PNG."""
+    """Write one self-contained page about a run, comparison, tuning or audit, or about several together.
+
+    Several runs are grouped by what differs, with mean and sd over those that differ in their seeds alone.
+    The curves of runs are written as a PNG, too.
+    """
     from fcf_jax.experiments.report.page import REPORT, write_page, write_report
     from fcf_jax.experiments.report.read import read_folders
 

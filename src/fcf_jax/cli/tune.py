@@ -92,16 +92,12 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
 
 def _print_result(tuned: "Tuned", folder: Path) -> None:
     from fcf_jax.experiments.report.tables import show
-    from fcf_jax.experiments.report.tuning import tuning_tables
+    from fcf_jax.experiments.report.tuning import gain_text, tuning_tables
     from fcf_jax.experiments.store.run_directory import TUNED
 
+    say(gain_text(tuned))
     for title, rows in tuning_tables(tuned):
         show(title, rows)
-    if tuned.start_value is not None:
-        say(
-            f"{tuned.metric} of the federation on the validation set: {tuned.start_value:.4f} as "
-            f"configured, {tuned.best_value:.4f} tuned"
-        )
     if tuned.config == tuned.given:
         say(f"Nothing better was found: {TUNED.name} is the configuration as given.")
     say(f"Written to {folder}; run it with: fcf run {folder / TUNED.name}")

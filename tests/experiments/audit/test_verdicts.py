@@ -1,36 +1,25 @@
 """Verdicts on made-up attacks: nothing is trained."""
 
 import pytest
+from made_up_runs import audit_of
 
 from fcf_jax.experiments.audit.bounds import figure_names
 from fcf_jax.experiments.audit.verdicts import MEANINGS, legend_of, not_covered, strongest, verdicts_of
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 from fcf_jax.experiments.report.tables import show_audit
 
-FACTS = {
-    "num_users": 60, "num_items": 40, "num_factors": 4, "cohort_size": 30, "attacked_cohort_size": 30,
-    "num_rounds": 20, "noise_multiplier": 1.0,
-}  # fmt: skip
 EVERY_AUDIT = [(mode, has_cohorts) for mode in PRIVACY_MODES for has_cohorts in (False, True)]
-
-
-def audit_of(mode, attacks):
-    """An audit whose figures have these values."""
-    found = {
-        name: {what: {"value": value, "low": value, "high": value} for what, value in figures.items()}
-        for name, figures in attacks.items()
-    }
-    return {"mode": mode, "upload": "dense", "attacks": found, "facts": FACTS, "notes": not_covered(mode)}
 
 
 def full_audit(mode, has_cohorts, value):
     names = figure_names(mode, has_cohorts=has_cohorts, sends_gram=True)
-    return audit_of(mode, {attack: dict.fromkeys(figures, value) for attack, figures in names.items()})
+    attacks = {attack: dict.fromkeys(figures, value) for attack, figures in names.items()}
+    return {**audit_of(attacks, mode), "notes": not_covered(mode)}
 
 
 def test_attack_that_succeeds_is_not_summed_up_by_one_that_fails():
     failing, succeeding = {"recall": 0.02, "union_recall": 1.0}, {"exact_set_rate": 1.0, "f1": 1.0}
-    document = audit_of("secure_sum", {"cohort_sum": failing, "differencing": succeeding})
+    document = audit_of({"cohort_sum": failing, "differencing": succeeding})
     verdicts = verdicts_of(document)
     assert [one.outcome for one in verdicts.values()] == ["fails", "succeeds"]
     assert strongest(verdicts) == verdicts["differencing"].sentence
@@ -41,7 +30,7 @@ def test_attack_that_succeeds_is_not_summed_up_by_one_that_fails():
     ("auc", "outcome"), [(0.5, "fails"), (0.56, "in part"), (0.94, "in part"), (0.96, "succeeds")]
 )
 def test_participation_succeeds_by_its_distance_from_chance(auc, outcome):
-    verdicts = verdicts_of(audit_of("central_noise", {"cohort_sum": {"auc": auc, "recall": 0.0}}))
+    verdicts = verdicts_of(audit_of({"cohort_sum": {"auc": auc, "recall": 0.0}}, "central_noise"))
     assert verdicts["cohort_sum"].outcome == outcome and f"{auc:.3f}" in verdicts["cohort_sum"].sentence
 
 

@@ -66,12 +66,12 @@ def spread_of(side: str, values: Float64[np.ndarray, "replicates"]) -> Statistic
 
 
 def distinct_metrics(metrics: dict[str, Statistics]) -> dict[str, Statistics]:
-    """Leave out normalised metrics that equal the plain ones: those whose best possible value is 1."""
-    return {
-        name: one
-        for name, one in metrics.items()
-        if not name.startswith(_NORMALIZED) or not _are_equal(one, metrics[name.removeprefix(_NORMALIZED)])
-    }
+    """Leave out normalised metrics that equal another: the plain one, or one that is normalised alike."""
+    distinct: dict[str, Statistics] = {}
+    for name, one in metrics.items():
+        if not name.startswith(_NORMALIZED) or not any(_are_equal(one, other) for other in distinct.values()):
+            distinct[name] = one
+    return distinct
 
 
 def worse_metrics(metrics: dict[str, Statistics], *, tolerance_percent: float) -> list[str]:

@@ -1,26 +1,27 @@
 """Figures of comparisons and audits, as PNG files."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves
 from fcf_jax.experiments.compare.statistics import distinct_metrics
+from fcf_jax.experiments.report.drawing import png_of
 from fcf_jax.experiments.report.wording import metric_text
 from fcf_jax.experiments.store.files import write_atomically
+from fcf_jax.experiments.store.run_directory import USERS
 
 _DOTS_PER_INCH = 120
 # Okabe and Ito's colors, which color-blind readers tell apart; lines differ in dash and marker as well
 _BLUE, _VERMILLION, _GREEN, _GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _MEGABYTE = 1e6
 _GRID_POINTS = 400
+_BINS = 41  # odd: one around 0
 _TAIL_PERCENT = 1.0  # of the users that a density leaves out, at either end
 
 Document = dict[str, Any]
@@ -59,6 +60,8 @@ _UNDER_NOISE = {
 def write_comparison_figures(folder: Path, document: Document, curves: Curves, users: UserMetrics) -> None:
     """Write `equivalence`, `convergence_by_round`, `convergence_by_bytes`, `factors` and `users`, as PNG.
 
+    `users.csv` has the numbers behind the last: how many users differ by how much, for each metric.
+
     Args:
         folder: of the comparison.
         document: content of `comparison.json`.
@@ -74,6 +77,8 @@ def write_comparison_figures(folder: Path, document: Document, curves: Curves, u
     }
     for name, figure in figures.items():
         write_atomically(folder / f"{name}.png", png_of(figure))
+    names = [name for name in _shown_metrics(document["k"]) if name in users.get(FEDERATED, {})]
+    USERS.write(folder, [row for name in names for row in _histogram(name, users)])
 
 
 def write_leakage_figure(folder: Path, document: Document) -> None:
@@ -92,13 +97,6 @@ def write_leakage_figure(folder: Path, document: Document) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
     write_atomically(folder / "leakage.png", png_of(figure))
-
-
-def png_of(figure: Figure) -> bytes:
-    """Render a figure."""
-    image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
-    return image.getvalue()
 
 
 def _equivalence(document: Document) -> Figure:
@@ -178,11 +176,27 @@ def _user_differences(document: Document, users: UserMetrics) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.axvline(0, color=_GRAY, linewidth=0.8)
         if name in users.get(FEDERATED, {}):
-            differences = users[FEDERATED][name].mean(axis=0) - users[CENTRALIZED][name].mean(axis=0)
-            _draw_density(axes, differences[np.isfinite(differences)])
+            _draw_density(axes, _differences_of(users, name))
     figure.supylabel("density of users")
     _add_legend(figure)
     return figure
+
+
+def _differences_of(users: UserMetrics, name: str) -> np.ndarray:
+    """Return each user's finite difference in a metric, averaged over the replicates."""
+    differences = users[FEDERATED][name].mean(axis=0) - users[CENTRALIZED][name].mean(axis=0)
+    return differences[np.isfinite(differences)]
+
+
+def _histogram(name: str, users: UserMetrics) -> list[Document]:
+    """Count the users by their difference, in bins around 0 that leave out the tails."""
+    differences = _differences_of(users, name)
+    if not differences.size:
+        return []
+    reach = np.abs(np.percentile(differences, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])).max() or 1.0
+    counts, edges = np.histogram(differences, _BINS, (-reach, reach))
+    bins = zip(edges[:-1], edges[1:], counts, strict=True)
+    return [{"metric": name, "low": low, "high": high, "users": count} for low, high, count in bins]
 
 
 def _grid_of_metrics(

@@ -1,4 +1,4 @@
-"""The report page: one self-contained HTML file about stored runs, comparisons and tunings."""
+"""The report page: one self-contained HTML file about whatever was stored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fcf_jax.experiments.report import wording
 from fcf_jax.experiments.report.content import page_content
-from fcf_jax.experiments.report.panels import COLORS, panels_of_run, panels_of_runs, png_of_panels
+from fcf_jax.experiments.report.drawing import COLORS
+from fcf_jax.experiments.report.panels import png_of_panels
 from fcf_jax.experiments.report.read import Stored, StoredRun, read_folder
+from fcf_jax.experiments.report.run_panels import panels_of_run, panels_of_runs
 from fcf_jax.experiments.store.files import write_atomically
 
 REPORT = "report.html"
@@ -16,10 +18,10 @@ _FIGURE = "convergence.png"
 
 
 def write_report(folder: Path) -> None:
-    """Write `report.html` and `convergence.png` into the folder that they are about.
+    """Write `report.html`, and `convergence.png` of a run, into the folder that they are about.
 
     Raises:
-        FileNotFoundError: if there is no run, comparison or tuning in the folder.
+        FileNotFoundError: if there is no run, comparison, tuning or audit in the folder.
         ValueError: if one of its files is damaged.
         OSError: if the page cannot be written.
     """
@@ -30,7 +32,7 @@ def write_page(everything: Sequence[Stored], page: Path, figure: Path | None = N
     """Write a page, and the curves of its runs as a PNG.
 
     Args:
-        everything: at least one stored run, comparison or tuning.
+        everything: at least one stored run, comparison, tuning or audit.
         page: an HTML file that needs no other file.
         figure: PNG file; by default the page's name with another suffix.
     """

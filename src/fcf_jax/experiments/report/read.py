@@ -1,19 +1,25 @@
-"""Runs, comparisons and tunings read back from their folders, and the series of numbers in a run."""
+"""Runs, comparisons, tunings and audits read back from their folders, and the series of numbers in a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcf_jax.experiments.compare.curves import Curves, read_curves
+from fcf_jax.experiments.store.files import File
 from fcf_jax.experiments.store.run_directory import (
+    AUDIT,
     COMPARISON,
     CONFIG,
+    CURVES,
     ENVIRONMENT,
     METRICS,
     SUMMARY,
     TRIALS,
     TUNED,
+    TUNING,
+    USERS,
 )
 from fcf_jax.experiments.store.schemas import Summary
 
@@ -25,6 +31,10 @@ class Series(NamedTuple):
 
     rounds: np.ndarray
     values: np.ndarray
+
+    def above(self, reference: float) -> "Series":
+        """Return by how many percent each value exceeds the reference."""
+        return Series(self.rounds, 100 * (self.values - reference) / (abs(reference) or np.nan))
 
 
 class StoredRun(NamedTuple):
@@ -70,7 +80,7 @@ class StoredRun(NamedTuple):
         return per_client * summary.get("cohort_size", np.nan)
 
     def side(self, name: str) -> dict[str, Any]:
-        """Return the final "federated", "centralized" or "difference_percent" values, empty if unknown."""
+        """Return the final values of a side, or "difference_percent"; empty if unknown."""
         return (self.summary or {}).get(name) or {}
 
     def series(self, kind: str, name: str) -> Series:
@@ -81,34 +91,42 @@ class StoredRun(NamedTuple):
     def losses(self, kind: str = "round") -> Series:
         """Return the losses of the federation ("round") or of ALS ("als_sweep"), the final one included.
 
-        A round's loss is that of the item factors it began with. A cohort only estimates it, so with cohorts
-        the exact losses of the evaluations are returned, if there are any.
+        A round's loss is that of the item factors it began with. A cohort only estimates it, and under noise
+        no client sends it: then the exact losses of the evaluations are returned, if there are any.
         """
-        is_cohort = kind == "round" and "cohort_size" in self.config.get("federation", {})
-        exact = self.series("evaluation", "loss")
-        if is_cohort and np.isfinite(exact.values).any():
-            return exact
         rounds, values = self.series(kind, "loss")
+        is_cohort = kind == "round" and "cohort_size" in self.config.get("federation", {})
+        if is_cohort or not np.isfinite(values).any():
+            exact = self.series("evaluation", "loss") if kind == "round" else Series(rounds, values)
+            if np.isfinite(exact.values).any():
+                return exact
         final = self.side("federated" if kind == "round" else "centralized").get("loss")
         if final is None:
             return Series(rounds, values)
         return Series(np.append(rounds, len(rounds)), np.append(values, final))
 
-    def als_loss(self, others: Sequence["StoredRun"] = ()) -> float | None:
-        """Return the final loss of ALS, from this run or from another one with the same data and model."""
-        for run in (self, *others):
-            is_same = all(run.config.get(name) == self.config.get(name) for name in ("data", "model"))
-            if is_same and run.side("centralized"):
-                return run.side("centralized").get("loss")
-        return None
+    @property
+    def als_loss(self) -> float | None:
+        """Final loss of ALS; None if it was not trained."""
+        return self.side("centralized").get("loss")
 
-    def excess_loss(self, kind: str = "round", *, others: Sequence["StoredRun"] = ()) -> Series:
-        """Return by how many percent each loss exceeds `als_loss`, or the best loss of the run itself."""
-        rounds, values = self.losses(kind)
-        reference = self.als_loss(others)
+    @property
+    def lowest_loss(self) -> float:
+        """Lowest loss on record; nan without one."""
+        losses = self.losses().values
+        return min(losses[np.isfinite(losses)], default=np.nan)
+
+    def excess_loss(self, kind: str = "round", *, reference: float | None = None) -> Series:
+        """Return by how many percent each loss exceeds the reference: by default ALS, or `lowest_loss`."""
         if reference is None:
-            reference = min(values[np.isfinite(values)], default=np.nan)
-        return Series(rounds, 100 * (values - reference) / (abs(reference) or np.nan))
+            reference = self.lowest_loss if self.als_loss is None else self.als_loss
+        return self.losses(kind).above(reference)
+
+    def by_epsilon(self, name: str) -> Series:
+        """Return the values `name` of the evaluations by the epsilon spent; empty without privacy budget."""
+        spent, values = self.series("evaluation", "epsilon").values, self.series("evaluation", name).values
+        is_spent = spent > 0  # the axis is logarithmic
+        return Series(spent[is_spent], values[is_spent])
 
 
 class StoredComparison(NamedTuple):
@@ -118,15 +136,17 @@ class StoredComparison(NamedTuple):
         name: of the folder.
         config: sections of `config.toml`.
         environment: content of `environment.json`.
-        document: content of `comparison.json`.
-        images: PNG files by name.
+        document: content of `comparison.json`; empty for an unfinished comparison.
+        curves: content of `curves.csv`.
+        users: rows of `users.csv`.
     """
 
     name: str
     config: dict[str, Any]
     environment: dict[str, Any]
     document: dict[str, Any]
-    images: dict[str, bytes]
+    curves: Curves
+    users: list[dict[str, str]]
 
 
 class StoredTuning(NamedTuple):
@@ -137,42 +157,98 @@ class StoredTuning(NamedTuple):
         config: sections of `tuned.toml`; empty if tuning was stopped.
         environment: content of `environment.json`.
         trials: rows of `trials.csv`.
-        images: PNG files by name.
+        document: content of `tuning.json`; empty in a folder of an older version.
     """
 
     name: str
     config: dict[str, Any]
     environment: dict[str, Any]
     trials: list[dict[str, str]]
-    images: dict[str, bytes]
+    document: dict[str, Any]
 
 
-Stored = StoredRun | StoredComparison | StoredTuning
+class StoredAudit(NamedTuple):
+    """A folder of `fcf audit`.
+
+    Attributes:
+        name: of the folder.
+        config: sections of `config.toml`.
+        environment: content of `environment.json`.
+        document: content of `audit.json`; empty for an unfinished audit.
+    """
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    document: dict[str, Any]
+
+
+Stored = StoredRun | StoredComparison | StoredTuning | StoredAudit
+_Read = Callable[[str, Path, dict[str, Any]], Stored]
+
+
+def _read_run(name: str, folder: Path, environment: dict[str, Any]) -> StoredRun:
+    config, records = CONFIG.read(folder), METRICS.read_or(folder, [])
+    return StoredRun(name, config, environment, records, SUMMARY.read_or(folder, None))
+
+
+def _read_comparison(name: str, folder: Path, environment: dict[str, Any]) -> StoredComparison:
+    config, document = CONFIG.read_or(folder, {}), COMPARISON.read_or(folder, {})
+    return StoredComparison(name, config, environment, document, _curves(folder), USERS.read_or(folder, []))
+
+
+def _read_tuning(name: str, folder: Path, environment: dict[str, Any]) -> StoredTuning:
+    tuned, trials = TUNED.read_or(folder, {}), TRIALS.read_or(folder, [])
+    return StoredTuning(name, tuned, environment, trials, TUNING.read_or(folder, {}))
+
+
+def _read_audit(name: str, folder: Path, environment: dict[str, Any]) -> StoredAudit:
+    return StoredAudit(name, CONFIG.read_or(folder, {}), environment, AUDIT.read_or(folder, {}))
+
+
+def _curves(folder: Path) -> Curves:
+    path = folder / CURVES
+    try:
+        return read_curves(path) if path.is_file() else Curves()
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: expected an intact file, got {error}; repeat the comparison") from error
+
+
+class _Kind(NamedTuple):
+    """Command that wrote a folder, the files that only it writes, and how to read the folder."""
+
+    command: str
+    files: tuple[File[Any], ...]
+    read: _Read
+
+
+_KINDS = (
+    _Kind("audit", (AUDIT,), _read_audit),
+    _Kind("compare", (COMPARISON,), _read_comparison),
+    _Kind("tune", (TUNED, TRIALS), _read_tuning),
+    _Kind("run", (SUMMARY,), _read_run),
+)
 
 
 def read_folder(folder: Path) -> Stored:
-    """Read a folder, whichever command wrote it.
+    """Read a folder, whichever command wrote it, and however far that came.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no run, comparison or tuning in it.
+        FileNotFoundError: if there is no such folder, or nothing of a run, comparison, tuning or audit in it.
         ValueError: if one of its files is damaged.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a run directory, got no folder; check the path")
-    name = folder.resolve().name
     environment = ENVIRONMENT.read_or(folder, {})
-    if COMPARISON.is_in(folder):
-        config, document = CONFIG.read_or(folder, {}), COMPARISON.read(folder)
-        return StoredComparison(name, config, environment, document, _images(folder))
-    if TUNED.is_in(folder) or TRIALS.is_in(folder):
-        tuned, trials = TUNED.read_or(folder, {}), TRIALS.read_or(folder, [])
-        return StoredTuning(name, tuned, environment, trials, _images(folder))
-    if not CONFIG.is_in(folder):
-        raise FileNotFoundError(
-            f"{folder}: expected a run directory with {CONFIG.name}; make one with `fcf run`"
-        )
-    config, records = CONFIG.read(folder), METRICS.read_or(folder, [])
-    return StoredRun(name, config, environment, records, SUMMARY.read_or(folder, None))
+    kind = next((kind for kind in _KINDS if any(file.is_in(folder) for file in kind.files)), None)
+    if kind is None:
+        if not CONFIG.is_in(folder):
+            raise FileNotFoundError(
+                f"{folder}: expected a run directory with {CONFIG.name}; make one with `fcf run`"
+            )
+        command = next(iter(environment.get("arguments") or []), "run")  # did not finish
+        kind = next((kind for kind in _KINDS if kind.command == command), _KINDS[-1])
+    return kind.read(folder.resolve().name, folder, environment)
 
 
 def read_folders(folders: Sequence[Path]) -> list[Stored]:
@@ -183,7 +259,3 @@ def read_folders(folders: Sequence[Path]) -> list[Stored]:
         stored._replace(name=str(folder)) if names.count(stored.name) > 1 else stored
         for stored, folder in zip(everything, folders, strict=True)
     ]
-
-
-def _images(folder: Path) -> dict[str, bytes]:
-    return {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}

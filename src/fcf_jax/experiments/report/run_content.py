@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from fcf_jax.experiments.report.panels import LegendEntry, Panel, alt_text, panels_of_run, svg_of_panel
+from fcf_jax.experiments.compare.statistics import distinct_metrics
+from fcf_jax.experiments.report.panels import LegendEntry, Panel, alt_text, svg_of_panel
 from fcf_jax.experiments.report.read import StoredRun
+from fcf_jax.experiments.report.run_panels import panels_of_run
 from fcf_jax.experiments.report.wording import (
     UNKNOWN,
     count_text,
@@ -24,6 +26,7 @@ from fcf_jax.experiments.store.schemas import Summary
 
 _LOSS_LEVELS = (10.0, 1.0, 0.1)  # percent above the final loss of ALS
 _METRIC_SHARE = 0.995  # of the final value of ALS
+_MOST_EVALUATIONS = 100  # rows of the table of the curves
 Content = dict[str, Any]
 
 
@@ -58,9 +61,11 @@ def run_content(run: StoredRun, *, anchor: str) -> Content:
     return {
         "headline": _headline(run),
         "is_finished": summary is not None,
+        "warnings": summary.get("warnings", []) if summary else [],
         "tiles": list(_tiles(run)),
         "tables": _result_tables(run),
         "has_als": bool(run.side("centralized")),
+        "has_popularity": _has_popularity(run),
         "figures": drawn_panels(panels_of_run(run), anchor),
         "milestones": milestones(run),
         "evaluations": _evaluations(run),
@@ -110,6 +115,10 @@ def milestones(run: StoredRun) -> list[Milestone]:
         reached = _first(evaluated.rounds, evaluated.values >= _METRIC_SHARE * centralized[name])
         found.append(_milestone(run, f"{metric_text(name)} at {share} of ALS's", reached, None))
     return found
+
+
+def _has_popularity(run: StoredRun) -> bool:
+    return any(value is not None for value in run.side("popularity").values())
 
 
 def _milestone(run: StoredRun, goal: str, rounds: int | None, sweeps: int | None) -> Milestone:
@@ -165,13 +174,26 @@ def _tiles(run: StoredRun) -> Iterator[tuple[str, str, str]]:
     total = run.bytes_per_round * summary["num_rounds"]
     per_client = total / max(summary["num_users"], 1)
     yield "total payload", size_text(total), f"{size_text(per_client)} per client"
+    if (statement := summary.get("privacy")) is not None:
+        spent = f"{statement['epsilon']:.3g}" if statement["is_private"] else "not private"
+        yield (
+            "epsilon",
+            spent,
+            f"at delta {statement['delta']:.2g}, noise {statement['noise_multiplier']:.3g}",
+        )
+    if (floor := run.side("popularity").get(run.leading_metric)) is not None:
+        yield f"{metric_text(run.leading_metric)} of popularity", number_text(floor), "the floor"
 
 
 def _result_tables(run: StoredRun) -> list[Content]:
     titles = ("Metrics and loss", "Normalised by the best value each user's test items allow")
+    sides = ("federated", "centralized")
+    metrics = {
+        name: {f"{side}_mean": run.side(side).get(name) for side in sides} for name in run.side("federated")
+    }
     return [
         {"title": title, "rows": [_result_row(run, name) for name in names]}
-        for title, names in zip(titles, plain_and_normalized(run.side("federated")), strict=True)
+        for title, names in zip(titles, plain_and_normalized(distinct_metrics(metrics)), strict=True)
         if names
     ]
 
@@ -182,6 +204,7 @@ def _result_row(run: StoredRun, name: str) -> Content:
         "federated": value_text(name, run.side("federated").get(name)),
         "centralized": value_text(name, run.side("centralized").get(name)),
         "difference": percent_text(run.side("difference_percent").get(name)),
+        "popularity": value_text(name, run.side("popularity").get(name)),
         "is_lower_better": name.endswith(("loss", "rmse")),
     }
 
@@ -189,17 +212,25 @@ def _result_row(run: StoredRun, name: str) -> Content:
 def _evaluations(run: StoredRun) -> Content:
     """Return the table of all evaluations: the numbers behind the curves."""
     excess = dict(zip(*(array.tolist() for array in run.excess_loss()), strict=True))
+    records = [record for record in run.records if record["kind"] == "evaluation"]
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(len(records), _MOST_EVALUATIONS)).round())
+    has_epsilon = any("epsilon" in record for record in records)
     rows = [
         [
             count_text(record["round"]),
             size_text(record["round"] * run.bytes_per_round),
+            *([number_text(record.get("epsilon"), decimals=3)] if has_epsilon else []),
             percent_text(excess.get(record["round"])),
             *(number_text(record.get(name)) for name in run.main_metrics),
         ]
-        for record in run.records
-        if record["kind"] == "evaluation"
+        for record in (records[int(position)] for position in chosen)
     ]
-    return {"head": ["round", "payload", "excess loss", *map(metric_text, run.main_metrics)], "rows": rows}
+    head = ["round", "payload", *(["epsilon"] if has_epsilon else []), "excess loss"]
+    return {
+        "head": [*head, *map(metric_text, run.main_metrics)],
+        "rows": rows,
+        "num_left_out": len(records) - len(rows),
+    }
 
 
 def _data(summary: Summary) -> Iterator[tuple[str, str]]:

@@ -109,11 +109,17 @@ def show(title: str, rows: Iterable[Mapping[str, Any]]) -> None:
         is_number = all(isinstance(row[name], int | float) for row in rows)
         table.add_column(name, justify="right" if is_number else "left")
     for row in rows:
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+        table.add_row(*map(_cell, row.values()))
     console = new_console()
     if not console.is_terminal:
         console.width = _WIDTH
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return _UNKNOWN if value != value else f"{value:.4g}"
+    return str(value)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -1,6 +1,7 @@
 """Files and tables of `fcf tune`; apart from the rest of this package because they need optuna."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from fcf_jax.experiments.build.held_out import HeldOut
-from fcf_jax.experiments.report.figures import png_of
+from fcf_jax.experiments.report.drawing import png_of
 from fcf_jax.experiments.report.tables import csv_text
 from fcf_jax.experiments.store.files import write_atomically
-from fcf_jax.experiments.store.run_directory import CONFIG, TRIALS, TUNED
+from fcf_jax.experiments.store.run_directory import CONFIG, TRIALS, TUNED, TUNING
 from fcf_jax.experiments.tune.study import finished, params_of, start_trial
 from fcf_jax.experiments.tune.tuning import Tuned, value_at_start
 
@@ -26,7 +27,7 @@ _PANEL = (3.0, 2.7)  # inches
 
 
 def write_tuning(folder: Path, held_out: HeldOut, tuned: Tuned) -> None:
-    """Write `config.toml`, `tuned.toml`, `trials.csv` and `tuning.png`.
+    """Write `config.toml`, `tuned.toml`, `trials.csv`, `tuning.json` and `tuning.png`.
 
     Args:
         folder: of the studies.
@@ -40,6 +41,10 @@ def write_tuning(folder: Path, held_out: HeldOut, tuned: Tuned) -> None:
     header = _header(held_out, tuned)
     write_atomically(folder / TUNED.name, f"{header}{tomli_w.dumps(tuned.config.to_dict())}".encode())
     write_atomically(folder / TRIALS.name, _trials_csv(tuned))
+    TUNING.write(
+        folder,
+        {"metric": tuned.metric, "start_value": tuned.start_value, "best_value": tuned.best_value},
+    )
     write_atomically(folder / "tuning.png", png_of(_figure(tuned)))
 
 
@@ -47,12 +52,23 @@ def tuning_tables(tuned: Tuned) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield a title and rows for each study: the starting and the best values."""
     for name, study in tuned.studies.items():
         start, best = start_trial(study), study.best_trial
-        rows = {key: (start.params[key], value) for key, value in params_of(best).items()}
-        rows[tuned.metric] = (value_at_start(study), best.value)
+        rows = {tuned.metric: (value_at_start(study), best.value)}
+        rows |= {key: (start.params[key], value) for key, value in params_of(best).items()}
         yield (
             f"{name}, by {'ALS' if name == 'model' else 'FCF'}: {_counts(study)}",
             [{"": key, "start": before, "best": after} for key, (before, after) in rows.items()],
         )
+
+
+def gain_text(tuned: Tuned) -> str:
+    """Return a sentence on what was gained on the validation set."""
+    before, after = tuned.start_value, tuned.best_value
+    if before is None:
+        return f"{tuned.metric} of ALS on the validation set: {after:.4f}"
+    start = f"{before:.4f}" if math.isfinite(before) else "diverged"
+    gain = f" ({100 * (after - before) / before:+.1f} %)" if math.isfinite(before) and before else ""
+    values = f"{start} as configured, {after:.4f} tuned{gain}"
+    return f"{tuned.metric} of the federation on the validation set: {values}"
 
 
 def _counts(study: Study) -> str:
@@ -65,7 +81,10 @@ def _header(held_out: HeldOut, tuned: Tuned) -> str:
     """Return TOML comments on where the values come from."""
     validation = held_out.validation
     counts = "; ".join(f"{name}: {_counts(study)}" for name, study in tuned.studies.items())
-    before = f"; as configured {tuned.start_value:.6g}" if tuned.start_value is not None else " (ALS)"
+    before = " (ALS)"
+    if tuned.start_value is not None:
+        is_known = math.isfinite(tuned.start_value)
+        before = f"; as configured {tuned.start_value:.6g}" if is_known else "; as configured it diverged"
     return (
         f"# Tuned by fcf tune, seed {tuned.given.tuning.seed}. {counts}.\n"
         f"# {tuned.metric} on {validation.num_interactions} held-out interactions: "

@@ -51,7 +51,7 @@ USERS = File[list[Document]]("users.csv")
 _GO_ON = "delete it, and go on with --resume"
 SUMMARY = File[Summary]("summary.json", schema=Summary, remedy=_GO_ON)
 COMPARISON = File[Document]("comparison.json", required=("metrics", "verdict"), remedy=_GO_ON)
-AUDIT = File[Document]("audit.json")
+AUDIT = File[Document]("audit.json", required=("mode", "attacks", "facts", "verdict"))
 
 
 class TrainedModel(NamedTuple):
