@@ -15,7 +15,7 @@ from fcf_jax.data.columns import Columns, named_positions
 from fcf_jax.data.evidence import PLAIN_NUMBERS, Meaning
 from fcf_jax.data.memory import check_fits_memory
 from fcf_jax.data.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
-from fcf_jax.data.text import one_line
+from fcf_jax.data.text import is_damage, one_line
 from fcf_jax.data.typed import check_rows
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and not is_damage(error):
             raise
         raise ValueError(
             f"{path}: not a readable {what} ({one_line(error)}); fetch or save it again"

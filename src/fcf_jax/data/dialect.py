@@ -21,6 +21,7 @@ from fcf_jax.data.separators import (
     refuse_unclear_separator,
     split_fields,
 )
+from fcf_jax.data.timestamps import to_seconds
 
 _NUMBERS: Mapping[str, float] = MappingProxyType({})  # weights of a column of numbers
 
@@ -66,7 +67,7 @@ def infer_dialect(
 
     The first line is a header if it has two common column names, if `columns` has names, or if none of its
     fields is a number. If `columns` has numbers for user and item, it is a header only if it has two common
-    names, or text where a strength or timestamp should be. Without a header,
+    names, or strengths or timestamps and no number, time or event. Without a header,
     two to four columns are user, item, strength, timestamp, unless their values show another order.
 
     Args:
@@ -125,13 +126,18 @@ def weights_of(
     return (weights or EVENT_WEIGHTS) if are_events(values, weights or EVENT_WEIGHTS) else _NUMBERS
 
 
+def _is_value(field: str) -> bool:
+    """Return True for a number, a time or a kind of event."""
+    return looks_like("number", [field]) or are_events([field]) or not to_seconds([field]).missing[0]
+
+
 def _is_header(fields: Sequence[str], columns: Columns) -> bool:
     num_common = sum(map(is_common, fields))
     has_numbers = any(looks_like("number", [field]) for field in fields)
     if num_common > 1:
         return True
     if is_digits(columns.user) and is_digits(columns.item):
-        values = {str(column) for column in (columns.strength, columns.timestamp)}
-        return any(not looks_like("number", [field]) for i, field in enumerate(fields) if str(i) in values)
+        has_values = columns.strength not in (None, "") or columns.timestamp not in (None, "")
+        return has_values and not any(map(_is_value, fields))
     has_names = any(column not in (None, "") and not is_digits(column) for column in columns)
     return has_names or not has_numbers

@@ -7,6 +7,7 @@ field with separators, line breaks and doubled quotes in it; other separators kn
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -50,12 +51,18 @@ def records(text: str, separator: str, *, has_quotes: bool = True, first_line: i
     """
     lines = io.StringIO(text, newline=None)
     if has_quotes and separator in QUOTING_SEPARATORS and '"' in text:
-        found = _quoted(lines, separator, first_line)
+        skips_blanks = has_blank_before_quote(text, separator)
+        found = _quoted(lines, separator, first_line, skips_blanks=skips_blanks)
     else:
         found = _plain(lines, separator, first_line)
     return (
         record for record in found if any(field.strip() for field in record.fields) or len(record.fields) > 1
     )
+
+
+def has_blank_before_quote(text: str, separator: str) -> bool:
+    """Return True if a field may be enclosed in quotes behind a blank."""
+    return separator == WHITESPACE or re.search(rf"(^|[\r\n{re.escape(separator)}]) +\"", text) is not None
 
 
 def split_fields(line: str, separator: str, *, has_quotes: bool = True) -> list[str]:
@@ -68,14 +75,17 @@ def split_fields(line: str, separator: str, *, has_quotes: bool = True) -> list[
 
 
 def _plain(lines: Iterable[str], separator: str, first_line: int) -> Iterator[Record]:
-    split_at = None if separator == WHITESPACE else separator
     for number, line in enumerate(lines, start=first_line):
-        yield Record(number, line.rstrip("\n").split(split_at))
+        if separator == WHITESPACE:
+            fields = [field for field in line.rstrip("\n").replace("\t", " ").split(" ") if field]
+        else:
+            fields = line.rstrip("\n").split(separator)
+        yield Record(number, fields)
 
 
-def _quoted(lines: Iterable[str], separator: str, first_line: int) -> Iterator[Record]:
+def _quoted(lines: Iterable[str], separator: str, first_line: int, *, skips_blanks: bool) -> Iterator[Record]:
     source = _Lines(_single_blanks(lines) if separator == WHITESPACE else lines)
-    reader = csv.reader(source, delimiter=separator or " ", skipinitialspace=True)
+    reader = csv.reader(source, delimiter=separator or " ", skipinitialspace=skips_blanks)
     line = first_line
     try:
         for fields in reader:
@@ -108,4 +118,4 @@ class _Lines:
 
 def _single_blanks(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        yield line.replace("\t", " ").strip() + "\n"
+        yield line.replace("\t", " ").strip(" \n") + "\n"

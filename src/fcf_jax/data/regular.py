@@ -9,7 +9,7 @@ import numpy.typing as npt
 from fcf_jax.data.arrow import compute, memory_pool
 from fcf_jax.data.dialect import Dialect
 from fcf_jax.data.evidence import event_word
-from fcf_jax.data.separators import QUOTING_SEPARATORS, WHITESPACE
+from fcf_jax.data.records import QUOTING_SEPARATORS, WHITESPACE, has_blank_before_quote
 from fcf_jax.data.table import MAX_STRENGTH
 from fcf_jax.data.timestamps import to_seconds
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _UNUSED = (b"\x1f", b"\x1e", b"\x01")  # one of them replaces "::", as Arrow separates by single bytes
-_OTHER_BLANKS = (b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x1f")
 _MARK = "\x1alast row"
 
 
@@ -59,10 +58,10 @@ def parse_regular(block: bytes, dialect: Dialect, *, implicit: bool) -> Pieces |
 def _prepared(block: bytes, dialect: Dialect) -> tuple[bytes, str]:
     """Return the block with one byte as separator, and this separator; "" where there is none."""
     separator = dialect.separator
-    if _has_quotes(block, dialect) and (
-        separator == WHITESPACE or f"{separator} ".encode() in block or b' "' in block
-    ):
-        return block, ""  # quotes after blanks enclose a field, too
+    if _has_quotes(block, dialect) and b' "' in block and has_blank_before_quote(block.decode(), separator):
+        return block, ""
+    if separator == WHITESPACE and _has_quotes(block, dialect):
+        return block, ""
     if separator == WHITESPACE:
         return _single_blanks(block)
     if len(separator.encode()) == 1:
@@ -111,8 +110,6 @@ def _has_quotes(block: bytes, dialect: Dialect) -> bool:
 
 
 def _single_blanks(block: bytes) -> tuple[bytes, str]:
-    if not block.isascii() or any(blank in block for blank in _OTHER_BLANKS):
-        return block, ""
     for other, blank in ((b"\t", b" "), (b"\r", b"\n")):
         block = block.replace(other, blank)
     while b"  " in block:

@@ -3,6 +3,7 @@
 import bz2
 import codecs
 import contextlib
+import errno
 import gzip
 import lzma
 import struct
@@ -20,6 +21,7 @@ from fcf_jax.data.memory import check_fits_memory
 MAX_LINE_BYTES = 2**26
 
 _BLOCK_BYTES = 2**23
+_HEAD_BYTES = 2**16
 _OPENERS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
     (b"BZh", bz2.open),
@@ -28,7 +30,7 @@ _OPENERS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
 _ZIP = b"PK\x03\x04"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # What decoders raise for damaged data. RuntimeError: a zip archive with a password or an unknown method;
-# OSError without a number: gzip and bzip2.
+# OSError without a number: gzip and bzip2; EINVAL: an offset before the file.
 _DAMAGED = (
     EOFError, OSError, RuntimeError, ValueError, lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -42,7 +44,7 @@ class Text(NamedTuple):
         file_name: Name of the file, or of the member of a zip archive.
         encoding: "utf-8", "utf-16", or "latin-1" for what is not valid UTF-8: it has a character for every
             byte.
-        head: The first block, at least the first line.
+        head: The first lines.
         num_bytes: Decompressed size.
         num_lines: Number of line breaks.
     """
@@ -79,7 +81,8 @@ def read_text(path: Path) -> Text:
         encoding = encoding or ("utf-16" if block.startswith(_UTF_16) else "utf-8")
         if encoding == "utf-8" and not _is_utf_8(block):
             encoding = "latin-1"
-        head = head or block
+        if len(head) < _HEAD_BYTES or (not head.strip() and len(head) < MAX_LINE_BYTES):
+            head += block
         num_bytes += len(block)
         num_lines += num_line_breaks(block)
     head = b"".join(_transcoded([head], encoding)) if head else b""
@@ -101,7 +104,8 @@ def one_line(error: Exception) -> str:
 
 def is_damage(error: Exception) -> bool:
     """Return True for an exception of a decoder, False for one of the file system."""
-    return isinstance(error, _DAMAGED) and not (isinstance(error, OSError) and error.errno is not None)
+    is_of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    return isinstance(error, _DAMAGED) and not is_of_system
 
 
 def _is_utf_8(block: bytes) -> bool:
