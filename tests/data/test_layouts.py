@@ -410,8 +410,9 @@ def test_zip_of_a_published_set_is_read_by_its_member(file):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"user_id": 1, "item": "a"}\n{"user_id": 2}\n', ":2: expected a item id"),
+        ('{"user_id": 1, "item": "a"}\n{"user_id": 2}\n', ":2: expected an item id"),
         ('{"user_id": 1, "item": "a"}\n[1, 2]\n', ":2: expected an object in JSON"),
+        ('{"user_id": 1, "item": "a"}\n\nnull\n', ":3: expected an object in JSON"),
         ('{"user_id": 1, "item": "a"}\n{"user_id": \n', ":2: expected an object in JSON"),
         ('{"user": "a", "item": "b", "stars": "many"}\n', ":1: expected a finite number as strength"),
         ('{"who": 1, "what": 2}\n', ":1: no user column recognized among who, what"),
@@ -419,7 +420,7 @@ def test_zip_of_a_published_set_is_read_by_its_member(file):
     ],
 )
 def test_bad_json_lines_are_refused_with_the_line(file, content, expected):
-    assert expected.replace("a item", "an item") in failure(file(content)).replace("a item", "an item")
+    assert expected in failure(file(content))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,10 @@ def test_unknown_column_of_texts_is_no_strength():
 
 def test_type_of_an_item_is_no_event():
     rows = ["user,item,type", "1,2,book", "1,3,film"]
-    assert infer_dialect("f", rows, Columns(), None).columns.strength is None
+    dialect = infer_dialect("f", rows, Columns(), None)
+    assert dialect.columns.strength is None and "type holds words without a weight" in dialect.why
+    weighed = infer_dialect("f", rows, Columns(), None, weights={"book": 2.0})
+    assert weighed.columns.strength == 2 and weighed.weights == {"book": 2.0} and not weighed.why
     rows = ["user,item,type", "1,2,view", "1,3,buy"]
     assert infer_dialect("f", rows, Columns(), None).columns.strength == 2
 

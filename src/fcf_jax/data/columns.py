@@ -1,9 +1,10 @@
 """Columns of a table: those the caller chose, otherwise found by their names or by their values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from fcf_jax.data.evidence import are_events, looks_like
+from fcf_jax.data.evidence import looks_like, weights_of
 from fcf_jax.data.names import find_common, is_event, is_no_strength
 from fcf_jax.data.timestamps import to_seconds
 
@@ -55,7 +56,11 @@ class Order(NamedTuple):
 
 
 def named_positions(
-    where: str, names: Sequence[str], columns: Columns, rows: Sequence[Sequence[str]] = ()
+    where: str,
+    names: Sequence[str],
+    columns: Columns,
+    rows: Sequence[Sequence[str]] = (),
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Positions:
     """Find the columns of a table whose columns have names.
 
@@ -64,6 +69,7 @@ def named_positions(
         names: All column names, in order.
         columns: Columns that the caller chose.
         rows: First rows, which show what the columns hold; may be none.
+        weights: Strengths of events that the caller chose.
 
     Raises:
         ValueError: For a chosen column that does not exist, when no user or item column is found, or when no
@@ -79,11 +85,14 @@ def named_positions(
     for kind, position in (("user", user), ("item", item)):
         if position is None:
             raise ValueError(
-                f"{where}: no {kind} column recognized among {_shown(names)}; set data.{kind}_column"
+                f"{where}: no {kind} column recognized among {_shown(names)}; set data.{kind}_column "
+                "to a name, or to a 0-based number if the first line is data"
             )
     assert user is not None and item is not None
-    if columns.strength is None and strength is not None and _holds_other_words(strength, names, rows):
-        strength = None
+    if columns.strength is None and strength is not None and is_event(names[strength]):
+        values = values_of(rows, strength)
+        if values and not weights_of(values, weights) and not looks_like("number", values):
+            strength = None  # a type of items, perhaps
     if columns.strength is None and strength is None:
         _refuse_possible_strengths(where, names, {user, item, timestamp}, rows)
     if columns.timestamp is None and timestamp is not None and not _holds_times(timestamp, rows):
@@ -97,28 +106,24 @@ def _chosen(where: str, names: Sequence[str], kind: str, column: str | int | Non
     return list(names).index(str(column)) if column in names else _numbered(where, names, kind, column)
 
 
-def _holds_other_words(position: int, names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Return True for a column such as "type" whose words are no events: a kind of item, perhaps."""
-    values = _values(rows, position)
-    return (
-        is_event(names[position])
-        and bool(values)
-        and not (are_events(values) or looks_like("number", values))
-    )
-
-
 def _holds_times(position: int, rows: Sequence[Sequence[str]]) -> bool:
     """Return False for a column named like times of which none can be read: 12/1/2010, perhaps."""
-    values = _values(rows, position)
+    values = values_of(rows, position)
     return not values or not bool(to_seconds(values).missing.all())
 
 
-def unread_times(names: Sequence[str], columns: Columns, positions: Positions) -> str:
-    """Return a sentence about a column that is named like times but cannot be read; "" if there is none."""
-    found = find_common("timestamp", names) if columns.timestamp is None else None
-    if found is None or positions.timestamp is not None:
-        return ""
-    return f"the times in {names[found]} are in no form that is read, and left out"
+def left_out(names: Sequence[str], columns: Columns, positions: Positions) -> str:
+    """Return what is wrong with columns that have a usual name but were not taken; "" if there are none."""
+    faults = []
+    strength = find_common("strength", names) if columns.strength is None else None
+    if strength is not None and positions.strength is None:
+        faults.append(
+            f"{names[strength]} holds words without a weight, and every row counts 1 (data.strength_values)"
+        )
+    times = find_common("timestamp", names) if columns.timestamp is None else None
+    if times is not None and positions.timestamp is None:
+        faults.append(f"the times in {names[times]} are in no form that is read, and left out")
+    return "; ".join(faults)
 
 
 def _refuse_possible_strengths(
@@ -130,7 +135,7 @@ def _refuse_possible_strengths(
         for position, name in enumerate(names)
         if position not in taken
         and not is_no_strength(name)
-        and (not rows or looks_like("number", _values(rows, position)))
+        and (not rows or looks_like("number", values_of(rows, position)))
     ]
     if possible:
         raise ValueError(
@@ -139,7 +144,8 @@ def _refuse_possible_strengths(
         )
 
 
-def _values(rows: Sequence[Sequence[str]], position: int) -> list[str]:
+def values_of(rows: Sequence[Sequence[str]], position: int) -> list[str]:
+    """Return the values of a column, without empty ones."""
     return [row[position] for row in rows if len(row) > position and row[position]]
 
 

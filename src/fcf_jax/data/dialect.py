@@ -9,11 +9,12 @@ from fcf_jax.data.columns import (
     Order,
     Positions,
     is_digits,
+    left_out,
     named_positions,
     numbered_positions,
-    unread_times,
+    values_of,
 )
-from fcf_jax.data.evidence import EVENT_WEIGHTS, are_events, looks_like
+from fcf_jax.data.evidence import looks_like, weights_of
 from fcf_jax.data.names import is_common
 from fcf_jax.data.separators import (
     checked_separator,
@@ -94,8 +95,8 @@ def infer_dialect(
         )
     has_header, why = order is None and _is_header(fields, columns), ""
     if has_header:
-        positions = named_positions(where, fields, columns, rows[1:])
-        why = unread_times(fields, columns, positions)
+        positions = named_positions(where, fields, columns, rows[1:], weights)
+        why = left_out(fields, columns, positions)
     else:
         positions, why = numbered_positions(where, rows, columns, order)
     return Dialect(
@@ -104,26 +105,19 @@ def infer_dialect(
         has_header,
         positions,
         has_quotes=has_quotes,
-        weights=weights_of(rows[has_header:], positions.strength, weights),
+        weights=event_weights(rows[has_header:], positions, weights),
         names=tuple(fields) if has_header else (),
         why=why,
     )
 
 
-def weights_of(
-    rows: Sequence[Sequence[str]], strength: int | None, weights: Mapping[str, float]
+def event_weights(
+    rows: Sequence[Sequence[str]], positions: Positions, given: Mapping[str, float]
 ) -> Mapping[str, float]:
-    """Return the weights of events if the strength column holds events; empty if it holds numbers.
-
-    Args:
-        rows: First rows.
-        strength: Position of the strength column; None if there is none.
-        weights: By `event_word`; empty for `EVENT_WEIGHTS`.
-    """
-    if strength is None:
+    """Return the weights of events if the strength column holds events; empty if it holds numbers."""
+    if positions.strength is None:
         return _NUMBERS
-    values = [row[strength] for row in rows if len(row) > strength and row[strength]]
-    return (weights or EVENT_WEIGHTS) if are_events(values, weights or EVENT_WEIGHTS) else _NUMBERS
+    return weights_of(values_of(rows, positions.strength), given)
 
 
 def _is_value(field: str) -> bool:

@@ -84,6 +84,15 @@ def event_word(value: str) -> str:
     return re.sub(r"[\s_\-]+", "", value.lower())
 
 
-def are_events(values: Sequence[str], weights: Mapping[str, float] = EVENT_WEIGHTS) -> bool:
-    """Return True if there are values and each is the name of an event that has a weight."""
-    return bool(values) and all(event_word(value) in weights for value in values)
+def weights_of(values: Sequence[str], given: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the weights of events if the values are events; empty if they are anything else.
+
+    Args:
+        values: Of a strength column.
+        given: Weights that the caller chose, of which one must occur; empty for `EVENT_WEIGHTS`, which must
+            have every value.
+    """
+    words = {event_word(value) for value in values}
+    if given:
+        return given if words & given.keys() else {}
+    return EVENT_WEIGHTS if words and words <= EVENT_WEIGHTS.keys() else {}

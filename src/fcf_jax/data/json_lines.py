@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fcf_jax.data.arrow import memory_pool
-from fcf_jax.data.columns import Columns, named_positions, unread_times
-from fcf_jax.data.dialect import Dialect, weights_of
+from fcf_jax.data.columns import Columns, left_out, named_positions
+from fcf_jax.data.dialect import Dialect, event_weights
 from fcf_jax.data.parse import strength_of, strength_problem
 from fcf_jax.data.regular import Pieces, pieces_of
 from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
@@ -68,14 +68,14 @@ def _with_keys(
     if not names:
         raise ValueError(f"{where}: expected an object in JSON; correct the line")
     texts = [[_text(row.get(name)) for name in names] for row in sample]
-    positions = named_positions(where, names, columns, texts)
+    positions = named_positions(where, names, columns, texts, dialect.weights)
     return dataclasses.replace(
         dialect,
         columns=positions,
         names=names,
         num_fields=len(names),
-        weights=weights_of(texts, positions.strength, dialect.weights),
-        why=unread_times(names, columns, positions),
+        weights=event_weights(texts, positions, dialect.weights),
+        why=left_out(names, columns, positions),
     )
 
 
