@@ -54,12 +54,15 @@ def test_original_ids_and_positions_name_the_same(model, frame):
     pairs = [
         (model.recommend(1, rows[[1]], N=3), model.recommend(user, None, N=3)),
         (model.recommend([2, 1], rows[[2, 1]]), model.recommend([model.user_labels[2], user], None)),
+        (model.recommend([2, 1], rows[[2, 1]]), model.recommend([2, 1], frame)),
+        (model.recommend(1, rows[[1]]), model.recommend(user, frame)),
         (model.similar_items(4), model.similar_items(item)),
         (model.similar_items(4, items=[1, 2]), model.similar_items(4, items=model.item_labels[[1, 2]])),
         (model.similar_users(1), model.similar_users(user)),
         (model.recommend_new(rows), model.recommend_new(frame)),
         (model.recommend_new(rows), model.recommend_new(frame.sample(frac=1, random_state=0))),
         (model.explain(1, rows[[1]], 4)[:2], model.explain(user, None, item)[:2]),
+        (model.explain(1, rows[[1]], 4)[:2], model.explain(user, frame, item)[:2]),
     ]
     for by_position, by_label in pairs:
         np.testing.assert_array_equal(by_position[0], by_label[0])
@@ -96,6 +99,7 @@ def test_saved_labels_come_back(model, frame, tmp_path):
     loaded = fcf.FederatedCollaborativeFilter.load(tmp_path / "model.npz")
     assert loaded.item_labels.tolist() == model.item_labels.tolist()
     np.testing.assert_array_equal(loaded.recommend_new(frame)[0], model.recommend_new(frame)[0])
+    np.testing.assert_array_equal(loaded.recommend("u01", frame)[0], model.recommend("u01", None)[0])
     with pytest.raises(ValueError, match="got a loaded one; pass the users' own rows to recommend_new"):
         loaded.recommend("u00", None)
 

@@ -84,12 +84,14 @@ def _recommend_to_all(model: "TrainedModel", out: Path, count: int) -> None:
 
     titles = titles_of(model)
     histories = histories_of_all(model)
-    num_users, num_rows = histories.interactions.num_users, 0
+    num_users, num_rows, before = histories.interactions.num_users, 0, 0
     if histories.num_unknown:
         say(f"{histories.num_unknown} interactions with items that are unknown to the model are left out")
     with run_errors(), ProgressLine(new_console()) as progress, written_in_blocks(out) as append:
         for done, table in recommend_in_blocks(model, histories, count=count, titles=titles):
             append(table)
             num_rows += len(table)
-            progress.show("users", done, num_users, f"{short(num_rows)} rows")
+            is_kept = done == num_users or 10 * done // num_users > 10 * before // num_users
+            progress.show("users", done, num_users, f"{short(num_rows)} rows", is_kept=is_kept)
+            before = done
     say(f"{num_rows} recommendations for {num_users} users written to {out}")

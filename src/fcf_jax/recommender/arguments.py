@@ -133,6 +133,14 @@ def checked_ids(ids: Ids, count: int, name: str, labels: np.ndarray | None = Non
     return array.astype(np.int64)
 
 
+def labels_of(ids: Ids, labels: np.ndarray | None) -> list[str] | None:
+    """Return the labels of an id or a list of ids as text; None for positions without labels."""
+    array = np.atleast_1d(np.asarray(ids))
+    if array.size and all(isinstance(one, str) for one in array.flat):
+        return [str(one) for one in array.flat]
+    return None if labels is None else [str(labels[i]) for i in checked_ids(ids, len(labels), "userid")]
+
+
 def shaped_like(ids: Ids, results: IdsAndScores) -> IdsAndScores:
     """Return a single row for a single id, all rows for a list."""
     first, second = results

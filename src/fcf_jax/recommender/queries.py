@@ -19,6 +19,7 @@ from fcf_jax.recommender.arguments import (
     check_sizes,
     checked_ids,
     histories_of,
+    labels_of,
     shaped_like,
 )
 from fcf_jax.recommender.choice import best
@@ -73,8 +74,8 @@ class Queries:
 
         Args:
             userid: id of a user, or a list of ids.
-            user_items: histories, one row for each user in `userid`: `user_items[userid]`. None: those of
-                the last `fit`.
+            user_items: histories, one row for each user in `userid`: `user_items[userid]`. With labels, as in
+                a DataFrame, those of other users may be among them. None: those of the last `fit`.
             N: number of items, at least 1.
             filter_already_liked_items: leave out the items in the user's row.
             filter_items: items to leave out for all users.
@@ -89,7 +90,7 @@ class Queries:
         """
         rows = None
         if user_items is not None:
-            rows = self._rows(user_items, num_users=np.size(userid))
+            rows = self._rows(user_items, userid)
         elif filter_already_liked_items:
             rows = of_users(self._own_histories, self._users(userid))
         if rows is not None and (recalculate_user or self._histories is None):
@@ -198,7 +199,7 @@ class Queries:
         if user_items is None:
             row = of_users(self._own_histories, self._users(userid))
         else:
-            row = self._rows(user_items, num_users=1)
+            row = self._rows(user_items, userid)
         item = self._items(itemid, "itemid")[0]
         contributions, user_weights = explain_score(
             self.item_factors,
@@ -251,10 +252,16 @@ class Queries:
         among, left_out = self._choice(items, filter_items)
         return best(self._fitted, user_factors, count, observed=observed, among=among, left_out=left_out)
 
-    def _rows(self, user_items: Any, *, num_users: int | None = None) -> Interactions:
+    def _rows(self, user_items: Any, userid: Ids | None = None) -> Interactions:
+        """Return the histories that are given: of these users, found by label where both have labels."""
         rows = histories_of(
             user_items, alpha=self.alpha, strengths=self.strengths, item_labels=self._item_labels
         )
+        if userid is not None and rows.user_labels is not None:
+            labels = labels_of(userid, None if self._histories is None else self._histories.user_labels)
+            if labels is not None:
+                rows = of_users(rows, checked_ids(labels, rows.num_users, "userid", rows.user_labels))
+        num_users = None if userid is None else np.size(userid)
         check_sizes(rows, num_items=len(self._fitted), num_users=num_users)
         return rows
 
