@@ -122,7 +122,9 @@ def event_weights(
 
 def _is_value(field: str) -> bool:
     """Return True for a number, a time or a kind of event."""
-    return looks_like("number", [field]) or are_events([field]) or not to_seconds([field]).missing[0]
+    return (
+        looks_like("number", [field]) or bool(weights_of([field], {})) or not to_seconds([field]).missing[0]
+    )
 
 
 def _is_header(fields: Sequence[str], columns: Columns) -> bool:
