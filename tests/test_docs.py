@@ -86,6 +86,45 @@ def test_code_of_the_readme_runs(tmp_path, capsys):
     assert namespace["ids"].shape == (2, 10)
 
 
+TOY = [
+    "data.num_users=60", "data.num_items=60", "data.mean_history=8", "model.num_factors=3",
+    "federation.num_rounds=2", "evaluation.every=2", "privacy.min_cohort=2",
+]  # fmt: skip
+SLOW = {"compare", "tune", "audit"}  # they have tests of their own
+
+
+@pytest.fixture
+def toy_sets(tmp_path, monkeypatch):
+    """A folder with own data, and a cache with data sets of the right form and a toy's size."""
+    plays = simulate_taste(num_users=60, num_items=60, mean_history=8, seed=0)
+    rows = list(zip(plays.user_ids + 1, plays.item_ids + 1, plays.strengths.astype(int), strict=True))
+    for path, separator in (("ml-1m/ratings.dat", "::"), ("ml-100k/u.data", "\t"), ("my.csv", ",")):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        lines = [separator.join(map(str, (*row, 978300760))) for row in rows]
+        (tmp_path / path).write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("FCF_JAX_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_commands_of_the_readme_run(toy_sets, capsys):
+    """In order, on toy data. Slow commands, and runs on several devices (test_resume), are only resolved."""
+    commands = commands_on(DOCS.parent / "README.md")
+    assert len(commands) >= 15
+    for command in commands:
+        toy = [] if "--resume" in command else [part for one in TOY for part in ("--set", one)]
+        if command[0] in SLOW or "parallel." in " ".join(command):
+            without_folder = [one for one in command[1:] if one != "--out" and not one.startswith("runs/")]
+            command = ["config", *without_folder]
+        elif command[0] == "run":
+            command = [*command, *toy]
+        assert cli.main(command) == 0, f"{command}\n{capsys.readouterr().err}"
+    assert "ndcg_at_10" in capsys.readouterr().out
+
+
+def commands_on(page):
+    return [one for fence in fences_of(page) if fence.kind == "bash" for one in commands_of(fence.content)]
+
+
 def test_every_page_is_followed_and_shows_its_output():
     written = sorted(page.stem for page in DOCS.glob("*.md") if page.stem != "api")  # generated
     assert sorted(sum(GROUPS, ())) == written

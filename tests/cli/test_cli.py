@@ -1,7 +1,14 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.cli.signals import SignalError
+from fcf_jax.cli.signals import SignalError, raised_signals
 from fcf_jax.experiments.store import files
 
 TINY = [
@@ -75,7 +82,111 @@ def test_full_disk_in_the_run_is_a_failure_in_one_line(tmp_path, monkeypatch, ca
     assert "free some space" in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--fly"], ["run", "--set"]])
-def test_usage_errors_are_one_line(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "expected a command"),
+        (["fly"], "fly"),
+        (["run", "--fly"], "--fly"),
+        (["run", "--set"], "--set"),
+        (["run", "--out", ""], "expected a folder, got ''"),
+        (["compare", "--out", "--resume"], "expected a folder, got '--resume'"),
+        (["tune", "--out", os.fsdecode(b"runs/\xff")], "expected a name in UTF-8"),
+        (["audit", "--out", "runs/\x1b[2J"], "without control characters"),
+        (["run", "--resume", "--out", "nowhere"], "nowhere: expected a run directory with config.toml"),
+        (["run", "--set", "parallel.devices=100"], "parallel.devices: expected at most 1 device,"),
+        (["run", "--set", "parallel.item_shards=3"], "parallel.item_shards: expected at most 1 device,"),
+        (["run", "--set", "federation.seed=4294967296"], "federation.seed: expected at most 4294967295"),
+        (["run", "--set", "federation.seed=9223372036854775808"], "federation.seed: expected at most"),
+        (["run", "--set", "model.num_factors=2.5"], "model.num_factors: expected an integer, got 2.5"),
+    ],
+)
+def test_mistakes_in_arguments_are_one_line(arguments, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_completion_are_quick(monkeypatch):
+    """Without JAX, which takes a second to import; a shell completes on each press of a key."""
+    code = """
+        import os, sys
+        from fcf_jax.cli import main
+        assert main(["run", "-h"]) == 0
+        os.environ.update(_FCF_COMPLETE="complete_bash", COMP_WORDS="fcf rep", COMP_CWORD="1")
+        try:
+            main([])
+        finally:
+            assert "jax" not in sys.modules
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "--resume" in run.stdout and run.stdout.splitlines()[-1] == "report"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_during_imports_ends_in_one_line(number, tmp_path):
+    """Packages handle or replace exceptions that interrupt their import, so that none may be raised then."""
+    (tmp_path / "interrupted.py").write_text(
+        f"import os\ntry:\n    os.kill(os.getpid(), {number.value})\n    while True: pass\n"
+        "except BaseException: pass\n"
+    )
+    code = """
+        import sys
+        from fcf_jax import cli
+        from fcf_jax.cli.app import app
+
+        @app.command()
+        def fly():
+            import interrupted
+
+        sys.exit(cli.main(["fly"]))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=tmp_path
+    )
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert (run.returncode, run.stderr) == (128 + number, f"fcf: stopped by {name}\n")
+
+
+def test_a_signal_in_a_callback_is_sent_again():
+    """Python ignores the exceptions of a destructor."""
+
+    class Interrupted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)
+
+    @raised_signals()
+    def run():
+        Interrupted()
+        time.sleep(10)
+
+    with pytest.raises(SignalError) as raised:
+        run()
+    assert raised.value.code == 143
+
+
+def test_a_failure_that_a_signal_causes_is_the_signals():
+    @raised_signals()
+    def run():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except SignalError:
+            raise ImportError("an extension module replaces the exception") from None
+
+    with pytest.raises(SignalError):
+        run()
+
+
+def test_ignored_signals_stay_ignored():
+    """As `nohup` and `&` in scripts ask for."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raised_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, previous)

@@ -1,6 +1,5 @@
 """Signals that stop the program: at once or, while rounds run, after the current block of rounds."""
 
-import _thread
 import os
 import shlex
 import signal
@@ -63,7 +62,7 @@ def raised_signals() -> Iterator[None]:
     def send_again(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, SignalError):  # later: this is a callback, too
             number = unraisable.exc_value.number
-            threading.Timer(0.01, _thread.interrupt_main, [number]).start()
+            threading.Timer(0.01, os.kill, [os.getpid(), number]).start()
         else:
             previous(unraisable)
 

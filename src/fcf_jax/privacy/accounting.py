@@ -17,6 +17,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 ParticipationSampling = Literal["everybody", "poisson", "fixed_size"]
 Adjacency = Literal["add or remove one user", "replace one user"]
 Accountant = Literal["pld", "rdp"]
@@ -159,7 +161,7 @@ def epsilon_by_round(
 def single_noise_multiplier(epsilon: float, *, delta: float) -> float:
     """Compute the noise, over sensitivity, at which one Gaussian release costs exactly `epsilon` > 0."""
     _check_delta(delta)
-    return _dp_accounting().get_sigma_gaussian(epsilon, delta)
+    return _gaussian_sigma(epsilon, delta)
 
 
 def calibrated_noise_multiplier(
@@ -207,9 +209,14 @@ def calibrated_noise_multiplier(
     return noise
 
 
+def _gaussian_sigma(epsilon: float, delta: float) -> float:
+    with np.errstate(divide="ignore"):  # the log of a delta that vanishes
+        return _dp_accounting().get_sigma_gaussian(epsilon, delta)
+
+
 def _exact_noise(participation: Participation, target: float, delta: float, num_rounds: int) -> float:
     """Return the noise at which everybody spends the target, less the cost of the item counts if any."""
-    allowed = _dp_accounting().get_sigma_gaussian(target, delta) ** -2
+    allowed = _gaussian_sigma(target, delta) ** -2
     remaining = allowed - (_count_noise(participation) / participation.sensitivity) ** -2
     if remaining <= 0:
         raise ValueError(
