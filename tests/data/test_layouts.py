@@ -324,6 +324,20 @@ def test_order_without_header_can_be_turned_round(file):
     assert turned.num_users == 1 and report.columns["user"] == "column 1"
 
 
+def test_columns_of_layouts_that_differ_can_be_chosen(file):
+    path = file(
+        objects({"author": "ann", "book": "x", "stars": 2}, {"author": "bob", "book": "x", "stars": 1})
+    )
+    interactions, _ = read_interactions(
+        path, layout="json-lines", columns=Columns(user="author", strength="")
+    )
+    assert pairs(interactions) == {("ann", "x"): 1, ("bob", "x"): 1}
+    blocks = file(FILES["Netflix"][1], "combined_data_1.txt")
+    interactions, _ = read_interactions(blocks, columns=Columns(strength="", timestamp=""))
+    assert set(interactions.strengths.tolist()) == {1.0} and interactions.timestamps is None
+    assert "fixed columns" in failure(blocks, columns=Columns(user=2))
+
+
 @pytest.mark.parametrize(
     ("content", "strength", "timestamp"),
     [

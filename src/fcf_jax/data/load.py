@@ -145,7 +145,8 @@ def _layout_of(where: str, file_name: str, lines: Sequence[str], request: Reques
 def _dialect_of(where: str, name: str, lines: Sequence[str], layout: Layout, request: Request) -> Dialect:
     if layout.form == "blocks":
         _refuse_columns(where, name, request.columns)
-        return _BLOCK_ROWS
+        left_out = {kind: None for kind in ("strength", "timestamp") if getattr(request.columns, kind) == ""}
+        return dataclasses.replace(_BLOCK_ROWS, columns=_BLOCK_ROWS.columns._replace(**left_out))
     if request.columns == Columns() and layout.separator is not None and layout.num_fields is not None:
         return Dialect(
             layout.separator,
@@ -166,7 +167,7 @@ def _dialect_of(where: str, name: str, lines: Sequence[str], layout: Layout, req
 
 
 def _refuse_columns(where: str, name: str, columns: Columns) -> None:
-    if columns != Columns():
+    if any(column not in (None, "") for column in columns):
         raise ValueError(
             f'{where}: layout {name} has fixed columns; set data.layout = "generic" to choose others'
         )

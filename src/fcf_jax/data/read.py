@@ -104,7 +104,7 @@ def read_interactions(
         >>> interactions, report = read_interactions("plays.csv", columns=columns)
     """
     _check_policies(duplicates, on_bad_line)
-    if layout in LAYOUTS and columns != Columns():
+    if layout in LAYOUTS and LAYOUTS[layout].num_fields is not None and columns != Columns():
         raise ValueError(f'layout {layout} has fixed columns; set data.layout = "generic" to choose others')
     request = Request(
         layout,
