@@ -17,7 +17,7 @@ from fcf_jax.experiments.store.run_directory import read_run
 
 TINY = [
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.every=2",
-    "--set", "data.strengths=log",
+    "--set", "data.strengths=log", "--set", "evaluation.baseline=false",
 ]  # fmt: skip
 NUM_ITEMS = 30
 

@@ -12,8 +12,9 @@ def load_run(folder: str | PathLike[str]) -> FederatedCollaborativeFilter:
     It has the item factors, the item labels and the hyperparameters of the run, and knows no user: a user's
     factor is solved from the user's history, as on a device. Fold users in with
     `model.recommend_new(histories)`, where `histories` is a DataFrame, `Interactions` or a sparse matrix
-    [users, items]; the strengths are those of the data, and are transformed as in training. The result has
-    positions: `model.item_labels[ids]` are the original ids.
+    [users, items]. Strengths are those of the data, and are transformed as in training; for columns with
+    unusual names, see `Interactions.from_frame`. The result has positions: `model.item_labels[ids]` are the
+    original ids.
 
     For a warm start, pass the model as `initial_item_factors` to a new one, or set
     `server.initial_item_factors` to the folder. `fit` uses the default server step, whatever that of the run.
