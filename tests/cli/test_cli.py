@@ -32,9 +32,12 @@ def test_quiet_prints_nothing(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_run_goes_to_runs_in_the_current_folder(tmp_path, monkeypatch):
+def test_run_without_test_items_goes_to_the_current_folder_and_never_says_nan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["run", *TINY, "--set", "evaluation.baseline=false", "--quiet"]) == 0
+    assert cli.main(["run", *TINY, "--set", "data.test_fraction=0"]) == 0
+    printed = capsys.readouterr().out
+    assert "nan" not in printed and "loss" in printed and "No test interactions" in printed
+    assert "clients/s" not in printed.splitlines()[1] and "clients/s" in printed  # the first round compiled
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("simulated-")
 

@@ -21,6 +21,8 @@ from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
 
+_UNKNOWN = "-"
+
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
     from fcf_jax.experiments.store.schemas import Summary
@@ -118,7 +120,9 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
 
     console = new_console()
     console.print(_summary_table(summary))
-    if "explicit_baseline_rmse" in summary:
+    if not summary["num_test_interactions"]:
+        say("No test interactions: there is nothing to rank; see data.test_fraction.")
+    elif "explicit_baseline_rmse" in summary:
         say(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
     say(
         f"{summary['seconds_per_round']:.4g} s per round; a client in a round sends "
@@ -135,8 +139,8 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
 
 
 def _summary_table(summary: "Summary") -> Table:
-    """Return a row for each metric, with popularity first: the floor."""
-    difference = {name: f"{value:+.2f}" for name, value in (summary["difference_percent"] or {}).items()}
+    """Return a row for each metric that is known of any side, with popularity first: the floor."""
+    difference = summary["difference_percent"]
     columns = {"popularity": summary.get("popularity"), "federated": summary["federated"]}
     table = Table(title="federated vs centralised (ALS)" if summary["centralized"] else None)
     columns |= {"centralised": summary["centralized"]}
@@ -146,9 +150,10 @@ def _summary_table(summary: "Summary") -> Table:
     for name in summary["federated"]:
         if not name.startswith("normalized_"):
             cells = [_number(values.get(name)) for values in shown.values()]
-            table.add_row(name, *cells, *([difference[name]] if difference else []))
+            if set(cells) != {_UNKNOWN}:
+                table.add_row(name, *cells, *([_number(difference.get(name), "+.2f")] if difference else []))
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.6g}"
+def _number(value: float | None, form: str = ".6g") -> str:
+    return _UNKNOWN if value is None or value != value else f"{value:{form}}"

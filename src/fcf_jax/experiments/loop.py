@@ -129,6 +129,7 @@ class Block(NamedTuple):
         records: of all rounds so far; the receiver may append to them.
         loss: of the last round.
         seconds: per round of the block.
+        is_compiled: whether the program was compiled before, so that the seconds are those of rounds alone.
     """
 
     done: int
@@ -137,6 +138,7 @@ class Block(NamedTuple):
     records: list[Record]
     loss: float
     seconds: float
+    is_compiled: bool
 
 
 class Training(NamedTuple):
@@ -193,7 +195,8 @@ def train(
     for _, size in schedule.blocks(done=done):
         if not charge(size):
             break
-        if size not in compiled:
+        is_compiled = size in compiled
+        if not is_compiled:
             on_compile()
             compiled.add(size)
         start, started = state, time.perf_counter()
@@ -209,7 +212,7 @@ def train(
             return Training(done, last_good, records, starts, divergence)
         good = start
         done += size
-        if on_block(Block(done, size, state, records, rounds[-1]["loss"], seconds)):
+        if on_block(Block(done, size, state, records, rounds[-1]["loss"], seconds, is_compiled)):
             break
     return Training(done, state, records, starts, None)
 

@@ -200,9 +200,11 @@ def _record(
         block.records.append(_evaluation(placed, block.state, block.done, budget))
     log.write(block.records)
     shown = f"loss {block.loss:.6g}" if budget is None else f"epsilon {budget.epsilon():.3g}"
-    ranking, rate = _latest(block, problem.map_name), short(problem.cohort_size / seconds)
+    ranking = _latest(block, problem.map_name)
     quality = f"MAP@{problem.config.evaluation.k} {ranking:.4f}" if math.isfinite(ranking) else ""
-    status = (f"{1 / seconds:.3g} rounds/s", shown, quality, f"{rate} clients/s")
+    speeds = f"{1 / seconds:.3g} rounds/s", f"{short(problem.cohort_size / seconds)} clients/s"
+    rounds, clients = speeds if block.is_compiled else ("", "")
+    status = (rounds, shown, quality, clients)
     progress.show(
         "round", block.done, problem.schedule.num_rounds, "  ".join(filter(None, status)), is_kept=is_due
     )
