@@ -59,6 +59,9 @@ TOYS = {
         + ["--epsilons", "10", "--num-seeds", "1", "--small-grids"],
         ("results", 0, "ndcg_at_10"),
     ),
+    "reading": Toy(
+        ["--num-rows", "2000", "--forms", "csv", "careful"], ("results", 1, "bytes a row")
+    ),
     "roofline": Toy(["--num-copied", "1000", "--matrix-size", "16", "--repeats", "1"], ("copy_bytes_per_s",)),
     "rounds": Toy(
         [*ONCE, "--cohort-size", "10"], ("results", 0, "ratios", "full_round / als_sweep", "median")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import PLAIN, dense, failure
 
-from fcf_jax.data import parse, read_interactions
+from fcf_jax.data import Columns, parse, read_interactions, text
 from fcf_jax.data.columns import Positions
 from fcf_jax.data.dialect import Dialect
 from fcf_jax.data.records import WHITESPACE
@@ -172,3 +172,21 @@ def test_truncated_zip_is_refused(file):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.csv", PLAIN)
     assert "truncated or damaged archive" in failure(file(buffer.getvalue()[:-9], "a.zip"))
+
+
+@pytest.mark.parametrize("size", [1, 2**22])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+def test_line_breaks_within_quotes_come_back_as_they_were(file, monkeypatch, size, line_break):
+    monkeypatch.setattr(text, "_BLOCK_BYTES", size)
+    path = file(
+        f'user,item,"two\nlines"{line_break}"a{line_break}b",1,1{line_break}c,1,1{line_break}'.encode()
+    )
+    interactions, _ = read_interactions(path, columns=Columns(strength=2))
+    assert np.asarray(interactions.user_labels).tolist() == [f"a{line_break}b", "c"]
+
+
+def test_first_row_with_a_date_is_no_header_of_numbered_columns(file):
+    interactions, _ = read_interactions(
+        file("a,b,2020-01-01\nc,d,2020-01-02\n"), columns=Columns(0, 1, "", 2)
+    )
+    assert interactions.num_interactions == 2

