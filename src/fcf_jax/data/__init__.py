@@ -1,7 +1,7 @@
 """Interactions on the host: reading, simulation and splits. NumPy only; pandas and SciPy load when used."""
 
 from fcf_jax.data.columns import Columns
-from fcf_jax.data.feedback import check_implicit
+from fcf_jax.data.feedback import check_explicit, check_implicit
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.layouts import LAYOUT_NAMES
 from fcf_jax.data.read import ReadReport, read_interactions, read_published_split
@@ -18,6 +18,7 @@ __all__ = [
     "Interactions",
     "ReadReport",
     "Split",
+    "check_explicit",
     "check_implicit",
     "read_interactions",
     "read_published_split",

@@ -1,4 +1,4 @@
-"""Rules of implicit feedback: no strength is negative, and no confidence too large for float32."""
+"""Rules of feedback: no implicit strength is negative, and no strength too large for float32."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from fcf_jax.data.interactions import Interactions
 
 Strengths = Literal["keep", "binary", "log"]
+_MAX_RATING = 1e12  # its square, summed over a data set, stays far below the largest float32
 _MAX_CONFIDENCE_GAIN = 1e8  # alpha * r; above it float32 loses the rest of the history
 
 
@@ -30,6 +31,21 @@ def check_implicit(interactions: "Interactions", *, alpha: float) -> None:
         raise ValueError(
             f"expected alpha * strength <= {_MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
             f"for {_name_of(interactions, position)}; lower model.alpha or scale the strengths (log_scaled)"
+        )
+
+
+def check_explicit(interactions: "Interactions") -> None:
+    """Check that the squares of explicit ratings can be summed in float32.
+
+    Raises:
+        ValueError: For |r| > 1e12, with the labels of user and item.
+    """
+    sizes = np.abs(interactions.strengths)
+    position = int(sizes.argmax()) if len(sizes) else 0
+    if len(sizes) and sizes[position] > _MAX_RATING:
+        raise ValueError(
+            f"expected ratings between {-_MAX_RATING:g} and {_MAX_RATING:g}, got "
+            f"{interactions.strengths[position]:g} for {_name_of(interactions, position)}; rescale them"
         )
 
 

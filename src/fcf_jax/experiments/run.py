@@ -20,6 +20,7 @@ from fcf_jax.experiments.cautions import (
     cautions,
     cautions_of_rating,
 )
+from fcf_jax.experiments.endings import caution_of_als, caution_of_end, remedy_of_divergence
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import (
     NEVER,
@@ -78,7 +79,8 @@ def run_experiment(
     if training.divergence is not None:
         raise DivergedError(
             f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); "
-            f"the last good item factors are in {folder}; {problem.divergence_remedy}"
+            f"the last good item factors are in {folder}; "
+            f"{remedy_of_divergence(problem, training.divergence)}"
         )
     federated = _last_evaluation(training) or placed.measure(item_factors)
     has_baseline = problem.config.evaluation.baseline
@@ -291,14 +293,22 @@ def _summarize(
     }
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
-    summary["warnings"] = _warnings(problem, summary)
+    summary["warnings"] = _warnings(problem, summary, training.records)
     return cast(Summary, {**summary, **fixed_point_summary(problem, training.records)})
 
 
-def _warnings(problem: Problem, summary: Summary) -> list[str]:
+def _warnings(problem: Problem, summary: Summary, records: list[dict[str, Any]]) -> list[str]:
     """Return sentences on what is wrong with the result, and what helps."""
-    of_setting = (caution_of_secure_sums(problem.config), caution_of_start(problem.config))
-    return [*filter(None, of_setting), *_warnings_of_metrics(problem, summary)]
+    knows_losses = problem.cohort_size == problem.train.num_users and not problem.config.privacy.has_noise
+    losses = [one["loss"] for one in records if one["kind"] == "round"] if knows_losses else []
+    als = None if summary["centralized"] is None else summary["centralized"]["loss"]
+    cautions = (
+        caution_of_secure_sums(problem.config),
+        caution_of_start(problem.config),
+        caution_of_end(problem, summary["federated"]["loss"], als, losses),
+        caution_of_als(sum(one["kind"] == "als_sweep" for one in records)),
+    )
+    return [*filter(None, cautions), *_warnings_of_metrics(problem, summary)]
 
 
 def _warnings_of_metrics(problem: Problem, summary: Summary) -> list[str]:

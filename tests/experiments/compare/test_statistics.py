@@ -8,6 +8,7 @@ from fcf_jax.experiments.compare.statistics import (
     compare_replicates,
     compare_users,
     distinct_metrics,
+    headline,
     unproven_metrics,
     verdict,
     worse_metrics,
@@ -53,7 +54,10 @@ def test_verdict_names_what_is_worse_and_what_is_not_shown():
     text = verdict(metrics, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
     assert "by more than 0.5 % on average in map_at_10 (-2.00 %), rmse (+2.00 %)." in text
     assert "shown for 1 of 4 metrics, not for map_at_10 (p = " in text
+    named = {name: metrics[name] for name in ("map_at_10", "recall_at_10", "loss")}
+    assert headline(named, margin_percent=1.0) == "Not equivalent: 1 of 3; worst: map_at_10 -2.00 %"
     good = {"loss": metrics["loss"]}
+    assert headline(good, margin_percent=1.0) == "Equivalent within 1 %: 1 of 1; worst: loss -0.10 %"
     text = verdict(good, num_replicates=8, margin_percent=1.0, tolerance_percent=0.5)
     assert (
         "Over 8 replicates, no metric of the federation is worse than that of centralised ALS by" in text

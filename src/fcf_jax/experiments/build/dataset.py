@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fcf_jax.data import (
     Interactions,
     Split,
+    check_explicit,
     check_implicit,
     read_published_split,
     simulate_taste,
@@ -64,8 +65,7 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
         seeds = split_seeds if has_random_split(data) else split_seeds[:1]
         splits = [_split(interactions, data, seed=seed) for seed in seeds]
     for split in splits:
-        if data.feedback == "implicit":
-            _check_strengths(split, alpha=config.model.alpha)
+        _check_strengths(split, None if data.feedback == "explicit" else config.model.alpha)
         train = split.train
         check(config, facts=Facts(train.num_users, train.num_items, train.num_interactions))
     return [Dataset(split, _mean_rating(split.train, data.feedback), counts, notes) for split in splits]
@@ -116,9 +116,12 @@ def _mean_rating(train: Interactions, feedback: str) -> float:
     return float(train.strengths.mean(dtype="float64")) if feedback == "explicit" else 0.0
 
 
-def _check_strengths(split: Split, *, alpha: float) -> None:
-    for part in (split.train, split.validation, split.test):
-        if part is not None:
+def _check_strengths(split: Split, alpha: float | None) -> None:
+    """Refuse strengths beyond float32; `alpha` of None: explicit ratings."""
+    for part in filter(None, (split.train, split.validation, split.test)):
+        if alpha is None:
+            check_explicit(part)
+        else:
             check_implicit(part, alpha=alpha)
 
 

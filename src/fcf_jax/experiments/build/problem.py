@@ -91,15 +91,6 @@ class Problem(NamedTuple):
         """
         return payload_bytes(self.config, num_items=self.train.num_items)
 
-    @property
-    def divergence_remedy(self) -> str:
-        """Advice after divergence."""
-        if self.config.model.regularization == 0:
-            return "raise model.regularization"
-        if self.config.server.spec.is_guarded:
-            return "raise server.initial_damping"
-        return 'lower server.learning_rate or set server.step = "guarded_gram"'
-
     def federation(
         self,
         *,

@@ -1,8 +1,8 @@
 """`fcf compare`: replicates of the paper's experiment, FCF and centralised ALS side by side.
 
 On both sides, replicate b starts from the seed `federation.seed` + b and splits the data with `data.seed`
-+ b; K, alpha and lambda are the same. ALS runs at least 40 sweeps, until the relative decrease of the loss
-is below 1e-5 in every replicate.
++ b; K, alpha and lambda are the same. Both sides run until the relative decrease of the loss is below 1e-5 in
+every replicate: ALS at least 40 sweeps, the federation at least `federation.num_rounds` rounds.
 """
 
 import time
@@ -26,6 +26,7 @@ from fcf_jax.experiments.compare.statistics import (
     Statistics,
     compare_replicates,
     compare_users,
+    headline,
     spread_of,
     unproven_metrics,
     verdict,
@@ -120,6 +121,7 @@ def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]
         "tolerance_percent": comparison.tolerance_percent,
         "metrics": metrics,
         "popularity": {name: one["popularity_mean"] for name, one in metrics.items()},
+        "headline": headline(metrics, margin_percent=comparison.margin_percent),
         "verdict": verdict(
             metrics,
             num_replicates=comparison.num_builds,
@@ -142,7 +144,7 @@ def _circumstances(problem: Problem, trained: Trained) -> dict[str, Any]:
     return {
         "start_seeds": [federation.seed + index for index in replicates],
         "split_seeds": [config.data.seed + index * is_random for index in replicates],
-        "num_rounds": federation.num_rounds,
+        "num_rounds": trained.num_rounds,
         "num_sweeps": trained.num_sweeps,
         "resumed_from_rounds": trained.starts,
         "num_users": train.num_users,
@@ -167,6 +169,8 @@ def _notes(problem: Problem, trained: Trained, metrics: dict[str, Statistics]) -
         notes.append(
             f'The split "{config.data.split}" is not random: replicates differ in their starting point only.'
         )
+    if trained.num_rounds >= problem.config.comparison.max_rounds > 0 and not trained.is_settled:
+        notes.append(f"The loss of the federation has not settled after {trained.num_rounds} rounds.")
     if trained.num_unsettled:
         notes.append(
             f"ALS has not converged in {trained.num_unsettled} replicates after {trained.num_sweeps} sweeps."

@@ -90,6 +90,30 @@ def unproven_metrics(metrics: dict[str, Statistics]) -> list[str]:
     ]
 
 
+def headline(metrics: dict[str, Statistics], *, margin_percent: float) -> str:
+    """Return the verdict in one line: how many metrics are equivalent, and which differs most for the worse.
+
+    Args:
+        metrics: from `compare_replicates`.
+        margin_percent: margin of the tests of equivalence.
+    """
+    tested = [name for name, one in metrics.items() if one["tost_p"] is not None]
+    num_shown = len(tested) - len(unproven_metrics(metrics))
+    if not tested:
+        first = "Equivalence not tested"
+    elif num_shown == len(tested):
+        first = f"Equivalent within {margin_percent:g} %: {num_shown} of {num_shown}"
+    else:
+        first = f"Not equivalent: {num_shown} of {len(tested)}"
+    losses = {
+        name: _loss_of_quality(name, metrics[name]["difference_percent"]) for name in _measured(metrics)
+    }
+    if not losses:
+        return f"{first}."
+    worst = max(losses, key=lambda name: losses[name])
+    return f"{first}; worst: {worst} {metrics[worst]['difference_percent']:+.2f} %"
+
+
 def verdict(
     metrics: dict[str, Statistics], *, num_replicates: int, margin_percent: float, tolerance_percent: float
 ) -> str:

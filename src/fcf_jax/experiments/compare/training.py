@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from fcf_jax.als import MAX_SWEEPS, MIN_SWEEPS, has_converged
+from fcf_jax.als import MAX_SWEEPS, MIN_SWEEPS, TOLERANCE, has_converged
 from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Curves, read_curves
 from fcf_jax.experiments.compare.replicates import (
@@ -17,12 +17,14 @@ from fcf_jax.experiments.compare.replicates import (
     difference_between,
     metrics_by_replicate,
 )
+from fcf_jax.experiments.endings import remedy_of_divergence
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
 from fcf_jax.experiments.loop import NEVER, Stop, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import CURVES, ENVIRONMENT, write_environment
 
+_SETTLED_ROUNDS = 10  # judged together: an accelerated step that is taken back costs a round
 _BLOCK_SWEEPS = 10  # if there are no rounds, whose blocks sweeps follow otherwise
 _CHECKED_SWEEPS = 10  # after the rounds, from one test of convergence to the next
 
@@ -34,16 +36,20 @@ class Trained(NamedTuple):
         federated: assessment of FCF.
         centralized: assessment of ALS.
         curves: losses, metrics and model differences over rounds and sweeps.
+        num_rounds: rounds of FCF.
         num_sweeps: sweeps of ALS.
         num_unsettled: replicates whose ALS has not converged.
+        is_settled: whether the loss of FCF has settled in every replicate.
         starts: rounds, or sweeps, at which a process took over from another.
     """
 
     federated: Assessment
     centralized: Assessment
     curves: Curves
+    num_rounds: int
     num_sweeps: int
     num_unsettled: int
+    is_settled: bool
     starts: list[int]
 
 
@@ -69,6 +75,14 @@ class _Task(NamedTuple):
     replicates: Replicates
     problem: Problem
     curves: Curves
+
+    @property
+    def num_rounds_at_most(self) -> int:
+        """Cap of the rounds; the rounds asked for, where a loss is not exact or rates follow a schedule."""
+        problem, config = self.problem, self.problem.config
+        is_exact = problem.cohort_size == problem.train.num_users and not config.privacy.has_noise
+        has_end = not is_exact or config.server.decay != "constant" or not problem.schedule.num_rounds
+        return 0 if has_end else config.comparison.max_rounds
 
     def put_metrics(self, side: str, assessment: Assessment, done: int) -> None:
         """Add the metrics of one side to the curves."""
@@ -101,7 +115,7 @@ def train_replicates(
     resume: bool = False,
     stop: Stop = NEVER,
 ) -> Trained:
-    """Run rounds and sweeps in step, then sweeps alone until ALS has converged in every replicate.
+    """Run rounds and sweeps in step until FCF and then ALS have settled in every replicate.
 
     Args:
         replicates: from `prepare_replicates`.
@@ -128,16 +142,16 @@ def train_replicates(
     compiled: set[int] = set()
     with stop as is_stop_requested:
         for _, size in schedule.blocks(done=done, endless_size=0 if schedule.num_rounds else _BLOCK_SWEEPS):
-            if _is_finished(curves, done, num_rounds=schedule.num_rounds):
+            if not _has_rounds_left(task, states, done) and _is_finished(curves, done, schedule.num_rounds):
                 break
             if size not in compiled:
                 progress.compiling("round")
                 compiled.add(size)
             states = _advance(task, states, done, size)
             done += size
-            if done <= schedule.num_rounds and schedule.is_evaluation_due(done):
+            if done == _num_rounds(states) and schedule.is_evaluation_due(done):
                 task.assess(states, done)
-            _show(progress, task, done)
+            _show(progress, task, states, done)
             stops = is_stop_requested()
             if stops or schedule.is_checkpoint_due(done, size):
                 curves.write(folder / CURVES)  # whole: a checkpoint is of no use without them
@@ -147,10 +161,37 @@ def train_replicates(
     num_unsettled = int(np.sum(~_is_settled(curves, done)))
     federated = replicates.assess(states.federated.item_factors)
     centralized = replicates.assess(states.centralized)
-    task.put_metrics(FEDERATED, federated, schedule.num_rounds)
+    num_rounds, is_settled = _num_rounds(states), have_settled(curves.get(FEDERATED, "loss").values)
+    task.put_metrics(FEDERATED, federated, num_rounds)
     task.put_metrics(CENTRALIZED, centralized, done)
     curves.write(folder / CURVES)
-    return Trained(federated, centralized, curves, done, num_unsettled, start.starts)
+    return Trained(federated, centralized, curves, num_rounds, done, num_unsettled, is_settled, start.starts)
+
+
+def have_settled(losses: npt.NDArray[np.float64]) -> bool:
+    """Return whether the least loss of each replicate fell by less than 1e-5 a round in the last ten rounds.
+
+    Args:
+        losses: before each round, [rounds, replicates].
+    """
+    if len(losses) <= _SETTLED_ROUNDS:
+        return False
+    before = losses[:-_SETTLED_ROUNDS].min(axis=0)
+    gained = before - np.minimum(before, losses[-_SETTLED_ROUNDS:].min(axis=0))
+    return bool(np.all(gained < _SETTLED_ROUNDS * TOLERANCE * np.abs(before)))
+
+
+def _num_rounds(states: States) -> int:
+    """Return the rounds of FCF, the same in every replicate."""
+    return int(np.max(states.federated.round_index))
+
+
+def _has_rounds_left(task: _Task, states: States, done: int) -> bool:
+    """Return whether FCF goes on: to the rounds asked for, then until its loss has settled or to the cap."""
+    if done < task.problem.schedule.num_rounds:
+        return True
+    can_go_on = done < task.num_rounds_at_most and _num_rounds(states) == done
+    return can_go_on and not have_settled(task.curves.get(FEDERATED, "loss").values[:done])
 
 
 def _start(
@@ -191,7 +232,7 @@ def _read_curves(path: Path, *, done: int) -> Curves:
     return curves
 
 
-def _is_finished(curves: Curves, done: int, *, num_rounds: int) -> bool:
+def _is_finished(curves: Curves, done: int, num_rounds: int) -> bool:
     """Return True if all rounds are done and ALS has converged, or never will, in every replicate."""
     if done < max(num_rounds, MIN_SWEEPS) or (done - num_rounds) % _CHECKED_SWEEPS:
         return False
@@ -208,7 +249,7 @@ def _is_settled(curves: Curves, done: int) -> np.bool_ | npt.NDArray[np.bool_]:
 def _advance(task: _Task, states: States, done: int, size: int) -> States:
     """Run a block of sweeps, and of rounds if any are left."""
     federated, centralized = states.federated, states.centralized
-    if done < task.problem.schedule.num_rounds:
+    if _has_rounds_left(task, states, done):
         federated, info = task.replicates.run(federated, size)
         task.put_losses(FEDERATED, done, info.loss)
         _refuse_divergence(task)
@@ -224,11 +265,11 @@ def _refuse_divergence(task: _Task) -> None:
         if divergence is not None:
             raise DivergedError(
                 f"replicate {replicate} diverged in round {divergence.round} (loss {divergence.loss:g}); "
-                f"{task.problem.divergence_remedy}"
+                f"{remedy_of_divergence(task.problem, divergence)}"
             )
 
 
-def _show(progress: ProgressLine, task: _Task, done: int) -> None:
+def _show(progress: ProgressLine, task: _Task, states: States, done: int) -> None:
     config, num_rounds = task.problem.config, task.problem.schedule.num_rounds
     losses, maps = (
         [task.curves.get(side, name).values[-1].mean() for side in (FEDERATED, CENTRALIZED)]

@@ -328,6 +328,12 @@ class ComparisonConfig(_Section):
     tolerance_percent: float = Field(
         default=0.5, ge=0, description="in percent of the mean of ALS; a metric worse by more is reported"
     )
+    max_rounds: int = Field(
+        default=200,
+        ge=0,
+        description="federation.num_rounds is the fewest, and more follow until the loss has settled, up to "
+        "so many: with everybody in every round, a constant learning rate and no noise",
+    )
 
 
 class ParallelConfig(_Section):

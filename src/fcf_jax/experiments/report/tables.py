@@ -23,7 +23,7 @@ _COMPARISON_COLUMNS = (
     "metric", "popularity", "centralised ALS", "federated", "difference % [95 % CI]", "per user % [95 % CI]",
     "TOST p",
 )  # fmt: skip
-_PER_USER = 5  # column that no console has room for
+_SCREEN_COLUMNS = ("metric", "popularity", "ALS", "FCF", "difference % [CI]", "TOST p")  # fit 80 characters
 _UNKNOWN = "-"
 _WIDTH = 160  # characters of a table that no terminal confines
 
@@ -81,11 +81,26 @@ def write_audit_tables(folder: Path, document: Document) -> None:
 
 
 def show_comparison(document: Document) -> None:
-    """Print the plain metrics over the replicates, the legend, the verdict and the notes."""
-    rows = [row for row in _comparison_rows(document) if not row[0].startswith("normalized_")]
-    columns, *rows = ([*row[:_PER_USER], *row[_PER_USER + 1 :]] for row in (_COMPARISON_COLUMNS, *rows))
-    _show_sparsely(_comparison_title(document), columns, rows, num_names=1)
-    say("\n".join([_comparison_legend(document), document["verdict"], *document["notes"]]))
+    """Print the means of the plain metrics, the verdict in one line, and the notes."""
+    rows = [
+        (
+            name,
+            *(
+                _spread(found.get(f"{side}_mean"), None)
+                for side in ("popularity", "centralized", "federated")
+            ),
+            _difference(found),
+            _p(found),
+        )
+        for name, found in document["metrics"].items()
+        if not name.startswith("normalized_")
+    ]
+    _show_sparsely(_comparison_title(document), _SCREEN_COLUMNS, rows, num_names=1)
+    legend = (
+        "Difference in percent of the mean of ALS, paired over the replicates; TOST with a margin of "
+        f"{document['margin_percent']:g} %. comparison.md has standard deviations, users and every test."
+    )
+    say("\n".join([legend, *document["notes"], document["headline"]]))
 
 
 def show_audit(document: Document) -> None:
@@ -203,7 +218,7 @@ def _comparison_rows(document: Document) -> list[Row]:
             _spread(found["federated_mean"], found["federated_sd"]),
             _difference(found),
             _difference(found["per_user"]) if found["per_user"] else _UNKNOWN,
-            _UNKNOWN if found["tost_p"] is None else p_text(found["tost_p"]),
+            _p(found),
         )
         for name, found in distinct_metrics(document["metrics"]).items()
     ]
@@ -214,6 +229,10 @@ def _spread(mean: float | None, sd: float | None) -> str:
         return _UNKNOWN
     decimals = 4 if abs(mean) < 100 else 0
     return f"{mean:.{decimals}f}" + ("" if sd is None else f" ± {sd:.{decimals}f}")
+
+
+def _p(found: Mapping[str, float | None]) -> str:
+    return _UNKNOWN if found["tost_p"] is None else p_text(found["tost_p"])
 
 
 def _difference(found: Mapping[str, float | None]) -> str:
