@@ -178,8 +178,9 @@ def test_preview_of_columns_by_order_says_how_to_turn_them_round(tmp_path, capsy
         (
             "user,item\na,x\na,y\nb,x\n",
             ["data.min_item_interactions=2", "data.min_user_interactions=1"],
-            "items were filtered out",
+            "1 of 2 items were filtered out (50%); they have fewer than 2 interactions",
         ),
+        ("user,item\na,x\na,y\nb,z\n", [], "1 of 3 items were filtered out (33%); each user of theirs"),
         (
             "user,item,rating\na,x,-1\na,y,4\n",
             ['data.strength_values={-1="seen"}', "data.min_user_interactions=1", *EXPLICIT],
@@ -219,3 +220,10 @@ def test_strengths_of_events_are_configured(tmp_path, capsys):
     assert cli.main(["config", "--set", values, "--explain"]) == 0
     assert 'strength_values = {"view" = 0.5, "buy" = 10.0}' in capsys.readouterr().out
     assert "data.strength_values" in refused(capsys, "run", path, "--set", "data.strength_values={view=-1}")
+
+
+def test_nothing_of_a_header_or_an_id_reaches_the_terminal(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("\x1b[31muser,item\n\x1b[2Jann,x\n\x1b[2Jann,y\n")
+    shown = preview(capsys, path, "--set", "data.user_column=0")
+    assert "\x1b" not in shown and "\\x1b[2Jann" in shown

@@ -157,42 +157,47 @@ def _order(report: ReadReport) -> Iterator[str]:
         yield f"{names} are joined and split anew; --set data.split=published keeps them apart"
 
 
+class _Share(NamedTuple):
+    """Part of the data that was left out, and what to do about it."""
+
+    part: int
+    whole: int
+    what: str
+    remedy: str
+
+
 def _warnings(
     report: ReadReport, data: DataConfig, counts: dict[str, int], interactions: Interactions
 ) -> Iterator[str]:
     """Warn of every way in which more than a tenth was left out, with the key that changes it."""
-    lines = report.num_rows + report.bad_lines_skipped
-    pairs = report.num_rows - report.duplicates_merged
-    seen = "--set 'data.strength_values={0=\"seen\"}'"
-    is_skipped = "they cannot be read, or are negative; data.on_bad_line=error names the first"
-    if report.layout in LAYOUTS and LAYOUTS[report.layout].skips_bad_lines:
-        is_skipped = f"layout {report.layout} has lines without a user, and returns"
-    for part, whole, what, remedy in (
-        (report.bad_lines_skipped, lines, "lines were skipped", is_skipped),
-        (
-            report.zeros_dropped,
-            pairs,
-            "pairs were dropped as zeros",
-            f"if 0 means seen, not rated: {seen}",
-        ),
-        (
-            report.unrated if data.feedback == "explicit" else 0,
-            report.num_rows + report.unrated,
-            "rows were left out",
-            "seen, not rated",
-        ),
-        (
-            counts["users_filtered_out"],
-            interactions.num_users,
-            "users were filtered out",
-            f"they have fewer than {data.min_user_interactions} interactions (data.min_user_interactions)",
-        ),
-        (
-            counts["items_filtered_out"],
-            interactions.num_items,
-            "items were filtered out",
-            f"they have fewer than {data.min_item_interactions} interactions (data.min_item_interactions)",
-        ),
-    ):
+    for part, whole, what, remedy in (*_unread(report, data), *_unwanted(data, counts, interactions)):
         if part > _WARNING_SHARE * whole:
             yield f"Warning: {part:,} of {whole:,} {what} ({part / whole:.0%}); {remedy}"
+
+
+def _unread(report: ReadReport, data: DataConfig) -> Iterator[_Share]:
+    """Yield what reading left out."""
+    lines = report.num_rows + report.bad_lines_skipped
+    remedy = "they cannot be read, or are negative; data.on_bad_line=error names the first"
+    if report.layout in LAYOUTS and LAYOUTS[report.layout].skips_bad_lines:
+        remedy = f"layout {report.layout} has lines without a user, and returns"
+    yield _Share(report.bad_lines_skipped, lines, "lines were skipped", remedy)
+    pairs = report.num_rows - report.duplicates_merged
+    remedy = "if 0 means seen, not rated: --set 'data.strength_values={0=\"seen\"}'"
+    yield _Share(report.zeros_dropped, pairs, "pairs were dropped as zeros", remedy)
+    if data.feedback == "explicit":
+        rows = report.num_rows + report.unrated
+        yield _Share(report.unrated, rows, "rows were left out", "seen, not rated")
+
+
+def _unwanted(data: DataConfig, counts: dict[str, int], interactions: Interactions) -> Iterator[_Share]:
+    """Yield what the filter left out."""
+    for noun, whole, least in (
+        ("user", interactions.num_users, data.min_user_interactions),
+        ("item", interactions.num_items, data.min_item_interactions),
+    ):
+        other = "item" if noun == "user" else "user"
+        remedy = f"they have fewer than {least} interactions (data.min_{noun}_interactions)"
+        if least == 1:
+            remedy = f"each {other} of theirs was filtered out (data.min_{other}_interactions)"
+        yield _Share(counts[f"{noun}s_filtered_out"], whole, f"{noun}s were filtered out", remedy)
