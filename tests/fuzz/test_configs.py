@@ -15,6 +15,7 @@ FOUND = {
     "home of nobody": '[data]\npath = "~no.such.user/x"',
     "no path": '[data]\npath = ""',
     "zero byte": "[data]\nseed = \x00",
+    "split of simulated data": '[data]\nsplit = "published"',
     "seed": "[federation]\nseed = 4294967296",
     "rounds": "[federation]\nnum_rounds = 9223372036854775808",
 }

@@ -78,7 +78,7 @@ def test_eight_devices_agree_with_one():
 def test_a_mesh_that_cannot_be_is_named():
     with pytest.raises(ValueError, match="expected 1 to 1 devices, got num_devices 2"):
         client_mesh(2)
-    with pytest.raises(ValueError, match="expected item_shards to divide the 1 devices, got 2"):
+    with pytest.raises(ValueError, match="expected item_shards to divide the 1 device, got 2"):
         client_mesh(1, item_shards=2)
     jax.devices()
     with pytest.raises(ValueError, match="call use_cpu_devices first of all"):

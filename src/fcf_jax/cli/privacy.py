@@ -12,6 +12,7 @@ import typer
 from fcf_jax.cli.errors import CommandError, input_errors
 from fcf_jax.cli.options import ConfigArgument, SetOption
 from fcf_jax.experiments.console import say
+from fcf_jax.messages import count_of
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.privacy_plan import Choice, PrivacyPlan
@@ -72,7 +73,7 @@ def _show(plan: "PrivacyPlan") -> None:
     from fcf_jax.experiments.privacy_plan import verdict
     from fcf_jax.experiments.report.tables import show
 
-    sizes = f"{plan.num_users} users, {plan.num_items} items, K = {plan.num_factors}"
+    sizes = f"{count_of(plan.num_users, 'user')}, {count_of(plan.num_items, 'item')}, K = {plan.num_factors}"
     title = f"{sizes}; epsilon {plan.epsilon:g} at delta {plan.delta:.3g}"
     show(title, [_row(one, is_best=one is plan.best) for one in plan.choices])
     say(

@@ -9,6 +9,7 @@ import typer
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine, short
+from fcf_jax.messages import count_of
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.recommend import Recommendation
@@ -47,7 +48,7 @@ def recommend(
             known = history_of_user(model, str(user))
     (items,) = recommend_items(model, known, count=count, titles=titles_of(model))
     if known.num_unknown and not as_json:
-        say(f"{known.num_unknown} items of the history are unknown to the model")
+        say(f"{count_of(known.num_unknown, 'item')} of the history are unknown to the model")
     if not items and not as_json:
         say("nothing to recommend: the user has every item")
     print_items(items, as_json=as_json)
@@ -86,7 +87,10 @@ def _recommend_to_all(model: "TrainedModel", out: Path, count: int) -> None:
     histories = histories_of_all(model)
     num_users, num_rows, before = histories.interactions.num_users, 0, 0
     if histories.num_unknown:
-        say(f"{histories.num_unknown} interactions with items that are unknown to the model are left out")
+        say(
+            f"{count_of(histories.num_unknown, 'interaction')} with items that are unknown to "
+            "the model are left out"
+        )
     with run_errors(), ProgressLine(new_console()) as progress, written_in_blocks(out) as append:
         for done, table in recommend_in_blocks(model, histories, count=count, titles=titles):
             append(table)
@@ -94,4 +98,4 @@ def _recommend_to_all(model: "TrainedModel", out: Path, count: int) -> None:
             is_kept = done == num_users or 10 * done // num_users > 10 * before // num_users
             progress.show("users", done, num_users, f"{short(num_rows)} rows", is_kept=is_kept)
             before = done
-    say(f"{num_rows} recommendations for {num_users} users written to {out}")
+    say(f"{count_of(num_rows, 'recommendation')} for {count_of(num_users, 'user')} written to {out}")

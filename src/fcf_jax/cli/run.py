@@ -20,6 +20,7 @@ from fcf_jax.cli.options import (
 from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.messages import count_of
 
 _UNKNOWN = "-"
 
@@ -105,8 +106,8 @@ def _run(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool)
         for note in dataset.notes:
             progress.say(note)
         progress.say(
-            f"{train.num_users} users, {train.num_items} items, "
-            f"{train.num_interactions} interactions to train on"
+            f"{count_of(train.num_users, 'user')}, {count_of(train.num_items, 'item')}, "
+            f"{count_of(train.num_interactions, 'interaction')} to train on"
         )
         for caution in filter(None, [caution_of_secure_sums(config), caution_of_start(config)]):
             progress.say(f"warning: {caution}")

@@ -19,6 +19,7 @@ from fcf_jax.cli.options import (
 from fcf_jax.cli.signals import StopSignals, with_remedy
 from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
+from fcf_jax.messages import count_of
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
@@ -78,7 +79,7 @@ def _tune(config: "ExperimentConfig", folder: Path, *, resume: bool, quiet: bool
         for note in held_out.notes:
             progress.say(note)
         progress.say(
-            f"{held_out.train.num_interactions} interactions to train on, "
+            f"{count_of(held_out.train.num_interactions, 'interaction')} to train on, "
             f"{held_out.validation.num_interactions} to validate on"
         )
         ENVIRONMENT.write(folder, environment())

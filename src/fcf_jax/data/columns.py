@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fcf_jax.data.evidence import looks_like, weights_of
 from fcf_jax.data.names import find_common, is_event, is_no_strength
 from fcf_jax.data.timestamps import to_seconds
+from fcf_jax.messages import count_of
 
 _MAX_UNNAMED = 4  # columns without a header that are taken as user, item, strength, timestamp
 
@@ -178,7 +179,8 @@ def numbered_positions(
         order = usual_order(rows)
     if order is None and None in (columns.user, columns.item, columns.strength):
         raise ValueError(
-            f"{where}: cannot tell {len(fields)} columns apart without a header ({_shown(fields)}); "
+            f"{where}: cannot tell {count_of(len(fields), 'column')} apart without a header "
+            f"({_shown(fields)}); "
             "set data.user_column, data.item_column and data.strength_column to 0-based numbers"
         )
     taken = {str(column) for column in columns}

@@ -19,6 +19,7 @@ from fcf_jax.data.regular import parse_regular
 from fcf_jax.data.table import MAX_STRENGTH, BadLinePolicy, Table, TableBuilder
 from fcf_jax.data.text import num_line_breaks
 from fcf_jax.data.timestamps import EXPECTED, to_seconds
+from fcf_jax.messages import count_of
 
 _BATCH_RECORDS = 2**14
 _LINE_BREAK = re.compile(rb"\r\n|\n|\r")
@@ -173,7 +174,10 @@ def _problem(fields: Sequence[str], dialect: Dialect, *, implicit: bool) -> str 
         separator = repr(dialect.separator) if dialect.separator else "blanks"
         is_longer = dialect.has_header and len(fields) == dialect.num_fields + 1
         hint = " (row names without a header of their own? R: row.names = FALSE)" if is_longer else ""
-        return f"expected {dialect.num_fields} fields separated by {separator}, got {len(fields)}{hint}"
+        return (
+            f"expected {count_of(dialect.num_fields, 'field')} separated by {separator}, got "
+            f"{len(fields)}{hint}"
+        )
     user, item = fields[columns.user].strip(), fields[columns.item].strip()
     if not user or not item:
         return f"expected a user and an item id, got {user[:40]!r} and {item[:40]!r}"

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.rows import first_of, indptr_of
+from fcf_jax.messages import count_of
 
 
 def positions_of(labels: npt.ArrayLike, among: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -93,7 +94,8 @@ def matched_factors(
     if labels is None or wanted is None:
         if item_factors.shape != drawn.shape:
             raise ValueError(
-                f"expected item factors of {len(drawn)} items to start from, got {len(item_factors)}; "
+                f"expected item factors of {count_of(len(drawn), 'item')} to start from, got "
+                f"{len(item_factors)}; "
                 "without labels on both sides, items are matched by number"
             )
         return item_factors.astype(drawn.dtype)

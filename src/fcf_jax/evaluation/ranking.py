@@ -22,6 +22,7 @@ from fcf_jax.core.records import ClientData, Model, PackedClients, as_pytree
 from fcf_jax.core.solve import shared_part, solve_rows
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
+from fcf_jax.messages import count_of
 
 _CHUNK_SCORES = 2**20  # scores in memory at a time: 4 MiB, and a few times that for masks
 _CHUNK_CLIENTS = 256
@@ -189,7 +190,7 @@ def evaluate_data(
     check_k(k)
     if item_factors.shape[0] != data.num_items:
         raise ValueError(
-            f"expected item factors of {data.num_items} items, got {item_factors.shape[0]}; "
+            f"expected item factors of {count_of(data.num_items, 'item')}, got {item_factors.shape[0]}; "
             "evaluate on the data set that they were trained on"
         )
     return summarize(user_metrics(model, item_factors, data, k=k), k=k)

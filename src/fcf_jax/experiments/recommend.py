@@ -22,6 +22,7 @@ from fcf_jax.experiments.build.dataset import (
 from fcf_jax.experiments.build.problem import model_of
 from fcf_jax.experiments.build.reading import path_of
 from fcf_jax.experiments.store.run_directory import TrainedModel
+from fcf_jax.messages import count_of
 from fcf_jax.recommender import FederatedCollaborativeFilter
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def similar_items(
     (position,) = positions_of([item], model.item_ids)
     if position < 0:
         raise ValueError(
-            f"--item {item}: not among the {len(model.item_ids)} items of this run; they are "
+            f"--item {item}: not among the {count_of(len(model.item_ids), 'item')} of this run; they are "
             f"{first_of(model.item_ids)}"
         )
     estimator = FederatedCollaborativeFilter().with_item_factors(model.item_factors)

@@ -46,6 +46,7 @@ from fcf_jax.experiments.store.run_directory import (
     write_item_factors,
 )
 from fcf_jax.experiments.store.schemas import Summary
+from fcf_jax.messages import count_of
 from fcf_jax.parallel.mesh import fetch
 
 
@@ -167,7 +168,7 @@ def _report_end(training: Training, schedule: Schedule, progress: ProgressLine, 
     Raises:
         StoppedError: when a stop was requested.
     """
-    done = f"after {training.done} of {schedule.num_rounds} rounds"
+    done = f"after {training.done} of {count_of(schedule.num_rounds, 'round')}"
     if was_stopped:
         raise StoppedError(done)
     if training.done < schedule.num_rounds:
@@ -178,7 +179,9 @@ def _check_begun(begun: Begun | None, budget: Budget | None, folder: Path) -> No
     """Refuse a checkpoint with more rounds than the privacy budget was charged for."""
     if begun is not None and budget is not None and begun.done > budget.rounds_spent():
         path = folder / BUDGET.name
-        raise CheckpointError(f"{path}: expected {begun.done} rounds charged; choose another --out")
+        raise CheckpointError(
+            f"{path}: expected {count_of(begun.done, 'round')} charged; choose another --out"
+        )
 
 
 def _report_start(
@@ -186,7 +189,7 @@ def _report_start(
 ) -> None:
     """Show where training starts, and write it to the environment."""
     if begun is not None:
-        progress.say(f"resuming after {begun.done} of {schedule.num_rounds} rounds")
+        progress.say(f"resuming after {begun.done} of {count_of(schedule.num_rounds, 'round')}")
     elif resume:
         progress.say(f"no checkpoint in {folder} yet: starting at round 0")
     if note := write_environment(folder, resumed_from_rounds=begun.starts if begun else []):

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fcf_jax.core.packing import chunk_specs, fill_up
 from fcf_jax.core.records import PackedClients, ServerState
+from fcf_jax.messages import count_of
 
 Tree = TypeVar("Tree")
 
@@ -63,7 +64,9 @@ def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh
     if not 1 <= num_devices <= len(devices):
         raise ValueError(f"expected 1 to {len(devices)} devices, got num_devices {num_devices}")
     if item_shards < 1 or num_devices % item_shards:
-        raise ValueError(f"expected item_shards to divide the {num_devices} devices, got {item_shards}")
+        raise ValueError(
+            f"expected item_shards to divide the {count_of(num_devices, 'device')}, got {item_shards}"
+        )
     shape = (num_devices // item_shards, item_shards)
     return jax.make_mesh(
         shape, ("clients", "items"), axis_types=(AxisType.Auto,) * 2, devices=devices[:num_devices]

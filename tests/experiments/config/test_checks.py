@@ -28,6 +28,11 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
 ]
 OF_COMMANDS = [
     ("tune", ["parallel.item_shards=2"], "parallel: fcf tune"),
+    (
+        "compare",
+        ["federation.seed=4294967290"],
+        "federation.seed: expected at most 4294967295 for the last of 10",
+    ),
     ("compare", ["parallel.stream=true"], "parallel.stream: fcf compare"),
     ("compare", [*CENTRAL, "privacy.head_items=0.5", "privacy.seed=0"], "privacy.head_items: fcf compare"),
     ("audit", ["server.initial_item_factors=runs/first"], "server.initial_item_factors: fcf audit trains"),

@@ -40,6 +40,7 @@ from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.report.figures import write_comparison_figures
 from fcf_jax.experiments.report.tables import write_comparison_tables
 from fcf_jax.experiments.store.resume import open_checkpoints
+from fcf_jax.messages import count_of
 
 
 def load_splits(config: ExperimentConfig) -> list[Dataset]:
@@ -173,7 +174,8 @@ def _notes(problem: Problem, trained: Trained, metrics: dict[str, Statistics]) -
         notes.append(f"The loss of the federation has not settled after {trained.num_rounds} rounds.")
     if trained.num_unsettled:
         notes.append(
-            f"ALS has not converged in {trained.num_unsettled} replicates after {trained.num_sweeps} sweeps."
+            f"ALS has not converged in {count_of(trained.num_unsettled, 'replicate')} after "
+            f"{count_of(trained.num_sweeps, 'sweep')}."
         )
     return notes + _cautions(problem, metrics)
 

@@ -23,6 +23,7 @@ from fcf_jax.experiments.loop import NEVER, Stop, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import CURVES, ENVIRONMENT, write_environment
+from fcf_jax.messages import count_of
 
 _SETTLED_ROUNDS = 10  # judged together: an accelerated step that is taken back costs a round
 _BLOCK_SWEEPS = 10  # if there are no rounds, whose blocks sweeps follow otherwise
@@ -227,7 +228,8 @@ def _read_curves(path: Path, *, done: int) -> Curves:
     sweeps = curves.get(CENTRALIZED, "loss").rounds[:done].tolist()
     if len(sweeps) != done or sweeps != list(range(done)):
         raise CheckpointError(
-            f"{path}: expected the losses of {done} sweeps, as the checkpoint has; choose another --out"
+            f"{path}: expected the losses of {count_of(done, 'sweep')}, as the checkpoint has; "
+            "choose another --out"
         )
     return curves
 
@@ -275,7 +277,10 @@ def _show(progress: ProgressLine, task: _Task, states: States, done: int) -> Non
         [task.curves.get(side, name).values[-1].mean() for side in (FEDERATED, CENTRALIZED)]
         for name in ("loss", task.problem.map_name)
     )
-    status = f"{config.comparison.num_builds} replicates, FCF / ALS: loss {losses[0]:.6g} / {losses[1]:.6g}"
+    status = (
+        f"{count_of(config.comparison.num_builds, 'replicate')}, FCF / ALS: loss "
+        f"{losses[0]:.6g} / {losses[1]:.6g}"
+    )
     if np.isfinite(maps).all():
         status += f"  MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
     if done <= num_rounds:

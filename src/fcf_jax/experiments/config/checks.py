@@ -16,8 +16,9 @@ from fcf_jax.experiments.config.mistakes import (
     unknown_metric,
     unknown_set,
 )
-from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.schema import LARGEST_SEED, ExperimentConfig
 from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.messages import count_of
 
 Command = Literal["run", "compare", "tune", "audit", "audit rank_one", "plan"]
 
@@ -94,7 +95,7 @@ _CHECKS = (
     _Check(
         lambda c, f: c.parallel.devices is not None and c.parallel.devices % c.parallel.item_shards,
         lambda c, f: (
-            f"parallel.item_shards: expected a divisor of {c.parallel.devices} devices, "
+            f"parallel.item_shards: expected a divisor of {count_of(c.parallel.devices, 'device')}, "
             f"got {c.parallel.item_shards}; change one of them"
         ),
     ),
@@ -135,6 +136,14 @@ _CHECKS = (
         "parallel: {command} runs in one process with unsplit item factors; "
         "leave out parallel.coordinator and parallel.item_shards",
         commands=(*_MEASURING, *_AUDITS),
+    ),
+    _Check(
+        lambda c, f: c.federation.seed + c.comparison.num_builds - 1 > LARGEST_SEED,
+        lambda c, f: (
+            f"federation.seed: expected at most {LARGEST_SEED} for the last of {c.comparison.num_builds} "
+            f"replicates, which count up from it, got {c.federation.seed}; lower it"
+        ),
+        commands=("compare",),
     ),
     _Check(
         lambda c, f: c.parallel.stream,
@@ -243,7 +252,7 @@ _CHECKS = (
     _Check(
         lambda c, f: _cohort_size(c, f) > f.num_users,
         lambda c, f: (
-            f"federation.cohort_size: expected at most the {f.num_users} users, "
+            f"federation.cohort_size: expected at most the {count_of(f.num_users, 'user')}, "
             f"got {_cohort_size(c, f)}; lower it"
         ),
         when="data",
@@ -306,7 +315,8 @@ _CHECKS = (
     _Check(
         lambda c, f: c.model.regularization == 0 and c.model.num_factors > f.largest_rank,
         lambda c, f: (
-            f"model.regularization: expected above 0 for {c.model.num_factors} factors of a matrix of "
+            f"model.regularization: expected above 0 for "
+            f"{count_of(c.model.num_factors, 'factor')} of a matrix of "
             f"rank {f.largest_rank} at most, got 0; raise it or lower model.num_factors"
         ),
         when="data",
@@ -314,7 +324,8 @@ _CHECKS = (
     _Check(
         lambda c, f: f.num_items * c.model.num_factors >= _LARGEST_ARRAY,
         lambda c, f: (
-            f"model.num_factors: {f.num_items} items of {c.model.num_factors} factors take "
+            f"model.num_factors: {count_of(f.num_items, 'item')} of "
+            f"{count_of(c.model.num_factors, 'factor')} take "
             f"{4 * f.num_items * c.model.num_factors} bytes, too many to index; lower it"
         ),
         when="data",

@@ -50,7 +50,6 @@ def validate(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
         config = ExperimentConfig.model_validate(sections)
     except ValidationError as error:
         raise ConfigError(place + _first_problem(error)) from None
-    check(config)
     data = config.data
     path = None if data.path is None else _absolute("data.path", data.path)
     is_file = path is not None or data.name is not None
@@ -59,7 +58,9 @@ def validate(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
     if (start := config.server.initial_item_factors) is not None:
         key = "server.initial_item_factors"
         resolved[key] = _absolute(key, start)
-    return with_values(config, resolved)
+    config = with_values(config, resolved)
+    check(config)  # as resolved, which is what is written and read back
+    return config
 
 
 def _absolute(key: str, path: str) -> str:

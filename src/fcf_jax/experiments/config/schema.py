@@ -19,7 +19,7 @@ else:  # a new row of these tables is a new choice
     _PrivacyModeName = Literal[tuple(PRIVACY_MODES)]
 _Column = str | int
 _MOST = 2**31 - 1  # what 32-bit integers hold
-_LARGEST_SEED = 2**32 - 1  # what JAX takes without wrapping around
+LARGEST_SEED = 2**32 - 1  # what JAX takes without wrapping around
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -35,7 +35,7 @@ class _Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _refuse_overflow(cls, value: Any, info: ValidationInfo) -> Any:
-        most = _LARGEST_SEED if info.field_name == "seed" else _MOST
+        most = LARGEST_SEED if info.field_name == "seed" else _MOST
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int) and number > most:
                 raise ValueError(f"expected at most {most}")

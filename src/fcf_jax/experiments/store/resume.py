@@ -22,6 +22,7 @@ from fcf_jax.experiments.store.run_directory import (
     is_used,
     read_config,
 )
+from fcf_jax.messages import count_of
 
 _WITHOUT_EFFECT = (
     "checkpoint.",
@@ -148,7 +149,8 @@ def _records_until(done: int, folder: Path) -> list[Record]:
     rounds = [one["round"] for one in records if one["kind"] == "round"]
     if len(rounds) != done or rounds != list(range(done)):
         raise CheckpointError(
-            f"{folder / METRICS.name}: expected the records of {done} rounds, as the checkpoint has, "
+            f"{folder / METRICS.name}: expected the records of {count_of(done, 'round')}, as "
+            "the checkpoint has, "
             f"got {len(rounds)}; choose another --out"
         )
     return records
