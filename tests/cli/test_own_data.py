@@ -227,3 +227,19 @@ def test_nothing_of_a_header_or_an_id_reaches_the_terminal(tmp_path, capsys):
     path.write_text("\x1b[31muser,item\n\x1b[2Jann,x\n\x1b[2Jann,y\n")
     shown = preview(capsys, path, "--set", "data.user_column=0")
     assert "\x1b" not in shown and "\\x1b[2Jann" in shown
+
+
+def test_published_split_says_what_was_taken_and_left_out(tmp_path, monkeypatch, capsys):
+    def idle(*unused, **unused_too):
+        raise OSError(5, "before the work")
+
+    monkeypatch.setattr("fcf_jax.experiments.run.run_experiment", idle)
+    (tmp_path / "data1.txt").write_text("1\t1\t3\n1\t2\t0\n2\t1\t2\n2\t2\t2\n")
+    (tmp_path / "test1.txt").write_text("1\t3\t1\n2\t3\t1\n")
+    arguments = ["run", str(tmp_path), "--set", "model.num_factors=2", "--out", str(tmp_path / "out")]
+    assert cli.main([*arguments, "--set", "data.split=published"]) == 1
+    shown = capsys.readouterr().out
+    assert "layout lastfm-lightgcn, 1 zero dropped" in shown
+    assert "published split: training set data1.txt, test set test1.txt" in shown
+    assert "Warning: 1 of 6 pairs were dropped as zeros (17%)" in shown
+    assert "joined and split anew" in preview(capsys, tmp_path)

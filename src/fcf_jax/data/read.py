@@ -14,7 +14,7 @@ from fcf_jax.data.evidence import meaning_of
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.labels import joined_labels
 from fcf_jax.data.layouts import LAYOUTS, find_files
-from fcf_jax.data.load import Request, load_all, load_frame
+from fcf_jax.data.load import Loaded, Request, load_all, load_frame
 from fcf_jax.data.rows import DuplicatePolicy, Rows, check_duplicate_policy, checked_rows, encode_labels
 from fcf_jax.data.table import BadLinePolicy, Table
 
@@ -120,8 +120,7 @@ def read_interactions(
     path = path if is_path else "DataFrame"
     table = _concatenated(path, [part.table for part in loaded])
     loaded = [part._replace(table=None) for part in loaded]  # so that its columns are freed when sorted
-    num_rows, num_skipped, first_rows = len(table.users), table.num_skipped, _first_rows(table)
-    labels_merged = table.users.num_merged + table.items.num_merged
+    report = _report_of(files, loaded, table)
     try:
         rows, labels = _rows_of(table)
         del table
@@ -129,20 +128,7 @@ def read_interactions(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     kept = merged.drop_zeros() if implicit else merged
-    return kept, ReadReport(
-        files=tuple(str(file) for file in files),
-        layout=loaded[0].layout,
-        encoding=", ".join(sorted({part.encoding for part in loaded})),
-        num_rows=num_rows,
-        duplicates_merged=num_rows - merged.num_interactions,
-        zeros_dropped=merged.num_interactions - kept.num_interactions,
-        bad_lines_skipped=num_skipped,
-        labels_merged=labels_merged,
-        unrated=sum(part.num_unrated for part in loaded),
-        columns=loaded[0].columns,
-        why=loaded[0].why,
-        first_rows=first_rows,
-    )
+    return kept, _counted(report, [merged], [kept])
 
 
 def read_published_split(
@@ -167,6 +153,20 @@ def read_published_split(
         FileNotFoundError: If the path does not exist.
         ValueError: As `read_interactions`, and for a folder without a published split.
     """
+    train, test, _ = read_published_parts(
+        path, duplicates=duplicates, on_bad_line=on_bad_line, implicit=implicit
+    )
+    return train, test
+
+
+def read_published_parts(
+    path: str | PathLike[str],
+    *,
+    duplicates: DuplicatePolicy = "sum",
+    on_bad_line: BadLinePolicy = "error",
+    implicit: bool = True,
+) -> tuple[Interactions, Interactions, ReadReport]:
+    """Read a published split as `read_published_split`, with the report of both files together."""
     _check_policies(duplicates, on_bad_line)
     files = find_files(Path(path), "auto")
     if len(files) != 2:
@@ -174,12 +174,13 @@ def read_published_split(
             f"{path}: expected the folder of a published split, got {files[0].name}; split it yourself"
         )
     request = Request(on_bad_line=on_bad_line, implicit=implicit)
-    tables = [part.table for part in load_all(Path(path), files, request)]
+    loaded = load_all(Path(path), files, request)
+    tables = [part.table for part in loaded]
     both = _concatenated(path, tables)
     user_ids, user_labels = encode_labels(both.users, kind="user")
     item_ids, item_labels = encode_labels(both.items, kind="item")
     num_train = len(tables[0].users)
-    parts = []
+    merged = []
     for table, rows in zip(tables, (slice(None, num_train), slice(num_train, None)), strict=True):
         part = Interactions.from_arrays(
             user_ids[rows],
@@ -190,8 +191,35 @@ def read_published_split(
             item_labels=item_labels,
             duplicates=duplicates,
         )
-        parts.append(part.drop_zeros() if implicit else part)
-    return parts[0], parts[1]
+        merged.append(part)
+    train, test = kept = [part.drop_zeros() if implicit else part for part in merged]
+    return train, test, _counted(_report_of(files, loaded, both), merged, kept)
+
+
+def _report_of(files: Sequence[Path], loaded: Sequence[Loaded], table: Table) -> ReadReport:
+    """Return the report of what was read, before anything is merged or dropped."""
+    return ReadReport(
+        files=tuple(str(file) for file in files),
+        layout=loaded[0].layout,
+        encoding=", ".join(sorted({part.encoding for part in loaded})),
+        num_rows=len(table.users),
+        duplicates_merged=0,
+        zeros_dropped=0,
+        bad_lines_skipped=table.num_skipped,
+        labels_merged=table.users.num_merged + table.items.num_merged,
+        unrated=sum(part.num_unrated for part in loaded),
+        columns=loaded[0].columns,
+        why=loaded[0].why,
+        first_rows=_first_rows(table),
+    )
+
+
+def _counted(report: ReadReport, merged: Sequence[Interactions], kept: Sequence[Interactions]) -> ReadReport:
+    """Return the report with the counts of what was merged, and of what was dropped then."""
+    num_merged, num_kept = (sum(part.num_interactions for part in parts) for parts in (merged, kept))
+    return dataclasses.replace(
+        report, duplicates_merged=report.num_rows - num_merged, zeros_dropped=num_merged - num_kept
+    )
 
 
 def _first_rows(table: Table) -> tuple[tuple[str, str, float | None, int | None], ...]:

@@ -9,7 +9,6 @@ from fcf_jax.data import (
     Split,
     check_explicit,
     check_implicit,
-    read_published_split,
     simulate_taste,
     simulate_uniform,
     split_leave_one_out,
@@ -17,7 +16,7 @@ from fcf_jax.data import (
     split_temporal,
 )
 from fcf_jax.data.feedback import transformed
-from fcf_jax.experiments.build.reading import filtered, path_of, published_notes, read_data
+from fcf_jax.experiments.build.reading import filtered, read_data, read_published
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
@@ -59,7 +58,8 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
     """
     data = config.data
     if data.split == "published":
-        splits, counts, notes = [_published(data)], {}, published_notes(data)
+        split, counts, notes = _published(data)
+        splits = [split]
     else:
         interactions, counts, notes = _load(data)
         seeds = split_seeds if has_random_split(data) else split_seeds[:1]
@@ -103,7 +103,7 @@ def transform_strengths(interactions: Interactions, data: DataConfig) -> Interac
 
 def load_published(data: DataConfig) -> Interactions:
     """Read a published split and join its parts."""
-    split = _published(data)
+    split, *_ = _published(data)
     both = split.train.to_scipy() + split.test.to_scipy()
     return dataclasses.replace(
         Interactions.from_scipy(both),
@@ -135,14 +135,9 @@ def _simulated(data: DataConfig) -> Interactions:
     )
 
 
-def _published(data: DataConfig) -> Split:
-    train, test = read_published_split(
-        path_of(data),
-        duplicates=data.duplicates,
-        on_bad_line=data.on_bad_line,
-        implicit=data.feedback == "implicit",
-    )
-    return Split(transform_strengths(train, data), None, transform_strengths(test, data))
+def _published(data: DataConfig) -> tuple[Split, dict[str, int], tuple[str, ...]]:
+    train, test, counts, notes = read_published(data)
+    return Split(transform_strengths(train, data), None, transform_strengths(test, data)), counts, notes
 
 
 def _split(interactions: Interactions, data: DataConfig, *, seed: int) -> Split:

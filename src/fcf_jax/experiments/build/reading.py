@@ -1,12 +1,13 @@
 """Reading of the data that a configuration names; sentences about what was taken and what was left out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
-from fcf_jax.data.layouts import LAYOUTS, PUBLISHED_SPLITS, find_files
+from fcf_jax.data.layouts import LAYOUTS, PUBLISHED_SPLITS
+from fcf_jax.data.read import read_published_parts
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
@@ -56,17 +57,24 @@ def read_data(data: DataConfig, *, may_be_empty: bool = False) -> ReadData:
     )
     kept = filtered(interactions, data, may_be_empty=may_be_empty)
     counts = {
+        **_counts(report),
+        "filtered_out": interactions.num_interactions - kept.num_interactions,
+        "users_filtered_out": interactions.num_users - kept.num_users,
+        "items_filtered_out": interactions.num_items - kept.num_items,
+    }
+    shares = (*_unread(report, data), *_unwanted(data, counts, interactions))
+    notes = (_taken(report, data, counts), *_order(report), *_warn(shares))
+    return ReadData(kept, counts, report, notes)
+
+
+def _counts(report: ReadReport) -> dict[str, int]:
+    return {
         "labels_merged": report.labels_merged,
         "duplicates_merged": report.duplicates_merged,
         "zeros_dropped": report.zeros_dropped,
         "bad_lines_skipped": report.bad_lines_skipped,
         "unrated": report.unrated,
-        "filtered_out": interactions.num_interactions - kept.num_interactions,
-        "users_filtered_out": interactions.num_users - kept.num_users,
-        "items_filtered_out": interactions.num_items - kept.num_items,
     }
-    notes = (_taken(report, data, counts), *_order(report), *_warnings(report, data, counts, interactions))
-    return ReadData(kept, counts, report, notes)
 
 
 def filtered(interactions: Interactions, data: DataConfig, *, may_be_empty: bool = False) -> Interactions:
@@ -87,10 +95,23 @@ def filtered(interactions: Interactions, data: DataConfig, *, may_be_empty: bool
     return kept
 
 
-def published_notes(data: DataConfig) -> tuple[str, ...]:
-    """Return what the files of a published split are taken for."""
-    train, test = (file.name for file in find_files(Path(path_of(data)), "auto"))
-    return (f"published split: training set {train}, test set {test}",)
+def read_published(data: DataConfig) -> tuple[Interactions, Interactions, dict[str, int], tuple[str, ...]]:
+    """Read a published split: training set, test set, counts and notes, as in `ReadData`.
+
+    Raises:
+        ValueError: in one line, for bad data or a folder without a published split.
+        OSError: if the data cannot be read.
+    """
+    train, test, report = read_published_parts(
+        path_of(data),
+        duplicates=data.duplicates,
+        on_bad_line=data.on_bad_line,
+        implicit=data.feedback == "implicit",
+    )
+    counts = _counts(report)
+    files = [Path(file).name for file in report.files]
+    split = f"published split: training set {files[0]}, test set {files[1]}"
+    return train, test, counts, (_taken(report, data, counts), split, *_warn(_unread(report, data)))
 
 
 def path_of(data: DataConfig) -> str:
@@ -140,7 +161,7 @@ def _left_out(data: DataConfig, counts: dict[str, int]) -> Iterator[str]:
         ("users_filtered_out", "user filtered out", "users filtered out"),
         ("items_filtered_out", "item filtered out", "items filtered out"),
     ):
-        if counts[name]:
+        if counts.get(name):
             yield f"{counts[name]:,} {singular if counts[name] == 1 else plural}"
 
 
@@ -166,11 +187,9 @@ class _Share(NamedTuple):
     remedy: str
 
 
-def _warnings(
-    report: ReadReport, data: DataConfig, counts: dict[str, int], interactions: Interactions
-) -> Iterator[str]:
+def _warn(shares: Iterable[_Share]) -> Iterator[str]:
     """Warn of every way in which more than a tenth was left out, with the key that changes it."""
-    for part, whole, what, remedy in (*_unread(report, data), *_unwanted(data, counts, interactions)):
+    for part, whole, what, remedy in shares:
         if part > _WARNING_SHARE * whole:
             yield f"Warning: {part:,} of {whole:,} {what} ({part / whole:.0%}); {remedy}"
 
