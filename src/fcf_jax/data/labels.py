@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _INTEGER = "^(0|-?[1-9][0-9]{0,19})$"
 _BLOCK_ROWS = 2**20
+_PENDING = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class LabelsBuilder:
         encoded = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
         self._lengths.append(len(encoded))
         self._pending.append(encoded.dictionary)
-        if sum(map(len, self._pending)) > (0 if self._known is None else len(self._known)):
+        if sum(map(len, self._pending)) > max(_PENDING, 0 if self._known is None else len(self._known)):
             self._unify()
         return encoded.indices.to_numpy()
 

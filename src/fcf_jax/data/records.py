@@ -55,9 +55,11 @@ def records(text: str, separator: str, *, has_quotes: bool = True, first_line: i
         found = _quoted(lines, separator, first_line, skips_blanks=skips_blanks)
     else:
         found = _plain(lines, separator, first_line)
-    return (
-        record for record in found if any(field.strip() for field in record.fields) or len(record.fields) > 1
-    )
+    return (record for record in found if record.rest or not _is_blank(record.fields))
+
+
+def _is_blank(fields: list[str]) -> bool:
+    return len(fields) < 2 and not any(field.strip() for field in fields)
 
 
 def has_blank_before_quote(text: str, separator: str) -> bool:

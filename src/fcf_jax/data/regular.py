@@ -101,7 +101,7 @@ def _types_of_times(content: bytes, delimiter: str, dialect: Dialect) -> tuple[s
         return ("string",)
     fields = content[: content.find(b"\n")].split(delimiter.encode())
     is_integer = len(fields) > position and fields[position].strip(b' "\r').isdigit()
-    is_hexadecimal = b"0x" in content or b"0X" in content  # which Arrow takes for integers
+    is_hexadecimal = any(x in content and b"0" + x in content for x in (b"x", b"X"))  # integers of Arrow's
     return ("int64", "string") if is_integer and not is_hexadecimal else ("string",)
 
 
@@ -177,8 +177,9 @@ def pieces_of(table: "pa.Table", dialect: Dialect, implicit: bool) -> Pieces | N
 def _labels(table: "pa.Table", position: int) -> "pa.Array | None":
     """Return the column in one piece; None if a label is empty."""
     column = table[str(position)].combine_chunks()
-    stripped = compute().utf8_trim_whitespace(column.dictionary)
-    return None if compute().equal(stripped, "").to_numpy(zero_copy_only=False).any() else column
+    labels = column.dictionary
+    is_empty = compute().or_(compute().utf8_is_space(labels), compute().equal(labels, ""))
+    return None if compute().any(is_empty).as_py() else column
 
 
 def _strengths(table: "pa.Table", position: int, dialect: Dialect) -> np.ndarray:
