@@ -270,3 +270,13 @@ def test_setup_of_another_federation_is_refused(federation):
     assert setup_of(federation).cohort_size == 4
     with pytest.raises(ValueError, match="expected a federation made by federated_cf, got another"):
         setup_of(federation._replace(round=lambda key, state, clients: (state, None)))
+
+
+def test_a_federation_starts_from_the_item_factors_that_are_given():
+    federation = federated_cf(MODEL, optax.adam(0.1), num_items=17, num_factors=3)
+    given = jnp.arange(51.0).reshape(17, 3)
+    state, drawn = federation.init(jax.random.key(0), given), federation.init(jax.random.key(0))
+    np.testing.assert_array_equal(state.item_factors, given)
+    assert jax.tree.structure(state) == jax.tree.structure(drawn)
+    with pytest.raises(ValueError, match=r"expected item factors of shape \(17, 3\), got \(17, 4\)"):
+        federation.init(jax.random.key(0), jnp.zeros((17, 4)))
