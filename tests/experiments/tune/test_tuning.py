@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from fcf_jax import cli
+from fcf_jax.evaluation import evaluate_popularity
+from fcf_jax.experiments.build.held_out import load_held_out
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config, with_values
 from fcf_jax.experiments.store.run_directory import claimed
 from fcf_jax.experiments.tune import tuning
@@ -120,10 +123,14 @@ def test_resumed_study_equals_an_unbroken_one(tuned, published, tmp_path, monkey
     assert (folder / "tuned.toml").read_bytes() == (tuned / "tuned.toml").read_bytes()
 
 
-def test_finished_study_is_not_done_again(tuned, monkeypatch):
+def test_finished_study_is_not_done_again_and_is_shown_beside_popularity(tuned, monkeypatch, capsys):
     before = (tuned / "tuned.toml").read_bytes(), (tuned / "study.log").read_bytes()
     stop_at(monkeypatch, 1, AssertionError("trained again"))
-    assert cli.main(["tune", str(tuned / "config.toml"), QUIET, "--resume", "--out", str(tuned)]) == 0
+    assert cli.main(["tune", str(tuned / "config.toml"), "--resume", "--out", str(tuned)]) == 0
+    held_out = load_held_out(config := load_config(str(tuned / "config.toml")))
+    model = resolve(config, held_out.dataset).model
+    floor = evaluate_popularity(model, held_out.train, held_out.validation)["map_at_10"]
+    assert f"; popularity has {floor:.4f}" in capsys.readouterr().out
     assert ((tuned / "tuned.toml").read_bytes(), (tuned / "study.log").read_bytes()) == before
 
 

@@ -63,12 +63,13 @@ def tuning_tables(tuned: Tuned) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def gain_text(tuned: Tuned) -> str:
     """Return a sentence on what was gained on the validation set."""
     before, after = tuned.start_value, tuned.best_value
+    floor = "" if tuned.popularity is None else f"; popularity has {tuned.popularity:.4f}"
     if before is None:
-        return f"{tuned.metric} of ALS on the validation set: {after:.4f}"
+        return f"{tuned.metric} of ALS on the validation set: {after:.4f}{floor}"
     start = f"{before:.4f}" if math.isfinite(before) else "diverged"
     gain = f" ({100 * (after - before) / before:+.1f} %)" if math.isfinite(before) and before else ""
     values = f"{start} as configured, {after:.4f} tuned{gain}"
-    return f"{tuned.metric} of the federation on the validation set: {values}"
+    return f"{tuned.metric} of the federation on the validation set: {values}{floor}"
 
 
 def _counts(study: Study) -> str:

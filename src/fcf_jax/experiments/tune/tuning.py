@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from fcf_jax.als import has_converged
-from fcf_jax.evaluation import summarize
+from fcf_jax.evaluation import popularity, summarize, user_metrics_of_scores
 from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.build.problem import Problem, resolve
 from fcf_jax.experiments.config.load import with_values
@@ -68,6 +68,7 @@ class Tuned(NamedTuple):
         server: study by federations with the best model; None if the server step was not tuned.
         start_value: value of the federation before tuning; None if the server step was not tuned.
         best_value: value of the federation after tuning, of ALS if the server step was not tuned.
+        popularity: value of the ranking by popularity; None for an error, which it does not predict.
     """
 
     given: ExperimentConfig
@@ -76,6 +77,7 @@ class Tuned(NamedTuple):
     server: Study | None
     start_value: float | None
     best_value: float
+    popularity: float | None
 
     @property
     def metric(self) -> str:
@@ -176,7 +178,16 @@ def run_tuning(
         start_value = value_at_start(as_given)
         if task.is_better(start_value, best_value):  # the tuned model needs more rounds than there are
             tuned, best_value = config, start_value
-    return Tuned(config, tuned, model, server, start_value, best_value)
+    return Tuned(config, tuned, model, server, start_value, best_value, _popularity(task, config))
+
+
+def _popularity(task: _Task, config: ExperimentConfig) -> float | None:
+    if task.direction == "minimize":
+        return None
+    model = resolve(config, task.held_out.dataset).model
+    shares = popularity(task.held_out.train)
+    metrics = user_metrics_of_scores(model, shares, task.data.validation, k=task.k)
+    return summarize(metrics, k=task.k)[task.metric]
 
 
 def value_at_start(study: Study) -> float:
