@@ -113,7 +113,7 @@ def test_mistakes_in_arguments_are_one_line(arguments, named, capsys, tmp_path, 
 
 
 def test_help_and_completion_are_quick(monkeypatch):
-    """Without JAX, which takes a second to import; a shell completes on each press of a key."""
+    """Without JAX, which takes a second to import; a shell completes at each press of a key."""
     code = """
         import os, sys
         from fcf_jax.cli import main

@@ -11,10 +11,18 @@ from fcf_jax.messages import printable
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
 
+
+def _shipped(incomplete: str) -> list[str]:
+    from fcf_jax.experiments.config.source import shipped_configs
+
+    return [name for name in shipped_configs() if name.startswith(incomplete)]
+
+
 ConfigArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[CONFIG|DATA]",
+        autocompletion=_shipped,
         help="A TOML file, the name of a shipped config, or a data file or folder, read with own-csv.",
     ),
 ]

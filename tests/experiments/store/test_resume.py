@@ -175,8 +175,8 @@ def test_stopped_run_says_how_to_go_on_and_ends_as_an_unbroken_one(stopped, copy
 
 def test_second_signal_stops_at_once(tmp_path):
     quick = settings("server.step=adam", UNTESTED)
-    run = start_run("--out", str(tmp_path / "run"), *quick, at=12, signals=[signal.SIGTERM] * 2)
-    assert finish(run) == 128 + signal.SIGTERM
+    run = start_run("--out", str(tmp_path / "run"), *quick, at=12, signals=[signal.SIGHUP] * 2)
+    assert finish(run) == 128 + signal.SIGHUP
     assert rounds_saved(tmp_path / "run") == []
 
 
@@ -198,13 +198,16 @@ def test_checkpoint_holds_no_values_of_users(stopped):
 
 
 def test_flipped_byte_is_said_and_the_checkpoint_before_it_used(copy, unbroken, capsys):
+    elsewhere = {**environment_of(copy), "devices": ["cuda:0", "cuda:1"], "device_kind": "H100"}
+    (copy / "environment.json").write_text(json.dumps(elsewhere))
     assert resume(copy) == 0
+    assert "begun on 2 devices (cuda:0, cuda:1), going on with 1 device" in capsys.readouterr().out
+    assert environment_of(copy)["earlier"] == [elsewhere]
     (copy / "summary.json").unlink()  # as if killed at the very end
     latest = max((copy / "checkpoints").iterdir())
     content = bytearray(latest.read_bytes())
     content[len(content) // 2] ^= 1
     latest.write_bytes(content)
-    capsys.readouterr()
     assert resume(copy) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "damaged" in line and str(latest) in line]

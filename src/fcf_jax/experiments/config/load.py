@@ -202,6 +202,7 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"][:2])
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = message.replace(", unable to parse raw data as a unicode string", " in UTF-8")
     message = re.sub(r"\ba valid (\w+)", lambda found: with_article(found[1]), message)
     value = reprlib.repr(problem["input"])  # of bounded depth and length
     return f"{key}: {message}, got {value[:60]}; see `fcf config --explain`"
