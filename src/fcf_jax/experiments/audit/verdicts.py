@@ -85,6 +85,8 @@ def verdicts_of(document: Document) -> dict[str, Verdict]:
         name: view for cohorts in (False, True) for name, view in mode.attacks_on(has_cohorts=cohorts).items()
     }
     for name, figures in document["attacks"].items():
+        if name not in views:
+            continue  # of another version
         sentence, success = _SENTENCES[views[name]](_Found(figures, document["facts"]))
         success = success if math.isfinite(success) else 0.0
         verdicts[name] = Verdict(_outcome(views[name], success), sentence, success)
@@ -104,7 +106,7 @@ def legend_of(document: Document) -> dict[str, str]:
         name: next(one for one in ("in_out_", "fitted_", "") if name.startswith(one)) for name in names
     }
     keys = {prefix.rstrip("_") or name: prefix for name, prefix in prefixed.items()}
-    return {f"{key}_..." if prefix else key: MEANINGS[key] for key, prefix in keys.items()}
+    return {f"{key}_..." if prefix else key: MEANINGS[key] for key, prefix in keys.items() if key in MEANINGS}
 
 
 def not_covered(mode: str) -> list[str]:

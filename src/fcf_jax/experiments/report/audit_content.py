@@ -39,12 +39,12 @@ def audit_content(stored: StoredAudit, *, anchor: str) -> Content:
         "attacks": [
             {
                 "name": name,
-                "outcome": verdicts[name].outcome,
-                "sentence": verdicts[name].sentence,
+                "outcome": verdict.outcome,
+                "sentence": verdict.sentence,
                 "knows": document.get("knows", {}).get(name, ""),
-                "rows": [_row(figure, value) for figure, value in figures.items()],
+                "rows": [_row(figure, value) for figure, value in document["attacks"][name].items()],
             }
-            for name, figures in document["attacks"].items()
+            for name, verdict in verdicts.items()
         ],
         "outcomes_legend": OUTCOMES_LEGEND,
         "legend": list(legend.items()),

@@ -102,11 +102,13 @@ def _parameters(trials: Sequence[Trial]) -> list[str]:
 
 def _best_rows(trials: Sequence[Trial], metric: str, *, is_lower_better: bool) -> list[tuple[str, str, str]]:
     """Return for each parameter, and for the metric, the value of the first and of the best trial."""
-    complete = [trial for trial in trials if trial.get("state") == "complete" and _is_number(trial["value"])]
+    complete = [
+        trial for trial in trials if trial.get("state") == "complete" and _is_number(trial.get("value", ""))
+    ]
     if not complete:
         return []
-    start = next(trial for trial in trials if trial["value"] or trial.get("state") == "pruned")
-    best = (min if is_lower_better else max)(complete, key=lambda trial: float(trial["value"]))
+    start = next(trial for trial in trials if trial.get("value", "") or trial.get("state") == "pruned")
+    best = (min if is_lower_better else max)(complete, key=lambda trial: float(trial.get("value", "")))
     keys = _parameters(trials)
     value = (metric_text(metric), _cell(start["value"]) or UNKNOWN, _cell(best["value"]))
     return [value, *((key, _cell(start[key]) or UNKNOWN, _cell(best[key])) for key in keys)]
@@ -118,7 +120,7 @@ def _panels(stage: str, trials: Sequence[Trial], metric: str, *, is_lower_better
         return []
     positions = np.arange(len(trials), dtype=np.float64)
     title = metric_text(metric)
-    complete = [trial["value"] if trial.get("state") == "complete" else "" for trial in trials]
+    complete = [trial.get("value", "") if trial.get("state") == "complete" else "" for trial in trials]
     best_of = np.fmin if is_lower_better else np.fmax
     best = Line(_BEST, positions, best_of.accumulate(np.array([_number(text) for text in complete])))
     history = Panel(
@@ -140,7 +142,7 @@ def _panels(stage: str, trials: Sequence[Trial], metric: str, *, is_lower_better
 
 
 def _marks(trials: Sequence[Trial], places: np.ndarray) -> list[Line]:
-    values = np.array([_number(trial["value"]) for trial in trials])
+    values = np.array([_number(trial.get("value", "")) for trial in trials])
     is_pruned = np.array([trial.get("state") == "pruned" for trial in trials])
     shown = np.isfinite(values) & np.isfinite(places)
     lines = [

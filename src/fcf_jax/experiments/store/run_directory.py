@@ -23,7 +23,14 @@ from filelock import FileLock, Timeout
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.store.files import Arrays, Document, File, remove_temporary
-from fcf_jax.experiments.store.schemas import Environment, MetricsRecord, PrivacyStatement, Summary
+from fcf_jax.experiments.store.schemas import (
+    AuditDocument,
+    ComparisonDocument,
+    Environment,
+    MetricsRecord,
+    PrivacyStatement,
+    Summary,
+)
 from fcf_jax.messages import count_of
 
 _PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas")
@@ -46,12 +53,12 @@ TRIALS = File[list[Document]]("trials.csv")
 TUNED = File[Document]("tuned.toml")
 TUNING = File[Document]("tuning.json")
 CURVES = "curves.csv"
-USERS = File[list[Document]]("users.csv")
+USERS = File[list[Document]]("users.csv", required=("metric", "low", "high", "users"))
 # Each of these is written last: a folder that has it is finished.
 _GO_ON = "delete it, and go on with --resume"
 SUMMARY = File[Summary]("summary.json", schema=Summary, remedy=_GO_ON)
-COMPARISON = File[Document]("comparison.json", required=("metrics", "verdict"), remedy=_GO_ON)
-AUDIT = File[Document]("audit.json", required=("mode", "attacks", "facts", "verdict"))
+COMPARISON = File[Document]("comparison.json", schema=ComparisonDocument, remedy=_GO_ON)
+AUDIT = File[Document]("audit.json", schema=AuditDocument)
 
 
 class TrainedModel(NamedTuple):

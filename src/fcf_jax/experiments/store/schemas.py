@@ -2,12 +2,20 @@
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
+
+from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 Figures = dict[str, Number]
+
+
+def _known_mode(mode: str) -> str:
+    if mode not in PRIVACY_MODES:
+        raise ValueError(f"expected one of {', '.join(PRIVACY_MODES)}")
+    return mode
 
 
 class Environment(TypedDict):
@@ -147,3 +155,66 @@ class Summary(TypedDict):
     fixed_point: NotRequired[dict[str, Any]]
     secure_sum: NotRequired[dict[str, int]]
     privacy: NotRequired[PrivacyStatement]
+
+
+class AuditFigure(TypedDict):
+    """A figure of an attack, with its 95 % interval."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+class AuditFacts(TypedDict):
+    """Setting of an audit, as far as a report needs it."""
+
+    cohort_size: Count
+    attacked_cohort_size: Count
+    num_rounds: Count
+    noise_multiplier: Number
+
+
+class AuditDocument(TypedDict):
+    """Outcome of `fcf audit`: the content of `audit.json`, as far as a report needs it.
+
+    Attributes:
+        mode: privacy mode.
+        attacks: figures of each attack, by name.
+        facts: setting of the attacks.
+        verdict: sentence on the attack that succeeds most.
+        knows: what the attacker knows, by attack.
+        leakage: points of the leakage curve.
+        notes: sentences beside the verdict.
+    """
+
+    mode: Annotated[str, AfterValidator(_known_mode)]
+    attacks: dict[str, dict[str, AuditFigure]]
+    facts: AuditFacts
+    verdict: str
+    knows: NotRequired[dict[str, str]]
+    leakage: NotRequired[list[dict[str, Any]]]
+    notes: NotRequired[list[str]]
+
+
+class ComparedMetric(TypedDict, total=False):
+    """A metric of both sides of a comparison, as far as a report needs it."""
+
+    federated_mean: Number
+    centralized_mean: Number
+    difference_percent: Number
+    tost_p: Number
+
+
+class ComparisonDocument(TypedDict):
+    """Outcome of `fcf compare`: the content of `comparison.json`, as far as a report needs it."""
+
+    metrics: dict[str, ComparedMetric]
+    verdict: str
+    k: Count
+    num_builds: Count
+    margin_percent: Number
+    num_rounds: Count
+    num_users: Count
+    cohort_size: Count
+    payload_bytes_up: Count
+    payload_bytes_down: Count
