@@ -23,7 +23,8 @@ from fcf_jax.core.objective import implicit_feedback
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import CohortSum, Model
 from fcf_jax.data import Interactions
-from fcf_jax.optimizers import guarded_gram, running_sums
+from fcf_jax.optimizers import guarded_gram, paper_adam, running_sums
+from fcf_jax.parallel.stream import run_rounds_streamed
 
 SIZES = {"num_items": 17, "num_factors": NUM_FACTORS}
 KEY = jax.random.key(7)
@@ -280,3 +281,27 @@ def test_a_federation_starts_from_the_item_factors_that_are_given():
     assert jax.tree.structure(state) == jax.tree.structure(drawn)
     with pytest.raises(ValueError, match=r"expected item factors of shape \(17, 3\), got \(17, 4\)"):
         federation.init(jax.random.key(0), jnp.zeros((17, 4)))
+
+
+@pytest.mark.parametrize("make_step", [guarded_gram, lambda: paper_adam(0.1), lambda: optax.adam(0.1)])
+def test_a_fresh_state_can_be_donated(small, make_step):
+    federation = federated_cf(MODEL, make_step(), **SIZES)
+    run = jax.jit(run_rounds, static_argnames="num_rounds", donate_argnames="state")
+    for init in (federation.init, jax.jit(federation.init)):
+        state = init(KEY)
+        after, _ = run(federation, KEY, state=state, clients=small.clients, num_rounds=1)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.item_factors))
+        assert np.isfinite(after.item_factors).all()
+
+
+def test_a_replaced_round_is_obeyed_or_refused_but_not_ignored(small, federation):
+    def lazy(key, state, clients):
+        _, info = federation.round(key, state, clients)
+        return state._replace(round_index=state.round_index + 2), info
+
+    replaced, start = federation._replace(round=lazy), federation.init(KEY)
+    state, info = run_rounds(replaced, KEY, start, small.clients, num_rounds=3)
+    assert int(state.round_index) == 6 and info.loss.shape == (3,)
+    np.testing.assert_array_equal(state.item_factors, start.item_factors)
+    with pytest.raises(ValueError, match="expected a federation made by federated_cf"):
+        run_rounds_streamed(replaced, KEY, start, small.clients, num_rounds=1, block_chunks=1)

@@ -54,7 +54,9 @@ def test_invariant_to_row_order(duplicates, rows, seed):
 @given(rows=ROWS)
 def test_round_trip_through_scipy(rows):
     interactions = build(rows, timestamps=False)
-    assert Interactions.from_scipy(interactions.to_scipy()).fingerprint() == interactions.fingerprint()
+    matrix = interactions.to_scipy()
+    assert matrix.indices.dtype == matrix.indptr.dtype == np.int32  # what `implicit` takes
+    assert Interactions.from_scipy(matrix).fingerprint() == interactions.fingerprint()
 
 
 @given(rows=ROWS)

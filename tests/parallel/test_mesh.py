@@ -20,7 +20,9 @@ ON_EIGHT_DEVICES = """
     import fcf_jax as fcf
     from fcf_jax import parallel
     from fcf_jax.channel import Pieces, clip_and_noise
+    from fcf_jax.core.packing import chunk_specs
     from fcf_jax.data import simulate_taste
+    from jax.sharding import PartitionSpec
 
     parallel.use_cpu_devices(8)
     interactions = simulate_taste(num_users=150, num_items=37, mean_history=9, seed=0)
@@ -61,6 +63,24 @@ ON_EIGHT_DEVICES = """
     state, _ = fcf.run_rounds(federation, key, state, parallel.place_clients(host, mesh), num_rounds=2)
     filled = parallel.fetch(state.item_factors)
     assert filled.shape == (38, 5) and filled[:37].all() and not filled[37:].any()
+    pair = interactions, interactions
+    cut = fcf.evaluate(model, filled[:37], *pair)
+    assert fcf.evaluate(model, state.item_factors, *pair) == cut
+
+    # in a shard_map of one's own, light confidences and heavy ones
+    mesh = jax.make_mesh((8,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
+    placed = parallel.place_clients(host, parallel.client_mesh(8))
+    for alpha in (1.0, 1000.0):
+        heavy = model._replace(weighting=fcf.implicit_feedback(alpha=alpha))
+
+        @jax.jit
+        @jax.shard_map(mesh=mesh, in_specs=(PartitionSpec(), chunk_specs()), out_specs=PartitionSpec())
+        def total(item_factors, mine):
+            return jax.lax.psum(fcf.cohort_sum(heavy, item_factors, mine)[0].upload, "clients")
+
+        expected = fcf.cohort_sum(heavy, filled[:37], host)[0].upload
+        error = np.abs(np.asarray(total(filled[:37], placed)) - expected).max() / np.abs(expected).max()
+        errors[f"shard_map, alpha {alpha}"] = float(error)
     print(json.dumps(errors))
 """
 
@@ -71,7 +91,7 @@ def test_eight_devices_agree_with_one():
     )
     assert output.returncode == 0, output.stderr[-2000:]
     errors = json.loads(output.stdout.splitlines()[-1])
-    assert len(errors) == 4
+    assert len(errors) == 6
     assert max(errors.values()) <= 1e-5, errors  # float32 sums in another order
 
 

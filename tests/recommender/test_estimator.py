@@ -1,6 +1,8 @@
 """The class for users of `implicit`: what it returns is what dense float64 algebra says."""
 
+import copy
 import inspect
+import pickle
 import re
 import warnings
 
@@ -351,3 +353,66 @@ def test_a_diverged_fit_leaves_no_model(views):
 def test_no_progress_bar_where_nobody_looks(views, capfd):
     fcf.FederatedCollaborativeFilter(**OPTIONS, num_rounds=1).fit(views, show_progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def with_untouched(views):
+    """A model of two items more, in the middle and at the end, that nobody touched."""
+    columns = [*range(9), 17, *range(9, 17), 17]
+    wide = sparse.hstack([views, sparse.csr_matrix((views.shape[0], 1))]).tocsr()[:, columns]
+    return fcf.FederatedCollaborativeFilter(**OPTIONS, num_rounds=2).fit(wide)
+
+
+def test_items_that_nobody_touched_are_no_neighbours(with_untouched):
+    assert not with_untouched.item_factors[[9, 18]].any()
+    ids, _ = with_untouched.similar_items(3, N=19)
+    assert set(ids[:17].tolist()) == set(range(19)) - {9, 18} and (ids[17:] == -1).all()
+    ids, scores = with_untouched.similar_items([9, 3], N=2)
+    assert (ids[0] == -1).all() and (scores[0] == LOWEST).all() and ids[1, 0] == 3
+
+
+def test_users_without_a_history_are_no_neighbours(model):
+    ids, _ = model.similar_users([3, 5], N=13)  # user 3 has none
+    assert (ids[0] == -1).all() and 3 not in ids[1].tolist() and ids[1, 0] == 5
+
+
+def test_histories_of_some_users_are_replaced(model, views):
+    fitted, rows = copy.copy(model), views[[5, 1]]
+    fitted.partial_fit_users([1, 14], rows)
+    np.testing.assert_allclose(fitted.user_factors[[1, 14]], model.user_factors[[5, 1]], atol=1e-6)
+    np.testing.assert_allclose(fitted.user_factors[[0, 5]], model.user_factors[[0, 5]], atol=1e-6)
+    assert fitted.user_factors.shape[0] == 15 and not fitted.user_factors[13].any()
+    np.testing.assert_allclose(model.recalculate_user([1, 14], rows), fitted.user_factors[[1, 14]], atol=1e-6)
+    assert model.recalculate_user(0, views[5]).shape == (NUM_FACTORS,)
+    with pytest.raises(ValueError, match="each user once"):
+        fitted.partial_fit_users([1, 1], rows)
+
+
+def test_a_loaded_model_begins_to_know_users(model, views, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = fcf.FederatedCollaborativeFilter.load(tmp_path / "model")
+    loaded.partial_fit_users([0, 1], views[[5, 1]])
+    np.testing.assert_array_equal(loaded.recommend(1, None)[0], model.recommend(1, None)[0])
+
+
+def test_parameters_are_those_of_scikit_learn(model):
+    params = model.get_params()
+    assert params["num_rounds"] == 8 and params["server_step"] is None and "_item_factors" not in params
+    other = fcf.FederatedCollaborativeFilter(**params).set_params(alpha=2, seed=4)
+    assert (other.alpha, other.seed, model.seed) == (2, 4, 3)
+    with pytest.raises(ValueError, match=r"expected parameters among num_factors, .*, got alfa"):
+        other.set_params(alfa=2)
+    with pytest.raises(ValueError, match="expected alpha"):
+        other.set_params(seed=5, alpha=-1.0)
+    assert other.seed == 4
+
+
+def test_pickled_with_a_server_step_it_does_all_but_fit(model, views):
+    own = copy.deepcopy(model).set_params(server_step=optax.sgd(0.1))
+    assert copy.deepcopy(own).server_step is own.server_step
+    found = pickle.loads(pickle.dumps(own))
+    np.testing.assert_array_equal(found.recommend(0, views[0])[0], model.recommend(0, views[0])[0])
+    with pytest.raises(ValueError, match=r"set it again: model.set_params\(server_step=...\)"):
+        found.fit(views)
+    assert pickle.loads(pickle.dumps(model)).server_step is None
+    assert pickle.loads(pickle.dumps(found.set_params(server_step=None))).server_step is None

@@ -172,6 +172,7 @@ def solve_chunks(
 
     chunks = clients.rows, clients.owners, clients.client_ids
     start_of_scan = start, jnp.zeros((), broadcast.item_factors.dtype)
+    start_of_scan = packing.beginning_like(start_of_scan, broadcast.item_factors, clients.owners)
     (end, worst), outputs = jax.lax.scan(step, start_of_scan, chunks)
     return end, outputs, worst
 

@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from fcf_jax.core.records import PackedClients
+from fcf_jax.core.solve import any_in_batch
 
 _SPREAD = 1.25  # standard deviation of the rows per user in means, where they are traced
 _DEVIATIONS = 3.0  # rows for a cohort that long; about one cohort in 1000 is longer
@@ -114,7 +115,7 @@ def _add_the_rest(
     num_turns = 2 * num_chunks + carry[2].shape[0] // turn_size + 2
 
     def any_left(left: Array) -> Bool[Array, ""]:
-        return _any_in_batch(jnp.any(left < num_users))
+        return any_in_batch(jnp.any(left < num_users))
 
     def turn(carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
         total, worst, left = carry
@@ -136,17 +137,6 @@ def _add_the_rest(
         return jax.lax.scan(next_turn, carry, length=num_turns)[0]
 
     return jax.lax.cond(any_left(carry[2]), turns, skip, carry)
-
-
-@jax.custom_batching.custom_vmap
-def _any_in_batch(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Return the flag; under `vmap` one flag for the whole batch, so that `cond` remains a branch."""
-    return flag
-
-
-@_any_in_batch.def_vmap
-def _any_in_batch_rule(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
-    return _any_in_batch(jnp.any(flags, axis=0)), False
 
 
 def _chunk_shape(cohort_size: int, clients: PackedClients, *, num_shares: int) -> tuple[int, int]:

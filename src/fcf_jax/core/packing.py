@@ -7,15 +7,17 @@ same time, with little padding. Only this module writes the marks of padding: th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
 
 from fcf_jax.core.records import ClientData, Histories, PackedClients
 
+T = TypeVar("T")
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
 _ROW_PADDING = 1.15  # most slots per interaction for a row width to be chosen
 _CHUNK_SLOTS = 16384  # fits the cache of a CPU core, with little padding (benchmarks/README.md)
@@ -295,3 +297,13 @@ def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
         axis_names={"clients"},
         check_vma=False,  # the sums of all shares begin with the same zeros
     )
+
+
+def beginning_like(tree: T, *others: Array) -> T:
+    """Return the tree with 0 added, a 0 that depends on other arrays.
+
+    In somebody's `shard_map`, a loop over what differs by device must begin with what JAX takes to differ.
+    """
+    zeros = [jnp.where(False, other.ravel()[0], 0).astype(jnp.int32) for other in others]
+    zero = jnp.sum(jnp.stack(zeros))
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)

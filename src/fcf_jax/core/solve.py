@@ -158,7 +158,7 @@ def solve_rows(
     """
     light = min(_LIGHT_PER_FACTOR * item_factors.shape[1], _MOST_LIGHT)
     equations = normal_equations(model, item_factors, shared.matrix, observations)
-    is_heavy = _any_in_batch(jnp.max(equations.extra) > light * model.unobserved_weight)
+    is_heavy = any_in_batch(jnp.max(equations.extra) > light * model.unobserved_weight)
     helpers = jax.lax.stop_gradient((is_heavy, shared))
     return _solution(_solve_faster, row_sums.num_clients, equations, row_sums.owners, helpers)
 
@@ -265,7 +265,7 @@ def _solve_by_gradients(
         is_sound=shared.is_definite & (first_decrement >= 0),
     )
     end = jax.lax.while_loop(
-        lambda at: (at.step < _MOST_GRADIENT_STEPS) & _any_in_batch(jnp.any(is_unfinished(at))),
+        lambda at: (at.step < _MOST_GRADIENT_STEPS) & any_in_batch(jnp.any(is_unfinished(at))),
         descend,
         start,
     )
@@ -330,11 +330,11 @@ def _power_of_two(size: Array) -> Array:
 
 
 @jax.custom_batching.custom_vmap
-def _any_in_batch(flag: Array) -> Array:
+def any_in_batch(flag: Array) -> Array:
     """Return the flag; under `vmap`, whether any flag is set, so that `cond` takes one branch for all."""
     return flag
 
 
-@_any_in_batch.def_vmap
+@any_in_batch.def_vmap
 def _any_in_batch_rule(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return _any_in_batch(jnp.any(flag)), False
+    return any_in_batch(jnp.any(flag)), False

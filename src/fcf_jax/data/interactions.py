@@ -215,12 +215,15 @@ class Interactions:
         )
 
     def to_scipy(self) -> "sparse.csr_array":
-        """Return a float32 copy as CSR array [users, items]; zeros stay stored."""
+        """Return a float32 copy as CSR array [users, items]; zeros stay stored.
+
+        Indices are int32, which other packages expect, unless there are 2**31 interactions or more.
+        """
         from scipy import sparse
 
-        return sparse.csr_array(
-            (self.strengths, self.item_ids, self.indptr), shape=(self.num_users, self.num_items), copy=True
-        )
+        small = np.int32 if self.num_interactions < 2**31 else np.int64
+        arrays = self.strengths, self.item_ids.astype(small), self.indptr.astype(small)
+        return sparse.csr_array(arrays, shape=(self.num_users, self.num_items), copy=True)
 
     @property
     def num_users(self) -> int:

@@ -46,6 +46,38 @@ def of_users(interactions: Interactions, user_ids: npt.NDArray[np.integer]) -> I
     )
 
 
+def with_histories(
+    interactions: Interactions, user_ids: npt.NDArray[np.integer], rows: Interactions
+) -> Interactions:
+    """Return the interactions with other histories for some users, who may be new; without timestamps.
+
+    Args:
+        interactions: Histories of all users.
+        user_ids: At least 0, each once.
+        rows: One history for each of `user_ids`, over the same items.
+
+    Raises:
+        ValueError: For a user that is given twice.
+    """
+    if np.unique(user_ids).size < user_ids.size:
+        raise ValueError("expected each user once, got one twice; merge its histories")
+    num_users, first_row = interactions.num_users, interactions.num_users + 1
+    stacked = dataclasses.replace(
+        interactions,
+        indptr=np.concatenate(  # one empty history between both, for users that nobody mentioned
+            [interactions.indptr, interactions.indptr[-1] + rows.indptr]
+        ),
+        item_ids=np.concatenate([interactions.item_ids, rows.item_ids]),
+        strengths=np.concatenate([interactions.strengths, rows.strengths]),
+        timestamps=None,
+        user_labels=None,
+    )
+    source = np.full(max(num_users, int(user_ids.max(initial=-1)) + 1), num_users)
+    source[:num_users] = np.arange(num_users)
+    source[user_ids] = first_row + np.arange(rows.num_users)
+    return dataclasses.replace(of_users(stacked, source), user_labels=interactions.user_labels)
+
+
 def with_items(interactions: Interactions, item_labels: npt.ArrayLike) -> Interactions:
     """Return the interactions over the items of another catalogue, matched by label.
 

@@ -23,6 +23,7 @@ from fcf_jax.core.solve import shared_part, solve_rows
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
 from fcf_jax.messages import count_of
+from fcf_jax.parallel.mesh import fetch
 
 _CHUNK_SCORES = 2**20  # scores in memory at a time: 4 MiB, and a few times that for masks
 _CHUNK_CLIENTS = 256
@@ -180,7 +181,7 @@ def evaluate_data(
 
     Args:
         model: model to fold users in with, as for `user_metrics`.
-        item_factors: Y, trained on any users.
+        item_factors: Y, trained on any users. Rows of zeros at the end, by which a mesh pads them, are cut.
         data: result of `evaluation_data`.
         k: length of the ranked list, at least 1.
 
@@ -188,7 +189,10 @@ def evaluate_data(
         ValueError: for k below 1, or item factors of another number of items.
     """
     check_k(k)
-    if item_factors.shape[0] != data.num_items:
+    num_padded = item_factors.shape[0] - data.num_items
+    if num_padded > 0 and not jnp.any(item_factors[data.num_items :]):
+        item_factors = jnp.asarray(fetch(item_factors)[: data.num_items])
+    elif num_padded:
         raise ValueError(
             f"expected item factors of {count_of(data.num_items, 'item')}, got {item_factors.shape[0]}; "
             "evaluate on the data set that they were trained on"

@@ -21,15 +21,12 @@ from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Interactions
 from fcf_jax.data.feedback import Strengths
 from fcf_jax.data.rows import checked_labels
-from fcf_jax.data.selection import matched_factors
+from fcf_jax.data.selection import matched_factors, of_users, with_histories
 from fcf_jax.optimizers import guarded_gram, running_sums
-from fcf_jax.recommender.arguments import (
-    check_hyperparameters,
-    histories_of,
-)
+from fcf_jax.recommender.arguments import Ids, check_hyperparameters, checked_ids, histories_of
 from fcf_jax.recommender.progress import progress_bar
 from fcf_jax.recommender.queries import Queries
-from fcf_jax.recommender.storage import File, read_model, write_model
+from fcf_jax.recommender.storage import FORGOTTEN, File, KeptStep, read_model, write_model
 
 # kept, so that a second fit does not recompile
 _FOR_ALL_CLIENTS, _FOR_COHORTS = guarded_gram(), running_sums()
@@ -149,6 +146,50 @@ class FederatedCollaborativeFilter(Queries):
             raise FloatingPointError("training diverged; raise regularization, or leave server_step unset")
         return self
 
+    def partial_fit_users(self, userids: Ids, user_items: Any) -> None:
+        """Replace the histories of some users, and thereby their factors; the items stay as they are.
+
+        Args:
+            userids: id of a user, or a list of ids, each once. Without user labels, ids beyond the last one
+                are new users.
+            user_items: histories, one row for each of them.
+
+        Raises:
+            ValueError: for an id that is not known, or given twice, or histories that do not fit.
+        """
+        rows = self._rows(user_items, userids)
+        nobody = of_users(rows, np.arange(0))  # of whom a loaded model knows
+        histories = nobody if self._histories is None else self._histories
+        ids = np.atleast_1d(np.asarray(userids))
+        may_grow = histories.user_labels is None and ids.dtype.kind in "iu"
+        limit = max(histories.num_users, int(ids.max(initial=-1)) + 1) if may_grow else histories.num_users
+        positions = checked_ids(userids, limit, "userids", histories.user_labels)
+        self._histories, self._user_factors = with_histories(histories, positions, rows), None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the hyperparameters by name, as in scikit-learn; `deep` changes nothing."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+    def set_params(self, **params: Any) -> "FederatedCollaborativeFilter":
+        """Set hyperparameters by name, for the next `fit`.
+
+        Raises:
+            ValueError: for an unknown name, or a value that is out of range; nothing is set then.
+        """
+        unknown = sorted(set(params) - set(self.get_params()))
+        if unknown:
+            raise ValueError(f"expected parameters among {', '.join(self.get_params())}, got {unknown[0]}")
+        check_hyperparameters(dataclasses.replace(self, **params))
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"server_step": KeptStep(self.server_step)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"server_step": state["server_step"].step})
+
     def save(self, file: File) -> None:
         """Write item factors and hyperparameters to an `.npz` file without pickled objects.
 
@@ -191,10 +232,14 @@ class FederatedCollaborativeFilter(Queries):
         return model
 
     def _first_state(self, federation: Federation, key: Key, histories: Interactions) -> ServerState:
-        given = self.initial_item_factors
+        given, state = self.initial_item_factors, federation.init(key)
+        is_known = histories.item_counts > 0
+        if given is None and is_known.all():
+            return state
+        # an item without interactions stays at 0, the optimum of its factor
+        drawn = np.where(is_known[:, None], state.item_factors, 0.0)
         if given is None:
-            return federation.init(key)
-        drawn = np.asarray(federation.init(key).item_factors)
+            return federation.init(key, jnp.asarray(drawn))
         if isinstance(given, FederatedCollaborativeFilter):
             factors, labels = given.item_factors, given._item_labels
         else:
@@ -205,6 +250,11 @@ class FederatedCollaborativeFilter(Queries):
 
     def _federation(self, num_items: int) -> Federation:
         step = self.server_step
+        if step is FORGOTTEN:
+            raise ValueError(
+                "expected a server_step, got a model that was pickled with one that cannot be; "
+                "set it again: model.set_params(server_step=...)"
+            )
         if step is None:
             step = _FOR_ALL_CLIENTS if self.cohort_size is None else _FOR_COHORTS
         return federated_cf(

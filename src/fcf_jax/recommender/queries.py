@@ -22,7 +22,7 @@ from fcf_jax.recommender.arguments import (
     labels_of,
     shaped_like,
 )
-from fcf_jax.recommender.choice import best
+from fcf_jax.recommender.choice import best, neighbors
 
 
 class Queries:
@@ -120,6 +120,18 @@ class Queries:
         observed = rows if filter_already_liked_items else None
         return self._best_items(user_factors, N, observed, items, filter_items)
 
+    def recalculate_user(self, userid: Ids, user_items: Any) -> np.ndarray:
+        """Solve the factor of each row of `user_items`, [factors] for one id, else [users, factors].
+
+        Nothing is kept; `partial_fit_users` does the same and keeps it.
+
+        Args:
+            userid: id of a user, or a list of ids, as many as rows; `implicit` has them too.
+            user_items: histories, one row for each user.
+        """
+        user_factors = self._solve(self._fitted, self._rows(user_items, userid))
+        return user_factors[0] if np.ndim(userid) == 0 else user_factors
+
     def similar_items(
         self,
         itemid: Ids,
@@ -130,6 +142,8 @@ class Queries:
     ) -> IdsAndScores:
         """Find the N items with the most similar factors, the item itself first; shapes as for `recommend`.
 
+        An item without interactions in `fit` has the factor 0. It is no neighbour of any item, and has none.
+
         Args:
             itemid: id of an item, or a list of ids.
             N: number of items, at least 1.
@@ -137,12 +151,11 @@ class Queries:
             items: the only items to choose from; N is then at most their number.
 
         Returns:
-            Item ids, and the cosines of their factors with that of the item.
+            Item ids, and the cosines of their factors with that of the item. Places that no item can fill
+            have id -1 and the lowest float32 as score.
         """
-        directions = _directions(self.item_factors)
-        queries = directions[self._items(itemid, "itemid")]
         among, left_out = self._choice(items, filter_items)
-        found = best(jnp.asarray(directions), queries, N, among=among, left_out=left_out)
+        found = neighbors(self.item_factors, self._items(itemid, "itemid"), N, among=among, left_out=left_out)
         return shaped_like(itemid, found)
 
     def similar_users(
@@ -163,11 +176,8 @@ class Queries:
             filter_users: users to leave out.
             users: the only users to choose from; N is then at most their number.
         """
-        directions = _directions(self.user_factors)
         among, left_out = (None if ids is None else self._users(ids) for ids in (users, filter_users))
-        found = best(
-            jnp.asarray(directions), directions[self._users(userid)], N, among=among, left_out=left_out
-        )
+        found = neighbors(self.user_factors, self._users(userid), N, among=among, left_out=left_out)
         return shaped_like(userid, found)
 
     def explain(
@@ -272,9 +282,3 @@ class Queries:
 
     def _solve(self, item_factors: jax.Array, histories: Interactions) -> np.ndarray:
         return solve_new_users(self._model, item_factors, histories)
-
-
-def _directions(factors: np.ndarray) -> np.ndarray:
-    """Scale each factor to length 1; a factor of 0 stays."""
-    norms = np.linalg.norm(factors, axis=1, keepdims=True)
-    return factors / np.where(norms > 0, norms, 1.0)

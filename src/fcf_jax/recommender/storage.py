@@ -1,10 +1,11 @@
-"""Files of the estimator: item factors and hyperparameters, never pickled."""
+"""Files of the estimator: item factors and hyperparameters, never pickled; and its step in `pickle`."""
 
 import io
 import json
 import os
+import pickle
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,3 +60,36 @@ def read_model(file: File) -> tuple[dict[str, Any], npt.NDArray[np.float32], np.
     except Exception as error:  # a damaged zip can raise anything: BadZipFile, zlib.error, EOFError, OSError
         raise ValueError(f"{name}: expected a saved model, got {error}; save it again") from error
     return hyperparameters, item_factors, item_labels
+
+
+class _Forgotten:
+    """A server step that could not be pickled."""
+
+    def __reduce__(self) -> str:
+        return "FORGOTTEN"
+
+
+FORGOTTEN = _Forgotten()
+
+
+class KeptStep(NamedTuple):
+    """A server step on its way through `pickle` or `copy`.
+
+    Most optax transformations are closures, which `pickle` refuses: `FORGOTTEN` is then pickled instead, and
+    the model does all but `fit`. A copy keeps the step.
+
+    Attributes:
+        step: the step.
+    """
+
+    step: Any
+
+    def __deepcopy__(self, memo: dict) -> "KeptStep":
+        return self
+
+    def __reduce__(self) -> tuple:
+        try:
+            pickle.dumps(self.step)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return KeptStep, (FORGOTTEN,)
+        return KeptStep, (self.step,)

@@ -1,10 +1,11 @@
 """What a configuration and its data decide: payloads, formats and keys."""
 
 import jax
+import numpy as np
 import pytest
 
 from fcf_jax.experiments.build.dataset import load_datasets
-from fcf_jax.experiments.build.problem import payload_bytes, resolve, rounds_key
+from fcf_jax.experiments.build.problem import payload_bytes, place, resolve, rounds_key
 from fcf_jax.experiments.config.load import load_config
 
 SIMULATED = ["data.num_users=60", "data.num_items=30", "data.mean_history=8"]
@@ -48,3 +49,14 @@ def test_key_of_the_rounds_is_not_that_of_the_start(seed):
     drawn = [jax.random.key_data(rounds_key(privacy, key)).tolist() for _ in range(2)]
     assert (drawn[0] == drawn[1]) == (seed is not None) and jax.random.key_data(key).tolist() not in drawn
     assert rounds_key(load_config().privacy, key) is key
+
+
+@pytest.mark.parametrize("overrides", [[], [*NOISY, "privacy.noise_multiplier=1.0"]])
+def test_items_without_interactions_have_no_factor_unless_that_is_private(overrides):
+    config = load_config(None, ["data.num_users=30", "data.num_items=150", "data.mean_history=8", *overrides])
+    placed = place(resolve(config, *load_datasets(config, split_seeds=[0])))
+    state = placed.problem.federation().init(jax.random.key(0))
+    is_untouched = placed.problem.train.item_counts == 0
+    item_factors = placed.item_factors(state)
+    assert is_untouched.any() and item_factors[~is_untouched].all()
+    assert np.all(item_factors[is_untouched] == 0) != bool(overrides)

@@ -232,8 +232,15 @@ class PlacedProblem(NamedTuple):
     block_chunks: int | None
 
     def item_factors(self, state: ServerState) -> np.ndarray:
-        """Fetch the item factors to the host, without the padding of the last device."""
-        return fetch(state.item_factors)[: self.problem.train.num_items]
+        """Fetch the item factors to the host, without the padding of the last device.
+
+        Items without interactions get 0, as in ALS, instead of what is left of their random start. Under
+        noise they do not: which items have interactions is private.
+        """
+        item_factors = fetch(state.item_factors)[: self.problem.train.num_items]
+        if self.problem.config.privacy.has_noise or self.problem.start is not None:
+            return item_factors
+        return np.where(fetch(self.clients.item_counts)[:, None] > 0, item_factors, 0.0)
 
     def measure(self, item_factors: np.ndarray) -> dict[str, float]:
         """Compute the metrics and the loss over all clients, which a cohort only estimates."""
