@@ -73,7 +73,7 @@ def zipped(method=zipfile.ZIP_STORED, **files):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, text in files.items():
-            archive.writestr(name, text)
+            archive.writestr(zipfile.ZipInfo(name), text, method)  # the same bytes at any time
     return buffer.getvalue()
 
 
