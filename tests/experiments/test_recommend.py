@@ -13,7 +13,7 @@ from fcf_jax.data import Interactions, simulate_taste
 from fcf_jax.experiments import recommend
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.recommend import Histories, recommend_items
-from fcf_jax.experiments.store.run_directory import read_run
+from fcf_jax.experiments.store.run_directory import read_run, write_item_factors
 
 TINY = [
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.every=2",
@@ -133,6 +133,16 @@ def test_similar_items_match_dense_cosines(finished, capsys):
     assert [one["item"] for one in told] == model.item_ids[best].tolist()
     np.testing.assert_allclose([one["score"] for one in told], cosines[best], atol=1e-5)
     assert len(asked(capsys, "similar", finished, "--item", 7).splitlines()) == 10
+
+
+def test_an_item_that_nobody_had_has_no_neighbours(finished, tmp_path, capsys):
+    model = read_run(finished)
+    factors = np.where(model.item_ids[:, None] == 7, 0, model.item_factors)
+    (tmp_path / "config.toml").write_bytes((finished / "config.toml").read_bytes())
+    write_item_factors(tmp_path, factors, model.item_ids, mean_rating=0.0)
+    assert "item 7 has no interactions in the training set" in asked(capsys, "similar", tmp_path, "--item", 7)
+    told = json.loads(asked(capsys, "similar", tmp_path, "--item", 8, "-n", NUM_ITEMS, "--json"))
+    assert len(told) == NUM_ITEMS - 2 and 7 not in [one["item"] for one in told]
 
 
 def test_a_loaded_run_recommends_as_the_command_line_does(finished, plays, capsys):

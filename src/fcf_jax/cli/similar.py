@@ -6,6 +6,7 @@ import typer
 
 from fcf_jax.cli.errors import input_errors
 from fcf_jax.cli.recommend import CountOption, JsonOption, RunArgument, print_items
+from fcf_jax.experiments.console import say
 
 
 def similar(
@@ -21,4 +22,6 @@ def similar(
     with input_errors():
         model = read_run(folder)
         found = similar_items(model, item, count=count, titles=titles_of(model))
+    if not found and not as_json:
+        say(f"nothing similar: item {item} has no interactions in the training set")
     print_items(found, as_json=as_json)
