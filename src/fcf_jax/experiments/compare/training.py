@@ -283,9 +283,10 @@ def _show(progress: ProgressLine, task: _Task, states: States, done: int) -> Non
     )
     if np.isfinite(maps).all():
         status += f"  MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
-    if done <= num_rounds:
+    if done == _num_rounds(states):
         is_due = task.problem.schedule.is_evaluation_due(done)
-        progress.show("round", done, num_rounds, status, is_kept=is_due)
+        at_most = num_rounds if done <= num_rounds else None
+        progress.show("round", done, at_most, status, is_kept=is_due)
     else:
         is_checked = (done - num_rounds) % _CHECKED_SWEEPS == 0
         progress.show("ALS sweep", done, None, status, is_kept=is_checked)
