@@ -4,12 +4,11 @@ Each folder of `fcf compare` becomes a row that stands beside the command that g
 date. A row of the same command is replaced; the others stay.
 """
 
+import json
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
-
-from fcf_jax.experiments.store.run_directory import COMPARISON, ENVIRONMENT
 
 _README = Path(__file__).resolve().parents[1] / "README.md"
 _BEGIN, _END = "<!-- written by docs/write_results.py -->", "<!-- end of results -->"
@@ -24,7 +23,9 @@ _OF_THE_PLACE = ("data.path", "parallel.devices")  # keys that do not change wha
 
 def row_of(folder: Path) -> str:
     """Return the row of a finished comparison."""
-    document, environment = COMPARISON.read(folder), ENVIRONMENT.read(folder)
+    document, environment = (
+        json.loads((folder / name).read_text()) for name in ("comparison.json", "environment.json")
+    )
     metrics = document["metrics"]
     users, items, rounds, sweeps = (
         document[f"num_{what}"] for what in ("users", "items", "rounds", "sweeps")
