@@ -400,6 +400,15 @@ def test_folder_of_parts_says_what_to_do(file, tmp_path, name):
     assert names[1] in message and "join the parts" in message
 
 
+@pytest.mark.parametrize("name", ["BX-Book-Ratings.csv", "BX_Book_Ratings.csv", "Ratings.csv"])
+def test_folder_of_bookcrossing_is_found_under_any_of_its_names(file, tmp_path, name):
+    file(FILES["BookCrossing"][1], name)
+    file("ISBN;Book-Title\n", "Books.csv")
+    interactions, report = read_interactions(tmp_path)
+    assert report.layout.startswith("bookcrossing") and report.unrated == 2
+    assert pairs(interactions) == FILES["BookCrossing"][3]
+
+
 def test_folder_of_compressed_files_is_found(tmp_path):
     (tmp_path / "ratings.csv.gz").write_bytes(gzip.compress(FILES["MovieLens 25M"][1].encode()))
     (tmp_path / "movies.csv").write_text("movieId,title,genres\n")

@@ -157,7 +157,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "ciaodvd": Layout(("Ciao.rating",), separator=",", num_fields=4),
     "amazon-video": Layout(("Video.txt",), separator=WHITESPACE, num_fields=2),
     "bookcrossing": Layout(
-        ("BX-Book-Ratings.csv",), names=frozenset(("userid", "isbn", "bookrating")), unrated=(0.0,)
+        ("BX[-_]Book[-_]Ratings.csv",), names=frozenset(("userid", "isbn", "bookrating")), unrated=(0.0,)
+    ),
+    "bookcrossing-kaggle": Layout(
+        ("Ratings.csv",), names=frozenset(("userid", "isbn", "bookrating")), unrated=(0.0,)
     ),
     "kaggle-anime": Layout(
         ("rating.csv",), names=frozenset(("userid", "animeid", "rating")), unrated=(-1.0, 0.0)
