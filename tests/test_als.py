@@ -22,11 +22,10 @@ def fit(small, model=MODEL, *, num_sweeps=15):
     return fit_als(KEY, model, small.clients, small.items, num_factors=NUM_FACTORS, num_sweeps=num_sweeps)
 
 
-def test_sweep_matches_dense_reference(small, in_float64):
-    clients, items = in_float64(small.clients), in_float64(small.items)
+def test_sweep_matches_dense_reference(small, float64):
     start = jnp.asarray(small.item_factors)
-    item_factors, _ = run_sweeps(MODEL, start, clients, items, num_sweeps=1)
-    user_factors, _ = solve_clients(MODEL, start, clients)
+    item_factors, _ = run_sweeps(MODEL, start, small.clients, small.items, num_sweeps=1)
+    user_factors, _ = solve_clients(MODEL, start, small.clients)
     x, y = als_sweep(small.item_factors, small.c, small.p, regularization=REGULARIZATION)
     assert relative_error(user_factors, x) <= 1e-9  # float64
     assert relative_error(item_factors, y) <= 1e-9
@@ -45,8 +44,8 @@ def test_same_start_as_the_federation_from_the_same_key(small):
     np.testing.assert_array_equal(item_factors, federation.init(KEY).item_factors)
 
 
-def test_federated_gradient_vanishes_at_the_fixed_point_of_als(small, in_float64):
-    clients, items = in_float64(small.clients), in_float64(small.items)
+def test_federated_gradient_vanishes_at_the_fixed_point_of_als(small, float64):
+    clients, items = small.clients, small.items
     item_factors, _ = fit_als(KEY, MODEL, clients, items, num_factors=NUM_FACTORS, num_sweeps=2000)
     federation = federated_cf(MODEL, optax.sgd(0.0), num_items=17, num_factors=NUM_FACTORS)
     state = federation.init(KEY)._replace(item_factors=item_factors)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require, require_catalogue, require_pair
 from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.precision import cast
 from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
 from fcf_jax.core.server import draw_item_factors
 
@@ -116,9 +117,10 @@ def sweep(
 ) -> tuple[Float[Array, "items factors"], AlsInfo]:
     """Solve all users for fixed Y, then all items for fixed X; arguments as for `run_sweeps`."""
     user_factors, loss = solve_clients(model, item_factors, clients, mesh=mesh)
-    loss = loss + model.regularization * jnp.sum(item_factors**2)
+    squares = cast(item_factors, loss.dtype) ** 2
+    loss = loss + cast(model.regularization, loss.dtype) * jnp.sum(squares)
     next_item_factors, _ = solve_clients(model, user_factors, items, mesh=mesh)
-    return next_item_factors, AlsInfo(loss)
+    return next_item_factors.astype(item_factors.dtype), AlsInfo(loss)
 
 
 def converge_als(

@@ -17,30 +17,13 @@ import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.linalg import einsum, safe_sqrt, solve_definite
+from fcf_jax.core.curvature import Curvature, curvature_of, precondition
+from fcf_jax.core.linalg import einsum, matmul, safe_sqrt, solve_definite
 from fcf_jax.core.records import Model, Scalar
 
 __all__ = ["gram_preconditioned", "guarded_gram", "paper_adam", "running_sums"]
 
 _ANDERSON_RIDGE = 1e-5
-
-
-class Curvature(NamedTuple):
-    """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S.
-
-    Attributes:
-        user_gram: S.
-        kappa: kappa_i.
-        regularization: lambda.
-        basis: eigenvectors of S; not differentiated.
-        diagonal: diagonal of each item's Hessian in that basis; not differentiated.
-    """
-
-    user_gram: Float[Array, "factors factors"]
-    kappa: Float[Array, "items"]
-    regularization: Float[Array, ""]
-    basis: Float[Array, "factors factors"]
-    diagonal: Float[Array, "items factors"]
 
 
 class ServerPoint(NamedTuple):
@@ -155,7 +138,7 @@ def gram_preconditioned(
 
     def update(gradient, state, params=None, *, model, num_users, user_gram, confidence_sum, **unused):
         mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
-        step = _solve(gradient, _curvature(model, user_gram, mean_confidence))
+        step = precondition(gradient, curvature_of(model, user_gram, mean_confidence))
         return -learning_rate * step, state
 
     return _transformation(lambda item_factors: optax.EmptyState(), update)
@@ -205,8 +188,8 @@ def guarded_gram(
         mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
         current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
         accepted, damping, is_rejected = _judge(state, current)
-        curvature = _curvature(model, accepted.user_gram, damping * accepted.mean_confidence)
-        step = -_solve(accepted.gradient, curvature)
+        curvature = curvature_of(model, accepted.user_gram, damping * accepted.mean_confidence)
+        step = -precondition(accepted.gradient, curvature)
         restarts = is_rejected | state.is_first
         remembered = _remember(state.memory, state.accepted, accepted, restarts)
         accelerated = step - _anderson_correction(remembered, step, curvature)
@@ -256,7 +239,7 @@ def running_sums(
 
     def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, **unused):
         w0, shrinkage = model.unobserved_weight, model.regularization * params
-        seen = shrinkage - 0.5 * gradient + w0 * _times(params, user_gram)
+        seen = shrinkage - 0.5 * gradient + w0 * matmul(params, user_gram)
         time = state.round_index.astype(params.dtype)
 
         def average(old: Array, new: Array, weight: Array) -> Array:
@@ -273,10 +256,10 @@ def running_sums(
         is_seen = state.confidence_sum > 0
         share = state.mean_confidence_sum / jnp.where(is_seen, state.confidence_sum, 1.0)
         all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
-        unobserved = w0 * _times(params, state.user_gram)
+        unobserved = w0 * matmul(params, state.user_gram)
         averaged = -2.0 * (all_seen - unobserved) + 2.0 * shrinkage
         mean_confidence = _mean_confidence(model, confidence_factor, state.mean_confidence_sum / num_users)
-        step = _solve(averaged, _curvature(model, state.user_gram, mean_confidence))
+        step = precondition(averaged, curvature_of(model, state.user_gram, mean_confidence))
         rate = learning_rate(state.round_index - 1) if callable(learning_rate) else learning_rate
         return -1.0 * rate * step, state
 
@@ -296,7 +279,8 @@ def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Arra
     rounding = 32 * jnp.finfo(current.value.dtype).eps * jnp.abs(state.accepted.value)
     ratio = gained / jnp.maximum(state.predicted_decrease, rounding)
     is_rejected = ~state.is_first & ~(gained >= -rounding)  # in this form, nan is rejected too
-    change = jnp.select([is_rejected, ratio < 0.3, ratio > 0.7], [4.0, 2.0, 1 / 1.2], 1.0)
+    changes = [jnp.asarray(change, state.damping.dtype) for change in (4.0, 2.0, 1 / 1.2, 1.0)]
+    change = jnp.select([is_rejected, ratio < 0.3, ratio > 0.7], changes[:3], changes[3])
     is_telling = ~state.is_first & ~state.was_accelerated & ~(jnp.abs(gained) <= rounding)
     damping = jnp.where(is_telling, state.damping * change, state.damping)
     return optax.tree.where(is_rejected, state.accepted, current), damping, is_rejected
@@ -318,7 +302,7 @@ def _anderson_correction(
     memory: Memory, step: Float[Array, "items factors"], curvature: Curvature
 ) -> Float[Array, "items factors"]:
     """Combine past changes so that the remaining step is shortest in the metric of the curvature."""
-    step_changes = -jax.vmap(lambda change: _solve(change, curvature))(memory.gradient_changes)
+    step_changes = -jax.vmap(lambda change: precondition(change, curvature))(memory.gradient_changes)
     normal = -einsum("aij,bij->ab", memory.gradient_changes, step_changes)
     target = -einsum("aij,ij->a", memory.gradient_changes, step)
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
@@ -330,42 +314,3 @@ def _mean_confidence(model: Model, confidence_factor: Scalar, mean_extra: Array)
     """Compute kappa_i = w0 + k (mean of c - w0); with k = 0 clients need not send their confidences."""
     extra = jnp.where(jnp.asarray(confidence_factor) == 0, 0.0, confidence_factor * mean_extra)
     return model.unobserved_weight + extra
-
-
-def _curvature(model: Model, user_gram: Array, kappa: Float[Array, "items"]) -> Curvature:
-    """Compute the eigendecomposition of S, once for all items."""
-    dtype = user_gram.dtype
-    kappa, regularization = kappa.astype(dtype), jnp.asarray(model.regularization, dtype)
-    fixed_gram, fixed_kappa, fixed_regularization = jax.lax.stop_gradient((user_gram, kappa, regularization))
-    eigenvalues, basis = _eigh(fixed_gram)
-    diagonal = fixed_kappa[:, None] * jnp.maximum(eigenvalues, 0.0)[None, :]
-    diagonal = 2.0 * (diagonal + fixed_regularization)
-    rounding = jnp.finfo(dtype)
-    floor = rounding.eps * jnp.max(diagonal, axis=1, keepdims=True) + rounding.tiny  # for lambda = 0
-    diagonal = jnp.maximum(diagonal, jnp.broadcast_to(floor, diagonal.shape))
-    return Curvature(user_gram, kappa, regularization, basis, diagonal)
-
-
-def _solve(gradient: Float[Array, "items factors"], curvature: Curvature) -> Float[Array, "items factors"]:
-    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item.
-
-    Differentiated implicitly, since eigenvectors of equal eigenvalues have no derivative.
-    """
-
-    def multiply(step: Array) -> Array:
-        kappa, shrinkage = curvature.kappa[:, None], curvature.regularization * step
-        return 2.0 * (kappa * _times(step, curvature.user_gram) + shrinkage)
-
-    def solve(_: Any, gradient: Array) -> Array:
-        return _times(_times(gradient, curvature.basis) / curvature.diagonal, curvature.basis.T)
-
-    return jax.lax.custom_linear_solve(multiply, gradient, solve, symmetric=True)
-
-
-@jax.custom_batching.sequential_vmap  # not batched: batched LAPACK calls can block forever on a CPU
-def _eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
-    return jnp.linalg.eigh(matrix)
-
-
-def _times(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision="highest")

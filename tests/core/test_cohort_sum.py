@@ -55,8 +55,8 @@ def test_sums_match_dense_reference_in_float32(small, w0):
 
 
 @pytest.mark.parametrize("w0", [0.0, 0.1, 1.0, 2.0])
-def test_sums_match_dense_reference_in_float64(small, in_float64, w0):
-    sums, _ = summed(jnp.asarray(small.item_factors), in_float64(small.clients), w0)
+def test_sums_match_dense_reference_in_float64(small, float64, w0):
+    sums, _ = summed(jnp.asarray(small.item_factors), small.clients, w0)  # of float32 strengths
     check_sums(sums, small, w0, 1e-9)  # float64: 1e-13 expected
 
 

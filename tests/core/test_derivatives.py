@@ -23,12 +23,8 @@ def tiny():
     """Return clients and items of 6 users and 7 items, and item factors."""
     with jax.enable_x64(True):
         small = make_small(6, NUM_ITEMS)
-        clients, items = jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-            (small.clients, small.items),
-        )
         start = jnp.asarray(np.random.default_rng(0).normal(size=(NUM_ITEMS, NUM_FACTORS)))
-        return clients, items, start
+        return small.clients, small.items, start
 
 
 def model_of(numbers):

@@ -174,7 +174,7 @@ def _release_local(
     state: tuple,
     sums: CohortSum,
 ) -> tuple[CohortSum, tuple]:
-    sum_multiplier = noise_multiplier * jnp.sqrt(sums.num_clients)
+    sum_multiplier = noise_multiplier * jnp.sqrt(sums.num_clients.astype(sums.upload.dtype))
     return _release(clip_norms, sum_multiplier, expected_cohort_size, item_weights, key, state, sums)
 
 
@@ -189,11 +189,13 @@ def _release_adaptive(
     sums: CohortSum,
 ) -> tuple[CohortSum, ClippingState]:
     key_sums, key_count = jax.random.split(key)
-    count_noise = _count_noise(expected_cohort_size)
+    precision = state.scale.dtype
+    count_noise = _count_noise(expected_cohort_size).astype(precision)
     norms = _scaled(clip_norms, state)
     noised, _ = _release(norms, noise_multiplier, expected_cohort_size, item_weights, key_sums, (), sums)
-    centered = sums.num_clipped - 0.5 * sums.num_clients  # a client changes this by at most 1/2
-    num_clipped = centered + count_noise * gaussian(key_count) + 0.5 * expected_cohort_size
+    clipped, clients = (count.astype(precision) for count in (sums.num_clipped, sums.num_clients))
+    centered = clipped - 0.5 * clients  # a client changes this by at most 1/2
+    num_clipped = centered + count_noise * gaussian(key_count, dtype=precision) + 0.5 * expected_cohort_size
     share_unclipped = 1.0 - num_clipped / expected_cohort_size
     scale = state.scale * jnp.exp(-_ADAPTATION * (share_unclipped - quantile))
     return noised._replace(num_clipped=num_clipped), ClippingState(scale)

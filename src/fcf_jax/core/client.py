@@ -20,6 +20,7 @@ from fcf_jax.core.objective import (
     residuals,
     sparse_residuals,
 )
+from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Uploads
 from fcf_jax.core.solve import Shared, Solution, solve_history, solve_rows
 
@@ -66,6 +67,7 @@ class RankOneUpload(NamedTuple):
     user_factor: Float[Array, "factors"]
 
 
+@in_one_precision
 def client_update(
     model: Model,
     item_factors: Float[Array, "items factors"],
@@ -174,6 +176,7 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
     )
 
 
+@in_one_precision
 def rank_one_upload(
     model: Model,
     item_factors: Float[Array, "items factors"],
@@ -195,6 +198,7 @@ def rank_one_upload(
     )
 
 
+@in_one_precision
 def dense_upload(
     model: Model,
     item_factors: Float[Array, "items factors"],

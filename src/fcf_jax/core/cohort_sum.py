@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 from fcf_jax.core import packing
 from fcf_jax.core.checks import require, require_item_factors
 from fcf_jax.core.client import chunk_uploads
-from fcf_jax.core.objective import extra_confidence, gram
+from fcf_jax.core.objective import extra_confidence, gram, observe
+from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import (
     Accumulation,
     Broadcast,
@@ -38,6 +39,7 @@ from fcf_jax.core.solve import shared_part
 Total = TypeVar("Total")
 
 
+@in_one_precision
 def cohort_sum(
     model: Model,
     item_factors: Float[Array | np.ndarray, "items factors"],
@@ -81,6 +83,7 @@ def accumulation_of(channel: Link | None) -> Accumulation:
     return _FLOAT_SUMS if channel is None or channel.accumulation is None else channel.accumulation
 
 
+@in_one_precision
 def accumulate(
     model: Model,
     item_factors: Float[Array, "items factors"],
@@ -111,8 +114,9 @@ def accumulate(
 
         def add(total: Any, uploads: Uploads) -> tuple[Any, None]:
             uploads = _weighted(uploads, user_weights)
-            sent = uploads if channel is None else channel.client(key, channel_state, uploads)
-            return accumulation.add(total, sent), None
+            if channel is not None:
+                uploads = cast(channel.client(key, channel_state, uploads), precision_of(item_factors))
+            return accumulation.add(total, uploads), None
 
         broadcast = broadcast_of(model, item_factors, channel)
         total, _, worst = solve_chunks(broadcast, clients, add, accumulation.start(item_factors))
@@ -165,10 +169,11 @@ def solve_chunks(
     def step(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk
         uploads = chunk_uploads(
-            broadcast, shared, model.weighting(rows), owners, client_ids, num_users=num_users
+            broadcast, shared, observe(model, rows), owners, client_ids, num_users=num_users
         )
         total, output = use(total, uploads)
-        return (total, jnp.maximum(worst, jnp.max(uploads.solve_error))), output
+        worst = jnp.maximum(worst, jnp.max(jax.lax.stop_gradient(uploads.solve_error)))
+        return (total, worst), output
 
     chunks = clients.rows, clients.owners, clients.client_ids
     start_of_scan = start, jnp.zeros((), broadcast.item_factors.dtype)
@@ -177,6 +182,7 @@ def solve_chunks(
     return end, outputs, worst
 
 
+@in_one_precision
 def solve_clients(
     model: Model,
     factors: Float[Array | np.ndarray, "items factors"],
@@ -204,7 +210,7 @@ def solve_clients(
 
     def place(total: tuple[Array, Array], uploads: Uploads) -> tuple[tuple[Array, Array], None]:
         solved, loss = total
-        solved = solved.at[uploads.client_ids].set(uploads.user_factors, mode="drop")
+        solved = solved.at[uploads.client_ids].add(uploads.user_factors, mode="drop")
         return (solved, loss + jnp.sum(uploads.loss)), None
 
     def share(received: tuple[Model, Array], clients: PackedClients) -> tuple[Array, Array]:

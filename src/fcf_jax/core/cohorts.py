@@ -177,9 +177,9 @@ def _gather(
 
     def gather_chunk(ids: Int[Array, "clients"]) -> tuple:
         counts = clients.row_counts.at[ids].get(mode="fill", fill_value=0)
-        ends = jnp.cumsum(counts)
+        ends = jnp.cumsum(counts, dtype=jnp.int32)
         fits = ends <= row_capacity
-        positions = jnp.arange(row_capacity)
+        positions = jnp.arange(row_capacity, dtype=jnp.int32)
         owners = jnp.searchsorted(ends, positions, side="right")
         owner_ids = ids.at[owners].get(mode="clip")
         offsets = positions - (ends - counts).at[owners].get(mode="clip")

@@ -29,6 +29,7 @@ from fcf_jax.core.checks import require, require_catalogue
 from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
 from fcf_jax.core.packing import padded_size
+from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import (
     Cohort,
     Key,
@@ -198,12 +199,13 @@ def step(
     setup: Setup, key: Key, state: ServerState, total: Any, *, num_users: int
 ) -> tuple[ServerState, RoundInfo]:
     """Read the total of `collect`, apply the channel's server ends, and update the server's state."""
-    channel, model = setup.channel, setup.model
-    sums = accumulation_of(channel).read(model, state.item_factors, total)
+    precision = precision_of(state.item_factors)
+    model, channel, item_factors = cast((setup.model, setup.channel, state.item_factors), precision)
+    sums = accumulation_of(channel).read(model, item_factors, total)
     if channel is not None:
         key_server = round_keys(key, state.round_index).server
-        sums, channel_state = channel.server(key_server, state.channel_state, sums)
-        state = state._replace(channel_state=channel_state)
+        sums, channel_state = channel.server(key_server, cast(state.channel_state, precision), sums)
+        state = state._replace(channel_state=cast_like(channel_state, state.channel_state))
         if setup.num_rows > setup.num_items:  # take the noise off padding rows
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
     return server_update(model, state, sums, setup.optimizer, num_users=num_users)
@@ -301,7 +303,10 @@ def run_rounds(
         check_round(setup_of(federation), state, clients)
         if row_capacity is None and not _is_traced(key, state.round_index, clients.row_counts):
             row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
-    return _scan_rounds(num_rounds, row_capacity, as_pytree(federation.round), key, state, clients)
+    arguments = as_pytree(federation.round), key, state, clients
+    # in another program, `jit` would keep what the optimizer closes over: tracers would leak
+    scan = _scan_rounds if _is_traced(*jax.tree.leaves(arguments)) else _scan_rounds_compiled
+    return scan(num_rounds, row_capacity, *arguments)
 
 
 def cohort_rows(
@@ -322,7 +327,6 @@ def cohort_rows(
     return rows_needed(clients, cohorts.client_ids, num_shares=setup.num_shares)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _scan_rounds(num_rounds: int, row_capacity: int | None, run_round: Callable, key: Key, state, clients):
     options = {} if row_capacity is None else {"row_capacity": row_capacity}
 
@@ -330,6 +334,9 @@ def _scan_rounds(num_rounds: int, row_capacity: int | None, run_round: Callable,
         return run_round(key, state, clients, **options)
 
     return jax.lax.scan(next_round, state, length=num_rounds)
+
+
+_scan_rounds_compiled = jax.jit(_scan_rounds, static_argnums=(0, 1))
 
 
 def _is_traced(*arrays: Any) -> bool:

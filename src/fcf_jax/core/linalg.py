@@ -127,6 +127,11 @@ def safe_sqrt(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(is_positive, root, 0.0 * values)  # nan remains nan
 
 
+def matmul(left: Float[Array, "n k"], right: Float[Array, "k m"]) -> Float[Array, "n m"]:
+    """Compute `jnp.matmul` at the highest precision."""
+    return jnp.matmul(left, right, precision="highest")
+
+
 def einsum(subscripts: str, *operands: Array) -> Array:
     """Compute `jnp.einsum` at the highest precision."""
     return jnp.einsum(subscripts, *operands, precision="highest")

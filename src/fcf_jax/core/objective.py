@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require
+from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import ClientData, Model, Observations, Scalar, Weighting
 
 
@@ -20,7 +21,8 @@ def confidence(strengths: Float[Array, "*batch"], *, alpha: Scalar) -> Float[Arr
     References:
         Hu, Koren & Volinsky, ICDM 2008, section 4.
     """
-    return 1.0 + alpha * strengths
+    precision = precision_of(strengths)
+    return 1.0 + jnp.asarray(alpha, precision) * jnp.asarray(strengths, precision)
 
 
 def implicit_feedback(*, alpha: Scalar) -> Weighting:
@@ -62,9 +64,14 @@ def _weigh_explicit(data: ClientData, *, mean: Scalar) -> Observations:
     return Observations(
         item_ids=data.item_ids,
         confidence=jnp.ones_like(data.strengths),
-        preference=data.strengths - mean,
+        preference=data.strengths - jnp.asarray(mean, data.strengths.dtype),
         mask=data.mask,
     )
+
+
+def observe(model: Model, data: ClientData) -> Observations:
+    """Weigh the histories; confidence and preference have the type of the strengths."""
+    return cast(model.weighting(data), data.strengths.dtype)
 
 
 def gram(factors: Float[Array, "rows factors"]) -> Float[Array, "factors factors"]:
@@ -120,6 +127,7 @@ def catalogue_loss(
     return model.unobserved_weight * unobserved + model.regularization * jnp.sum(user_factor**2)
 
 
+@in_one_precision
 def loss(
     model: Model,
     item_factors: Float[Array, "items factors"],
@@ -143,6 +151,7 @@ def loss(
     )
 
 
+@in_one_precision
 def all_residuals(
     model: Model,
     item_factors: Float[Array, "items factors"],
@@ -162,6 +171,7 @@ def all_residuals(
     return (-model.unobserved_weight * catalogue_scores).at[observations.item_ids].add(seen)
 
 
+@in_one_precision
 def item_gradient(
     model: Model,
     item_factors: Float[Array, "items factors"],

@@ -184,7 +184,7 @@ def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_share
 
 def pack_one_by_one(histories: ClientData, *, num_items: int) -> PackedClients:
     """Pack dense histories [clients, slots] into chunks of one client, for least memory."""
-    ids = jnp.arange(histories.mask.shape[0])
+    ids = jnp.arange(histories.mask.shape[0], dtype=jnp.int32)
     rows = jax.tree.map(lambda leaf: leaf[:, None], histories)
     owners = jnp.zeros_like(ids)[:, None]
     item_counts = jnp.zeros(num_items, jnp.int32).at[histories.item_ids].add(histories.mask)

@@ -83,7 +83,7 @@ def draw_cohort(
         Mishchenko, Khaled & Richtarik, NeurIPS 2020, on random reshuffling.
     """
     if cohort_size is None:
-        return Cohort(jnp.arange(num_users))
+        return Cohort(jnp.arange(num_users, dtype=jnp.int32))
     if cohort_size > num_users:
         raise ValueError(
             f"expected a cohort_size of at most {num_users} (users), got {cohort_size}; lower cohort_size"
@@ -134,7 +134,7 @@ def _draw_cohorts(
     def draw(round_index: Array) -> Cohort:
         return draw_cohort(key, round_index, num_users=num_users, cohort_size=cohort_size, sampling=sampling)
 
-    return jax.lax.map(draw, first_round + jnp.arange(num_rounds))
+    return jax.lax.map(draw, first_round + jnp.arange(num_rounds, dtype=jnp.int32))
 
 
 def _own(sampler: Sampler, key: Key, round_index: Array, *, num_users: int, cohort_size: int):
@@ -144,7 +144,7 @@ def _own(sampler: Sampler, key: Key, round_index: Array, *, num_users: int, coho
 
 def _shuffled(key: Key, round_index: Array, *, num_users: int, cohort_size: int) -> Array:
     pass_index, turn = jnp.divmod(round_index, num_users // cohort_size)
-    places = turn * cohort_size + jnp.arange(cohort_size)
+    places = turn * cohort_size + jnp.arange(cohort_size, dtype=turn.dtype)
     return permute(_cohort_key(key, pass_index), places, size=num_users)
 
 

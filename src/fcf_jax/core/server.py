@@ -8,6 +8,8 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require
+from fcf_jax.core.linalg import safe_sqrt
+from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
 
 
@@ -19,7 +21,8 @@ def server_init(
     All its arrays are distinct, so that it can be donated.
     """
     require(optimizer=optimizer)
-    state = ServerState(item_factors, optimizer.init(item_factors), jnp.zeros((), jnp.int32))
+    optimizer_state = optimizer.init(cast(item_factors, precision_of(item_factors)))
+    state = ServerState(item_factors, optimizer_state, jnp.zeros((), jnp.int32))
     known: set[int] = set()
 
     def distinct(leaf: Any) -> Any:
@@ -58,14 +61,15 @@ def server_update(
         arXiv:1901.09888, Algorithm 1, the server's update.
     """
     optimizer = optax.with_extra_args_support(optimizer)
-    item_factors, optimizer_state = state.item_factors, state.optimizer_state
+    precision = precision_of(state.item_factors)
+    model, sums, item_factors = cast((model, sums, state.item_factors), precision)
     scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
     gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * item_factors
     loss = scale * sums.loss + model.regularization * jnp.sum(item_factors**2)
     updates, next_optimizer_state = _update(
         optimizer,
         gradient,
-        optimizer_state,
+        state.optimizer_state,
         item_factors,
         model=model,
         num_users=num_users,
@@ -75,11 +79,12 @@ def server_update(
     )
     has_clients = sums.num_clients > 0
     stepped = (optax.apply_updates(item_factors, updates), next_optimizer_state)
-    item_factors, optimizer_state = optax.tree.where(has_clients, stepped, (item_factors, optimizer_state))
+    before = state.item_factors, state.optimizer_state
+    item_factors, optimizer_state = cast_like(optax.tree.where(has_clients, stepped, before), before)
     info = RoundInfo(
         loss=loss,
-        gradient_norm=jnp.linalg.norm(gradient),
-        solve_error=jnp.zeros((), item_factors.dtype),
+        gradient_norm=safe_sqrt(jnp.sum(gradient**2)),
+        solve_error=jnp.zeros((), precision),
         num_clients=sums.num_clients,
         num_clipped=sums.num_clipped,
         num_clipped_entries=jnp.asarray(sums.num_clipped_entries),
@@ -110,4 +115,5 @@ def draw_item_factors(
 
     `fit_als` and `federation.init` draw the same factors from the same key.
     """
+    key = jax.random.clone(key)  # may be drawn again: JAX's check of reused keys need not object
     return init_scale * jax.random.normal(key, (num_items, num_factors))

@@ -38,6 +38,7 @@ from fcf_jax.core.equations import (
 )
 from fcf_jax.core.linalg import einsum, inverse_cholesky, inverse_matrix
 from fcf_jax.core.objective import gram
+from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import Model, Observations
 
 _DIRECT_STEPS = 2  # the solve and one refinement
@@ -97,6 +98,7 @@ class _Gradients(NamedTuple):
     is_sound: Bool[Array, "*clients"]
 
 
+@in_one_precision
 def solve_user_factor(
     model: Model,
     item_factors: Float[Array, "items factors"],

@@ -100,7 +100,8 @@ def average_precision_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""])
         0.8333333730697632
     """
     precisions = jnp.cumsum(hits) / (1 + jnp.arange(hits.shape[0]))
-    return jnp.sum(jnp.where(hits, precisions, 0.0)) / _num_possible(hits, num_relevant)
+    total = jnp.sum(jnp.where(hits, precisions, 0.0))
+    return total / _num_possible(hits, num_relevant).astype(total.dtype)
 
 
 def ndcg_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Array, ""]:
@@ -110,7 +111,7 @@ def ndcg_at_k(hits: Bool[Array, "k"], num_relevant: Int[Array, ""]) -> Float[Arr
         Jarvelin & Kekalainen (2002), with binary relevance and the best list of min(n, k) hits.
     """
     ranks = jnp.arange(hits.shape[0])
-    discounts = 1.0 / jnp.log2(ranks + 2.0)
+    discounts = 1.0 / jnp.log2(ranks.astype(float) + 2.0)
     best = jnp.sum(jnp.where(ranks < _num_possible(hits, num_relevant), discounts, 0.0))
     return jnp.sum(jnp.where(hits, discounts, 0.0)) / best
 

@@ -16,8 +16,9 @@ from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.equations import owned_by
-from fcf_jax.core.objective import gram
+from fcf_jax.core.objective import gram, observe
 from fcf_jax.core.packing import choose_row_width, pack
+from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import ClientData, Model, PackedClients, as_pytree
 from fcf_jax.core.solve import shared_part, solve_rows
 from fcf_jax.data.interactions import Interactions
@@ -91,6 +92,7 @@ def evaluation_data(
     )
 
 
+@in_one_precision
 def user_metrics(
     model: Model, item_factors: Float[Array, "items factors"], data: EvaluationData, *, k: int = 10
 ) -> UserMetrics:
@@ -108,6 +110,7 @@ def user_metrics(
     return _user_metrics(as_pytree(model), item_factors, data, k=k)
 
 
+@in_one_precision
 def user_metrics_of_scores(
     model: Model, item_scores: Float[Array, "items"], data: EvaluationData, *, k: int = 10
 ) -> UserMetrics:
@@ -130,7 +133,7 @@ def _user_metrics(model: Model, item_factors: Array, data: EvaluationData, *, k:
 
     def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:
         row_sums = owned_by(chunk.train_owners, num_clients=num_clients)
-        solution = solve_rows(model, item_factors, shared, model.weighting(chunk.train), row_sums)
+        solution = solve_rows(model, item_factors, shared, observe(model, chunk.train), row_sums)
         return jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
 
     return _by_user(lambda chunk: _chunk_metrics(model, scores_of(chunk), chunk, k=k), data)
@@ -166,7 +169,7 @@ def evaluate(
         k: length of the ranked list, at least 1.
 
     Returns:
-        The means by name, as defined by `summarize`.
+        The means by name, as defined by `summarize`; nan if a score is nan or infinite.
 
     Raises:
         ValueError: as for `evaluation_data` and `evaluate_data`.
@@ -288,12 +291,18 @@ def _chunk_metrics(
 
     hits = _hits(scores, is_train, is_test, k=k)
     test_scores = scores.at[chunk.test_owners[:, None], chunk.test.item_ids].get(mode="clip")
-    preference = model.weighting(chunk.test).preference
+    preference = observe(model, chunk.test).preference
     shares = _outranked_shares(scores, ~(is_train | is_test), test_scores, chunk)
+    is_finite = jnp.all(jnp.isfinite(scores), axis=1)
+
+    def of_finite(values: Float[Array, "clients"]) -> Float[Array, "clients"]:
+        return jnp.where(is_finite, values, jnp.nan)
+
+    auc = total(jnp.sum(shares, axis=1)) / jnp.maximum(num_relevant, 1).astype(shares.dtype)
     return UserMetrics(
-        at_k=jax.vmap(ranking_metrics)(hits, num_relevant),
+        at_k=jax.tree.map(of_finite, jax.vmap(ranking_metrics)(hits, num_relevant)),
         best_at_k=jax.vmap(functools.partial(best_ranking_metrics, k=k))(num_relevant),
-        auc=total(jnp.sum(shares, axis=1)) / jnp.maximum(num_relevant, 1),
+        auc=of_finite(auc),
         squared_error_sum=total(jnp.sum(jnp.where(mask, (preference - test_scores) ** 2, 0.0), axis=1)),
         squared_preference_sum=total(jnp.sum(jnp.where(mask, preference**2, 0.0), axis=1)),
         num_relevant=num_relevant,
@@ -341,7 +350,9 @@ def _outranked_shares(
     def shares_of_row(row: tuple[Array, Array]) -> Float[Array, "slots"]:
         row_scores, owner = row
         rivals = others.at[owner].get(mode="clip")[None, :]
-        won = (row_scores[:, None] > rivals).astype(jnp.int32) + (row_scores[:, None] >= rivals)
+        won = (row_scores[:, None] > rivals).astype(jnp.int32) + (row_scores[:, None] >= rivals).astype(
+            jnp.int32
+        )
         possible = 2 * num_others.at[owner].get(mode="clip")
         return jnp.where(possible > 0, jnp.sum(won, axis=1) / jnp.maximum(possible, 1), 0.5)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.packing import fill_up, pack_clients
+from fcf_jax.core.precision import cast, precision_of
 from fcf_jax.core.records import Model, PackedClients, as_pytree
 from fcf_jax.data.interactions import Interactions
 
@@ -172,6 +173,7 @@ def _best(
     *,
     k: int,
 ) -> tuple[Int[Array, "users k"], Float[Array, "users k"]]:
+    item_factors, user_factors = cast((item_factors, user_factors), precision_of(item_factors))
     scores = jnp.matmul(user_factors, item_factors.T, precision="highest")
     scores = jnp.where(is_candidate[None, :], scores, -jnp.inf)
     scores = scores.at[observed_rows, observed_items].set(-jnp.inf, mode="drop")
@@ -188,6 +190,7 @@ def _best(
 def _scores(
     item_factors: Float[Array, "items factors"], user_factor: Float[Array, "factors"]
 ) -> Float[Array, "items"]:
+    item_factors, user_factor = cast((item_factors, user_factor), precision_of(item_factors))
     return jnp.matmul(item_factors, user_factor, precision="highest")
 
 
