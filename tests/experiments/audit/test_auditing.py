@@ -1,5 +1,6 @@
 """`fcf audit`: figures under each mode, files and exit codes."""
 
+import html
 import json
 
 import pytest
@@ -120,6 +121,17 @@ def test_verdict_is_that_of_the_attack_that_succeeds_most(folders, mode, stronge
     verdicts = document["verdicts"]
     assert document["verdict"] == verdicts[strongest]["sentence"]
     assert verdicts[strongest]["outcome"] == "succeeds" and verdicts["popularity"]["outcome"] == "baseline"
+
+
+def test_report_has_the_verdict_on_each_attack(folders, tmp_path):
+    page = tmp_path / "page.html"
+    assert cli.main(["report", *map(str, folders.values()), "--out", str(page)]) == 0
+    text = html.unescape(page.read_text("utf-8"))
+    for folder in folders.values():
+        document = json.loads((folder / "audit.json").read_text("utf-8"))
+        assert all(one["sentence"] in text for one in document["verdicts"].values())
+    assert text.count("Interactions linked to one client by a sum</figcaption>") == 2
+    assert text.count("AUC of the strongest attacker; 0.5 is chance</figcaption>") == 2
 
 
 def test_figures_are_those_that_bounds_may_name(folders, found):

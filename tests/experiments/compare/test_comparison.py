@@ -80,6 +80,18 @@ def test_every_file_is_there_and_the_table_has_the_verdict(finished):
     assert "| map_at_10 |" in table and "| normalized_map_at_10 |" not in table
 
 
+def test_report_draws_the_curves_intervals_and_users(finished, tmp_path):
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(finished), "--out", str(page)]) == 0
+    text = page.read_text("utf-8")
+    titles = (
+        "Differences, and the margin of", "Loss above converged ALS, by round", "MAP@10, by round",
+        "Relative difference of the two models", "Loss above converged ALS, by payload",
+        "Difference in MAP@10 of a user",
+    )  # fmt: skip
+    assert all(f"<figcaption>{title}" in text for title in titles)
+
+
 def test_both_sides_begin_alike_and_are_on_record(finished):
     curves = read_curves(finished / "curves.csv", until=10**6)
     for name in NAMES:

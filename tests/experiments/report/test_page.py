@@ -130,7 +130,7 @@ def tuning(finished, tmp_path):
         "stage,trial,state,value,last_step,model.alpha\nmodel,0,complete,0.123456789,9,4.0\n"
         "model,1,pruned,,2,2.5\nmodel,2,complete,0.15,9,0.1\n"
     )
-    document = {"metric": "map_at_10", "start_value": 0.12, "best_value": 0.15}
+    document = {"metric": "map_at_10", "start_value": 0.12, "best_value": 0.15, "popularity": 0.0625}
     (folder / "tuning.json").write_text(json.dumps(document))
     return folder
 
@@ -343,6 +343,7 @@ def test_tuning_shows_what_was_gained_then_its_best_values_then_its_trials(tunin
     assert "Tuned in 3 trials: MAP@10 on the validation set went from 0.1200 to 0.1500, +25.00 %." in (
         shown.text.replace("\N{NO-BREAK SPACE}", " ")
     )
+    assert "MAP@10 of popularity 0.0625" in shown.text
     best = [["value", "at first", "best"], ["MAP@10", "0.12346", "0.15"], ["model.alpha", "4", "0.1"]]
     assert next(iter(shown.tables.items())) == ("Best values of the model", best)
     assert shown.tables["Trials"][2] == ["model", "1", "pruned", "", "2", "2.5"]

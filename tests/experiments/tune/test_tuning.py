@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import tomllib
 
 import numpy as np
@@ -69,6 +70,17 @@ def test_another_test_set_leaves_the_study_as_it_is(tuned, tmp_path):
     sections = [tomllib.loads((one / "tuned.toml").read_text()) for one in (folder, tuned)]
     assert all(one["data"].pop("path") for one in sections)
     assert sections[0] == sections[1]
+
+
+def test_report_says_first_what_was_gained(tuned, tmp_path):
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(tuned), "--out", str(page)]) == 0
+    text, found = page.read_text("utf-8"), json.loads((tuned / "tuning.json").read_text())
+    assert found["best_value"] == max(
+        float(row["value"]) for row in rows_of(tuned) if row["stage"] == "server"
+    )
+    assert f"{found['best_value']:.4f}" in text and f"{found['popularity']:.4f}" in text
+    assert 0 < text.index(">gain<") < text.index("Best values") < text.index("Trials</h2>")
 
 
 def test_tuned_config_is_ready_and_no_worse_than_the_start(tuned):

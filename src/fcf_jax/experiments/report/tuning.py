@@ -41,10 +41,8 @@ def write_tuning(folder: Path, held_out: HeldOut, tuned: Tuned) -> None:
     header = _header(held_out, tuned)
     write_atomically(folder / TUNED.name, f"{header}{tomli_w.dumps(tuned.config.to_dict())}".encode())
     write_atomically(folder / TRIALS.name, _trials_csv(tuned))
-    TUNING.write(
-        folder,
-        {"metric": tuned.metric, "start_value": tuned.start_value, "best_value": tuned.best_value},
-    )
+    values = {name: getattr(tuned, name) for name in ("metric", "start_value", "best_value", "popularity")}
+    TUNING.write(folder, values)
     write_atomically(folder / "tuning.png", png_of(_figure(tuned)))
 
 

@@ -80,12 +80,15 @@ def _tiles(document: dict[str, Any], trials: Sequence[Trial]) -> list[tuple[str,
     name, states = metric_text(document["metric"]), [trial.get("state") for trial in trials]
     num_pruned = states.count("pruned")
     note = "lower is better" if document["metric"].endswith("rmse") else "higher is better"
-    return [
+    tiles = [
         ("gain", percent_text(_gain(document)), f"{name} on the validation set"),
         (f"{name}, tuned", number_text(document["best_value"]), note),
         (f"{name}, as configured", number_text(document.get("start_value")), ""),
         ("trials", str(len(trials)), f"{num_pruned} stopped early"),
     ]
+    if (floor := document.get("popularity")) is not None:
+        tiles.append((f"{name} of popularity", number_text(floor), "the floor"))
+    return tiles
 
 
 def _stages(trials: Sequence[Trial]) -> dict[str, list[Trial]]:

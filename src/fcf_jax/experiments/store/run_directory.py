@@ -30,6 +30,7 @@ from fcf_jax.experiments.store.schemas import (
     MetricsRecord,
     PrivacyStatement,
     Summary,
+    TuningDocument,
 )
 from fcf_jax.messages import count_of
 
@@ -51,7 +52,7 @@ ITEM_COUNTS = File[Arrays]("item_counts.npz", required=("counts",))
 ITEM_FACTORS = File[Arrays]("item_factors.npz", required=("item_factors", "item_ids", "mean_rating"))
 TRIALS = File[list[Document]]("trials.csv")
 TUNED = File[Document]("tuned.toml")
-TUNING = File[Document]("tuning.json")
+TUNING = File[Document]("tuning.json", schema=TuningDocument)
 CURVES = "curves.csv"
 USERS = File[list[Document]]("users.csv", required=("metric", "low", "high", "users"))
 # Each of these is written last: a folder that has it is finished.

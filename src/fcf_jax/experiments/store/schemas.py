@@ -218,3 +218,19 @@ class ComparisonDocument(TypedDict):
     cohort_size: Count
     payload_bytes_up: Count
     payload_bytes_down: Count
+
+
+class TuningDocument(TypedDict):
+    """Outcome of `fcf tune`: the content of `tuning.json`, values of the metric on the validation set.
+
+    Attributes:
+        metric: that decides.
+        start_value: as configured; null if that diverged, or if the server step was not tuned.
+        best_value: tuned.
+        popularity: of the ranking by popularity; null for an error, which it does not predict.
+    """
+
+    metric: str
+    start_value: Number
+    best_value: Number
+    popularity: NotRequired[Number]
