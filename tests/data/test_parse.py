@@ -190,3 +190,13 @@ def test_first_row_with_a_date_is_no_header_of_numbered_columns(file):
         file("a,b,2020-01-01\nc,d,2020-01-02\n"), columns=Columns(0, 1, "", 2)
     )
     assert interactions.num_interactions == 2
+
+
+@pytest.mark.parametrize("content", ["user,item\n\ufeff1,2\n", "1,2\n\ufeff\r\n", "1,2\n\ufeff1,2\n"])
+def test_a_byte_order_mark_within_a_file_is_part_of_an_id(file, monkeypatch, content):
+    path = file(content.encode())
+    options = {"columns": Columns(0, 1, ""), "on_bad_line": "skip"}
+    expected = read_interactions(path, **options)
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 1)
+    found = read_interactions(path, **options)
+    assert found[0].fingerprint() == expected[0].fingerprint() and found[1] == expected[1]

@@ -30,6 +30,8 @@ def as_arrow(column: Any) -> "pa.Array":
             array = array.cast(pa.binary()).cast(pa.large_string())
         elif "string_view" in str(array.type) or "binary_view" in str(array.type):
             array = array.cast(pa.large_string())
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            array.validate(full=True)  # a damaged file may hold any bytes
     except (pa.ArrowException, TypeError, OverflowError, UnicodeError) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"expected a column of numbers or texts, got {message}; convert it") from error

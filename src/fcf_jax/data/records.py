@@ -120,4 +120,5 @@ class _Lines:
 
 def _single_blanks(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        yield line.replace("\t", " ").strip(" \r\n") + "\n"
+        content = line.rstrip("\r\n")
+        yield content.replace("\t", " ").strip(" ") + line[len(content) :]

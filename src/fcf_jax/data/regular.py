@@ -1,5 +1,6 @@
-"""Regular blocks of a text table, parsed by Arrow. Whatever is irregular in any way is left to `careful`."""
+"""Regular blocks of a text table, parsed by Arrow. Whatever is irregular in any way is left to `parse`."""
 
+import codecs
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,7 +41,7 @@ def parse_regular(block: bytes, dialect: Dialect, *, implicit: bool) -> Pieces |
     import pyarrow as pa
 
     content, delimiter = _prepared(block, dialect)
-    if not delimiter or b"\0" in content:
+    if not delimiter or b"\0" in content or content.startswith(codecs.BOM_UTF8):  # which Arrow drops
         return None
     has_quotes = _has_quotes(content, dialect)
     if has_quotes:

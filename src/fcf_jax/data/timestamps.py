@@ -33,6 +33,7 @@ EXPECTED = "a timestamp in Unix seconds, milliseconds, or as ISO date"
 _FINER_UNITS = (10**11, 10**14, 10**17)  # from here on, a number is in milli-, micro- and nanoseconds
 _MAX = 2.0**63  # int64
 _INTEGER = r"^[+-]?[0-9]{1,18}$"  # fits int64
+_LONG_INTEGER = r"^[+-]?[0-9]{19}$"  # perhaps fits
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _YEAR_FIRST = r"^[0-9]{4}[-/][0-9]"
 _DIGIT = "[0-9]"  # pandas takes "now" and "today" for dates of any format
@@ -135,6 +136,7 @@ def _of_texts(array: "pa.Array", formats: tuple[str, ...]) -> Seconds:
     texts = compute().utf8_trim_whitespace(array)
     result = _nothing(len(texts))
     _fill(result, texts, _INTEGER, lambda chosen: _of_integers(_unsigned(chosen).cast(pa.int64())))
+    _fill(result, texts, _LONG_INTEGER, _of_long_integers)
     _fill(result, texts, _NUMBER, lambda chosen: _of_floats(_floats(_unsigned(chosen))))
     _fill(result, texts, _YEAR_FIRST, lambda chosen: _of_dates_in(chosen, "ISO8601"))
     for date_format in formats:
@@ -155,6 +157,16 @@ def _fill(result: Seconds, texts: "pa.Array", pattern: str, convert: Any) -> Non
         found = convert(texts if chosen.all() else texts.filter(pa.array(chosen)))
         result.values[chosen] = found.values
         result.missing[chosen] = found.missing
+
+
+def _of_long_integers(texts: "pa.Array") -> Seconds:
+    import pyarrow as pa
+
+    sizes = compute().utf8_ltrim(texts, "+-").cast(pa.uint64()).to_numpy()
+    is_negative = compute().starts_with(texts, "-").to_numpy(zero_copy_only=False)
+    missing = sizes >= np.uint64(2**63)
+    values = np.where(missing, 0, sizes).astype(np.int64)
+    return Seconds(_scaled(np.where(is_negative, -values, values)), missing)
 
 
 def _unsigned(texts: "pa.Array") -> "pa.Array":
