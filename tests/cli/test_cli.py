@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -110,6 +112,22 @@ def test_mistakes_in_arguments_are_one_line(arguments, named, capsys, tmp_path, 
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and named in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(errno.EPIPE, 0, ""), (errno.ENOSPC, 1, "fcf: standard output: No space left")],
+)
+def test_output_that_cannot_be_written_is_no_traceback(number, code, said, monkeypatch, capsys):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise OSError(number, os.strerror(number))
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert cli.main(["config"]) == code
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_help_and_completion_are_quick(monkeypatch):

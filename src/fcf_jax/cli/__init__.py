@@ -20,7 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with raised_signals():
             from fcf_jax.cli.app import run_command
 
-            return run_command(sys.argv[1:] if arguments is None else arguments)
+            code = run_command(sys.argv[1:] if arguments is None else arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
     except CommandError as error:
         return _fail(str(error), error.code)
     except SignalError as error:
@@ -30,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = None  # nobody reads; do not complain about it at exit
         return 0
+    except OSError as error:  # those of files have become a CommandError
+        sys.stdout = None
+        return _fail(f"standard output: {error.strerror}", 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -14,14 +14,17 @@ from fcf_jax.messages import printable
 
 
 def say(text: object = "") -> None:
-    """Print a line, or several."""
-    print(printable(str(text)))  # noqa: T201
+    """Print a line, or several; in silence where nobody reads them any more, as after `| head -1`."""
+    try:
+        print(printable(str(text)))  # noqa: T201
+    except BrokenPipeError:
+        _discard(sys.stdout)
 
 
 def new_console() -> Console:
     """Return a console on the standard output, which shows text as it is: no markup, emoji or highlights.
 
-    Where nobody reads the output any more, as after `| head -1`, it goes on in silence.
+    Where it cannot be written any more, the command goes on without it, and says so once.
     """
     file = None if sys.stdout is None else cast(TextIO, _Lasting(sys.stdout))
     return _Printable(file=file, markup=False, emoji=False, highlight=False)
@@ -67,9 +70,14 @@ class _Lasting:
                 self._lose(error.strerror or str(error))
 
     def _lose(self, why: str) -> None:
-        with suppress(OSError, ValueError):  # what Python has buffered would fail again at the end
-            descriptor = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(descriptor, self._file.fileno())
-            os.close(descriptor)
+        _discard(self._file)
         with suppress(OSError):
             print(f"fcf: the output is lost ({why}); going on without it", file=sys.stderr)  # noqa: T201
+
+
+def _discard(file: TextIO) -> None:
+    """Send to nowhere what is written, and what Python has buffered, which would fail again at the end."""
+    with suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, file.fileno())
+        os.close(descriptor)

@@ -63,7 +63,8 @@ def start_devices(parallel: ParallelConfig, *, num_cpu_devices: int | None = Non
 
 
 def _join(parallel: ParallelConfig) -> None:
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from the command line
+    with contextlib.suppress(AttributeError):  # where JAX has it, it takes SIGTERM from the command line
+        jax.config.update("jax_enable_preemption_service", False)
     try:
         if parallel.coordinator == "auto":
             jax.distributed.initialize()
