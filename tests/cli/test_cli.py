@@ -120,7 +120,7 @@ def test_mistakes_in_arguments_are_one_line(arguments, named, capsys, tmp_path, 
 )
 def test_output_that_cannot_be_written_is_no_traceback(number, code, said, monkeypatch, capsys):
     class Broken(io.StringIO):
-        def write(self, text):
+        def write(self, text=""):
             raise OSError(number, os.strerror(number))
 
         flush = write
