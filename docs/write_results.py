@@ -7,6 +7,7 @@ date. A row of the same command is replaced; the others stay.
 import json
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ _COLUMNS = (
     "made with",
 )  # fmt: skip
 _HEAD = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
-_OF_THE_PLACE = ("data.path", "parallel.devices")  # keys that do not change what is computed
 
 
 def row_of(folder: Path) -> str:
@@ -26,7 +26,7 @@ def row_of(folder: Path) -> str:
     document, environment = (
         json.loads((folder / name).read_text()) for name in ("comparison.json", "environment.json")
     )
-    metrics = document["metrics"]
+    config, metrics = tomllib.loads((folder / "config.toml").read_text()), document["metrics"]
     users, items, rounds, sweeps = (
         document[f"num_{what}"] for what in ("users", "items", "rounds", "sweeps")
     )
@@ -36,7 +36,7 @@ def row_of(folder: Path) -> str:
         f"{environment['started'][:10]}"
     )
     cells = [
-        f"`{_command(environment['arguments'])}`",
+        f"`{_command(environment['arguments'], is_known=bool(config['data'].get('name')))}`",
         f"{users} x {items}, {rounds} / {sweeps}",
         *(_cell(metrics[name]) for name in _METRICS),
         _percent(metrics["loss"]),
@@ -61,15 +61,23 @@ def with_rows(text: str, rows: list[str]) -> str:
     return "\n".join([before + _BEGIN, "", *_HEAD, *by_command.values(), "", _END + after])
 
 
-def _command(arguments: list[str]) -> str:
-    """Return the command line without what is particular to the place where it ran."""
+def _command(arguments: list[str], *, is_known: bool) -> str:
+    """Return the command line without what is particular to the place where it ran.
+
+    Args:
+        arguments: as typed.
+        is_known: whether the configuration names a public data set, which then needs no path.
+    """
     words, left = ["fcf"], iter(arguments)
     for word in left:
         if word in ("--quiet", "--resume"):
             continue
         value = next(left) if word in ("--set", "--out") else None
-        if word == "--out" or (value or "").split("=")[0] in _OF_THE_PLACE:
+        key, _, text = (value or "").partition("=")
+        if word == "--out" or key == "parallel.devices" or (key == "data.path" and is_known):
             continue
+        if key == "data.path":
+            value = f"{key}={'/'.join(Path(text).parts[-2:])}"
         words += [word] if value is None else [word, value]
     return shlex.join(words)
 

@@ -32,9 +32,12 @@ def comparison(tmp_path):
         "metrics": dict.fromkeys(names, FIGURES),
     }  # fmt: skip
     environment = {
-        "arguments": ["compare", "toy", "--set", "data.path=/x", "--set", "a.b=1", "--out", "/y", "--quiet"],
+        "arguments": [
+            "compare", "toy", "--set", "data.path=/a/toy/x.csv", "--set", "a.b=1", "--out", "/y", "--quiet",
+        ],
         "versions": {"fcf_jax": "0.1", "jax": "0.10"}, "cores": 2, "started": "2026-11-27T19:44:31+00:00",
     }  # fmt: skip
+    (tmp_path / "config.toml").write_text('[data]\nname = "toy"\n')
     (tmp_path / "comparison.json").write_text(json.dumps(document))
     (tmp_path / "environment.json").write_text(json.dumps(environment))
     return tmp_path
@@ -46,6 +49,11 @@ def test_row_has_command_figures_version_and_date(script, comparison):
         f"| `fcf compare toy --set a.b=1` | 9 x 7, 30 / 60 | {cell} | {cell} | {cell} | {cell} | +0.04 % | "
         "Equivalent | 0.1, jax 0.10, 2 cores, 2026-11-27 |"
     )
+
+
+def test_own_data_keeps_its_file_in_the_command(script, comparison):
+    (comparison / "config.toml").write_text("[data]\n")
+    assert script.row_of(comparison).startswith("| `fcf compare toy --set data.path=toy/x.csv --set a.b=1` |")
 
 
 def test_row_replaces_that_of_its_command_alone(script):

@@ -150,7 +150,7 @@ def _show_sparsely(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, num_names: int
 ) -> None:
     """Print a table without vertical lines, `num_names` columns to the left and the others to the right."""
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(columns):
         is_name = index < num_names
         table.add_column(heading, justify="left" if is_name else "right", no_wrap=is_name)
