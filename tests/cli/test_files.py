@@ -166,7 +166,7 @@ def test_archive_of_more_than_memory_is_refused_by_its_bytes(tmp_path, capsys, m
     (tmp_path / "a.csv.gz").write_bytes(compress(b"1,2,3\n" * 2**20))
     monkeypatch.setattr(memory, "memory_bytes", lambda: 2**24)
     assert cli.main(["run", str(tmp_path / "a.csv.gz"), "--out", str(tmp_path / "out")]) == 2
-    assert "(1,048,577 lines) to fit into the memory of 0.0 GiB" in capsys.readouterr().err
+    assert ": expected 1,048,577 rows to fit into the memory of 0.0 GiB" in capsys.readouterr().err
 
 
 def test_endless_line_is_refused(tmp_path, capsys, monkeypatch):

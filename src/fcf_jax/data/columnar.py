@@ -158,7 +158,8 @@ def _npz_columns(path: Path, columns: Columns) -> tuple[dict[str, str], Iterable
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         names = _chosen(str(path), list(members), columns)
         chosen = {kind: members[name] for kind, name in names.items()}
-        check_fits_memory(2 * sum(member.file_size for member in chosen.values()), str(path), "split it")
+        num_bytes = 2 * sum(member.file_size for member in chosen.values())
+        check_fits_memory(num_bytes, "its arrays", "split the file", where=str(path))
         with _reading(path, "NPZ archive"):
             arrays = {kind: _npy_array(archive, member) for kind, member in chosen.items()}
     shapes = {array.shape for array in arrays.values()}
@@ -197,7 +198,7 @@ def _parquet_batches(path: Path, columns: Columns) -> tuple[dict[str, str], Iter
         file = parquet.ParquetFile(path)
         found = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
         num_rows = file.metadata.num_rows
-    check_fits_memory(BYTES_A_ROW * num_rows, f"{path} ({num_rows} rows)", "split the file")
+    check_fits_memory(BYTES_A_ROW * num_rows, f"{num_rows:,} rows", "split the file", where=str(path))
     names = _chosen(str(path), found, columns)
     return names, _batches_of(path, file, names)
 

@@ -7,18 +7,19 @@ from pathlib import Path
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def check_fits_memory(num_bytes: int, what: str, remedy: str) -> None:
+def check_fits_memory(num_bytes: int, what: str, remedy: str, *, where: str = "") -> None:
     """Raise ValueError if this many bytes are more than the memory of this machine or container.
 
     Args:
         num_bytes: Bytes needed at once.
         what: What needs them, for the message.
         remedy: What to do, in the imperative.
+        where: The file, if there is one.
     """
     available = memory_bytes()
     if available is not None and num_bytes > available:
         raise ValueError(
-            f"expected {what} to fit into the memory of {_gibibytes(available)}, "
+            f"{where and f'{where}: '}expected {what} to fit into the memory of {_gibibytes(available)}, "
             f"got {_gibibytes(num_bytes)}; {remedy}"
         )
 

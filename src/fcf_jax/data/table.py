@@ -112,6 +112,5 @@ class TableBuilder:
         return column
 
     def _check_memory(self, num_rows: int) -> None:
-        check_fits_memory(
-            BYTES_A_ROW * num_rows, f"{self._where} ({num_rows:,} lines)", "read a part of the file"
-        )
+        num_bytes = BYTES_A_ROW * num_rows
+        check_fits_memory(num_bytes, f"{num_rows:,} rows", "read a part of the file", where=self._where)

@@ -63,7 +63,7 @@ class Text(NamedTuple):
     @property
     def content(self) -> bytes:
         """The whole content as UTF-8; refused if it does not fit into memory."""
-        check_fits_memory(2 * self.num_bytes, f"the text of {self.path}", "split the file")
+        check_fits_memory(2 * self.num_bytes, "its text", "split the file", where=str(self.path))
         return b"".join(self.blocks())
 
 
