@@ -20,7 +20,6 @@ from common import MOVIELENS_100K, add_data_arguments, argument_parser, positive
 from jax import numpy as jnp
 from jax.tree_util import Partial
 from problem import ALPHA, GUARDED_GRAM, REGULARIZATION, Problem, problem_of
-from scipy import stats
 
 import fcf_jax as fcf
 from fcf_jax.channel import Uploads, link
@@ -101,6 +100,8 @@ def losses(held: np.ndarray, item_factors: np.ndarray) -> np.ndarray:
 
 def likelihood_ratios(statistics: np.ndarray, is_member: np.ndarray) -> np.ndarray:
     """Return log p(in) / p(out) of each user at each model, fitted on all other models."""
+    from scipy import stats
+
     ratios = np.empty_like(statistics)
     for target in range(len(statistics)):
         others = np.arange(len(statistics)) != target
@@ -115,12 +116,14 @@ def likelihood_ratios(statistics: np.ndarray, is_member: np.ndarray) -> np.ndarr
 
 def membership(problem: Problem, held: np.ndarray, *, num_shadows: int, num_rounds: int) -> dict[str, Any]:
     """Attack each of the shadow models with the help of all others."""
+    from scipy.stats import mannwhitneyu
+
     order = np.random.default_rng(0).random((num_shadows, len(held))).argsort(axis=0)
     is_member = order < num_shadows // 2  # each user is in exactly half of the models
     trained = shadow_models(problem, is_member, num_rounds=num_rounds)
     ratios = likelihood_ratios(np.stack([losses(held, one) for one in trained]), is_member)
     positive_ratios, negative = ratios[is_member], ratios[~is_member]
-    auc = stats.mannwhitneyu(positive_ratios, negative).statistic / (positive_ratios.size * negative.size)
+    auc = mannwhitneyu(positive_ratios, negative).statistic / (positive_ratios.size * negative.size)
     threshold = np.quantile(negative, 0.99)
     return {
         "models": num_shadows,
