@@ -10,7 +10,7 @@ FLOORS = {  # a module imports from floors below its own, or from its own part
     "messages": 0,
     "data": 1, "core": 1,
     "optimizers": 2, "als": 2, "channel": 2,
-    "parallel": 3,
+    "parallel": 3, "_exported": 3,
     "evaluation": 4, "privacy": 4,
     "recommender": 5,
     "experiments": 6,

@@ -1,6 +1,7 @@
 """Public names of the package, imported when the first of them is used."""
 
 from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
+from fcf_jax._exported import register
 from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.cohorts import gather_cohort
@@ -24,6 +25,8 @@ from fcf_jax.evaluation import evaluate
 from fcf_jax.experiments.load_run import load_run
 from fcf_jax.optimizers import guarded_gram
 from fcf_jax.recommender import FederatedCollaborativeFilter
+
+register()
 
 __all__ = [
     "ClientData",

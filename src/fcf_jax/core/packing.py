@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array
 
 from fcf_jax.core.records import ClientData, Histories, PackedClients
 
@@ -299,7 +298,7 @@ def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
     )
 
 
-def beginning_like(tree: T, *others: Array) -> T:
+def beginning_like(tree: T, *others: Any) -> T:
     """Return the tree with 0 added, a 0 that depends on other arrays.
 
     In somebody's `shard_map`, a loop over what differs by device must begin with what JAX takes to differ.
