@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from fcf_jax import cli
-from fcf_jax.data import memory, text
+from fcf_jax.data import memory
+from fcf_jax.data.formats import text
 
 R_DEFAULT = '"user" "item" "rating"\n"1" 10 20 5\n"2" 10 21 4\n"3" 11 20 3\n'
 PAIRS = "".join(f"{user},{item},1\n" for user in range(8) for item in range(9) if (user + item) % 3)

@@ -32,8 +32,9 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 
-from fcf_jax.data import Columns, parse, read_interactions, text
-from fcf_jax.data.timestamps import to_seconds
+from fcf_jax.data import Columns, read_interactions
+from fcf_jax.data.formats import parse, text
+from fcf_jax.data.formats.timestamps import to_seconds
 
 SEPARATORS = (",", "\t", ";", "|", "::", "")
 QUOTING = (",", "\t", ";", "|")

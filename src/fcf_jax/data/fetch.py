@@ -23,8 +23,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
+from fcf_jax.data.formats.text import is_damage, one_line
 from fcf_jax.data.known_sets import KnownSet, cache_folder
-from fcf_jax.data.text import is_damage, one_line
 
 SERVER = "https://files.grouplens.org/datasets"
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data import rows
-from fcf_jax.data.columns import Columns
 from fcf_jax.data.csr import compressed
 from fcf_jax.data.feedback import refuse_negative
+from fcf_jax.data.formats.columns import Columns
 from fcf_jax.data.labels import Labels
 from fcf_jax.data.rows import DuplicatePolicy
 
@@ -188,7 +188,7 @@ class Interactions:
             Interactions(num_users=2, num_items=1, num_interactions=2, strengths=1..3,
                          user_labels=['ann', 'bob'], item_labels=[7])
         """
-        from fcf_jax.data.columnar import read_frame
+        from fcf_jax.data.formats.columnar import read_frame
 
         columns = Columns(user, item, strength, timestamp)
         table = read_frame(frame, columns, on_bad_line="error", implicit=False)

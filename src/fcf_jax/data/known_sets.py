@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fcf_jax.data.layouts import LAYOUTS
+from fcf_jax.data.formats.layouts import LAYOUTS
 
 CACHE_VARIABLE = "FCF_JAX_DATA"
 

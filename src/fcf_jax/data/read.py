@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcf_jax.data.columns import Columns
 from fcf_jax.data.csr import compressed
-from fcf_jax.data.evidence import meaning_of
+from fcf_jax.data.formats.columns import Columns
+from fcf_jax.data.formats.evidence import meaning_of
+from fcf_jax.data.formats.layouts import LAYOUTS, find_files
+from fcf_jax.data.formats.load import Loaded, Request, load_all, load_frame
+from fcf_jax.data.formats.table import BadLinePolicy, Table
 from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.labels import joined_labels
-from fcf_jax.data.layouts import LAYOUTS, find_files
-from fcf_jax.data.load import Loaded, Request, load_all, load_frame
 from fcf_jax.data.rows import DuplicatePolicy, Rows, check_duplicate_policy, checked_rows, encode_labels
-from fcf_jax.data.table import BadLinePolicy, Table
 
 if TYPE_CHECKING:
     import pandas as pd

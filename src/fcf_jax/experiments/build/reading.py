@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
+from fcf_jax.data.formats.layouts import LAYOUTS, PUBLISHED_SPLITS
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
-from fcf_jax.data.layouts import LAYOUTS, PUBLISHED_SPLITS
 from fcf_jax.data.read import read_published_parts
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.errors import ConfigError

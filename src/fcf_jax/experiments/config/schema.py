@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from fcf_jax.core.sampling import Sampling, poisson_capacity
 from fcf_jax.data.feedback import Strengths
+from fcf_jax.data.formats.layouts import LAYOUT_NAMES
 from fcf_jax.data.known_sets import KNOWN_SETS
-from fcf_jax.data.layouts import LAYOUT_NAMES
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS, ServerStep
 

@@ -6,8 +6,9 @@ import lzma
 import pytest
 from tables import PLAIN
 
-from fcf_jax.data import read_interactions, text
-from fcf_jax.data.text import num_line_breaks, read_text
+from fcf_jax.data import read_interactions
+from fcf_jax.data.formats import text
+from fcf_jax.data.formats.text import num_line_breaks, read_text
 
 QUOTED = 'user,item,rating,note\n"u,1",a,2,"two\nlines"\nu2,"b ""c""",1,\n\n"u,1",d,5,x\n'
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from fcf_jax.data.timestamps import to_seconds
+from fcf_jax.data.formats.timestamps import to_seconds
 
 NEW_YEAR = 1577836800  # 2020-01-01
 DAY = datetime.date(2020, 1, 1)

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from fcf_jax.data.layouts import holds_data, layout_of_name
+from fcf_jax.data.formats.layouts import holds_data, layout_of_name
 from fcf_jax.data.memory import check_fits_memory
 
 MAX_LINE_BYTES = 2**26

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from fcf_jax.data.arrow import memory_pool
-from fcf_jax.data.columns import Columns, left_out, named_positions
-from fcf_jax.data.dialect import Dialect, event_weights
-from fcf_jax.data.parse import strength_of, strength_problem
-from fcf_jax.data.regular import Pieces, pieces_of
-from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
-from fcf_jax.data.text import Text, num_line_breaks
-from fcf_jax.data.timestamps import EXPECTED, to_seconds
+from fcf_jax.data.formats.columns import Columns, left_out, named_positions
+from fcf_jax.data.formats.dialect import Dialect, event_weights
+from fcf_jax.data.formats.parse import strength_of, strength_problem
+from fcf_jax.data.formats.regular import Pieces, pieces_of
+from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.text import Text, num_line_breaks
+from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 
 _SAMPLED = 20
 _IDS = (frozenset({str}), frozenset({int}))  # kinds of ids and times

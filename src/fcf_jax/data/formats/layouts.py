@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fcf_jax.data.columns import Order, Positions
-from fcf_jax.data.evidence import looks_like
-from fcf_jax.data.names import plain
-from fcf_jax.data.separators import WHITESPACE, inferred_separator, split_fields
+from fcf_jax.data.formats.columns import Order, Positions
+from fcf_jax.data.formats.evidence import looks_like
+from fcf_jax.data.formats.names import plain
+from fcf_jax.data.formats.separators import WHITESPACE, inferred_separator, split_fields
 
 Form = Literal["table", "json-lines", "item-lists", "counted-lists", "blocks", "impressions"]
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fcf_jax.data.arrow import as_arrow
-from fcf_jax.data.columns import Columns, named_positions
-from fcf_jax.data.evidence import PLAIN_NUMBERS, Meaning
+from fcf_jax.data.formats.columns import Columns, named_positions
+from fcf_jax.data.formats.evidence import PLAIN_NUMBERS, Meaning
+from fcf_jax.data.formats.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.text import is_damage, one_line
+from fcf_jax.data.formats.typed import check_rows
 from fcf_jax.data.memory import check_fits_memory
-from fcf_jax.data.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
-from fcf_jax.data.text import is_damage, one_line
-from fcf_jax.data.typed import check_rows
 
 if TYPE_CHECKING:
     import pandas as pd

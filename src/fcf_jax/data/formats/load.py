@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fcf_jax.data.columnar import SUFFIXES, read_columnar, read_frame
-from fcf_jax.data.columns import Columns, Positions
-from fcf_jax.data.dialect import Dialect, infer_dialect
-from fcf_jax.data.evidence import Meaning
-from fcf_jax.data.json_lines import read_json_lines
-from fcf_jax.data.layouts import LAYOUTS, PUBLISHED_SPLITS, Layout, are_parts, parts_remedy, recognized
-from fcf_jax.data.lists import read_counted_lists, read_impressions, read_item_lists, rows_of_blocks
-from fcf_jax.data.parse import parse_text
-from fcf_jax.data.separators import first_lines
-from fcf_jax.data.table import BadLinePolicy, Table
-from fcf_jax.data.text import read_text
+from fcf_jax.data.formats.columnar import SUFFIXES, read_columnar, read_frame
+from fcf_jax.data.formats.columns import Columns, Positions
+from fcf_jax.data.formats.dialect import Dialect, infer_dialect
+from fcf_jax.data.formats.evidence import Meaning
+from fcf_jax.data.formats.json_lines import read_json_lines
+from fcf_jax.data.formats.layouts import (
+    LAYOUTS,
+    PUBLISHED_SPLITS,
+    Layout,
+    are_parts,
+    parts_remedy,
+    recognized,
+)
+from fcf_jax.data.formats.lists import read_counted_lists, read_impressions, read_item_lists, rows_of_blocks
+from fcf_jax.data.formats.parse import parse_text
+from fcf_jax.data.formats.separators import first_lines
+from fcf_jax.data.formats.table import BadLinePolicy, Table
+from fcf_jax.data.formats.text import read_text
 
 if TYPE_CHECKING:
     import pandas as pd

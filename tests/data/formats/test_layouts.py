@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from tables import failure
 
-from fcf_jax.data import Columns, json_lines, read_interactions, read_published_split, text
+from fcf_jax.data import Columns, read_interactions, read_published_split
+from fcf_jax.data.formats import json_lines, text
 
 SHA = ("00000c289a1829a808ac09c00daf10bc3c4e223b", "00001411dc427966b17297bf4d69e7e193135d89")
 MBID = "3bd73256-3905-4f3a-97e2-8b341527f805"

@@ -3,7 +3,7 @@
 import pytest
 from tables import failure
 
-from fcf_jax.data.separators import first_lines, inferred_separator
+from fcf_jax.data.formats.separators import first_lines, inferred_separator
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data.arrow import compute, memory_pool
-from fcf_jax.data.dialect import Dialect
-from fcf_jax.data.evidence import event_word
-from fcf_jax.data.records import QUOTING_SEPARATORS, WHITESPACE, has_blank_before_quote
-from fcf_jax.data.table import MAX_STRENGTH
-from fcf_jax.data.timestamps import to_seconds
+from fcf_jax.data.formats.dialect import Dialect
+from fcf_jax.data.formats.evidence import event_word
+from fcf_jax.data.formats.records import QUOTING_SEPARATORS, WHITESPACE, has_blank_before_quote
+from fcf_jax.data.formats.table import MAX_STRENGTH
+from fcf_jax.data.formats.timestamps import to_seconds
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fcf_jax.data.arrow import compute
-from fcf_jax.data.evidence import EVENT_WEIGHTS, PLAIN_NUMBERS, Meaning, event_word
-from fcf_jax.data.table import MAX_STRENGTH
-from fcf_jax.data.timestamps import EXPECTED, to_seconds
+from fcf_jax.data.formats.evidence import EVENT_WEIGHTS, PLAIN_NUMBERS, Meaning, event_word
+from fcf_jax.data.formats.table import MAX_STRENGTH
+from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from fcf_jax.data.table import BadLinePolicy, Table, TableBuilder
-from fcf_jax.data.text import num_line_breaks
+from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.text import num_line_breaks
 
 _HEADING = re.compile(rb"^[ \t]*(\d+):[ \t]*\r?$", re.MULTILINE)
 _LINE_START = re.compile(rb"\n(?=[^\r\n])")

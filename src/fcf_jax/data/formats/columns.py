@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from fcf_jax.data.evidence import looks_like, weights_of
-from fcf_jax.data.names import find_common, is_event, is_no_strength
-from fcf_jax.data.timestamps import to_seconds
+from fcf_jax.data.formats.evidence import looks_like, weights_of
+from fcf_jax.data.formats.names import find_common, is_event, is_no_strength
+from fcf_jax.data.formats.timestamps import to_seconds
 from fcf_jax.messages import count_of
 
 _MAX_UNNAMED = 4  # columns without a header that are taken as user, item, strength, timestamp

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from fcf_jax.data.columns import (
+from fcf_jax.data.formats.columns import (
     Columns,
     Order,
     Positions,
@@ -14,15 +14,15 @@ from fcf_jax.data.columns import (
     numbered_positions,
     values_of,
 )
-from fcf_jax.data.evidence import looks_like, weights_of
-from fcf_jax.data.names import is_common
-from fcf_jax.data.separators import (
+from fcf_jax.data.formats.evidence import looks_like, weights_of
+from fcf_jax.data.formats.names import is_common
+from fcf_jax.data.formats.separators import (
     checked_separator,
     inferred_separator,
     refuse_unclear_separator,
     split_fields,
 )
-from fcf_jax.data.timestamps import to_seconds
+from fcf_jax.data.formats.timestamps import to_seconds
 
 _NUMBERS: Mapping[str, float] = MappingProxyType({})  # weights of a column of numbers
 

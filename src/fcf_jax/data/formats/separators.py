@@ -3,9 +3,9 @@
 import io
 from collections.abc import Sequence
 
-from fcf_jax.data.evidence import looks_like
-from fcf_jax.data.names import is_common
-from fcf_jax.data.records import QUOTING_SEPARATORS, WHITESPACE, split_fields
+from fcf_jax.data.formats.evidence import looks_like
+from fcf_jax.data.formats.names import is_common
+from fcf_jax.data.formats.records import QUOTING_SEPARATORS, WHITESPACE, split_fields
 
 __all__ = [
     "QUOTING_SEPARATORS",

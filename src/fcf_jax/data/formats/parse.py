@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from fcf_jax.data.arrow import memory_pool
-from fcf_jax.data.dialect import Dialect
-from fcf_jax.data.evidence import event_word
-from fcf_jax.data.records import Record, RecordError, records
-from fcf_jax.data.regular import parse_regular
-from fcf_jax.data.table import MAX_STRENGTH, BadLinePolicy, Table, TableBuilder
-from fcf_jax.data.text import num_line_breaks
-from fcf_jax.data.timestamps import EXPECTED, to_seconds
+from fcf_jax.data.formats.dialect import Dialect
+from fcf_jax.data.formats.evidence import event_word
+from fcf_jax.data.formats.records import Record, RecordError, records
+from fcf_jax.data.formats.regular import parse_regular
+from fcf_jax.data.formats.table import MAX_STRENGTH, BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.text import num_line_breaks
+from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 from fcf_jax.messages import count_of
 
 _BATCH_RECORDS = 2**14

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fcf_jax.data.columns import Columns, named_positions
-from fcf_jax.data.dialect import infer_dialect
-from fcf_jax.data.names import COMMON_NAMES
+from fcf_jax.data.formats.columns import Columns, named_positions
+from fcf_jax.data.formats.dialect import infer_dialect
+from fcf_jax.data.formats.names import COMMON_NAMES
 
 # header: user, item, strength, timestamp; "-" where there is none
 HEADERS = {

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import PLAIN, dense, failure
 
-from fcf_jax.data import Columns, parse, read_interactions, text
-from fcf_jax.data.columns import Positions
-from fcf_jax.data.dialect import Dialect
-from fcf_jax.data.records import WHITESPACE
+from fcf_jax.data import Columns, read_interactions
+from fcf_jax.data.formats import parse, text
+from fcf_jax.data.formats.columns import Positions
+from fcf_jax.data.formats.dialect import Dialect
+from fcf_jax.data.formats.records import WHITESPACE
 
 FIELDS = st.sampled_from(
     [
