@@ -7,6 +7,7 @@ from pathlib import Path
 # Most of a test is compiling: a quick compiler, the same operations. Before JAX starts.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    + ["--xla_cpu_parallel_codegen_split_count=1"]  # both cores have tests to run
     # older code generators: two fifths less time for a whole run; JAX 0.12 refuses the flag
     + ["--xla_cpu_use_fusion_emitters=false"] * version("jaxlib").startswith("0.10.")
 )
