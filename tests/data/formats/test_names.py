@@ -74,6 +74,8 @@ HEADERS = {
     "USER_ID,ITEM_ID,EVENT_TYPE,EVENT_VALUE,TIMESTAMP": "USER_ID ITEM_ID EVENT_VALUE TIMESTAMP",
     "users,items,values": "users items values -",
     "date,buyer,book,purchases": "buyer book purchases date",
+    "Order Date,Customer ID,Product SKU,Qty": "Customer ID Product SKU Qty Order Date",
+    "customer_email,product_ean,quantity": "customer_email product_ean quantity -",
 }
 _VALUES = {"strength": "3", "timestamp": "1356998400"}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 _ID_ENDINGS = (
     "id", "", "ids", "uid", "uuid", "guid", "code", "no", "nr", "num", "number", "key", "idx", "index",
-    "hash", "s", "name", "title",
+    "hash", "s", "sku", "ean", "upc", "barcode", "email", "slug", "name", "title",
 )  # fmt: skip
 
 _USERS = (
@@ -24,7 +24,7 @@ _ITEMS = (
     "book", "game", "anime", "manga", "show", "series", "video", "business", "venue", "poi", "place",
     "restaurant", "hotel", "recipe", "beer", "wine", "stock", "joke", "app", "course", "news", "story",
     "post", "page", "podcast", "episode", "channel", "playlist", "paper", "document", "doc", "repo",
-    "offer", "ad", "material", "content", "location", "art", "tra", "event",
+    "offer", "ad", "ean", "upc", "barcode", "material", "content", "location", "art", "tra", "event",
 )  # fmt: skip
 
 _LAST_ITEMS = ("beerbeerid", "aid", "pid", "mid", "i", "title")
