@@ -58,6 +58,8 @@ def uploads_of(model, item_factors, observations, item_weights=None):
     return uploads._replace(user_factors=solution.user_factors[None], scores=solution.scores)
 
 
+norms_of = jax.jit(upload_norms)
+uploads_of = jax.jit(uploads_of)
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 2.0, 17).astype(np.float32) * (np.arange(17) % 3 > 0)
 
 
@@ -72,7 +74,7 @@ def test_norms_match_dense_reference_and_never_fall_below_it(small, observed, us
     y32 = jnp.asarray(y, jnp.float32)
     item_weights = None if weights is None else jnp.asarray(weights)
     uploads = uploads_of(MODEL._replace(unobserved_weight=w0), y32, observations, item_weights)
-    norms = upload_norms(uploads._replace(loss=jnp.array([-3.0])))
+    norms = norms_of(uploads._replace(loss=jnp.array([-3.0])))
     importance = np.ones(17, np.float32) if weights is None else weights
     x = np.asarray(uploads.user_factors[0], np.float64)
     dense = {
@@ -90,7 +92,7 @@ def test_norms_match_dense_reference_and_never_fall_below_it(small, observed, us
 def test_empty_history_sends_exactly_nothing(small, observed):
     y = jnp.asarray(small.item_factors, jnp.float32)
     observations = observed([], [], [], slots=17)
-    update, info = client_update(MODEL, y, observations)
+    update, info = jax.jit(client_update)(MODEL, y, observations)
     assert not np.asarray(update.user_factor).any() and float(info.loss) == 0.0
     assert not np.asarray(dense_upload(MODEL, y, update, observations)).any()
 
@@ -107,4 +109,4 @@ def test_norm_of_what_almost_cancels_never_falls_below_the_dense_one(observed, s
     held = np.arange(400) < ids.size
     x = np.asarray(uploads.user_factors[0], np.float64)
     dense = np.linalg.norm(upload(y.astype(np.float64), x, np.where(held, 1.5, 1.0), held.astype(float)))
-    assert dense <= float(upload_norms(uploads).upload[0])
+    assert dense <= float(norms_of(uploads).upload[0])

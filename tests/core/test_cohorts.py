@@ -14,7 +14,7 @@ from fcf_jax.core.cohorts import gather_cohort, rows_expected, rows_needed, sum_
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Cohort
-from fcf_jax.core.sampling import draw_cohort, draw_cohorts
+from fcf_jax.core.sampling import draw_cohorts
 from fcf_jax.data import Interactions
 
 KEY = jax.random.key(7)
@@ -33,14 +33,14 @@ def known(federation, small):
     return run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=3)
 
 
-@pytest.mark.parametrize("cohort_size", [1, 4, 7, 13])  # below, at and beyond the 5 clients of a chunk
+gather = jax.jit(gather_cohort, static_argnames="row_capacity")
+
+
+@pytest.mark.parametrize("cohort_size", [1, 5, 13])  # below, at and beyond the 5 clients of a chunk
 def test_capacity_is_always_enough(small, cohort_size):
-    for round_index in range(2):
-        ids = draw_cohort(
-            jax.random.key(0), jnp.array(round_index), num_users=13, cohort_size=cohort_size
-        ).client_ids
-        capacity = rows_needed(small.clients, ids)
-        cohort = gather_cohort(small.clients, ids, row_capacity=capacity)
+    options = {"num_rounds": 2, "num_users": 13, "cohort_size": cohort_size, "sampling": "shuffled"}
+    for ids in draw_cohorts(jax.random.key(0), jnp.array(0), **options).client_ids:
+        cohort = gather(small.clients, ids, row_capacity=rows_needed(small.clients, ids))
         lengths = small.interactions.history_lengths[np.asarray(ids)]
         assert int(jnp.sum(cohort.rows.mask)) == lengths.sum()  # nothing lost, nothing twice
         cohort = jax.tree.map(np.asarray, cohort)
@@ -106,7 +106,7 @@ def test_rounds_whose_cohort_is_traced_agree_with_rounds_that_know_it(small, fed
 def test_vmap_over_keys_equals_runs_one_by_one(small, federation, known):
     start, keys = federation.init(KEY), jnp.stack([KEY, jax.random.key(8)])
     run = partial(run_rounds, federation, num_rounds=3)
-    _, infos = jax.vmap(run, in_axes=(0, None, None))(keys, start, small.clients)
+    _, infos = jax.jit(jax.vmap(run, in_axes=(0, None, None)))(keys, start, small.clients)
     np.testing.assert_array_equal(infos.client_ids[0], known[1].client_ids)
     np.testing.assert_allclose(infos.loss[0], known[1].loss, rtol=1e-5)
     assert not np.array_equal(infos.client_ids[0], infos.client_ids[1])
@@ -146,14 +146,15 @@ def by_halves(key, round_index, *, num_users, cohort_size):
 
 
 def test_weights_of_a_biased_sampling_make_the_gradient_unbiased(small):
-    biased = federated_cf(MODEL, optax.sgd(1.0), cohort_size=3, sampling=by_halves, **SIZES)
-    whole = federated_cf(MODEL, optax.sgd(1.0), **SIZES)
+    step = optax.sgd(1.0)
+    biased = federated_cf(MODEL, step, cohort_size=3, sampling=by_halves, **SIZES)
+    whole = federated_cf(MODEL, step, **SIZES)
     start = whole.init(KEY)
     keys = jax.random.split(KEY, 600)
     run = jax.jit(lambda key: biased.round(key, start, small.clients, row_capacity=16))
     states, infos = jax.lax.map(run, keys)
     steps = np.asarray(states.item_factors - start.item_factors)
-    expected, info = whole.round(KEY, start, small.clients)
+    expected, info = jax.jit(whole.round)(KEY, start, small.clients)
     expected = np.asarray(expected.item_factors - start.item_factors)
     error = steps.std(axis=0) / np.sqrt(len(keys)) + 1e-6
     assert (np.abs(steps.mean(axis=0) - expected) < 5 * error).all()  # 51 entries: by chance below 1e-4

@@ -31,6 +31,7 @@ KEY = jax.random.key(7)
 NUMBERS = {"alpha": 4.0, "regularization": 0.7, "w0": 1.0, "noise_multiplier": 0.1, "clip_norm": 5.0}
 OTHER_NUMBERS = {"alpha": 1.5, "regularization": 2.0, "w0": 0.5, "noise_multiplier": 0.3, "clip_norm": 1.0}
 ADAM = optax.adam(0.05)
+THREE_ROUNDS = {"num_rounds": 3, "row_capacity": 16}  # one program for all who run it
 
 
 def same(left, right):
@@ -43,8 +44,8 @@ def federation():
 
 
 def test_run_rounds_agrees_with_a_loop_of_rounds(small):
-    step = optax.adam(0.05)  # running_sums of four clients would magnify the rounding
-    federation = federated_cf(MODEL, step, cohort_size=4, **SIZES)
+    # running_sums of four clients would magnify the rounding
+    federation = federated_cf(MODEL, ADAM, cohort_size=4, **SIZES)
     start = federation.init(KEY)
     capacity = cohort_rows(federation, KEY, start, small.clients, num_rounds=7)
     whole, info = run_rounds(federation, KEY, start, small.clients, num_rounds=7)
@@ -62,36 +63,40 @@ def test_run_rounds_agrees_with_a_loop_of_rounds(small):
 
 def test_split_run_equals_an_unbroken_one(small, federation):
     start = federation.init(KEY)
-    options = {"row_capacity": cohort_rows(federation, KEY, start, small.clients, num_rounds=7)}
-    whole, info = run_rounds(federation, KEY, start, small.clients, num_rounds=7, **options)
-    half, first = run_rounds(federation, KEY, start, small.clients, num_rounds=3, **options)
-    joined, second = run_rounds(federation, KEY, half, small.clients, num_rounds=4, **options)
+    assert cohort_rows(federation, KEY, start, small.clients, num_rounds=6) <= 16
+    whole, info = run_rounds(federation, KEY, start, small.clients, num_rounds=6, row_capacity=16)
+    half, first = run_rounds(federation, KEY, start, small.clients, **THREE_ROUNDS)
+    joined, second = run_rounds(federation, KEY, half, small.clients, **THREE_ROUNDS)
     same(joined, whole)  # bit for bit
     same(jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second), info)
 
 
+def trained_on(interactions, item_factors, *, chunk_slots=32, chunk_clients=5):
+    clients = pack_clients(interactions, row_width=4, chunk_slots=chunk_slots, chunk_clients=chunk_clients)
+    federation, state = federated_cf(MODEL, ADAM, **SIZES), server_init(item_factors, ADAM)
+    state, info = run_rounds(federation, KEY, state, clients, num_rounds=5)
+    return np.asarray(state.item_factors), np.asarray(info.loss)
+
+
+@pytest.fixture(scope="module")
+def trained(small):
+    """The item factors to start from; those after five rounds of everyone, and the losses."""
+    start = federated_cf(MODEL, ADAM, **SIZES).init(KEY).item_factors
+    return start, *trained_on(small.interactions, start)
+
+
 @pytest.mark.parametrize("change", ["larger chunks", "smaller chunks", "users permuted", "items permuted"])
-def test_training_invariant_to(change, small):
-    step = optax.adam(0.05)
-    federation = federated_cf(MODEL, step, **SIZES)
-
-    def train(interactions, item_factors, *, chunk_slots=32, chunk_clients=5):
-        options = {"chunk_slots": chunk_slots, "chunk_clients": chunk_clients}
-        clients = pack_clients(interactions, row_width=4, **options)
-        state, info = run_rounds(federation, KEY, server_init(item_factors, step), clients, num_rounds=5)
-        return np.asarray(state.item_factors), np.asarray(info.loss)
-
-    data, start = small.interactions, federation.init(KEY).item_factors
-    expected, losses = train(data, start)
+def test_training_invariant_to(change, small, trained):
+    data, (start, expected, losses) = small.interactions, trained
     users, items = np.random.default_rng(0).permutation(13), np.random.default_rng(1).permutation(17)
     if change == "larger chunks":
-        found, found_losses = train(data, start, chunk_slots=1000, chunk_clients=500)
+        found, found_losses = trained_on(data, start, chunk_slots=1000, chunk_clients=500)
     elif change == "smaller chunks":
-        found, found_losses = train(data, start, chunk_clients=3)
+        found, found_losses = trained_on(data, start, chunk_clients=3)
     elif change == "users permuted":
-        found, found_losses = train(relabeled(data, users, np.arange(17)), start)
+        found, found_losses = trained_on(relabeled(data, users, np.arange(17)), start)
     else:
-        found, found_losses = train(relabeled(data, np.arange(13), items), start[np.argsort(items)])
+        found, found_losses = trained_on(relabeled(data, np.arange(13), items), start[np.argsort(items)])
         found = found[items]
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
     np.testing.assert_allclose(found_losses, losses, rtol=1e-6)
@@ -118,7 +123,7 @@ def set_up(numbers, optimizer=ADAM, **options):
 
 def train(numbers, clients, **options):
     federation = set_up(numbers, **options)
-    return run_rounds(federation, KEY, federation.init(KEY), clients, num_rounds=3, row_capacity=16)
+    return run_rounds(federation, KEY, federation.init(KEY), clients, **THREE_ROUNDS)
 
 
 @pytest.mark.parametrize("cohort_size", [None, 4])
@@ -133,11 +138,10 @@ def test_other_numbers_compile_nothing(small, num_compiled, cohort_size):
 
 
 def test_rounds_added_and_another_key_compile_nothing(small, federation, num_compiled):
-    options = {"num_rounds": 3, "row_capacity": 16}
-    state, _ = run_rounds(federation, KEY, federation.init(KEY), small.clients, **options)
+    state, _ = run_rounds(federation, KEY, federation.init(KEY), small.clients, **THREE_ROUNDS)
     key, before = jax.random.key(8), num_compiled()
-    run_rounds(federation, KEY, state, small.clients, **options)
-    run_rounds(federation, key, state, small.clients, **options)
+    run_rounds(federation, KEY, state, small.clients, **THREE_ROUNDS)
+    run_rounds(federation, key, state, small.clients, **THREE_ROUNDS)
     assert num_compiled() == before
 
 
@@ -176,13 +180,14 @@ def test_another_injected_learning_rate_compiles_nothing(small, num_compiled, st
 
 
 def test_vmap_over_all_numbers_equals_separate_runs(small):
+    @jax.jit
     def final(numbers, learning_rate):
         state, info = train(numbers, small.clients, optimizer=optax.adam(learning_rate))
         return state.item_factors, info.gradient_norm
 
     runs, rates = (NUMBERS, OTHER_NUMBERS), (0.1, 0.02)
     stacked = {name: jnp.array([run[name] for run in runs]) for name in NUMBERS}
-    together = jax.jit(jax.vmap(final))(stacked, jnp.array(rates))
+    together = jax.vmap(final)(stacked, jnp.array(rates))
     for run in range(2):
         alone = final(runs[run], rates[run])
         # float32, products associated otherwise under vmap; Adam magnifies the rounding of small gradients

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from fcf_jax.core.objective import confidence, explicit_ratings, implicit_feedback, item_gradient, loss
+from fcf_jax.core import objective
+from fcf_jax.core.objective import confidence, explicit_ratings, implicit_feedback
 from fcf_jax.core.records import ClientData, Model
 from fcf_jax.core.solve import solve_user_factor
 
+item_gradient, loss = jax.jit(objective.item_gradient), jax.jit(objective.loss)
+solve = jax.jit(solve_user_factor)
 WEIGHTING = implicit_feedback(alpha=1.0)  # of observations that are weighted already
 DATA = ClientData(jnp.array([4, 1]), jnp.array([2.0, 0.5]), jnp.array([True, False]))
 
@@ -59,9 +62,9 @@ def test_envelope_gradient_matches_finite_difference(client, w0):
 
     @jax.jit
     def least(y):
-        return loss(model, y, solve_user_factor(model, y, observations), observations)
+        return loss(model, y, solve(model, y, observations), observations)
 
-    x = solve_user_factor(model, y, observations)
+    x = solve(model, y, observations)
     gradient = item_gradient(model, y, x, observations)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=y.shape))
     slope = (least(y + 1e-5 * direction) - least(y - 1e-5 * direction)) / 2e-5

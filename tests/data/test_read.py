@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tables import PLAIN, dense, failure
 
 from fcf_jax.data import Columns, Interactions, read_interactions, read_published_split
@@ -49,13 +47,10 @@ def test_every_form_of_a_table_reads_the_same(file, content):
     assert (report.layout, report.num_rows, report.bad_lines_skipped) == ("generic", 3, 0)
 
 
-@given(seed=st.integers(0, 1000))
-@settings(deadline=None)
-def test_invariant_to_line_order(tmp_path_factory, seed):
+def test_invariant_to_line_order(tmp_path):
     lines = [f"u{row % 7},{row % 5},{row % 3},{row}" for row in range(40)]
-    path = tmp_path_factory.mktemp("order") / "data.csv"
-    prints = set()
-    for order in (np.arange(40), np.random.default_rng(seed).permutation(40)):
+    path, prints = tmp_path / "data.csv", set()
+    for order in (np.arange(40), *(np.random.default_rng(seed).permutation(40) for seed in range(12))):
         path.write_text("\n".join(lines[i] for i in order))
         prints |= {
             read_interactions(path, duplicates=policy)[0].fingerprint() for policy in ("sum", "max", "last")
