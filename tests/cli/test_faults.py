@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from fcf_jax import cli
@@ -17,6 +19,7 @@ SHORT = [
     "evaluation.every=1",
 ]
 K_5 = "model.num_factors=5"
+ARRAYS = ("indptr", "item_ids", "strengths", "user_labels", "item_labels")
 GUARDED = "server.step=guarded_gram"
 
 
@@ -127,11 +130,16 @@ def test_missing_and_broken_configs_are_refused(tmp_path, capsys):
     assert_refused(tmp_path, code, capsys, "line 1")
 
 
-@pytest.mark.parametrize("fault", ["NaN", "flipped byte", "no factors"])
-def test_damaged_run_is_refused(tmp_path, capsys, fault):
-    import numpy as np
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert run(folder, write(folder, GOOD)) == 0
+    return folder / "out"
 
-    assert run(tmp_path, write(tmp_path, GOOD)) == 0
+
+@pytest.mark.parametrize("fault", ["NaN", "flipped byte", "no factors"])
+def test_damaged_run_is_refused(trained, tmp_path, capsys, fault):
+    shutil.copytree(trained, tmp_path / "out")
     factors = tmp_path / "out" / "item_factors.npz"
     if fault == "NaN":
         with np.load(factors) as arrays:
@@ -162,17 +170,12 @@ def test_damaged_run_is_refused(tmp_path, capsys, fault):
         (GOOD + "".join(f"6,{item},1\n" for item in range(8)), ["data.test_fraction=0"]),
         (GOOD, ["model.regularization=0", "model.alpha=0", GUARDED]),
         (GOOD, ["federation.num_rounds=0"]),
-        (GOOD + "5,9,9999\n", ["model.alpha=1e4"]),
+        (GOOD.replace("5,0,1\n", "5,0,9999\n"), ["model.alpha=1e4"]),
         (GOOD + GOOD.removeprefix(HEADER) + "0,5,0\n", []),
-        (GOOD.replace("\n", "\r\n"), []),
-        (GOOD.replace(",", "\t"), []),
-        ("\ufeff" + GOOD, []),
-        (GOOD + "5,9", ["data.on_bad_line=skip"]),
     ],
     ids=[
         "one user", "one item", "one interaction", "one-interaction users", "K > users and items",
         "user with all items", "lambda 0 and alpha 0", "no rounds", "alpha r 1e8", "duplicates and a zero",
-        "CRLF", "tabs", "BOM", "lenient",
     ],
 )  # fmt: skip
 def test_unusual_but_sound_input_runs(tmp_path, capsys, content, overrides):
@@ -182,12 +185,33 @@ def test_unusual_but_sound_input_runs(tmp_path, capsys, content, overrides):
     assert summary["federated"]["loss"] is not None  # finite
 
 
-def test_shuffled_rows_give_the_same_model(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "overrides"),
+    [
+        (GOOD.replace("\n", "\r\n"), []),
+        (GOOD.replace(",", "\t"), []),
+        ("\ufeff" + GOOD, []),
+        (GOOD + "5,9", ["data.on_bad_line=skip"]),
+    ],
+    ids=["CRLF", "tabs", "BOM", "lenient"],
+)
+def test_form_of_the_file_leaves_the_data_as_they_are(tmp_path, content, overrides):
+    from fcf_jax.experiments.build.dataset import load_dataset
+    from fcf_jax.experiments.config.load import load_config
+
+    def load(*options):
+        split = load_dataset(load_config(None, [*SHORT, *options])).split
+        return [getattr(part, name) for part in (split.train, split.test) for name in ARRAYS]
+
+    expected = load(write(tmp_path, GOOD, "good.csv"))
+    for array, one in zip(load(write(tmp_path, content), *overrides), expected, strict=True):
+        np.testing.assert_array_equal(array, one)
+
+
+def test_shuffled_rows_give_the_same_model(trained, tmp_path):
     from fcf_jax.experiments.store.run_directory import read_run
 
     lines = GOOD.removeprefix(HEADER).splitlines(keepends=True)
-    for name, content in (("a", lines), ("b", lines[::-1])):
-        (tmp_path / name).mkdir()
-        assert run(tmp_path / name, write(tmp_path / name, HEADER + "".join(content))) == 0
-    first, second = (read_run(tmp_path / name / "out") for name in "ab")
+    assert run(tmp_path, write(tmp_path, HEADER + "".join(lines[::-1]))) == 0
+    first, second = (read_run(folder) for folder in (trained, tmp_path / "out"))
     assert (first.item_factors == second.item_factors).all()

@@ -78,7 +78,7 @@ def test_without_dp_accounting_the_remedy_is_told(monkeypatch, capsys):
 
 
 def test_plan_for_the_data_of_a_configuration(capsys):
-    document = run_json(capsys, "plan", *SMALL)
+    document = run_json(capsys, "plan", *SMALL, "--set", "privacy.accountant=rdp")  # 10 times as quick
     assert (document["num_users"], document["num_items"], document["num_factors"]) == (200, 40, 4)
     assert document["delta"] == pytest.approx(1 / 2000)
     cohorts = {(one["sampling"], one["cohort_size"], one["num_rounds"]) for one in document["choices"]}

@@ -37,6 +37,8 @@ def test_plan_marks_what_is_configured_where_it_is_a_candidate_already(plan_of):
     plan = plan_of()
     assert [one.num_rounds for one in plan.choices if one.is_configured] == [4]
     assert len(plan.choices) == 5
+    assert {one.accountant for one in plan.choices} == {"pld"}
+    assert all(0.99 * plan.epsilon < one.epsilon <= plan.epsilon for one in plan.choices)
     assert plan.delta == pytest.approx(1 / 60_400)
 
 

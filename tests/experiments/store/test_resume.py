@@ -116,7 +116,10 @@ def test_killed_run_ends_as_an_unbroken_one(moment, num_devices, overrides, tmp_
     def start(*arguments, **options):
         return start_run("--out", *arguments, num_devices=num_devices, **options)
 
-    assert finish(start(str(other), *settings(*overrides))) == 0
+    if num_devices == 1:  # as many as here
+        assert cli.main(["run", "--quiet", "--out", str(other), *settings(*overrides)]) == 0
+    else:
+        assert finish(start(str(other), *settings(*overrides))) == 0
     killed = start(str(folder), *settings(*overrides), at=moment, signals=[signal.SIGKILL])
     assert finish(killed) == -signal.SIGKILL
     saved = rounds_saved(folder)
@@ -132,11 +135,11 @@ def test_killed_run_ends_as_an_unbroken_one(moment, num_devices, overrides, tmp_
 
 
 def test_two_processes_stop_go_on_together_and_agree_with_one(tmp_path):
-    step = "server.step=adam"
-    assert finish(start_run("--out", str(tmp_path / "alone"), *settings(step))) == 0
+    same = ["server.step=adam", UNTESTED]
+    assert cli.main(["run", "--quiet", "--out", str(tmp_path / "alone"), *settings(*same)]) == 0
 
     def start(number, *arguments, **options):
-        mine = [step, "parallel.num_processes=2", f"parallel.coordinator={address}"]
+        mine = [*same, "parallel.num_processes=2", f"parallel.coordinator={address}"]
         mine += [f"parallel.process_id={number}"]
         folder = str(tmp_path / f"process{number}")
         return start_run("--out", folder, *settings(*mine), *arguments, num_devices=None, **options)
