@@ -20,7 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 pytest_plugins = ["small_data", "compilations"]
 _LONG_FILES = {
     "test_mesh", "test_resume", "test_faults", "test_docs", "test_federation", "test_comparison",
-    "test_secure_run",
+    "test_secure_run", "test_two_devices",
 }  # fmt: skip
 _MANY_MAPS = 20_000  # of 65,530 by default
 _OF_ARRAYS = [

@@ -89,32 +89,39 @@ def summed(data: Data, channel: fcf.channel.Link | None) -> object:
     )
 
 
+RUNS = {  # the channel of each run, and its server step
+    "small": [
+        ("plain", "adam"), ("plain", "running_sums"), ("static", "adam"), ("local", "running_sums"),
+        ("weighted", "running_sums"), ("adaptive", "adam"), ("weighted_adaptive", "running_sums"),
+        ("fixed_point", "adam"),
+    ],
+    "large": [("weighted", "running_sums")],
+}  # fmt: skip
+STEPS = {"adam": optax.adam(0.05), "running_sums": fcf.optimizers.running_sums()}
+
+
 def figures() -> dict[str, np.ndarray]:
-    """Compute all figures: totals of one cohort, and runs with each of two server steps."""
-    steps = {"adam": optax.adam(0.05), "running_sums": fcf.optimizers.running_sums()}
-    trees = {"small/words/total": summed(DATA["small"], fixed_point(COARSE, max_clients=13))}
-    for data_name, data in DATA.items():
-        for channel_name, channel in channels(data).items():
-            if data_name == "large" and channel_name not in ("plain", "weighted", "fixed_point"):
-                continue  # keeps file and time small
-            place = f"{data_name}/{channel_name}"
-            if channel_name != "fixed_point":
-                trees[f"{place}/total"] = summed(data, channel)
-            for step_name, step in steps.items():
-                if data_name == "large" and step_name == "adam":
-                    continue
-                num_items = data.item_factors.shape[0]
-                federation = fcf.federated_cf(
-                    MODEL, step, channel=channel, num_items=num_items, num_factors=NUM_FACTORS
-                )
-                start = federation.init(KEY)
-                state, info = fcf.run_rounds(federation, KEY, start, data.clients, num_rounds=NUM_ROUNDS)
-                info = info._replace(solve_error=(), num_left_out=())  # rounding itself, and 0
-                trees[f"{place}/{step_name}/info"] = info
-                trees[f"{place}/{step_name}/item_factors"] = state.item_factors
-                if data_name == "small":
-                    trees[f"{place}/{step_name}/state"] = state._replace(item_factors=())
+    """Compute all figures: totals of one cohort, and runs."""
+    small = DATA["small"]
+    trees = {"small/words/total": summed(small, fixed_point(COARSE, max_clients=13))}
+    for name in ("plain", "weighted", "adaptive"):
+        trees[f"small/{name}/total"] = summed(small, channels(small)[name])
+    for data_name, runs in RUNS.items():
+        for channel_name, step_name in runs:
+            run = _run(DATA[data_name], channel_name, step_name)
+            trees |= {f"{data_name}/{channel_name}/{step_name}/{part}": run[part] for part in run}
     return {f"{name}/{kind}": part for name, tree in trees.items() for kind, part in split(tree).items()}
+
+
+def _run(data: Data, channel: str, step: str) -> dict[str, object]:
+    num_items = data.item_factors.shape[0]
+    federation = fcf.federated_cf(
+        MODEL, STEPS[step], channel=channels(data)[channel], num_items=num_items, num_factors=NUM_FACTORS
+    )
+    state, info = fcf.run_rounds(federation, KEY, federation.init(KEY), data.clients, num_rounds=NUM_ROUNDS)
+    info = info._replace(solve_error=(), num_left_out=())  # rounding itself, and 0
+    run = {"info": info, "item_factors": state.item_factors, "state": state._replace(item_factors=())}
+    return run if data is DATA["small"] else {name: run[name] for name in ("info", "item_factors")}
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from fcf_jax.optimizers import gram_preconditioned
 KEY = jax.random.key(3)
 ALL_PIECES = Pieces(20.0, 1.0, 30.0, 15.0)
 UPLOAD_ONLY = Pieces(20.0, None, None, None)
+SGD = optax.sgd(1e-3)  # one object: programs are shared
 WEIGHTS = np.random.default_rng(0).uniform(0.2, 2.0, 17).astype(np.float32) * (np.arange(17) % 3 > 0)
 
 
-def federation(channel, optimizer=None, **options):
-    optimizer = optax.sgd(1e-3) if optimizer is None else optimizer
+def federation(channel, optimizer=SGD, **options):
     return federated_cf(MODEL, optimizer, channel=channel, num_items=17, num_factors=NUM_FACTORS, **options)
 
 
@@ -141,7 +141,7 @@ def weights_after(link, state, small):
     return np.asarray(weights)
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [0.3, 2.0])
 def test_adaptive_client_end_clips_to_scaled_norms(small, scale):
     options = {"noise_multiplier": 1.0, "expected_cohort_size": 13}
     scaled = jax.tree.map(lambda norm: scale * norm, ALL_PIECES)

@@ -1,9 +1,5 @@
 """Fixed-point sums: numbers as words, the rule against overflow, and rounds summed in words."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from functools import partial
 from importlib.metadata import version
 
@@ -30,43 +26,6 @@ HALVES = FixedPoint(bound=100.0, fraction_bits=1)
 FORMATS = choose_formats(Pieces(60.0, 20.0, 100.0, 500.0), max_clients=13)
 IN_WORDS = fixed_point(FORMATS, max_clients=13)
 CLIP = clip_and_noise(clip_norms=Pieces(5.0, 5.0, 50.0, 50.0), noise_multiplier=0.0, expected_cohort_size=13)
-
-ON_TWO_DEVICES = """
-    import jax, numpy as np
-    import fcf_jax as fcf
-    from fcf_jax.channel import Pieces, choose_formats, fixed_point
-    from fcf_jax.data import simulate_taste
-    from fcf_jax.parallel import client_mesh, place_clients, place_state, run_rounds_streamed, use_cpu_devices
-    from fcf_jax.parallel.mesh import fetch
-
-    use_cpu_devices(2)
-    interactions = simulate_taste(num_users=70, num_items=23, mean_history=7, seed=0)
-    host = fcf.pack_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=9, num_shares=2)
-    channel = fixed_point(choose_formats(Pieces(90.0, 20.0, 90.0, 900.0), max_clients=70), max_clients=70)
-    model, key = fcf.Model(fcf.implicit_feedback(alpha=1.0), 1.0), jax.random.key(0)
-    y = jax.random.normal(jax.random.key(0), (23, 4))
-
-    def summed(mesh):
-        clients = host if mesh is None else place_clients(host, mesh)
-        return jax.jit(lambda y: fcf.cohort_sum(model, y, clients, channel=channel, mesh=mesh)[0])(y)
-
-    jax.tree.map(np.testing.assert_array_equal, summed(None), summed(client_mesh(2)))
-
-    def trained(mesh, streamed=False):
-        federation = fcf.federated_cf(
-            model, fcf.optimizers.guarded_gram(), channel=channel, num_items=23, num_factors=4, mesh=mesh
-        )
-        state = federation.init(key) if mesh is None else place_state(federation.init(key), mesh)
-        if streamed:
-            return run_rounds_streamed(federation, key, state, host, num_rounds=5, block_chunks=2)[0]
-        clients = host if mesh is None else place_clients(host, mesh)
-        return fcf.run_rounds(federation, key, state, clients, num_rounds=5)[0]
-
-    one = fetch(trained(None).item_factors)
-    assert np.isfinite(one).all()
-    for mesh, streamed in (client_mesh(2), False), (None, True), (client_mesh(2), True):
-        np.testing.assert_array_equal(one, fetch(trained(mesh, streamed).item_factors))
-"""
 
 
 def test_known_answer_negative_numbers_keep_their_bits():
@@ -117,6 +76,12 @@ def in_words(y, clients, channel=IN_WORDS, mesh=None):
     return cohort_sum(MODEL, y, clients, channel=channel, mesh=mesh)
 
 
+rounded_as_by_default = jax.jit(
+    partial(cohort_sum, MODEL, channel=IN_WORDS),
+    compiler_options={"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else None,
+)
+
+
 @pytest.fixture
 def item_factors(small):
     return jnp.asarray(small.item_factors, jnp.float32)
@@ -148,16 +113,7 @@ def test_sum_invariant_to_order_of_chunks_and_clients(small, item_factors):
 @pytest.mark.parametrize("options", [{"chunk_slots": 16, "chunk_clients": 2}, {"chunk_slots": 512}])
 def test_sum_invariant_to_chunking(small, item_factors, options):
     """To the bit, with JAX's own code generators; those that the suite uses for speed round differently."""
-    default = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else None
-    summed = jax.jit(partial(cohort_sum, MODEL, channel=IN_WORDS), compiler_options=default)
     other = pack_clients(small.interactions, row_width=4, **options)
-    found, expected = summed(item_factors, other)[0], summed(item_factors, small.clients)[0]
+    found, expected = (rounded_as_by_default(item_factors, one)[0] for one in (other, small.clients))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert int(found.num_clients) == 13 and int(found.num_clipped) == int(found.num_clipped_entries) == 0
-
-
-def test_sums_and_training_invariant_to_device_count_and_streaming():
-    """In a process of its own, which sees the CPU as two devices."""
-    as_by_default = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # rounds alike in all
-    code = textwrap.dedent(ON_TWO_DEVICES)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=200, env=as_by_default)

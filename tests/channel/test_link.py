@@ -50,10 +50,21 @@ def trained(clients, channel, num_rounds=2):
     return run_rounds(federation, KEY, federation.init(KEY), clients, num_rounds=num_rounds)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def summed(small):
     y = jnp.asarray(small.item_factors, jnp.float32)
     return jax.jit(lambda channel: cohort_sum(MODEL, y, small.clients, channel=channel)[0])
+
+
+def weighed_and_clipped(factor=1.0, noise_multiplier=0.1):
+    noise = NOISE | {"noise_multiplier": noise_multiplier}
+    return link(client=Partial(weigh, factor)), clip_and_noise(**noise)
+
+
+def run(small, links, last):
+    channel = chain(*links, last)
+    federation = federated_cf(MODEL, STEP, channel=channel, num_items=17, num_factors=NUM_FACTORS)
+    return run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=2)
 
 
 def test_limit_of_an_empty_link_recovers_the_plain_round(small):
@@ -99,8 +110,8 @@ def test_every_link_has_its_own_key_and_state(summed):
 
 
 def test_clipping_chains_with_fixed_point(small):
-    both = trained(small.clients, chain(clip_and_noise(**NOISE), fixed_point(FORMATS, max_clients=13)))
-    clipped = trained(small.clients, chain(clip_and_noise(**NOISE), link()))
+    both = run(small, weighed_and_clipped(), fixed_point(FORMATS, max_clients=13))
+    clipped = run(small, weighed_and_clipped(), link())
     # the same key of the noise; sums rounded to 13 units of 2^-20 or less, before a step of 1e-3
     np.testing.assert_allclose(both[0].item_factors, clipped[0].item_factors, rtol=1e-4, atol=1e-5)
 
@@ -126,17 +137,9 @@ def test_two_links_with_sums_or_weights_of_their_own_are_refused(name):
 
 
 def test_a_link_with_other_numbers_does_not_recompile(small, num_compiled):
-    def run(factor, noise_multiplier):
-        channel = chain(
-            link(client=Partial(weigh, factor)),
-            clip_and_noise(**(NOISE | {"noise_multiplier": noise_multiplier})),
-            fixed_point(FORMATS, max_clients=13),
-        )
-        federation = federated_cf(MODEL, STEP, channel=channel, num_items=17, num_factors=NUM_FACTORS)
-        return run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=2)
-
-    first, _ = run(1.0, 0.1)
+    in_words = fixed_point(FORMATS, max_clients=13)
+    first, _ = run(small, weighed_and_clipped(), in_words)
     before = num_compiled()
-    second, _ = run(0.5, 0.2)
+    second, _ = run(small, weighed_and_clipped(0.5, 0.2), in_words)
     assert num_compiled() == before
     assert not np.array_equal(first.item_factors, second.item_factors)

@@ -85,27 +85,25 @@ def test_client_ends_of_a_chain_need_no_key_where_no_link_draws(small):
 
 
 def test_chains_nest(small):
-    flat, _ = run(small, chain(weigh(0.5), weigh(0.8), weigh(0.9)))
-    nested, _ = run(small, chain(chain(weigh(0.5), weigh(0.8)), weigh(0.9)))
+    clip, weights = noisy(0.0), (weigh(0.5), weigh(0.8), weigh(0.9))
+    flat, info = run(small, chain(weights[0], clip, *weights[1:]))
+    nested, _ = run(small, chain(chain(weights[0], clip), chain(*weights[1:])))
     np.testing.assert_allclose(nested.item_factors, flat.item_factors, rtol=1e-6)
     assert jax.tree.leaves(nested.channel_state) == jax.tree.leaves(flat.channel_state) == [3.0] * 3
-    state, info = run(small, chain(weigh(0.5), noisy(), weigh(0.8)))
-    assert np.isfinite(state.item_factors).all() and info.loss.shape == (3,)
+    assert np.isfinite(flat.item_factors).all() and info.loss.shape == (3,)
 
 
-@pytest.mark.parametrize("cohort_size", [None, 4])
-def test_limit_links_that_pass_everything_on_recover_the_plain_round(small, cohort_size):
-    plain, plain_info = run(small, None, cohort_size=cohort_size)
-    passed, info = run(small, chain(link(), link()), cohort_size=cohort_size)
+def test_limit_links_that_pass_everything_on_recover_the_plain_round(small):
+    plain, plain_info = run(small, None, cohort_size=4)
+    passed, info = run(small, chain(link(), link()), cohort_size=4)
     np.testing.assert_allclose(passed.item_factors, plain.item_factors, rtol=1e-5, atol=1e-6)  # other fusion
     np.testing.assert_array_equal(info.client_ids, plain_info.client_ids)
     np.testing.assert_allclose(info.loss, plain_info.loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize("links", [1, 2])
-def test_limit_no_clip_and_no_noise_recovers_the_plain_round(small, links):
+def test_limit_no_clip_and_no_noise_recovers_the_plain_round(small):
     huge = Pieces(1e9, 1e9, 1e9, 1e9)
-    silent = chain(*[noisy(0.0, huge)] * links)
+    silent = chain(noisy(0.0, huge), noisy(0.0, huge))
     plain, plain_info = run(small, None)
     private, info = run(small, silent)
     np.testing.assert_allclose(private.item_factors, plain.item_factors, rtol=1e-5, atol=1e-6)  # other fusion
@@ -132,8 +130,7 @@ def test_links_of_plain_python_functions_work_in_rounds(small):
         steps.append(state.item_factors - start.item_factors)
     np.testing.assert_allclose(steps[1], 0.5 * steps[0], rtol=1e-3, atol=1e-7)  # float32, Y rounds at 1e-8
     assert int(info.num_clipped) == 13  # a_u < 1 for all
-    state, info = run(small, weigh(0.5))
-    assert float(state.channel_state) == 3.0  # a state of its own, from round to round
+    assert float(state.channel_state) == 1.0  # a state of its own
 
 
 def test_link_that_draws_by_user_id_is_invariant_to_chunks(small):

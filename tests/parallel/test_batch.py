@@ -1,8 +1,5 @@
 """Federations and ALS side by side, each as if it were alone."""
 
-import subprocess
-import sys
-import textwrap
 from functools import partial
 
 import jax
@@ -132,27 +129,6 @@ def test_other_models_compile_nothing_in_als(small, num_compiled):
     before = num_compiled()
     sweep({name: 0.5 * values for name, values in HYPERPARAMETERS.items()})
     assert num_compiled() == before
-
-
-ON_TWO_DEVICES = """
-    import jax
-    from fcf_jax.parallel.mesh import use_cpu_devices
-    from fcf_jax.parallel.batch import map_runs, place_runs, run_mesh
-
-    use_cpu_devices(2)
-    mesh = run_mesh()
-    compiled = jax.jit(lambda of_each, factor: map_runs(jax.numpy.multiply, of_each, (factor,), mesh=mesh))
-    for num_runs in (4, 3):  # even, and not
-        runs = place_runs((jax.numpy.arange(num_runs),), mesh)
-        tripled = compiled(runs, 3)
-        assert tripled.tolist() == [3 * run for run in range(num_runs)]
-        assert tripled.sharding == runs[0].sharding, (tripled.sharding, runs[0].sharding)
-        assert len(tripled.sharding.device_set) == 2
-"""
-
-
-def test_runs_are_split_over_two_devices_and_stay_there():
-    subprocess.run([sys.executable, "-c", textwrap.dedent(ON_TWO_DEVICES)], check=True, timeout=120)
 
 
 def test_a_missing_axis_of_runs_is_named(small):

@@ -12,7 +12,7 @@ NUM_USERS, NUM_ITEMS, NUM_FACTORS, ALPHA = 60, 300, 8, 4.0
 USERS = np.arange(NUM_USERS)
 
 
-@pytest.fixture(scope="module", params=["binarized", "raw"])
+@pytest.fixture(scope="session", params=["binarized", "raw"])
 def seen(request):
     """Public knowledge, what the clients send, and the truth, after some rounds."""
     interactions = simulate_taste(num_users=NUM_USERS, num_items=NUM_ITEMS, mean_history=12, seed=1)

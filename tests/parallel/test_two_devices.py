@@ -1,0 +1,84 @@
+"""On two devices: sums and training in words to the bit of one device, and runs that stay where they are."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+IN_ONE_PROCESS = """
+    import random
+    import jax, numpy as np
+    import fcf_jax as fcf
+    from fcf_jax.channel import Pieces, choose_formats, fixed_point
+    from fcf_jax.data import simulate_taste
+    from fcf_jax.parallel import client_mesh, place_clients, place_state, run_rounds_streamed, use_cpu_devices
+    from fcf_jax.parallel.batch import map_runs, place_runs, run_mesh
+    from fcf_jax.parallel.mesh import fetch
+    from fcf_jax.privacy.secure_sum import Encoding, RoundTerms, SumRules, secure_cohort_sum
+
+    use_cpu_devices(2)
+    mesh, key = client_mesh(2), jax.random.key(0)
+    interactions = simulate_taste(num_users=70, num_items=23, mean_history=7, seed=0)
+    host = fcf.pack_clients(interactions, row_width=4, chunk_slots=64, chunk_clients=9, num_shares=2)
+    formats = choose_formats(Pieces(90.0, 20.0, 90.0, 900.0), max_clients=70)
+    channel = fixed_point(formats, max_clients=70)
+    model, y = fcf.Model(fcf.implicit_feedback(alpha=1.0), 1.0), jax.random.normal(key, (23, 4))
+    gram = fcf.optimizers.guarded_gram()
+
+    def trained(mesh, streamed=False):
+        federation = fcf.federated_cf(
+            model, gram, channel=channel, num_items=23, num_factors=4, mesh=mesh
+        )
+        state = federation.init(key) if mesh is None else place_state(federation.init(key), mesh)
+        if streamed:
+            state, info = run_rounds_streamed(federation, key, state, host, num_rounds=5, block_chunks=2)
+        else:
+            clients = host if mesh is None else place_clients(host, mesh)
+            state, info = fcf.run_rounds(federation, key, state, clients, num_rounds=5)
+        return fetch(state.item_factors), fetch(info.loss)
+
+    def masked(mesh):
+        terms = RoundTerms(0, SumRules(min_cohort=50), entropy=random.Random(0).randbytes)
+        dropped = range(0, 70, 9)
+        return secure_cohort_sum(model, y, host, Encoding(formats), terms, dropped=dropped, mesh=mesh)[0]
+
+    def check_training():
+        one = trained(None)
+        assert np.isfinite(one[0]).all() and np.isfinite(one[1]).all()
+        for other in (trained(mesh), trained(mesh, streamed=True)):
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    def check_secure_sum():
+        jax.tree.map(np.testing.assert_array_equal, masked(None), masked(mesh))
+
+    def check_runs():
+        runs_on = run_mesh()
+        multiply = jax.numpy.multiply
+        compiled = jax.jit(lambda of_each, factor: map_runs(multiply, of_each, (factor,), mesh=runs_on))
+        for num_runs in (4, 3):  # even, and not
+            runs = place_runs((jax.numpy.arange(num_runs),), runs_on)
+            tripled = compiled(runs, 3)
+            assert tripled.tolist() == [3 * run for run in range(num_runs)]
+            assert tripled.sharding == runs[0].sharding, (tripled.sharding, runs[0].sharding)
+            assert len(tripled.sharding.device_set) == 2
+
+    for check in (check_training, check_secure_sum, check_runs):
+        check()
+        print(check.__name__, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    """What a process says that sees the CPU as two devices: the checks that it passed, and its errors."""
+    as_by_default = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # rounds alike in all
+    code = [sys.executable, "-c", textwrap.dedent(IN_ONE_PROCESS)]
+    return subprocess.run(code, capture_output=True, text=True, timeout=230, env=as_by_default)
+
+
+@pytest.mark.parametrize("check", ["check_training", "check_secure_sum", "check_runs"])
+def test_two_devices_compute_what_one_does_to_the_bit(outcome, check):
+    """Sums and training in fixed point, streamed or not; sums with masks; and runs, which stay in place."""
+    assert check in outcome.stdout.split(), outcome.stderr[-2000:]
