@@ -76,20 +76,24 @@ def drawn_clients(shape: Shape, *, chunk_clients: int, row_width: int = 32) -> f
 
     @jax.jit
     def draw(key):
-        def draw_chunk(key):
+        def draw_chunk(item_counts, key):
             places = jax.random.uniform(key, (owners.size, row_width))
-            return jnp.minimum((shape.num_items * places**3).astype(jnp.int32), shape.num_items - 1)
+            item_ids = jnp.minimum((shape.num_items * places**3).astype(jnp.int32), shape.num_items - 1)
+            return item_counts.at[item_ids].add(1), item_ids
 
-        item_ids = jax.lax.map(draw_chunk, jax.random.split(key, num_chunks))
-        return fcf.ClientData(item_ids, jnp.ones(item_ids.shape), jnp.ones(item_ids.shape, bool))
+        none = jnp.zeros(shape.num_items, jnp.int32)
+        item_counts, item_ids = jax.lax.scan(draw_chunk, none, jax.random.split(key, num_chunks))
+        return fcf.ClientData(item_ids, jnp.ones(item_ids.shape), jnp.ones(item_ids.shape, bool)), item_counts
 
+    rows, item_counts = draw(jax.random.key(0))
     num_users = num_chunks * chunk_clients
     return fcf.PackedClients(
-        rows=draw(jax.random.key(0)),
+        rows=rows,
         owners=jnp.asarray(np.broadcast_to(owners, (num_chunks, owners.size))),
         client_ids=jnp.arange(num_users, dtype=jnp.int32).reshape(num_chunks, chunk_clients),
         first_row=jnp.asarray(first.ravel(), jnp.int32),
         row_counts=jnp.asarray(np.tile(counts, num_chunks), jnp.int32),
+        item_counts=item_counts,
     )
 
 

@@ -40,7 +40,7 @@ def memberships(num_users: int, cohort_size: int, num_rounds: int) -> np.ndarray
         cohort = draw_cohort(
             jax.random.key(0), jnp.asarray(round_index), num_users=num_users, cohort_size=cohort_size
         )
-        members[round_index, np.asarray(cohort)] = 1.0
+        members[round_index, np.asarray(cohort.client_ids)] = 1.0
     return members
 
 

@@ -88,7 +88,8 @@ def test_code_of_the_readme_runs(tmp_path, capsys):
 
 TOY = [
     "data.num_users=60", "data.num_items=60", "data.mean_history=8", "model.num_factors=3",
-    "federation.num_rounds=2", "evaluation.every=2", "privacy.min_cohort=2",
+    "federation.num_rounds=2", "evaluation.every=2", "evaluation.baseline=false",
+    "privacy.min_cohort=2",
 ]  # fmt: skip
 SLOW = {"compare", "tune", "audit"}  # they have tests of their own
 
