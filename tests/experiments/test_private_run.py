@@ -86,7 +86,8 @@ def test_noise_comes_from_the_system_unless_a_seed_is_set_and_that_is_not_privat
     ],
 )
 def test_other_noise_modes_train(tmp_path, mode, overrides, sampling):
-    summary = run(tmp_path / "run", *overrides, f"privacy.mode={mode}", "privacy.noise_multiplier=0.5")
+    noise = [f"privacy.mode={mode}", "privacy.noise_multiplier=0.5"]
+    summary = run(tmp_path / "run", *overrides, *noise, "federation.num_rounds=2", "evaluation.every=1")
     assert summary["federated"]["map_at_10"] >= 0
     assert summary["privacy"]["sampling"] == sampling
 

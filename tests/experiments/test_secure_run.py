@@ -10,6 +10,7 @@ from fcf_jax import cli
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.facts import facts_of
 from fcf_jax.experiments.build.problem import resolve
+from fcf_jax.experiments.compare import comparison
 from fcf_jax.experiments.compare.comparison import load_splits
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.load import load_config
@@ -126,7 +127,8 @@ def test_comparison_looks_at_the_cohorts_of_every_build():
         load_splits(load_config(None, [*SECURE, *overrides, "privacy.min_cohort=21"]))
 
 
-def test_comparison_trains_on_secure_sums(tmp_path):
+def test_comparison_trains_on_secure_sums(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "write_comparison_figures", lambda *unused: None)
     overrides = [*SECURE, "comparison.num_builds=2", "federation.num_rounds=40", "parallel.devices=1"]
     sets = [word for one in overrides for word in ("--set", one)]
     assert cli.main(["compare", *sets, "--out", str(tmp_path / "both"), "--quiet"]) == 0

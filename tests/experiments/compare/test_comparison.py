@@ -37,6 +37,11 @@ def read(folder):
     return json.loads((folder / "comparison.json").read_text())
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    monkeypatch.setattr(comparison, "write_comparison_figures", lambda *unused: None)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparisons") / "tiny"
@@ -118,7 +123,7 @@ def test_each_replicate_agrees_with_the_run_alone(finished, tmp_path):
     assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
 
 
-def test_resumed_comparison_equals_an_unbroken_one(finished, tmp_path, monkeypatch, capsys):
+def test_resumed_comparison_equals_an_unbroken_one(finished, undrawn, tmp_path, monkeypatch, capsys):
     folder, show, signals = tmp_path / "stopped", training._show, iter([[]] * 4 + [[signal.SIGINT]])
 
     def interrupted(*arguments):
@@ -142,8 +147,7 @@ def test_resumed_comparison_equals_an_unbroken_one(finished, tmp_path, monkeypat
     assert "nothing left to do" in capsys.readouterr().out
 
 
-def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(comparison, "write_comparison_figures", lambda *unused: None)
+def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, undrawn, capsys):
     rows = [f"{user},{item},{1 + (user * item) % 5},{item}" for user in range(30) for item in range(user % 9)]
     (tmp_path / "data.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows))
     explicit = (
@@ -165,7 +169,7 @@ def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, capsys, monk
     assert max(map(len, shown)) <= 80
 
 
-def test_verdict_names_what_one_replicate_without_test_items_cannot_show(tmp_path):
+def test_verdict_names_what_one_replicate_without_test_items_cannot_show(tmp_path, undrawn):
     nothing = ("data.test_fraction=0.0", "comparison.num_builds=1", "federation.num_rounds=0")
     assert compare(tmp_path / "one", *nothing, options=["--quiet"]) == 0
     document = read(tmp_path / "one")
