@@ -178,10 +178,9 @@ def test_all_types_end_in_the_type_of_the_item_factors(name, as_context):
 
 
 def streamed(parts):
-    federation = fcf.federated_cf(
-        parts.model, fcf.guarded_gram(), num_items=NUM_ITEMS, num_factors=NUM_FACTORS
-    )
-    state = fcf.server_init(parts.item_factors, fcf.guarded_gram())
+    step = optax.sgd(0.1)
+    federation = fcf.federated_cf(parts.model, step, num_items=NUM_ITEMS, num_factors=NUM_FACTORS)
+    state = fcf.server_init(parts.item_factors, step)
     end, _ = fcf.parallel.run_rounds_streamed(
         federation, KEY, state, parts.clients, num_rounds=1, block_chunks=8
     )

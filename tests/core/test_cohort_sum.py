@@ -102,9 +102,9 @@ def test_empty_histories_add_nothing(small):
     more = Interactions.from_arrays(
         users, small.interactions.item_ids, small.interactions.strengths, num_users=23, num_items=17
     )
-    y, one_chunk = jnp.asarray(small.item_factors, jnp.float32), {"row_width": 4, "chunk_clients": 64}
-    few, _ = summed(y, pack_clients(small.interactions, **one_chunk))
-    many, _ = summed(y, pack_clients(more, **one_chunk))
+    y = jnp.asarray(small.item_factors, jnp.float32)
+    few, _ = summed(y, small.clients)
+    many, _ = summed(y, pack_clients(more, row_width=4, chunk_clients=64))
     assert int(many.num_clients) == 23
     # the users solved are the same; a sum over more rows may associate otherwise, hence one float32 rounding
     for name in ("upload", "user_gram", "loss"):
