@@ -23,7 +23,7 @@ from fcf_jax.privacy.secure_sum import SumRules
 
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
-    "federation.num_rounds=4", "evaluation.every=2", "evaluation.baseline=false",
+    "federation.num_rounds=2", "evaluation.every=1", "evaluation.baseline=false",
 ]  # fmt: skip
 SECURE = [*TINY, "privacy.mode=secure_sum", "privacy.min_cohort=20"]
 SAMPLED = ["federation.cohort_size=20", "server.step=running_sums"]
