@@ -22,7 +22,7 @@ _LONG_FILES = {
     "test_mesh", "test_resume", "test_faults", "test_docs", "test_federation", "test_comparison",
     "test_secure_run", "test_two_devices",
 }  # fmt: skip
-_MANY_MAPS = 20_000  # of 65,530 by default
+_MANY_MAPS = 45_000  # of 65,530 by default
 _OF_ARRAYS = [
     "fcf_jax.core",
     "fcf_jax.als",
