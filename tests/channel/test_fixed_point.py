@@ -112,8 +112,10 @@ def test_sum_invariant_to_order_of_chunks_and_clients(small, item_factors):
 
 @pytest.mark.parametrize("options", [{"chunk_slots": 16, "chunk_clients": 2}, {"chunk_slots": 512}])
 def test_sum_invariant_to_chunking(small, item_factors, options):
-    """To the bit, with JAX's own code generators; those that the suite uses for speed round differently."""
+    """To one unit of each client: programs of other shapes may round what a client computes otherwise."""
     other = pack_clients(small.interactions, row_width=4, **options)
     found, expected = (rounded_as_by_default(item_factors, one)[0] for one in (other, small.clients))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for name, number in FORMATS._asdict().items():
+        near = {"rtol": 0, "atol": 13 * 2.0**-number.fraction_bits}
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), err_msg=name, **near)
     assert int(found.num_clients) == 13 and int(found.num_clipped) == int(found.num_clipped_entries) == 0
