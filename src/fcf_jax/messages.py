@@ -7,14 +7,14 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e
 
 
 def count_of(number: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun: "1 item", "2 items".
+    """Return a number with its noun: "1 item", "2,000 items".
 
     Args:
         number: of what is counted.
         noun: in the singular.
         plural: where it is not the singular with an "s".
     """
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def with_article(noun: str) -> str:

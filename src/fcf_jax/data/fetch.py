@@ -23,7 +23,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
-from fcf_jax.data.formats.text import is_damage, one_line
+from fcf_jax.data.formats.text import is_damage, reason
 from fcf_jax.data.known_sets import KnownSet, cache_folder
 
 SERVER = "https://files.grouplens.org/datasets"
@@ -172,7 +172,7 @@ def _unpack(known: KnownSet, archive: Path) -> None:
                 raise
             archive.unlink()
             raise FetchError(
-                f"{archive}: expected a zip archive with {wanted}, got another file ({one_line(error)}); "
+                f"{archive}: expected a zip archive with {wanted}, got another file ({reason(error)}); "
                 "it was removed, try again"
             ) from None
 

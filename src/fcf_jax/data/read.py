@@ -21,7 +21,7 @@ from fcf_jax.data.rows import DuplicatePolicy, Rows, check_duplicate_policy, che
 if TYPE_CHECKING:
     import pandas as pd
 
-_COMMON_NAMES = Columns()
+_BY_NAME = Columns()
 _SHOWN_ROWS = 5
 
 
@@ -63,7 +63,7 @@ def read_interactions(
     path: "str | PathLike[str] | pd.DataFrame",
     *,
     layout: str = "auto",
-    columns: Columns = _COMMON_NAMES,
+    columns: Columns = _BY_NAME,
     separator: str | None = None,
     duplicates: DuplicatePolicy = "sum",
     on_bad_line: BadLinePolicy = "error",
@@ -104,7 +104,7 @@ def read_interactions(
         >>> interactions, report = read_interactions("plays.csv", columns=columns)
     """
     _check_policies(duplicates, on_bad_line)
-    if layout in LAYOUTS and LAYOUTS[layout].num_fields is not None and columns != Columns():
+    if layout in LAYOUTS and LAYOUTS[layout].num_fields is not None and columns != _BY_NAME:
         raise ValueError(f'layout {layout} has fixed columns; set data.layout = "generic" to choose others')
     request = Request(
         layout,

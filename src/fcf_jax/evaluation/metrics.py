@@ -10,6 +10,8 @@ from typing import NamedTuple
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+RANKING = ("precision", "recall", "map", "ndcg")  # the metrics that tables and pictures begin with
+
 
 class RankingMetrics(NamedTuple):
     """Metrics of the first k ranks, each in [0, 1].

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from fcf_jax.data import Interactions
+from fcf_jax.evaluation.metrics import RANKING
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
 
 _TOP_SHARE = 0.01  # of the interactions
 _HEAVY_SHARE = 0.1  # of the sum of all strengths; counts up to 20 have .05, play counts of Last.fm .29
 _FEWEST_TIMES = 5  # the share of so few interactions that one of them is more than 1 %
-_RANKING = ("precision", "recall", "map", "ndcg")
 Sides = Mapping[str, Mapping[str, float] | None]
 _NAMES = {"federated": "the federation", "centralized": "ALS"}
 
@@ -88,7 +88,7 @@ def cautions_of_ranking(sides: Sides, popularity: Mapping[str, float], *, k: int
     for side, metrics in sides.items():
         below = [
             f"{name}@{k} {metrics[key]:.4f} against {popularity[key]:.4f}"
-            for name in _RANKING
+            for name in RANKING
             if metrics and round(metrics[key := f"{name}_at_{k}"], 4) < round(popularity[key], 4)
         ]
         if below:

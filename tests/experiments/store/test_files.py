@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcf_jax.experiments.errors import DamagedFileError
-from fcf_jax.experiments.store.files import File, remove_temporary, write_atomically, write_json
+from fcf_jax.experiments.store.files import File, remove_temporary, write_atomically
 from fcf_jax.experiments.store.run_directory import BUDGET, ENVIRONMENT, METRICS, SUMMARY
 from fcf_jax.experiments.store.schemas import MetricsRecord
 
@@ -100,7 +100,7 @@ def test_damaged_file_is_named(tmp_path, name, content):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "summary.json"
-    write_json(path, {"value": float("nan")})
+    File(path.name).write(tmp_path, {"value": float("nan")})
     assert json.loads(path.read_text()) == {"value": None}
     with pytest.raises(TypeError):
         write_atomically(path, "not bytes")

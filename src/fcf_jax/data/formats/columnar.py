@@ -14,7 +14,7 @@ from fcf_jax.data.arrow import as_arrow
 from fcf_jax.data.formats.columns import Columns, named_positions
 from fcf_jax.data.formats.evidence import PLAIN_NUMBERS, Meaning
 from fcf_jax.data.formats.table import BYTES_A_ROW, BadLinePolicy, Table, TableBuilder
-from fcf_jax.data.formats.text import is_damage, one_line
+from fcf_jax.data.formats.text import is_damage, reason
 from fcf_jax.data.formats.typed import check_rows
 from fcf_jax.data.memory import check_fits_memory
 
@@ -223,5 +223,5 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         if isinstance(error, OSError) and not is_damage(error):
             raise
         raise ValueError(
-            f"{path}: not a readable {what} ({one_line(error)}); fetch or save it again"
+            f"{path}: not a readable {what} ({reason(error)}); fetch or save it again"
         ) from error

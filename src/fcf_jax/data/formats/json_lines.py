@@ -18,13 +18,12 @@ from fcf_jax.data.formats.columns import Columns, left_out, named_positions
 from fcf_jax.data.formats.dialect import Dialect, event_weights
 from fcf_jax.data.formats.parse import strength_of, strength_problem
 from fcf_jax.data.formats.regular import Pieces, pieces_of
-from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder, bad_line
 from fcf_jax.data.formats.text import Text, num_line_breaks
 from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 
 _SAMPLED = 20
 _IDS = (frozenset({str}), frozenset({int}))  # kinds of ids and times
-_SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'
 
 _Numbered = tuple[int, Any]  # a line, and the value on it; None if it is no JSON
 
@@ -200,7 +199,7 @@ class _Parser:
 
     def _refuse(self, number: int, problem: str) -> None:
         if self._on_bad_line == "error":
-            raise ValueError(f"{self._path}:{number}: {problem}; {_SKIP}")
+            raise bad_line(self._path, number, problem)
         self._num_skipped += 1
 
 

@@ -5,12 +5,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder, bad_line
 from fcf_jax.data.formats.text import num_line_breaks
 
 _HEADING = re.compile(rb"^[ \t]*(\d+):[ \t]*\r?$", re.MULTILINE)
 _LINE_START = re.compile(rb"\n(?=[^\r\n])")
-_SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'
 
 _Pairs = tuple[str, list[str]]
 
@@ -103,7 +102,7 @@ def _read_lines(
                 user, chosen = parse(user_number - 1, text)
             except ValueError as error:
                 if on_bad_line == "error":
-                    raise ValueError(f"{path}:{number}: {error}; {_SKIP}") from None
+                    raise bad_line(path, number, str(error)) from None
                 num_skipped += 1
                 continue
             if seen is not None:

@@ -82,19 +82,7 @@ def _ids_of(nouns: Sequence[str]) -> Iterator[str]:
 
 COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "user": ("uid", *_ids_of(_USERS), "reviewprofilename", "msno", "u"),
-    "item": (
-        "parentasin",
-        "asin",
-        "isbn",
-        "iid",
-        *_ids_of(_ITEMS),
-        "beerbeerid",
-        "aid",
-        "pid",
-        "mid",
-        "i",
-        "title",
-    ),
+    "item": ("parentasin", "asin", "isbn", "iid", *_ids_of(_ITEMS), *_LAST_ITEMS),
     "strength": (*_RATINGS, *(noun + "rating" for noun in _ITEMS), *_COUNTS, *_EVENTS),
     "timestamp": _TIMES,
 }

@@ -16,14 +16,13 @@ from fcf_jax.data.formats.dialect import Dialect
 from fcf_jax.data.formats.evidence import event_word
 from fcf_jax.data.formats.records import Record, RecordError, records
 from fcf_jax.data.formats.regular import parse_regular
-from fcf_jax.data.formats.table import MAX_STRENGTH, BadLinePolicy, Table, TableBuilder
+from fcf_jax.data.formats.table import MAX_STRENGTH, BadLinePolicy, Table, TableBuilder, bad_line
 from fcf_jax.data.formats.text import num_line_breaks
 from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 from fcf_jax.messages import count_of
 
 _BATCH_RECORDS = 2**14
 _LINE_BREAK = re.compile(rb"\r\n|\n|\r")
-_SKIP = 'correct or remove the line, or set data.on_bad_line = "skip"'
 
 
 def parse_text(
@@ -163,7 +162,7 @@ class _Parser:
 
     def _refuse(self, line: int, problem: str) -> None:
         if self._on_bad_line == "error":
-            raise ValueError(f"{self._path}:{line}: {problem}; {_SKIP}")
+            raise bad_line(self._path, line, problem)
         self._num_skipped += 1
 
 

@@ -1,6 +1,7 @@
 """Rows of one file, built piece by piece from columns of texts or numbers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,13 @@ MAX_STRENGTH = float(np.finfo(np.float32).max)
 BYTES_A_ROW = 32  # held at once: codes of user and item, strength and timestamp, while they are sorted
 
 _DTYPES = {"users": np.int32, "items": np.int32, "strengths": np.float32, "timestamps": np.int64}
+
+
+def bad_line(path: Path, line: int, problem: str) -> ValueError:
+    """Return the error of a line that cannot be read, with its place and the remedy."""
+    return ValueError(
+        f'{path}:{line}: {problem}; correct or remove the line, or set data.on_bad_line = "skip"'
+    )
 
 
 class Table(NamedTuple):

@@ -17,6 +17,7 @@ import numpy as np
 
 from fcf_jax.data.formats.layouts import holds_data, layout_of_name
 from fcf_jax.data.memory import check_fits_memory
+from fcf_jax.messages import one_line
 
 MAX_LINE_BYTES = 2**26
 
@@ -97,9 +98,9 @@ def num_line_breaks(block: bytes) -> int:
     return int(count) + (block.count(b"\r") - block.count(b"\r\n") if b"\r" in block else 0)
 
 
-def one_line(error: Exception) -> str:
-    """Return the message of an exception without line breaks, or its type if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+def reason(error: Exception) -> str:
+    """Return the message of an exception on one line, or its type if it has no message."""
+    return one_line(str(error)) or type(error).__name__
 
 
 def is_damage(error: Exception) -> bool:
@@ -209,6 +210,4 @@ def _damage_as_error(path: Path) -> Iterator[None]:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise ValueError(
-            f"{path}: truncated or damaged archive ({one_line(error)}); fetch it again"
-        ) from error
+        raise ValueError(f"{path}: truncated or damaged archive ({reason(error)}); fetch it again") from error

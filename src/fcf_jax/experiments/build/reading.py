@@ -162,15 +162,15 @@ def _left_out(data: DataConfig, counts: dict[str, int]) -> Iterator[str]:
         ("items_filtered_out", "item filtered out", "items filtered out"),
     ):
         if counts.get(name):
-            yield f"{counts[name]:,} {singular if counts[name] == 1 else plural}"
+            yield count_of(counts[name], singular, plural)
 
 
 def _order(report: ReadReport) -> Iterator[str]:
-    """Explain how columns were told apart or left out, and how to turn users and items round."""
+    """Explain how columns were told apart or left out, and how to swap users and items."""
     user, item = (report.columns.get(kind, "") for kind in ("user", "item"))
     if report.why and user.startswith(_BY_POSITION) and item.startswith(_BY_POSITION):
         swap = f"--set data.user_column={item.split()[1]} --set data.item_column={user.split()[1]}"
-        yield f"Columns by their order ({report.why}); to turn users and items round: {swap}"
+        yield f"Columns by their order ({report.why}); to swap users and items: {swap}"
     elif report.why:
         yield f"Note: {report.why}"
     if len(report.files) == _PARTS_OF_A_SPLIT and report.layout in PUBLISHED_SPLITS:
@@ -199,14 +199,14 @@ def _unread(report: ReadReport, data: DataConfig) -> Iterator[_Share]:
     lines = report.num_rows + report.bad_lines_skipped
     remedy = "they cannot be read, or are negative; data.on_bad_line=error names the first"
     if report.layout in LAYOUTS and LAYOUTS[report.layout].skips_bad_lines:
-        remedy = f"layout {report.layout} has lines without a user, and returns"
+        remedy = f"layout {report.layout} has returned purchases and lines without a user"
     yield _Share(report.bad_lines_skipped, lines, "lines were skipped", remedy)
     pairs = report.num_rows - report.duplicates_merged
-    remedy = "if 0 means seen, not rated: --set 'data.strength_values={0=\"seen\"}'"
+    remedy = "if 0 means seen but not rated, pass --set 'data.strength_values={0=\"seen\"}'"
     yield _Share(report.zeros_dropped, pairs, "pairs were dropped as zeros", remedy)
     if data.feedback == "explicit":
         rows = report.num_rows + report.unrated
-        yield _Share(report.unrated, rows, "rows were left out", "seen, not rated")
+        yield _Share(report.unrated, rows, "rows were left out", "they were seen but not rated")
 
 
 def _unwanted(data: DataConfig, counts: dict[str, int], interactions: Interactions) -> Iterator[_Share]:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from fcf_jax.evaluation.metrics import RANKING
 from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED
 from fcf_jax.experiments.report.drawing import GRID, INK, MUTED, SERIES
 from fcf_jax.experiments.report.panels import LegendEntry, Level, Line, Panel
 from fcf_jax.experiments.report.read import StoredComparison
 from fcf_jax.experiments.report.wording import metric_text
 
-_SHOWN = ("precision", "recall", "map", "ndcg")
 _SIDES = {
     FEDERATED: LegendEntry("federated, mean ± sd", SERIES[0]),
     CENTRALIZED: LegendEntry("centralised ALS, mean ± sd", SERIES[1], "--"),
@@ -30,7 +30,7 @@ _ROW = 0.3  # inches for each metric
 
 def panels_of_comparison(stored: StoredComparison) -> list[Panel]:
     """Return the panels: loss and metrics by round, by payload; differences of models and of users."""
-    names = [f"{name}_at_{stored.document.get('k', 10)}" for name in _SHOWN]
+    names = [f"{name}_at_{stored.document.get('k', 10)}" for name in RANKING]
     panels = [_loss_panel(stored), *(_metric_panel(stored, name) for name in names), _factors_panel(stored)]
     panels += [_payload_panel(panel, stored) for panel in panels[:1]]
     panels += [_users_panel(stored, name) for name in names if name.startswith("map")]

@@ -18,8 +18,8 @@ from fcf_jax.experiments.report.wording import (
     UNFINISHED_NOTE,
     listed,
     privacy_note,
-    several,
 )
+from fcf_jax.messages import count_of
 
 _MOST_SECTIONS = 8  # of one page, with all details
 
@@ -50,7 +50,7 @@ def page_content(everything: Sequence[Stored]) -> Content:
     """Arrange all that the page shows: details as long as there are few, and runs side by side."""
     runs = [stored for stored in everything if isinstance(stored, StoredRun)]
     is_single, kinds = len(everything) == 1, [_KINDS[type(stored)].name for stored in everything]
-    counts = [several(kinds.count(kind.name), kind.name) for kind in _KINDS.values() if kind.name in kinds]
+    counts = [count_of(kinds.count(kind.name), kind.name) for kind in _KINDS.values() if kind.name in kinds]
     detailed, left_out = _detailed(everything)
     return {
         "title": everything[0].name if is_single else listed(counts),

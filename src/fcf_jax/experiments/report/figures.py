@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from fcf_jax.experiments.compare.curves import BOTH, CENTRALIZED, FEDERATED, Cur
 from fcf_jax.experiments.compare.statistics import distinct_metrics
 from fcf_jax.experiments.report.drawing import png_of
 from fcf_jax.experiments.report.wording import metric_text
-from fcf_jax.experiments.store.files import write_atomically
+from fcf_jax.experiments.store.files import Document, write_atomically
 from fcf_jax.experiments.store.run_directory import USERS
 
 _DOTS_PER_INCH = 120
@@ -24,7 +24,6 @@ _GRID_POINTS = 400
 _BINS = 41  # odd: one around 0
 _TAIL_PERCENT = 1.0  # of the users that a density leaves out, at either end
 
-Document = dict[str, Any]
 UserMetrics = dict[str, dict[str, np.ndarray]]  # side -> metric -> [replicates, users]
 
 

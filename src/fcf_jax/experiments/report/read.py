@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcf_jax.evaluation.metrics import RANKING
 from fcf_jax.experiments.compare.curves import Curves, read_curves
 from fcf_jax.experiments.store.files import File
 from fcf_jax.experiments.store.run_directory import (
@@ -22,8 +23,6 @@ from fcf_jax.experiments.store.run_directory import (
     USERS,
 )
 from fcf_jax.experiments.store.schemas import Summary
-
-_RANKING = ("precision", "recall", "map", "ndcg")
 
 
 class Series(NamedTuple):
@@ -65,7 +64,7 @@ class StoredRun(NamedTuple):
         if self.config.get("data", {}).get("feedback") == "explicit":
             return ["rmse"]
         k = self.config.get("evaluation", {}).get("k", 10)
-        return [f"{name}_at_{k}" for name in _RANKING]
+        return [f"{name}_at_{k}" for name in RANKING]
 
     @property
     def leading_metric(self) -> str:

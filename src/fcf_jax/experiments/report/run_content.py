@@ -18,11 +18,11 @@ from fcf_jax.experiments.report.wording import (
     number_text,
     percent_text,
     seconds_text,
-    several,
     size_text,
     value_text,
 )
 from fcf_jax.experiments.store.schemas import Summary
+from fcf_jax.messages import count_of
 
 _LOSS_LEVELS = (10.0, 1.0, 0.1)  # percent above the final loss of ALS
 _METRIC_SHARE = 0.995  # of the final value of ALS
@@ -130,7 +130,7 @@ def _first(rounds: np.ndarray, is_reached: np.ndarray) -> int | None:
 
 
 def _headline(run: StoredRun) -> str:
-    rounds = several(run.num_rounds, "round")
+    rounds = count_of(run.num_rounds, "round")
     if run.summary is None:
         return f"This run did not finish: it has no summary.json. On record: {rounds}."
     name, federated, centralized = run.leading_metric, run.side("federated"), run.side("centralized")

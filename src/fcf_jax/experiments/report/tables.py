@@ -15,8 +15,9 @@ from fcf_jax.experiments.audit.verdicts import OUTCOMES_LEGEND, legend_of, verdi
 from fcf_jax.experiments.compare.statistics import distinct_metrics
 from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.report.wording import p_text
-from fcf_jax.experiments.store.files import write_atomically
+from fcf_jax.experiments.store.files import Document, write_atomically
 from fcf_jax.experiments.store.run_directory import AUDIT, COMPARISON
+from fcf_jax.messages import count_of
 
 _AUDIT_COLUMNS = ("attack", "figure", "value", "95 % interval")
 _COMPARISON_COLUMNS = (
@@ -27,7 +28,6 @@ _SCREEN_COLUMNS = ("metric", "popularity", "ALS", "FCF", "difference % [CI]", "T
 _UNKNOWN = "-"
 _WIDTH = 160  # characters of a table that no terminal confines
 
-Document = dict[str, Any]
 Row = tuple[str, ...]
 
 
@@ -98,7 +98,8 @@ def show_comparison(document: Document) -> None:
     _show_sparsely(_comparison_title(document), _SCREEN_COLUMNS, rows, num_names=1)
     legend = (
         "Difference in percent of the mean of ALS, paired over the replicates; TOST with a margin of "
-        f"{document['margin_percent']:g} %. comparison.md has standard deviations, users and every test."
+        f"{document['margin_percent']:g} %. comparison.md adds standard "
+        "deviations, the differences of users and all tests."
     )
     say("\n".join([legend, *document["notes"], document["headline"]]))
 
@@ -189,8 +190,8 @@ def _conclusions(document: Document) -> list[str]:
 def _comparison_title(document: Document) -> str:
     is_everybody = document["cohort_size"] == document["num_users"]
     cohort = "all clients" if is_everybody else f"{document['cohort_size']} clients"
-    replicates = _count(document["num_builds"], "replicate")
-    sizes = [_count(document[f"num_{what}s"], what) for what in ("user", "item", "round", "sweep")]
+    replicates = count_of(document["num_builds"], "replicate")
+    sizes = [count_of(document[f"num_{what}s"], what) for what in ("user", "item", "round", "sweep")]
     users, items, rounds, sweeps = sizes
     return (
         f"{replicates} of {users} x {items}, {document['num_train_interactions']} training interactions; "
@@ -240,10 +241,6 @@ def _difference(found: Mapping[str, float | None]) -> str:
     if middle is None:
         return _UNKNOWN
     return f"{middle:+.2f}" + ("" if low is None else f" [{low:+.2f}, {high:+.2f}]")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _audit_title(document: Document) -> str:

@@ -10,7 +10,8 @@ from fcf_jax.experiments.report.drawing import SERIES
 from fcf_jax.experiments.report.panels import LegendEntry, Line, Panel
 from fcf_jax.experiments.report.read import StoredTuning
 from fcf_jax.experiments.report.run_content import Content, drawn_panels
-from fcf_jax.experiments.report.wording import UNKNOWN, metric_text, number_text, percent_text, several
+from fcf_jax.experiments.report.wording import UNKNOWN, metric_text, number_text, percent_text
+from fcf_jax.messages import count_of
 
 _MOST_TRIALS = 100
 _NOT_PARAMETERS = ("stage", "trial", "number", "state", "value", "last_step")
@@ -25,7 +26,7 @@ Trial = dict[str, str]
 def tuning_content(stored: StoredTuning, *, anchor: str) -> Content:
     """Arrange the gain, the best values of each study, its pictures and the trials."""
     is_finished, document = bool(stored.config), stored.document
-    count = several(len(stored.trials), "trial")
+    count = count_of(len(stored.trials), "trial")
     stages = _stages(stored.trials)
     metric = document.get("metric", "value")
     is_lower_better = metric.endswith("rmse")

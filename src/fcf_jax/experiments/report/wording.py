@@ -113,11 +113,6 @@ def seconds_text(value: float | None) -> str:
     return f"{_three_digits(value * 1e6)}{_SPACE}µs"
 
 
-def several(count: int, noun: str) -> str:
-    """Return a count with its noun: 1 run, 2 runs."""
-    return f"{count_text(count)} {noun}{'' if count == 1 else 's'}"
-
-
 def listed(words: Sequence[str]) -> str:
     """Join words as a sentence does: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -40,7 +40,7 @@ class File(Generic[Content]):
     Attributes:
         name: file name with suffix.
         required: keys of an intact file, or of each of its records.
-        schema: what else an intact file holds: a type for pydantic; None: nothing.
+        schema: pydantic type that the content is validated against; None: it is not validated.
         remedy: what to do with a damaged file.
     """
 
@@ -75,7 +75,8 @@ class File(Generic[Content]):
         """
         path = folder / self.name
         with _naming(path), path.open("ab") as file:
-            _write_through(file, self.encode(content))
+            file.write(self.encode(content))
+            _flush(file)
 
     def read(self, folder: Path) -> Content:
         """Read the file back.
@@ -127,7 +128,18 @@ def _found(error: ValidationError) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary neighbour, flush it to disk, rename it, and flush the folder's names.
+    """Write a file as a whole, as `written_atomically` does.
+
+    Raises:
+        OSError: naming the path, when it cannot be written; the file is then left as it was.
+    """
+    with written_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary neighbor to write; flush it to disk, rename it, and flush the folder's names.
 
     Raises:
         OSError: naming the path, when it cannot be written; the file is then left as it was.
@@ -136,7 +148,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with _naming(path):
             with temporary.open("wb") as file:
-                _write_through(file, content)
+                yield file
+                _flush(file)
             os.replace(temporary, path)
             _flush_names(path.parent)
     except BaseException:
@@ -151,8 +164,7 @@ def remove_temporary(folder: Path) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def _write_through(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
@@ -166,11 +178,6 @@ def _naming(path: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; numbers that are not finite become null."""
-    write_atomically(path, _to_json(content))
 
 
 def _flush_names(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """Tables of recommendations as files: CSV or Parquet, written block by block."""
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from fcf_jax.experiments.store.files import written_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,17 +24,8 @@ def written_in_blocks(path: Path) -> Iterator[Append]:
     Raises:
         OSError: when it cannot be written; then nothing has changed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file, _WRITERS[path.suffix](file) as append:
-            yield append
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with written_atomically(path) as file, _WRITERS[path.suffix](file) as append:
+        yield append
 
 
 @contextmanager
