@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -170,6 +172,40 @@ def test_a_signal_during_imports_ends_in_one_line(number, tmp_path):
     )
     name = "Ctrl-C" if number == signal.SIGINT else number.name
     assert (run.returncode, run.stderr) == (128 + number, f"fcf: stopped by {name}\n")
+
+
+def target_of_the_script():
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    module, _, function = pyproject["project"]["scripts"]["fcf"].partition(":")
+    return f"from {module} import {function} as program; program()"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        target_of_the_script(),
+        "import runpy; runpy.run_module('fcf_jax', run_name='__main__')",
+        "import runpy; runpy.run_module('fcf_jax.cli', run_name='__main__')",
+    ],
+    ids=["fcf", "python -m fcf_jax", "python -m fcf_jax.cli"],
+)
+def test_a_program_that_a_signal_stopped_ends_without_the_shutdown_in_which_xla_crashes(start):
+    code = f"""
+        import atexit, os, signal, sys, time
+        from fcf_jax.cli.app import app
+
+        @app.command()
+        def fly():
+            print("on the way", end="")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+        atexit.register(os.abort)
+        sys.argv[1:] = ["fly"]
+        {start}
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (143, "on the way", "fcf: stopped by SIGTERM\n")
 
 
 def test_a_signal_in_a_callback_is_sent_again():

@@ -8,9 +8,10 @@ need it, and are imported with the signals watched: imports take most of the fir
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from fcf_jax.cli.errors import CommandError
-from fcf_jax.cli.signals import SignalError, raised_signals
+from fcf_jax.cli.signals import SignalError, end_at_once, raised_signals
 from fcf_jax.messages import one_line, printable
 
 
@@ -36,6 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # those of files have become a CommandError
         sys.stdout = None
         return _fail(f"standard output: {error.strerror}", 1)
+
+
+def run_program() -> NoReturn:
+    """Run the command line as a whole program, such as `fcf`, and end the process with its exit code.
+
+    After a signal, the shutdown of the interpreter is left out: XLA crashes in it if the signal interrupted
+    a compilation.
+    """
+    code = main()
+    if code > 128:
+        end_at_once(code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,7 +1,5 @@
 """`python -m fcf_jax.cli`."""
 
-import sys
+from fcf_jax.cli import run_program
 
-from fcf_jax.cli import main
-
-sys.exit(main())
+run_program()

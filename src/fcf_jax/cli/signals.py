@@ -170,6 +170,23 @@ def with_remedy(signals: StopSignals, command: str, folder: Path) -> Iterator[No
         raise CommandError(f"{describe(error)}; {remedy}", 1) from error
 
 
+def end_at_once(code: int) -> NoReturn:
+    """End the process without the shutdown of the interpreter, but leave the group of a distributed run.
+
+    Args:
+        code: exit code.
+    """
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # there may be none, or nobody who reads
+                stream.flush()
+        jax = sys.modules.get("jax")
+        if jax is not None and jax.distributed.is_initialized():
+            jax.distributed.shutdown()
+    finally:  # also for a signal or a failure
+        os._exit(code)
+
+
 def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
