@@ -13,13 +13,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import numpy.typing as npt
-from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require, require_catalogue, require_pair
 from fcf_jax.core.cohort_sum import solve_clients
-from fcf_jax.core.precision import cast
+from fcf_jax.core.objective import total_loss
 from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
 from fcf_jax.core.server import draw_item_factors
 
@@ -117,10 +116,8 @@ def sweep(
 ) -> tuple[Float[Array, "items factors"], AlsInfo]:
     """Solve all users for fixed Y, then all items for fixed X; arguments as for `run_sweeps`."""
     user_factors, loss = solve_clients(model, item_factors, clients, mesh=mesh)
-    squares = cast(item_factors, loss.dtype) ** 2
-    loss = loss + cast(model.regularization, loss.dtype) * jnp.sum(squares)
     next_item_factors, _ = solve_clients(model, user_factors, items, mesh=mesh)
-    return next_item_factors.astype(item_factors.dtype), AlsInfo(loss)
+    return next_item_factors.astype(item_factors.dtype), AlsInfo(total_loss(model, item_factors, loss))
 
 
 def converge_als(

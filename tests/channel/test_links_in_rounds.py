@@ -129,7 +129,7 @@ def test_links_of_plain_python_functions_work_in_rounds(small):
         state, info = jax.jit(federation.round)(KEY, start, small.clients)
         steps.append(state.item_factors - start.item_factors)
     np.testing.assert_allclose(steps[1], 0.5 * steps[0], rtol=1e-3, atol=1e-7)  # float32, Y rounds at 1e-8
-    assert int(info.num_clipped) == 13  # a_u < 1 for all
+    assert int(info.num_clipped) == 0 and int(info.num_clients) == 13  # weighed, not clipped
     assert float(state.channel_state) == 1.0  # a state of its own
 
 

@@ -8,9 +8,9 @@ from references import REGULARIZATION, relative_error, solve_user, upload, user_
 from small_data import MODEL
 
 from fcf_jax.channel import link
-from fcf_jax.core.client import chunk_uploads, client_update, dense_upload, rank_one_upload, upload_norms
+from fcf_jax.core.client import chunk_uploads, client_update, dense_upload, upload_norms
 from fcf_jax.core.cohort_sum import broadcast_of
-from fcf_jax.core.objective import gram
+from fcf_jax.core.objective import all_residuals, gram
 from fcf_jax.core.solve import shared_part, solve_history
 
 USERS = (0, 3, 5)  # an ordinary one, an empty one, one with nearly all items
@@ -33,8 +33,8 @@ def test_client_update_matches_dense_reference(small, observed, user):
 
     sent = dense_upload(MODEL, y32, update, observations)
     np.testing.assert_allclose(sent, upload(y, x, c, p), rtol=1e-4, atol=1e-4)  # float32, c up to 21
-    pair = rank_one_upload(MODEL, y32, update, observations)
-    np.testing.assert_array_equal(sent, np.outer(pair.residuals, pair.user_factor))
+    residuals = all_residuals(MODEL, y32, update.user_factor, observations)
+    np.testing.assert_array_equal(sent, np.outer(residuals, update.user_factor))
     assert np.linalg.matrix_rank(np.asarray(sent)) <= 1
 
 

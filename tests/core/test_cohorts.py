@@ -10,6 +10,8 @@ from jax import numpy as jnp
 from references import NUM_FACTORS
 from small_data import MODEL
 
+from fcf_jax.channel import Pieces, clip_and_noise
+from fcf_jax.core.cohort_sum import accumulate
 from fcf_jax.core.cohorts import gather_cohort, rows_expected, rows_needed, sum_over_cohort
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.packing import pack_clients
@@ -161,6 +163,21 @@ def test_weights_of_a_biased_sampling_make_the_gradient_unbiased(small):
     assert abs(infos.loss.mean() - info.loss) < 5 * infos.loss.std() / np.sqrt(len(keys))
     shares = np.bincount(np.asarray(infos.client_ids).ravel(), minlength=13) / len(keys)
     np.testing.assert_allclose(shares, [1 / 6] * 6 + [2 / 7] * 7, atol=0.1)
+
+
+@pytest.mark.parametrize(("clip_norm", "num_clipped"), [(None, 0), (1e6, 0), (1e-6, 3)])  # one has no history
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_a_weight_of_the_cohort_is_no_clipping(small, weight, clip_norm, num_clipped):
+    cohort = Cohort(jnp.arange(4), jnp.full(4, weight))
+    user_weights = jnp.zeros(13).at[cohort.client_ids].set(cohort.weights)
+    channel = None
+    if clip_norm is not None:
+        norms = Pieces(clip_norm, clip_norm, clip_norm, clip_norm)
+        channel = clip_and_noise(clip_norms=norms, noise_multiplier=1.0, expected_cohort_size=4)
+    y = jnp.asarray(small.item_factors, jnp.float32)
+    clients = gather(small.clients, cohort.client_ids, row_capacity=32)
+    total, _ = accumulate(MODEL, y, clients, channel=channel, user_weights=user_weights, key=KEY)
+    assert int(total.num_clipped) == num_clipped and int(total.num_clients) == 4
 
 
 def test_a_sampling_that_returns_ids_and_uses_the_round_is_obeyed(small):

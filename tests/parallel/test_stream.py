@@ -12,6 +12,7 @@ from fcf_jax import channel
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.objective import implicit_feedback
 from fcf_jax.core.records import Model
+from fcf_jax.parallel import stream
 from fcf_jax.parallel.stream import run_rounds_streamed
 
 KEY = jax.random.key(1)
@@ -41,9 +42,11 @@ def set_up(cohort_size):
 
 @pytest.mark.parametrize("is_noisy", [False, True], ids=["plain", "noisy"])
 def test_streamed_rounds_agree_with_resident_ones(small, set_up, cohort_size, is_noisy):
-    """In blocks of 2 chunks under noise; without, of one chunk of everybody, or of all of a cohort's."""
+    """In blocks of one chunk, of two, and of more than there are."""
     federation = set_up(link=noise(0.1) if is_noisy else None)
-    block_chunks = 2 if is_noisy else 1 if cohort_size is None else 100
+    block_chunks = {(False, True): 1, (False, False): 100, (True, True): 100, (True, False): 2}[
+        is_noisy, cohort_size is None
+    ]
     start = federation.init(KEY)
     expected, info = run_rounds(federation, KEY, start, small.clients, num_rounds=3)
     state, streamed = run_rounds_streamed(
@@ -55,6 +58,13 @@ def test_streamed_rounds_agree_with_resident_ones(small, set_up, cohort_size, is
     np.testing.assert_allclose(streamed.loss, info.loss, rtol=1e-5)
     np.testing.assert_allclose(streamed.gradient_norm, info.gradient_norm, rtol=1e-4)
     assert int(state.round_index) == 3
+
+
+def test_cohorts_of_all_rounds_are_gathered_by_one_program(small):
+    federation = federated_cf(MODEL, ADAM, num_items=17, num_factors=3, cohort_size=2)
+    before = stream._gather._cache_size()
+    run_rounds_streamed(federation, KEY, federation.init(KEY), small.clients, num_rounds=12, block_chunks=3)
+    assert stream._gather._cache_size() == before + 1
 
 
 def test_other_numbers_compile_nothing(small, set_up, num_compiled):

@@ -47,7 +47,7 @@ IN_ONE_PROCESS = """
     def check_training():
         one = trained(None)
         assert np.isfinite(one[0]).all() and np.isfinite(one[1]).all()
-        for other in (trained(mesh), trained(mesh, streamed=True)):
+        for other in (trained(mesh), trained(None, streamed=True), trained(mesh, streamed=True)):
             jax.tree.map(np.testing.assert_array_equal, one, other)
 
     def check_secure_sum():

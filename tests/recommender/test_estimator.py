@@ -297,11 +297,12 @@ def test_arguments_and_results_are_those_of_implicit(model, views, implicits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_factors": 0}, "expected num_factors: a whole number >= 1, got 0; the default is 25"),
-        ({"num_rounds": 2.5}, "expected num_rounds: a whole number >= 0, got 2.5"),
-        ({"alpha": -1.0}, "expected alpha: a number >= 0.0, got -1.0; the default is 4.0"),
-        ({"regularization": float("nan")}, "expected regularization: a number >= 0.0, got nan"),
-        ({"cohort_size": 0}, "expected cohort_size: a whole number >= 1, got 0; the default is None"),
+        ({"num_factors": 0}, "expected num_factors of at least 1, got 0; give a whole number"),
+        ({"num_factors": True}, "expected num_factors of at least 1, got True"),
+        ({"num_rounds": 2.5}, "expected num_rounds of at least 0, got 2.5"),
+        ({"alpha": -1.0}, "expected alpha of at least 0 and finite, got -1.0"),
+        ({"regularization": float("nan")}, "expected regularization (lambda) of at least 0 and finite"),
+        ({"cohort_size": 0}, "expected cohort_size of at least 1, got 0; None lets all users take part"),
     ],
 )
 def test_hyperparameters_out_of_range_are_named(options, message):

@@ -136,7 +136,10 @@ def _count_noise(expected_cohort_size: Scalar) -> Array:
 def _clip(clip_norms: ClipNorms, key: Key | None, state: tuple, uploads: Uploads) -> Uploads:
     norms = jax.tree.map(lambda norm: uploads.weights * norm, upload_norms(uploads))
     factor = clip_factor(norms, clip_norms)
-    return uploads._replace(weights=jnp.where(uploads.is_client, factor * uploads.weights, 0.0))
+    return uploads._replace(
+        weights=jnp.where(uploads.is_client, factor * uploads.weights, 0.0),
+        is_clipped=uploads.is_clipped | (factor < 1),
+    )
 
 
 def _first_scale() -> ClippingState:

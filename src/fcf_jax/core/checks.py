@@ -145,6 +145,8 @@ _RULES = {
     "alpha": _number("alpha", "0 gives every interaction the confidence 1"),
     "regularization": _number("regularization (lambda)", "1.0 suits implicit feedback"),
     "unobserved_weight": _number("unobserved_weight (w0)", "use 1 as the paper does, or 0 for ratings"),
+    "seed": _whole("seed", 0, "0 is the default"),
+    "k": _whole("k", 1, "ask for at least one item; 10 is the paper's"),
     "init_scale": _number("init_scale", "0.1 is the default"),
     "model": Rule(
         lambda value: isinstance(value, Model) and callable(value.weighting),

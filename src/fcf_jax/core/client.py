@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int
 from fcf_jax.core.equations import RowSums, one_client, owned_by
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import (
-    all_residuals,
     catalogue_loss,
     extra_confidence,
     gram,
     history_loss,
+    item_gradient,
     residuals,
     sparse_residuals,
 )
@@ -53,18 +53,6 @@ class ClientInfo(NamedTuple):
 
     loss: Float[Array, "*batch"]
     solve_error: Float[Array, "*batch"]
-
-
-class RankOneUpload(NamedTuple):
-    """A dense upload as the factors of f(u, .) = e x^T: the same information in M + K numbers.
-
-    Attributes:
-        residuals: e of every item.
-        user_factor: x.
-    """
-
-    residuals: Float[Array, "items"]
-    user_factor: Float[Array, "factors"]
 
 
 @in_one_precision
@@ -124,6 +112,7 @@ def chunk_uploads(
         seen=sparse_residuals(model, solution.scores, observations),
         user_factors=solution.user_factors,
         weights=is_client.astype(solution.user_factors.dtype),
+        is_clipped=jnp.zeros_like(is_client),
         loss=_loss(model, broadcast.item_gram, solution, observations, row_sums),
         solve_error=solution.error,
     )
@@ -177,28 +166,6 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
 
 
 @in_one_precision
-def rank_one_upload(
-    model: Model,
-    item_factors: Float[Array, "items factors"],
-    update: ClientUpdate,
-    observations: Observations,
-) -> RankOneUpload:
-    """Return the upload of one client as the pair (e, x).
-
-    It reveals as much as the dense upload, and cannot be summed before it reaches the server.
-
-    Args:
-        model: gives w0.
-        item_factors: Y.
-        update: result of `client_update`.
-        observations: the client's weighted history.
-    """
-    return RankOneUpload(
-        all_residuals(model, item_factors, update.user_factor, observations), update.user_factor
-    )
-
-
-@in_one_precision
 def dense_upload(
     model: Model,
     item_factors: Float[Array, "items factors"],
@@ -216,5 +183,4 @@ def dense_upload(
     References:
         arXiv:1901.09888, the item gradient f(i, j).
     """
-    upload = rank_one_upload(model, item_factors, update, observations)
-    return upload.residuals[:, None] * upload.user_factor[None, :]
+    return -0.5 * item_gradient(model, item_factors, update.user_factor, observations)

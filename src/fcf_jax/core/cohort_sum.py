@@ -70,7 +70,6 @@ def cohort_sum(
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
-    require_item_factors(item_factors, clients, mesh)
     item_factors = jnp.asarray(item_factors)
     total, worst = accumulate(
         model, item_factors, clients, channel=channel, channel_state=channel_state, key=key, mesh=mesh
@@ -238,8 +237,8 @@ def sent_confidence(uploads: Uploads) -> Float[Array, "rows slots"]:
 
 
 def num_clipped(uploads: Uploads) -> Array:
-    """Count the clients with a_u < 1."""
-    return jnp.sum(uploads.is_client & (uploads.weights < 1), dtype=jnp.int32)
+    """Count the clients that a link has clipped."""
+    return jnp.sum(uploads.is_client & uploads.is_clipped, dtype=jnp.int32)
 
 
 def _empty_sums(item_factors: Float[Array, "items factors"]) -> CohortSum:

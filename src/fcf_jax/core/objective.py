@@ -172,6 +172,20 @@ def all_residuals(
 
 
 @in_one_precision
+def total_loss(
+    model: Model, item_factors: Float[Array, "items factors"], of_clients: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Compute J from the sum of the clients' shares, by adding lambda |Y|^2.
+
+    Args:
+        model: gives lambda.
+        item_factors: Y.
+        of_clients: sum over the users of `loss`.
+    """
+    return of_clients + model.regularization * jnp.sum(item_factors**2)
+
+
+@in_one_precision
 def item_gradient(
     model: Model,
     item_factors: Float[Array, "items factors"],

@@ -186,6 +186,7 @@ class Uploads(NamedTuple):
         user_factors: x_u.
         weights: a_u >= 0, the factor on everything that a client sends; 0 for padding clients. Above 1 only
             where a cohort has weights.
+        is_clipped: whether a link of the channel has clipped the client.
         loss: share of J of each client, without a_u.
         solve_error: upper bound on the relative error of x_u in the energy norm.
     """
@@ -199,6 +200,7 @@ class Uploads(NamedTuple):
     seen: Float[Array, "rows slots"]
     user_factors: Float[Array, "clients factors"]
     weights: Float[Array, "clients"]
+    is_clipped: Bool[Array, "clients"]
     loss: Float[Array, "clients"]
     solve_error: Float[Array, "clients"]
 
@@ -212,7 +214,7 @@ class CohortSum(NamedTuple):
         confidence_sum: \sum_u a_u (c_ui - w0).
         loss: sum of a_u times the client's share of J.
         num_clients: number of clients in the sums; under noise, the expected number.
-        num_clipped: number of clients with a_u < 1; nan where the channel does not reveal it.
+        num_clipped: number of clients that the channel clipped; nan where the channel does not reveal it.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
     """
 
@@ -297,7 +299,7 @@ class RoundInfo(NamedTuple):
         gradient_norm: Frobenius norm of dJ/dY.
         solve_error: upper bound on the largest relative error of a user factor; never noised.
         num_clients: number of clients that took part; under noise, the expected number.
-        num_clipped: number of clients with a_u < 1; nan where the channel does not reveal it.
+        num_clipped: number of clients that the channel clipped; nan where the channel does not reveal it.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
         client_ids: user ids of the cohort.
         num_left_out: number of clients in the cohort that were left out, because `row_capacity` was too

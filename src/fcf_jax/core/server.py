@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require
 from fcf_jax.core.linalg import safe_sqrt
+from fcf_jax.core.objective import total_loss
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
 
@@ -65,7 +66,7 @@ def server_update(
     model, sums, item_factors = cast((model, sums, state.item_factors), precision)
     scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
     gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * item_factors
-    loss = scale * sums.loss + model.regularization * jnp.sum(item_factors**2)
+    loss = total_loss(model, item_factors, scale * sums.loss)
     updates, next_optimizer_state = _update(
         optimizer,
         gradient,

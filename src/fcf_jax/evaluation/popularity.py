@@ -7,9 +7,10 @@ the user's own training items are left out.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fcf_jax.core.checks import require
 from fcf_jax.core.records import Model
 from fcf_jax.data.interactions import Interactions
-from fcf_jax.evaluation.ranking import check_k, evaluation_data, summarize, user_metrics_of_scores
+from fcf_jax.evaluation.ranking import evaluation_data, summarize, user_metrics_of_scores
 
 
 def popularity(train: Interactions) -> Float[Array, "items"]:
@@ -46,6 +47,6 @@ def evaluate_popularity(
         >>> evaluate_popularity(Model(implicit_feedback(alpha=1.0), 1.0), train, test, k=1)["precision_at_1"]
         1.0
     """
-    check_k(k)
+    require(k=k)
     data = evaluation_data(train, test)
     return summarize(user_metrics_of_scores(model, popularity(train), data, k=k), k=k)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fcf_jax.core.checks import require
 from fcf_jax.core.equations import owned_by
 from fcf_jax.core.objective import gram, observe
 from fcf_jax.core.packing import choose_row_width, pack
@@ -191,7 +192,7 @@ def evaluate_data(
     Raises:
         ValueError: for k below 1, or item factors of another number of items.
     """
-    check_k(k)
+    require(k=k)
     num_padded = item_factors.shape[0] - data.num_items
     if num_padded > 0 and not jnp.any(item_factors[data.num_items :]):
         item_factors = jnp.asarray(fetch(item_factors)[: data.num_items])
@@ -249,12 +250,6 @@ def per_user(metrics: UserMetrics, *, k: int) -> dict[str, npt.NDArray[np.float6
 
 def _quotient(value: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.divide(value, best, out=np.full_like(value, np.nan), where=best > 0)
-
-
-def check_k(k: int) -> None:
-    """Refuse lists shorter than 1."""
-    if k < 1:
-        raise ValueError(f"expected k >= 1, got {k}; 10 is the paper's")
 
 
 def _check_pair(train: Interactions, test: Interactions) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fcf_jax.core.checks import require
 from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.packing import fill_up, pack_clients
 from fcf_jax.core.precision import cast, precision_of
@@ -95,8 +96,7 @@ def recommend(
     """
     num_items = item_factors.shape[0]
     observed = np.asarray(observed_item_ids)
-    if k < 1:
-        raise ValueError(f"expected k >= 1, got {k}; ask for at least one item")
+    require(k=k)
     if observed.size and (observed.min() < 0 or observed.max() >= num_items):
         wrong = observed.min() if observed.min() < 0 else observed.max()
         raise ValueError(
@@ -134,8 +134,7 @@ def recommend_many(
         ValueError: for k below 1.
     """
     num_users, num_items = user_factors.shape[0], item_factors.shape[0]
-    if k < 1:
-        raise ValueError(f"expected k >= 1, got {k}; ask for at least one item")
+    require(k=k)
     candidates = jnp.asarray(np.ones(num_items, bool) if is_candidate is None else is_candidate)
     factors = np.asarray(user_factors)  # sliced on the host: on the device, each slice compiles a program
     chunk_users = min(_power_of_two(num_users), max(_CHUNK_SCORES // max(num_items, 1), 1))

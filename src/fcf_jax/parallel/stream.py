@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from fcf_jax.core import federation as rounds
 from fcf_jax.core.checks import require
-from fcf_jax.core.cohorts import gather_cohort, rows_needed
+from fcf_jax.core.cohorts import gather_cohort
 from fcf_jax.core.federation import Federation, Setup, setup_of
 from fcf_jax.core.packing import cut_chunks
 from fcf_jax.core.records import Cohort, Key, PackedClients, RoundInfo, ServerState
@@ -53,10 +53,13 @@ def run_rounds_streamed(
     setup, num_users = setup_of(federation), clients.row_counts.shape[0]
     rounds.check_round(setup, state, clients)
     infos = [] if num_rounds else [_no_rounds(federation, key, state, clients)]
+    row_capacity = rounds.cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
     for _ in range(num_rounds):
         cohort = _drawn(setup, key, state, num_users)
         user_weights = rounds.weights_of_users(cohort, num_users=num_users)
-        present = clients if setup.cohort_size is None else _gather_on_host(setup, clients, cohort.client_ids)
+        present = clients
+        if setup.cohort_size is not None:
+            present = _gather_on_host(setup, clients, cohort.client_ids, row_capacity)
         shared = (setup, key, state, user_weights)
         total, solve_error = collect_streamed(
             _collect, shared, present, block_chunks=block_chunks, mesh=setup.mesh
@@ -142,10 +145,11 @@ def _blocks(clients: PackedClients, block_chunks: int, mesh: Mesh | None) -> Ite
     yield upcoming
 
 
-def _gather_on_host(setup: Setup, clients: PackedClients, client_ids: Array) -> PackedClients:
+def _gather_on_host(
+    setup: Setup, clients: PackedClients, client_ids: Array, row_capacity: int
+) -> PackedClients:
     ids = jax.device_put(np.asarray(client_ids), next(iter(clients.owners.devices())))
-    capacity = rows_needed(clients, ids, num_shares=setup.num_shares)
-    return _gather(capacity, setup.num_shares, clients, ids)
+    return _gather(row_capacity, setup.num_shares, clients, ids)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,12 +1,12 @@
 """Arguments of the estimator: hyperparameters, histories and ids, checked."""
 
 import warnings
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from fcf_jax.core.checks import require
 from fcf_jax.data import Interactions, check_implicit
 from fcf_jax.data.feedback import Strengths, transformed
 from fcf_jax.data.rows import first_of
@@ -17,25 +17,14 @@ if TYPE_CHECKING:
 
 Ids = int | str | npt.ArrayLike
 IdsAndScores = tuple[np.ndarray, np.ndarray]
-_LEAST = {
-    "num_factors": 1,
-    "num_rounds": 0,
-    "cohort_size": 1,
-    "seed": 0,
-    "alpha": 0.0,
-    "regularization": 0.0,
-    "unobserved_weight": 0.0,
-}
+_NUMBERS = (
+    "num_factors", "num_rounds", "cohort_size", "seed", "alpha", "regularization", "unobserved_weight",
+)  # fmt: skip
 
 
 def check_hyperparameters(model: "FederatedCollaborativeFilter") -> None:
     """Raise ValueError for a hyperparameter that is out of range."""
-    for name, bound in _LEAST.items():
-        value, default = getattr(model, name), type(model).__dataclass_fields__[name].default
-        kind, words = (Integral, "a whole number") if isinstance(bound, int) else (Real, "a number")
-        is_sound = isinstance(value, kind) and bound <= value < np.inf  # type: ignore[operator]
-        if value is not default and not is_sound:
-            raise ValueError(f"expected {name}: {words} >= {bound}, got {value}; the default is {default}")
+    require(**{name: getattr(model, name) for name in _NUMBERS})
     if model.strengths not in get_args(Strengths):
         choices = ", ".join(get_args(Strengths))
         raise ValueError(

@@ -18,6 +18,7 @@ from jax import numpy as jnp
 from fcf_jax.core.federation import Federation, cohort_rows, federated_cf, run_rounds
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Key, ServerState
+from fcf_jax.core.server import draw_item_factors
 from fcf_jax.data import Interactions
 from fcf_jax.data.feedback import Strengths
 from fcf_jax.data.rows import checked_labels
@@ -232,12 +233,10 @@ class FederatedCollaborativeFilter(Queries):
         return model
 
     def _first_state(self, federation: Federation, key: Key, histories: Interactions) -> ServerState:
-        given, state = self.initial_item_factors, federation.init(key)
-        is_known = histories.item_counts > 0
-        if given is None and is_known.all():
-            return state
+        given = self.initial_item_factors
+        drawn = draw_item_factors(key, num_items=histories.num_items, num_factors=self.num_factors)
         # an item without interactions stays at 0, the optimum of its factor
-        drawn = np.where(is_known[:, None], state.item_factors, 0.0)
+        drawn = np.where(histories.item_counts[:, None] > 0, drawn, 0.0)
         if given is None:
             return federation.init(key, jnp.asarray(drawn))
         if isinstance(given, FederatedCollaborativeFilter):

@@ -26,7 +26,7 @@ class ClientUploads(NamedTuple):
         sent_factors: a x.
         confidence: a (c - w0) of every item.
         loss: a times the client's share of J.
-        is_clipped: True for a < 1.
+        is_clipped: whether a link has clipped the client.
     """
 
     client_ids: Int[Array, "*clients"]
@@ -81,7 +81,7 @@ def _uploads_of_chunk(uploads: Uploads, *, is_sparse: bool) -> ClientUploads:
         sent_factors=sent_factors(uploads),
         confidence=zeros.at[places].add(sent_confidence(uploads), mode="drop"),
         loss=uploads.weights * uploads.loss,
-        is_clipped=uploads.is_client & (uploads.weights < 1),
+        is_clipped=uploads.is_client & uploads.is_clipped,
     )
 
 
