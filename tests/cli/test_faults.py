@@ -119,12 +119,29 @@ def test_a_run_in_the_output_folder_is_refused_with_the_way_to_go_on(tmp_path, c
 def test_output_folder_under_a_file_is_refused(tmp_path, capsys):
     path = write(tmp_path, GOOD)
     code = cli.main(["run", "--set", path, "--quiet", "--out", str(tmp_path / "table.csv" / "out")])
-    assert_refused(tmp_path, code, capsys, "table.csv")
+    assert_refused(tmp_path, code, capsys, "table.csv", "one of the folders in it is a file")
+
+
+@pytest.mark.parametrize("name", ["broken.csv", "./sub/../broken.csv", "{folder}/broken.csv"])
+@pytest.mark.parametrize("given", ["{name}", "--set data.path={name}"], ids=["DATA", "data.path"])
+def test_errors_name_a_file_as_it_was_given(name, given, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, HEADER + "1,3,many\n", "broken.csv")
+    name = name.format(folder=tmp_path)
+    assert cli.main(["run", *given.format(name=name).split(), "--out", "out"]) == 2
+    assert capsys.readouterr().err.startswith(f"fcf: {name}:2: expected a finite number")
+
+
+def test_every_error_of_a_path_has_a_remedy(tmp_path, capsys):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for out in ("circle/out", "n" * 300, "table.csv/out"):
+        assert_refused(tmp_path, run(tmp_path / out, write(tmp_path, GOOD)), capsys, "; ")
 
 
 def test_missing_and_broken_configs_are_refused(tmp_path, capsys):
     code = cli.main(["run", "movielens-9m", "--out", str(tmp_path / "out")])
-    assert_refused(tmp_path, code, capsys, "movielens-1m")
+    assert_refused(tmp_path, code, capsys, "did you mean movielens-1m?")
     (tmp_path / "broken.toml").write_text("[model\n")
     code = cli.main(["run", str(tmp_path / "broken.toml"), "--out", str(tmp_path / "out")])
     assert_refused(tmp_path, code, capsys, "line 1")

@@ -57,7 +57,11 @@ def test_zeros_and_repeated_pairs_of_a_frame():
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (FOREIGN, "DataFrame: no user column recognized among who, what, how much; set user="),
+        (
+            FOREIGN,
+            "DataFrame: no user, item or strength column recognized among who, what, how much; "
+            "pass user='who', item='what', strength='how much', or others",
+        ),
         (
             FRAME.assign(rating=[1, np.nan, 2]),
             "DataFrame: row 1 .0-based.: expected a finite number as strength",

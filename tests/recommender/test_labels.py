@@ -119,7 +119,7 @@ def test_strengths_are_transformed_in_fit_and_for_new_users(strengths, change, f
         (lambda m: m.recommend("zed", None), "userid to be a label such as ['u00', 'u01', 'u02', ...], got"),
         (lambda m: m.similar_items(["i01", "zed"]), "expected itemid to be a label such as ['i0"),
         (lambda m: m.similar_users(99), "expected userid in [0, "),
-        (lambda m: m.fit(pd.DataFrame({"who": ["a"]})), "DataFrame: no user column recognized among who"),
+        (lambda m: m.fit(pd.DataFrame({"who": ["a"]})), "DataFrame: no user or item column recogni"),
         (lambda m: m.recommend_new(sparse.csr_matrix((1, 3))), "expected user_items with "),
         (lambda m: fcf.FederatedCollaborativeFilter(strengths="cube"), "keep, binary, log, got 'cube'"),
     ],

@@ -10,23 +10,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from fcf_jax.cli.errors import CommandError
+from fcf_jax.cli.errors import CommandError, as_given
 from fcf_jax.cli.signals import SignalError, end_at_once, raised_signals
 from fcf_jax.messages import one_line, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with raised_signals():
             from fcf_jax.cli.app import run_command
 
-            code = run_command(sys.argv[1:] if arguments is None else arguments)
+            code = run_command(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code
     except CommandError as error:
-        return _fail(str(error), error.code)
+        return _fail(as_given(str(error), arguments), error.code)
     except SignalError as error:
         return _fail(f"stopped by {error.name}", error.code)
     except KeyboardInterrupt:

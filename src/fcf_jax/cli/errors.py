@@ -1,8 +1,24 @@
 """Errors of commands: each is printed as one line and sets the exit code."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_ELSEWHERE = "choose a place that you may write to"
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOENT: "check the name and the folders in it",
+    errno.ENOTDIR: "one of the folders in it is a file: name another path",
+    errno.EEXIST: "it is there already: name another path",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead in a circle: name another path",
+}
 
 
 class CommandError(Exception):
@@ -58,6 +74,22 @@ def describe(error: OSError) -> str:
     """Return the file, what went wrong, and the remedy if one is known."""
     if error.errno is None:
         return str(error)
-    elsewhere = "; choose a place that you may write to"
-    remedies = {errno.ENOSPC: "; free some space", errno.EACCES: elsewhere, errno.EROFS: elsewhere}
-    return f"{error.filename or 'disk'}: {error.strerror}{remedies.get(error.errno, '')}"
+    remedy = _REMEDIES.get(error.errno)
+    return f"{error.filename or 'disk'}: {error.strerror}{f'; {remedy}' if remedy else ''}"
+
+
+def as_given(message: str, arguments: Sequence[str]) -> str:
+    """Return a message with paths as the user wrote them, where a configuration has made them absolute.
+
+    Args:
+        message: of an error.
+        arguments: of the command line; also the values of `--set section.key=value`.
+    """
+    for text in (part for argument in arguments for part in (argument, argument.partition("=")[2])):
+        with suppress(RuntimeError, ValueError):  # `~name` of nobody
+            absolute = str(Path(text).expanduser().absolute())
+            if text and text != absolute:
+                message = re.sub(
+                    rf"(?<![^\s'\"]){re.escape(absolute)}(?![\w.-])", lambda _, t=text: t, message
+                )
+    return message

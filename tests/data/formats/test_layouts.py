@@ -439,7 +439,7 @@ def test_zip_of_a_published_set_is_read_by_its_member(file):
         ('{"user_id": 1, "item": "a"}\n\nnull\n', ":3: expected an object in JSON"),
         ('{"user_id": 1, "item": "a"}\n{"user_id": \n', ":2: expected an object in JSON"),
         ('{"user": "a", "item": "b", "stars": "many"}\n', ":1: expected a finite number as strength"),
-        ('{"who": 1, "what": 2}\n', ":1: no user column recognized among who, what"),
+        ('{"who": 1, "what": 2}\n', ":1: no user or item column recognized among who, what"),
         ('{"user": "a", "item": "b", "stars": -1}\n', ":1: expected a strength >= 0"),
     ],
 )

@@ -90,16 +90,18 @@ def test_header_is_understood(header):
 
 @pytest.mark.parametrize("header", [header for header, taken in HEADERS.items() if taken is None])
 def test_header_that_is_not_understood_is_refused_with_its_names(header):
-    with pytest.raises(ValueError, match=r"set data\.") as caught:
+    with pytest.raises(ValueError, match=r"set '?data\.") as caught:
         named_positions("f", header.split(","), Columns())
     assert header.replace(",", ", ") in str(caught.value)
 
 
 def test_unknown_column_of_texts_is_no_strength():
     rows = ["user,item,mood", "1,2,happy", "1,3,sad"]
-    assert infer_dialect("f", rows, Columns(), None).columns.strength is None
-    with pytest.raises(ValueError, match=r"\(mood\?\)"):
-        infer_dialect("f", ["user,item,mood", "1,2,7", "1,3,8"], Columns(), None)
+    dialect = infer_dialect("f", rows, Columns(), None)
+    assert dialect.columns.strength is None
+    assert dialect.why == "mood is not numeric, and every row counts 1 (data.strength_column)"
+    with pytest.raises(ValueError, match=r"\(mood\?\)"):  # one bad value among numbers
+        infer_dialect("f", ["user,item,mood", "1,2,7", "1,3,sad", "1,4,8"], Columns(), None)
 
 
 def test_type_of_an_item_is_no_event():

@@ -107,7 +107,17 @@ def test_regular_and_careful_parsing_agree(rows, separator, policy):
         ("lonely\n1\n2\n", ":1: expected a user and an item column"),
         (
             "a,item,rating\n1,2,3\n",
-            ":1: no user column recognized among a, item, rating; set data.user_column",
+            ":1: no user column recognized among a, item, rating; pass --set data.user_column=a, or others;",
+        ),
+        (
+            "Kunde;Artikel;Menge;Ort\n1;2;3;Ulm\n1;3;viel;Ulm\n1;3;4;Ulm\n",
+            ":1: no user, item or strength column recognized among Kunde, Artikel, Menge, Ort; pass --set "
+            "data.user_column=Kunde --set data.item_column=Artikel --set data.strength_column=Menge, or",
+        ),
+        (
+            "der Kunde,rating\n1,2\n1,3\n",
+            ":1: no user or item column recognized among der Kunde, rating; pass --set "
+            "'data.user_column=der Kunde' --set data.item_column=NAME, or others",
         ),
         ("\nuser,b,rating\n1,2,3\n", ":2: no item column recognized among user, b, rating"),
         ("user,item,fun\n1,2,3\n", ":1: no strength column recognized among user, item, fun"),

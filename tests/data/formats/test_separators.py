@@ -27,10 +27,19 @@ def test_separator_leaves_ids_whole(lines, expected):
     assert inferred_separator([*lines, lines[-1]]) == expected
 
 
-@pytest.mark.parametrize("line", ["2001::1,5,3", "1 2,3", "a;b c,d;5"])
-def test_readings_that_disagree_are_refused(file, line):
+@pytest.mark.parametrize(
+    ("line", "readings", "separators"),
+    [
+        ("2001::1,5,3", "'2001' | '1,5,3' or '2001::1' | '5' | '3'", "'::' or ','"),
+        ("1 2,3", "'1 2' | '3' or '1' | '2,3'", "',' or 'whitespace'"),
+        ("a;b c,d;5", "'a' | 'b c,d' | '5' or 'a;b c' | 'd;5'", "';' or ','"),
+    ],
+)
+def test_readings_that_disagree_are_refused(file, line, readings, separators):
     message = failure(file(f"{line}\n{line}\n"))
-    assert message.startswith(f":1: cannot tell whether {line!r} means ") and "data.separator" in message
+    assert message.startswith(
+        f":1: cannot tell whether {line!r} means {readings}; set data.separator to {separators}"
+    )
 
 
 @pytest.mark.parametrize("num_blank", [0, 3, 70_000])

@@ -88,10 +88,16 @@ def read_frame(
     try:
         names = _chosen("DataFrame", [str(name) for name in frame.columns], columns)
     except ValueError as error:  # names keys of a configuration
-        raise ValueError(re.sub(r"data\.(\w+)_column", r"\1=", str(error))) from error
+        raise ValueError(_as_arguments(str(error))) from error
     series = {str(name): column for name, column in frame.items()}
     arrays = {kind: series[name] for kind, name in names.items()}
     return _table(_Source("DataFrame", names, on_bad_line, implicit, meaning), [arrays])
+
+
+def _as_arguments(message: str) -> str:
+    """Replace keys of a configuration by arguments: `--set data.user_column=who` by `user='who'`."""
+    chosen = re.sub(r"--set ('?)data\.(\w+)_column=(.*?)\1(?=, or | --set)", r"\2='\3'", message)
+    return re.sub(r"data\.(\w+)_column", r"\1=", re.sub("' (?=(item|strength)=')", "', ", chosen))
 
 
 def _chosen(where: str, names: list[str], columns: Columns) -> dict[str, str]:

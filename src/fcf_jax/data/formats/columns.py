@@ -1,5 +1,7 @@
 """Columns of a table: those the caller chose, otherwise found by their names or by their values."""
 
+import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -83,19 +85,14 @@ def named_positions(
         for (kind, column), position in zip(columns._asdict().items(), chosen, strict=True)
     ]
     user, item, strength, timestamp = found
-    for kind, position in (("user", user), ("item", item)):
-        if position is None:
-            raise ValueError(
-                f"{where}: no {kind} column recognized among {_shown(names)}; set data.{kind}_column "
-                "to a name, or to a 0-based number if the first line is data"
-            )
-    assert user is not None and item is not None
     if columns.strength is None and strength is not None and is_event(names[strength]):
         values = values_of(rows, strength)
-        if values and not weights_of(values, weights) and not looks_like("number", values):
+        if values and not weights_of(values, weights) and not _are_numbers(values):
             strength = None  # a type of items, perhaps
-    if columns.strength is None and strength is None:
-        _refuse_possible_strengths(where, names, {user, item, timestamp}, rows)
+    needs_strength = columns.strength is None and strength is None
+    missing = [kind for kind, position in (("user", user), ("item", item)) if position is None]
+    _refuse_unclear(where, names, missing, _unknown(names, found), rows, needs_strength=needs_strength)
+    assert user is not None and item is not None
     if columns.timestamp is None and timestamp is not None and not _holds_times(timestamp, rows):
         timestamp = None
     return Positions(user, item, strength, timestamp)
@@ -121,28 +118,55 @@ def left_out(names: Sequence[str], columns: Columns, positions: Positions) -> st
         faults.append(
             f"{names[strength]} holds words without a weight, and every row counts 1 (data.strength_values)"
         )
+    unused = [names[i] for i in _unknown(names, (*positions, strength))]
+    if unused and columns.strength is None and positions.strength is None:
+        are = "is" if len(unused) == 1 else "are"
+        faults.append(f"{_shown(unused)} {are} not numeric, and every row counts 1 (data.strength_column)")
     times = find_common("timestamp", names) if columns.timestamp is None else None
     if times is not None and positions.timestamp is None:
         faults.append(f"the times in {names[times]} are in no form that is read, and left out")
     return "; ".join(faults)
 
 
-def _refuse_possible_strengths(
-    where: str, names: Sequence[str], taken: set[int | None], rows: Sequence[Sequence[str]]
+def _unknown(names: Sequence[str], found: Sequence[int | None]) -> list[int]:
+    """Return the columns of unknown meaning, which may be anything."""
+    return [i for i, name in enumerate(names) if i not in found and not is_no_strength(name)]
+
+
+def _refuse_unclear(
+    where: str,
+    names: Sequence[str],
+    missing: Sequence[str],
+    unknown: Sequence[int],
+    rows: Sequence[Sequence[str]],
+    *,
+    needs_strength: bool,
 ) -> None:
-    """Refuse a table without a known strength column if a column of unknown meaning may hold strengths."""
-    possible = [
-        name
-        for position, name in enumerate(names)
-        if position not in taken
-        and not is_no_strength(name)
-        and (not rows or looks_like("number", values_of(rows, position)))
-    ]
+    """Refuse a table without users or items, or with a column of unknown meaning that may hold strengths.
+
+    One error names all that is missing, and suggests the unknown columns in their order.
+    """
+    rest = unknown[len(missing) :]
+    possible = [i for i in rest if not rows or _are_numbers(values_of(rows, i))] if needs_strength else []
+    if missing:
+        suggested = [names[i] for i in [*unknown[: len(missing)], *possible[:1]]]
+        kinds = [*missing, *["strength"] * bool(possible)]
+        pairs = itertools.zip_longest(kinds, suggested, fillvalue="NAME")
+        remedy = " ".join(f"--set {shlex.quote(f'data.{kind}_column={name}')}" for kind, name in pairs)
+        raise ValueError(
+            f"{where}: no {' or '.join(filter(None, [', '.join(kinds[:-1]), kinds[-1]]))} column recognized "
+            f"among {_shown(names)}; pass {remedy}, or others; 0-based numbers if the first line is data"
+        )
     if possible:
         raise ValueError(
             f"{where}: no strength column recognized among {_shown(names)}; set data.strength_column to its "
-            f'name ({_shown(possible)}?), or to "" if there is none'
+            f'name ({_shown([names[i] for i in possible])}?), or to "" if there is none'
         )
+
+
+def _are_numbers(values: Sequence[str]) -> bool:
+    """Return True if most of the values are: one that is not is a mistake in the data."""
+    return 2 * sum(looks_like("number", [value]) for value in values) > len(values)
 
 
 def values_of(rows: Sequence[Sequence[str]], position: int) -> list[str]:

@@ -48,10 +48,12 @@ def refuse_unclear_separator(where: str, lines: Sequence[str]) -> None:
     """Raise ValueError if several separators split all lines equally, and each leaves another within ids."""
     ranked = _ranked(lines)
     if ranked[0][0] and len(ranked) > 1:
-        readings = " or as ".join(", ".join(split_fields(lines[0], s))[:60] for _, s in ranked[:2])
+        readings = " or ".join(
+            " | ".join(map(repr, split_fields(lines[0], separator)))[:60] for _, separator in ranked[:2]
+        )
         raise ValueError(
             f"{where}: cannot tell whether {lines[0][:60]!r} means {readings}; set data.separator "
-            f"to one of {', '.join(repr(s or 'whitespace') for _, s in ranked)}"
+            f"to {' or '.join(repr(separator or 'whitespace') for _, separator in ranked)}"
         )
 
 

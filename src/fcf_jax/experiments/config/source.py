@@ -1,5 +1,6 @@
 """Meaning of the CONFIG argument: a TOML file, the name of a shipped config, or data of one's own."""
 
+import difflib
 import importlib.resources
 import tomllib
 from collections.abc import Mapping
@@ -51,8 +52,10 @@ def find_source(argument: str) -> Source:
     if argument in shipped and not path.is_file():
         return Source(shipped[argument])
     if not path.exists():
+        near = difflib.get_close_matches(path.stem, shipped, n=1)
+        question = f"did you mean {near[0]}? Otherwise give" if near else "give"
         raise ConfigError(
-            f"{argument}: no such config or data; give {_KINDS}, or one of {', '.join(shipped)}"
+            f"{argument}: no such config or data; {question} {_KINDS}, or one of {', '.join(shipped)}"
         )
     if path.is_dir():
         if all((path / mark).is_file() for mark in _RUN_MARKS):
