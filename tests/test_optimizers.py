@@ -163,3 +163,17 @@ def test_acceleration_solves_a_quadratic_in_few_rounds(memory, is_solved):
         point, state = one_round(point, state)
     distance = float(jnp.linalg.norm(point - goal) / jnp.linalg.norm(goal))
     assert (distance < 1e-3) == is_solved  # a plain step leaves .9 of the softest group, .9^8 = .43
+
+
+def test_guarded_gram_updates_its_memory_in_place():
+    """The memory is the largest part of a server: no step may copy it."""
+    num_items, num_factors = 400, 256
+    point, optimizer = jnp.ones((num_items, num_factors)), guarded_gram(memory=20)
+    sums = {"user_gram": jnp.eye(num_factors), "confidence_sum": jnp.ones(num_items), "num_users": 20}
+
+    def update(state, point, gradient):
+        return optimizer.update(gradient, state, point, model=MODEL, value=jnp.sum(point), **sums)
+
+    state = optimizer.init(point)
+    compiled = jax.jit(update, donate_argnums=0).lower(state, point, point).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < state.memory.point_changes.nbytes

@@ -12,13 +12,12 @@ so that no step needs a lambda of its own.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.curvature import Curvature, curvature_of, precondition
-from fcf_jax.core.linalg import einsum, matmul, safe_sqrt, solve_definite
+from fcf_jax.core.curvature import Curvature, curvature_of, inverse_products, precondition
+from fcf_jax.core.linalg import matmul, safe_sqrt, solve_definite
 from fcf_jax.core.records import Model, Scalar
 
 __all__ = ["gram_preconditioned", "guarded_gram", "paper_adam", "running_sums"]
@@ -45,15 +44,17 @@ class ServerPoint(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Changes from round to round, latest first.
+    """Changes from round to round, in rings: the latest overwrites the oldest.
 
     Attributes:
         point_changes: changes of Y.
         gradient_changes: changes of dJ/dY.
+        count: number of changes since the memory was last cleared; the latest is at (count - 1) % memory.
     """
 
     point_changes: Float[Array, "memory items factors"]
     gradient_changes: Float[Array, "memory items factors"]
+    count: Int[Array, ""]
 
 
 class GuardedState(NamedTuple):
@@ -179,7 +180,7 @@ def guarded_gram(
             accepted=start,
             predicted_decrease=jnp.zeros((), dtype),
             damping=jnp.asarray(initial_damping, dtype),
-            memory=Memory(past, past),
+            memory=Memory(past, past, jnp.zeros((), jnp.int32)),
             is_first=jnp.array(True),
             was_accelerated=jnp.array(False),
         )
@@ -189,13 +190,12 @@ def guarded_gram(
         current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
         accepted, damping, is_rejected = _judge(state, current)
         curvature = curvature_of(model, accepted.user_gram, damping * accepted.mean_confidence)
-        step = -precondition(accepted.gradient, curvature)
         restarts = is_rejected | state.is_first
         remembered = _remember(state.memory, state.accepted, accepted, restarts)
-        accelerated = step - _anderson_correction(remembered, step, curvature)
-        return accepted.item_factors + accelerated - params, GuardedState(
+        step, predicted_decrease = _accelerated_step(remembered, accepted.gradient, curvature)
+        return accepted.item_factors + step - params, GuardedState(
             accepted=accepted,
-            predicted_decrease=-0.5 * jnp.sum(accepted.gradient * step),
+            predicted_decrease=predicted_decrease,
             damping=damping,
             memory=remembered,
             is_first=jnp.array(False),
@@ -288,26 +288,45 @@ def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Arra
 
 def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts: Array) -> Memory:
     """Add the changes of item factors and gradient since the last round; a restart clears the memory."""
+    count, size = jnp.where(restarts, 0, memory.count + 1), memory.point_changes.shape[0]
+    if size == 0:
+        return memory
 
     def push(change: Array, past: Array) -> Array:
-        return jnp.where(restarts, 0.0, jnp.concatenate([change[None], past])[: past.shape[0]])
+        latest = jnp.maximum(count - 1, 0) % size
+        return past.at[latest].set(jnp.where(restarts, 0.0, change))
 
     return Memory(
         point_changes=push(current.item_factors - last.item_factors, memory.point_changes),
         gradient_changes=push(current.gradient - last.gradient, memory.gradient_changes),
+        count=count,
     )
 
 
-def _anderson_correction(
-    memory: Memory, step: Float[Array, "items factors"], curvature: Curvature
-) -> Float[Array, "items factors"]:
-    """Combine past changes so that the remaining step is shortest in the metric of the curvature."""
-    step_changes = -jax.vmap(lambda change: precondition(change, curvature))(memory.gradient_changes)
-    normal = -einsum("aij,bij->ab", memory.gradient_changes, step_changes)
-    target = -einsum("aij,ij->a", memory.gradient_changes, step)
+def _accelerated_step(
+    memory: Memory, gradient: Float[Array, "items factors"], curvature: Curvature
+) -> tuple[Float[Array, "items factors"], Float[Array, ""]]:
+    """Combine past changes with the preconditioned step, and predict what that step alone gains.
+
+    The combination leaves the shortest step in the metric of the curvature.
+    """
+    size = memory.point_changes.shape[0]
+    products = inverse_products(memory.gradient_changes, gradient, curvature)
+    ages = jnp.arange(size)
+    latest_first, is_filled = (memory.count - 1 - ages) % max(size, 1), ages < memory.count
+    normal = jnp.where(
+        is_filled[:, None] & is_filled, products.changes[latest_first[:, None], latest_first], 0.0
+    )
+    target = jnp.where(is_filled, products.mixed[latest_first], 0.0)
     ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
-    coefficients = solve_definite(normal + ridge, target)
-    return einsum("a,aij->ij", coefficients, memory.point_changes + step_changes)
+    weights = jnp.zeros_like(target).at[latest_first].set(solve_definite(normal + ridge, target))
+
+    def combined(changes: Array) -> Array:
+        terms = [jnp.where(weights[one] == 0, 0.0, weights[one] * changes[one]) for one in range(size)]
+        return sum(terms, start=jnp.zeros_like(gradient))
+
+    remaining = precondition(gradient - combined(memory.gradient_changes), curvature)
+    return -remaining - combined(memory.point_changes), 0.5 * products.gradient
 
 
 def _mean_confidence(model: Model, confidence_factor: Scalar, mean_extra: Array) -> Float[Array, "items"]:

@@ -291,10 +291,9 @@ def test_a_federation_starts_from_the_item_factors_that_are_given():
 @pytest.mark.parametrize("make_step", [guarded_gram, lambda: paper_adam(0.1), lambda: optax.adam(0.1)])
 def test_a_fresh_state_can_be_donated(small, make_step):
     federation = federated_cf(MODEL, make_step(), **SIZES)
-    run = jax.jit(run_rounds, static_argnames="num_rounds", donate_argnames="state")
     for init in (federation.init, jax.jit(federation.init)):
         state = init(KEY)
-        after, _ = run(federation, KEY, state=state, clients=small.clients, num_rounds=1)
+        after, _ = run_rounds(federation, KEY, state, small.clients, num_rounds=1, donate=True)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.item_factors))
         assert np.isfinite(after.item_factors).all()
 

@@ -279,6 +279,7 @@ def run_rounds(
     *,
     num_rounds: int,
     row_capacity: int | None = None,
+    donate: bool = False,
 ) -> tuple[ServerState, RoundInfo]:
     """Run rounds in one compiled program.
 
@@ -291,6 +292,8 @@ def run_rounds(
         row_capacity: rows per chunk of a cohort, from `cohort_rows`: programs of several calls are then one.
             Clients that do not fit are left out, as `RoundInfo.num_left_out` tells. None: computed from the
             key; if that is traced, a number that suits most cohorts, and further turns for the others.
+        donate: whether the memory of `state` is used for the next state, so that a large one is not held
+            twice; the caller must not use `state` again. Without effect while tracing.
 
     Returns:
         The state after the last round, and the stacked infos of all rounds.
@@ -305,7 +308,8 @@ def run_rounds(
             row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
     arguments = as_pytree(federation.round), key, state, clients
     # in another program, `jit` would keep what the optimizer closes over: tracers would leak
-    scan = _scan_rounds if _is_traced(*jax.tree.leaves(arguments)) else _scan_rounds_compiled
+    is_traced = _is_traced(*jax.tree.leaves(arguments))
+    scan = _scan_rounds if is_traced else _scan_rounds_in_place if donate else _scan_rounds_compiled
     return scan(num_rounds, row_capacity, *arguments)
 
 
@@ -337,6 +341,7 @@ def _scan_rounds(num_rounds: int, row_capacity: int | None, run_round: Callable,
 
 
 _scan_rounds_compiled = jax.jit(_scan_rounds, static_argnums=(0, 1))
+_scan_rounds_in_place = jax.jit(_scan_rounds, static_argnums=(0, 1), donate_argnums=4)
 
 
 def _is_traced(*arrays: Any) -> bool:

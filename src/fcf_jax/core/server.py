@@ -67,21 +67,20 @@ def server_update(
     scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
     gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * item_factors
     loss = total_loss(model, item_factors, scale * sums.loss)
-    updates, next_optimizer_state = _update(
-        optimizer,
-        gradient,
-        state.optimizer_state,
-        item_factors,
-        model=model,
-        num_users=num_users,
-        user_gram=scale * sums.user_gram,
-        confidence_sum=scale * sums.confidence_sum,
-        value=loss,
-    )
-    has_clients = sums.num_clients > 0
-    stepped = (optax.apply_updates(item_factors, updates), next_optimizer_state)
+    extra = {
+        "model": model,
+        "num_users": num_users,
+        "user_gram": scale * sums.user_gram,
+        "confidence_sum": scale * sums.confidence_sum,
+        "value": loss,
+    }
+
+    def take_step(before: Any) -> Any:
+        updates, after = _update(optimizer, gradient, before[1], item_factors, **extra)
+        return cast_like((optax.apply_updates(item_factors, updates), after), before)
+
     before = state.item_factors, state.optimizer_state
-    item_factors, optimizer_state = cast_like(optax.tree.where(has_clients, stepped, before), before)
+    after = jax.lax.cond(sums.num_clients > 0, take_step, lambda before: before, before)
     info = RoundInfo(
         loss=loss,
         gradient_norm=safe_sqrt(jnp.sum(gradient**2)),
@@ -92,9 +91,7 @@ def server_update(
         client_ids=jnp.zeros(0, jnp.int32),
     )
     next_round = state.round_index + 1
-    return state._replace(
-        item_factors=item_factors, optimizer_state=optimizer_state, round_index=next_round
-    ), info
+    return state._replace(item_factors=after[0], optimizer_state=after[1], round_index=next_round), info
 
 
 def _update(optimizer: optax.GradientTransformationExtraArgs, *arguments: Any, **extra: Any) -> tuple:

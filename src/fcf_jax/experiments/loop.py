@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from fcf_jax.core.records import Key, RoundInfo, ServerState
 from fcf_jax.experiments.build.devices import Runner
@@ -125,7 +126,7 @@ class Block(NamedTuple):
     Attributes:
         done: rounds done since the start of training.
         size: rounds of the block.
-        state: of the server.
+        state: of the server; the next block takes its memory.
         records: of all rounds so far; the receiver may append to them.
         loss: of the last round.
         seconds: per round of the block.
@@ -146,14 +147,14 @@ class Training(NamedTuple):
 
     Attributes:
         done: rounds done.
-        state: the last good one.
+        item_factors: the last good ones.
         records: of each round and each evaluation.
         starts: rounds at which a process took over from another.
         divergence: None if training did not diverge.
     """
 
     done: int
-    state: ServerState
+    item_factors: jax.Array
     records: list[Record]
     starts: list[int]
     divergence: Divergence | None
@@ -185,12 +186,12 @@ def train(
         begun: state to resume from; None: start anew.
         before: records of a new training before its first round.
     """
-    state = good = runner.start()
-    done, records, starts = 0, list(before), []
+    state, done, records, starts = runner.start(), 0, list(before), []
     compiled: set[int] = set()
     if begun is not None:
         done, state = begun.done, runner.place(begun.state)
         records, starts = begun.records, begun.starts
+    good = jnp.copy(state.item_factors)  # a block takes the memory of the state that it begins with
     losses = [one[watched] for one in records if one["kind"] == "round"]
     for _, size in schedule.blocks(done=done):
         if not charge(size):
@@ -199,7 +200,7 @@ def train(
         if not is_compiled:
             on_compile()
             compiled.add(size)
-        start, started = state, time.perf_counter()
+        start, started = jnp.copy(state.item_factors), time.perf_counter()
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
@@ -214,7 +215,7 @@ def train(
         done += size
         if on_block(Block(done, size, state, records, rounds[-1]["loss"], seconds, is_compiled)):
             break
-    return Training(done, state, records, starts, None)
+    return Training(done, state.item_factors, records, starts, None)
 
 
 def seconds_per_round(training: Training, schedule: Schedule) -> float:

@@ -75,7 +75,7 @@ def run_experiment(
     """
     placed = place(problem)
     training = _train(placed, folder, progress, resume=resume, stop=stop)
-    item_factors = placed.item_factors(training.state)
+    item_factors = placed.item_factors(training.item_factors)
     _write_model(problem, item_factors, folder)
     if training.divergence is not None:
         raise DivergedError(
@@ -220,7 +220,12 @@ def _evaluation(
 ) -> dict[str, Any]:
     """Evaluate the state after `done` rounds; return the record."""
     spent = {} if budget is None else {"epsilon": budget.epsilon()}
-    return {"kind": "evaluation", "round": done, **placed.measure(placed.item_factors(state)), **spent}
+    return {
+        "kind": "evaluation",
+        "round": done,
+        **placed.measure(placed.item_factors(state.item_factors)),
+        **spent,
+    }
 
 
 def _latest(block: Block, measure: str) -> float:

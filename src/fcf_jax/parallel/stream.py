@@ -35,6 +35,7 @@ def run_rounds_streamed(
     *,
     num_rounds: int,
     block_chunks: int,
+    donate: bool = False,
 ) -> tuple[ServerState, RoundInfo]:
     """Run rounds as `run_rounds` does, with the clients in host memory.
 
@@ -45,6 +46,7 @@ def run_rounds_streamed(
         clients: clients on a CPU device; if cohorts are sampled, only their rows are copied.
         num_rounds: number of rounds to run.
         block_chunks: chunks per block; two blocks must fit on the device.
+        donate: as for `run_rounds`.
 
     Raises:
         ValueError: for arguments that do not fit together, as for `run_rounds`.
@@ -54,6 +56,7 @@ def run_rounds_streamed(
     rounds.check_round(setup, state, clients)
     infos = [] if num_rounds else [_no_rounds(federation, key, state, clients)]
     row_capacity = rounds.cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
+    state = state if donate else jax.tree.map(jnp.copy, state)
     for _ in range(num_rounds):
         cohort = _drawn(setup, key, state, num_users)
         user_weights = rounds.weights_of_users(cohort, num_users=num_users)
@@ -64,7 +67,7 @@ def run_rounds_streamed(
         total, solve_error = collect_streamed(
             _collect, shared, present, block_chunks=block_chunks, mesh=setup.mesh
         )
-        state, info = _step(num_users, setup, key, state, total)
+        state, info = _step_in_place(num_users, setup, key, state, total)
         infos.append(info._replace(solve_error=solve_error, client_ids=cohort.client_ids))
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves) if num_rounds else leaves[0], *infos)
 
@@ -165,8 +168,8 @@ def _add_block(collect: Callable, total: tuple | None, shared: Any, block: Packe
     return jax.tree.map(jnp.add, total[0], sums), jnp.maximum(total[1], worst)
 
 
-@partial(jax.jit, static_argnums=0)
-def _step(
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _step_in_place(
     num_users: int, setup: Setup, key: Key, state: ServerState, total: Any
 ) -> tuple[ServerState, RoundInfo]:
     return rounds.step(setup, key, state, total, num_users=num_users)

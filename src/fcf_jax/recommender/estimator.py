@@ -131,14 +131,16 @@ class FederatedCollaborativeFilter(Queries):
         state, clients = self._first_state(federation, key, histories), pack_clients(histories)
         capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
         self._histories, self._item_labels = histories, histories.item_labels
-        self._user_factors, self._item_factors = None, state.item_factors
+        self._user_factors, self._item_factors = None, jnp.copy(state.item_factors)
         with progress_bar(is_wanted=show_progress) as progress:
             task = progress.add_task("", total=self.num_rounds, status="compiling")
             for round_index in range(self.num_rounds):
                 started = time.perf_counter()
-                state, info = run_rounds(federation, key, state, clients, num_rounds=1, row_capacity=capacity)
+                state, info = run_rounds(
+                    federation, key, state, clients, num_rounds=1, row_capacity=capacity, donate=True
+                )
                 loss = float(info.loss[0])
-                self._user_factors, self._item_factors = None, state.item_factors
+                self._user_factors, self._item_factors = None, jnp.copy(state.item_factors)
                 progress.update(task, advance=1, status=f"loss {loss:.6g}")
                 if callback is not None:
                     callback(round_index, time.perf_counter() - started, loss)

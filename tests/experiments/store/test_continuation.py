@@ -74,9 +74,9 @@ def test_a_checkpoint_that_is_refused_leaves_the_run_as_it_was(copy, monkeypatch
         }
 
     before = content()
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
     assert go_on(copy, "federation.num_rounds=12", "evaluation.k=5") == 2
-    assert "expected a checkpoint of format 2, got one of 1" in capsys.readouterr().err
+    assert "expected a checkpoint of format 3, got one of 2" in capsys.readouterr().err
     assert content() == before
 
 

@@ -242,9 +242,9 @@ def test_another_configuration_is_refused(copy, override, named, capsys):
 def test_checkpoint_of_other_data_or_format_is_refused(copy, monkeypatch, capsys):
     before = content_of(copy)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT", 2)
+        patch.setattr(checkpoint, "FORMAT", 3)
         assert resume(copy) == 2
-    assert_refused(capsys, "expected a checkpoint of format 2, got one of 1")
+    assert_refused(capsys, "expected a checkpoint of format 3, got one of 2")
     simulated = dataset.simulate_taste
     monkeypatch.setattr(dataset, "simulate_taste", lambda **options: simulated(**{**options, "seed": 1}))
     assert resume(copy) == 2

@@ -124,7 +124,7 @@ class Runner(NamedTuple):
     Attributes:
         start: () -> the first state.
         place: a state on the host -> the same on the devices.
-        run: (state, num_rounds) -> (state, info).
+        run: (state, num_rounds) -> (state, info); it takes the memory of the state that it gets.
     """
 
     start: Callable[[], ServerState]
@@ -179,9 +179,10 @@ def runner_of(
         run = partial(run_rounds, row_capacity=capacity)
 
     def run_in_place(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
-        after, info = run(federation, key, state, clients, num_rounds=num_rounds)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        after, info = run(federation, key, state, clients, num_rounds=num_rounds, donate=True)
         if mesh is not None:  # other shardings than before the block would compile again
-            after = jax.device_put(after, jax.tree.map(lambda leaf: leaf.sharding, state))
+            after = jax.device_put(after, shardings)
         return after, info
 
     return Runner(start, place, run_in_place)

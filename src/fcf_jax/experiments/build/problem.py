@@ -18,7 +18,7 @@ from fcf_jax.channel.fixed_point import Formats, piece_shapes
 from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback
 from fcf_jax.core.packing import pack_clients
-from fcf_jax.core.records import Key, Model, PackedClients, ServerState
+from fcf_jax.core.records import Key, Model, PackedClients
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
@@ -231,16 +231,16 @@ class PlacedProblem(NamedTuple):
     mesh: Mesh | None
     block_chunks: int | None
 
-    def item_factors(self, state: ServerState) -> np.ndarray:
+    def item_factors(self, item_factors: jax.Array) -> np.ndarray:
         """Fetch the item factors to the host, without the padding of the last device.
 
         Items without interactions get 0, as in ALS, instead of what is left of their random start. Under
         noise they do not: which items have interactions is private.
         """
-        item_factors = fetch(state.item_factors)[: self.problem.train.num_items]
+        on_host = fetch(item_factors)[: self.problem.train.num_items]
         if self.problem.config.privacy.has_noise or self.problem.start is not None:
-            return item_factors
-        return np.where(fetch(self.clients.item_counts)[:, None] > 0, item_factors, 0.0)
+            return on_host
+        return np.where(fetch(self.clients.item_counts)[:, None] > 0, on_host, 0.0)
 
     def measure(self, item_factors: np.ndarray) -> dict[str, float]:
         """Compute the metrics and the loss over all clients, which a cohort only estimates."""

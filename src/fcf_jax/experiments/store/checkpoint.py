@@ -28,7 +28,7 @@ from fcf_jax.experiments.store.files import write_atomically
 from fcf_jax.messages import one_line
 from fcf_jax.parallel.mesh import fetch
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = "header"
 _COMMENT, _DIGEST_LENGTH = b"sha256:", 64
 
