@@ -10,8 +10,8 @@ from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
 
 
 @pytest.mark.parametrize(
-    "size", [1, 7, 25, 33]
-)  # below, at and beyond the sizes at which the recursion splits
+    "size", [1, 7, 25, 33, 136]
+)  # below, at and beyond the sizes at which the recursion splits, and of another base
 def test_inverse_cholesky_matches_dense_reference(size):
     root = np.random.default_rng(size).normal(size=(size, size + 5))
     matrix = root @ root.T
@@ -22,6 +22,13 @@ def test_inverse_cholesky_matches_dense_reference(size):
         <= 10 * condition * np.finfo(np.float32).eps
     )
     assert not np.triu(inverse, 1).any()
+
+
+def test_inverse_cholesky_of_a_large_matrix_is_no_larger_a_program():
+    def num_lines(size):
+        return jax.jit(inverse_cholesky).lower(jnp.eye(size)).as_text().count("\n")
+
+    assert num_lines(256) <= 1.1 * num_lines(64)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 25])

@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 _BASE_SIZE = 8  # columns eliminated one by one; 4 and 16 were slower (benchmarks/README.md)
+_LARGEST_BASE_SIZE = 32  # for large matrices, so that programs stay small
 
 
 def inverse_matrix(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
@@ -71,7 +72,10 @@ def inverse_cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], 
         N, and False for a matrix that is clearly not positive semidefinite.
     """
     scale = _scale(matrix)
-    inverse, smallest = _inverse_cholesky(matrix * scale[:, None] * scale[None, :])
+    base_size = _BASE_SIZE
+    while base_size < _LARGEST_BASE_SIZE and 16 * base_size <= matrix.shape[0]:
+        base_size *= 2
+    inverse, smallest = _inverse_cholesky(matrix * scale[:, None] * scale[None, :], base_size)
     return inverse * scale[None, :], _is_definite(smallest)
 
 
@@ -85,19 +89,22 @@ def solve_definite(matrix: Float[Array, "n n"], right: Float[Array, "n"]) -> Flo
     return jax.lax.custom_linear_solve(partial(einsum, "ij,j->i", matrix), right, solve, symmetric=True)
 
 
-def _inverse_cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
-    """Compute N recursively from blocks of half the size.
+def _inverse_cholesky(
+    matrix: Float[Array, "n n"], base_size: int
+) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+    """Compute N recursively from blocks of half the size, down to `base_size`.
 
     With A = [[A11, .], [A21, A22]] and L21 = A21 N11^T: N22 is the N of A22 - L21 L21^T, and
     N21 = -N22 L21 N11. The smallest pivot is returned too.
     """
     size = matrix.shape[0]
-    if size <= _BASE_SIZE:
+    if size <= base_size:
         return _eliminate(matrix)
-    half = -(-(size // 2) // _BASE_SIZE) * _BASE_SIZE
-    upper_left, smallest = _inverse_cholesky(matrix[:half, :half])
+    half = -(-(size // 2) // base_size) * base_size
+    upper_left, smallest = _inverse_cholesky(matrix[:half, :half], base_size)
     lower = einsum("ij,kj->ik", matrix[half:, :half], upper_left)
-    lower_right, next_smallest = _inverse_cholesky(matrix[half:, half:] - einsum("ij,kj->ik", lower, lower))
+    rest = matrix[half:, half:] - einsum("ij,kj->ik", lower, lower)
+    lower_right, next_smallest = _inverse_cholesky(rest, base_size)
     lower_left = -einsum("ij,jk->ik", lower_right, einsum("ij,jk->ik", lower, upper_left))
     upper_right = jnp.zeros((half, size - half), matrix.dtype)
     inverse = jnp.block([[upper_left, upper_right], [lower_left, lower_right]])
@@ -108,15 +115,22 @@ def _eliminate(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[
     """Compute N and the smallest pivot by elimination, column by column: [A | I] becomes [L^T | N]."""
     size = matrix.shape[0]
     rounding = 32 * jnp.finfo(matrix.dtype).eps
-    tableau = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
-    positions, smallest = jnp.arange(size), jnp.ones((), matrix.dtype)
-    for column in range(size):
-        pivot = tableau[column, column]
-        smallest = jnp.minimum(smallest, pivot)
+    positions, at = jnp.arange(size), jax.lax.dynamic_index_in_dim
+
+    def eliminate(column: Int[Array, ""], so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+        tableau, smallest = so_far
+        pivot_row = at(tableau, column, 0, keepdims=False)
+        pivot = at(pivot_row, column, 0, keepdims=False)
         reciprocal = jnp.where(pivot > rounding, jax.lax.rsqrt(jnp.maximum(pivot, rounding)), 0.0)
-        pivot_row = tableau[column] * reciprocal
-        multipliers = jnp.where(positions > column, tableau[:, column] * reciprocal, 0.0)
-        tableau = (tableau - multipliers[:, None] * pivot_row[None, :]).at[column].set(pivot_row)
+        pivot_row = pivot_row * reciprocal
+        below = at(tableau, column, 1, keepdims=False) * reciprocal
+        multipliers = jnp.where(positions > column, below, 0.0)
+        tableau = tableau - multipliers[:, None] * pivot_row[None, :]
+        tableau = jnp.where((positions == column)[:, None], pivot_row, tableau)
+        return tableau, jnp.minimum(smallest, pivot)
+
+    tableau = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
+    tableau, smallest = jax.lax.fori_loop(0, size, eliminate, (tableau, jnp.ones((), matrix.dtype)))
     return tableau[:, size:], smallest
 
 
