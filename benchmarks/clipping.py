@@ -1,7 +1,7 @@
 """Cost of clipping in a round: the norm of everything that a client sends, and the factor made of it.
 
 Full rounds of the same step in turn: plain, clipped, and clipped with noise on the sum. The step is SGD with
-a rate of 0, so that all rounds start from the same trained item factors. Data as in rounds.py.
+a rate of 0, so that all rounds start from the same trained item factors. Data as in against_implicit.py.
 
     python benchmarks/clipping.py path/to/ml-1m --num-factors 25 64 --out clipping.json
 """

@@ -3,7 +3,7 @@
 The ideal is N / Theta times the rounds a second of a full round with the same step (Adam): work in
 proportion to the clients. Each call of rounds goes on where the last one ended, so it has new cohorts; how
 many rows they need is found beforehand for all of them, and the time for that is included. Compilations after
-the first call are counted. Data as in rounds.py.
+the first call are counted. Data as in against_implicit.py.
 
     python benchmarks/cohorts.py path/to/ml-1m --num-factors 25 64 --out cohorts.json
 

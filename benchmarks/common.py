@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.monitoring
 import numpy as np
+from memory import peak_memory_bytes
 
 import fcf_jax as fcf
 
 _COMPILING = "/jax/core/compile/backend_compile_duration"
-_PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas", "implicit")
+_PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas", "implicit", "irspack")
 
 
 class Shape(NamedTuple):
@@ -124,10 +125,12 @@ class Timing(NamedTuple):
     Attributes:
         first_call_s: seconds of the first call, which compiles.
         all_s: seconds of the warm calls, in the order in which they were measured.
+        cpu_s: seconds that all cores spent on each, which a busy machine disturbs less; of this process.
     """
 
     first_call_s: float
     all_s: tuple[float, ...]
+    cpu_s: tuple[float, ...] = ()
 
     @property
     def median_s(self) -> float:
@@ -151,11 +154,12 @@ class Timing(NamedTuple):
 
     def per(self, count: int) -> "Timing":
         """Divide the warm calls by the `count` rounds that each ran; the first call stays whole."""
-        return Timing(self.first_call_s, tuple(seconds / count for seconds in self.all_s))
+        divided = (tuple(seconds / count for seconds in one) for one in (self.all_s, self.cpu_s))
+        return Timing(self.first_call_s, *divided)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
-        names = ("first_call_s", "median_s", "min_s", "max_s", "all_s")
+        names = ("first_call_s", "median_s", "min_s", "max_s", "all_s", "cpu_s")
         return {name: getattr(self, name) for name in names}
 
 
@@ -191,11 +195,12 @@ def measure(runs: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str,
     if repeats < 1:
         raise ValueError(f"expected repeats of at least 1, got {repeats}")
     first = {name: seconds_of(run) for name, run in runs.items()}
-    warm: dict[str, list[float]] = {name: [] for name in runs}
+    warm: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            warm[name].append(seconds_of(run))
-    return {name: Timing(first[name], tuple(warm[name])) for name in runs}
+            cpu_before = time.process_time()
+            warm[name].append((seconds_of(run), time.process_time() - cpu_before))
+    return {name: Timing(first[name], *zip(*warm[name], strict=True)) for name in runs}
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
@@ -208,6 +213,11 @@ def seconds_of(run: Callable[[], Any]) -> float:
 def ratio(numerator: Timing, denominator: Timing) -> Spread:
     """Divide the warm calls pair by pair, as they were measured in turn."""
     return spread(np.divide(numerator.all_s, denominator.all_s))
+
+
+def cpu_ratio(numerator: Timing, denominator: Timing) -> Spread:
+    """Divide what the warm calls took of all cores, pair by pair."""
+    return spread(np.divide(numerator.cpu_s, denominator.cpu_s))
 
 
 @contextlib.contextmanager
@@ -255,25 +265,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_memory_bytes() -> int | None:
-    """Return the largest resident size of this process so far; None where the system does not report it."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return 1024 * int(found[1])
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def publish(document: Mapping[str, Any], out: Path | None) -> None:
-    """Write results and machine as JSON, if `out` is given; numbers that are not finite become null."""
+    """Write results and machine as JSON, if `out` is given; numbers that are not finite become null.
+
+    The machine is asked, which starts JAX's devices, only if the document does not describe it.
+    """
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine(), "peak_memory_bytes": peak_memory_bytes(), **document}
+        found = {} if "machine" in document else {"machine": machine()}
+        content = found | {"peak_memory_bytes": peak_memory_bytes(), **document}
         out.write_text(json.dumps(_plain(content), indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Calls into fcf_jax: models, packing, federations and ALS; and the iterations of `implicit` beside them.
+"""Calls into fcf_jax: models, packing, federations and ALS.
 
 Scripts set up a `Problem` and take everything else from it. Unless a script says otherwise: implicit feedback
 with confidence c = 1 + 4 r and lambda = 1. Rounds start from item factors that were trained for a few rounds:
@@ -9,12 +9,9 @@ usual server steps are constants.
 """
 
 import contextlib
-import importlib
-import importlib.util
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,18 +24,14 @@ from fcf_jax.core.federation import cohort_rows, draw_item_factors
 from fcf_jax.core.records import Key
 from fcf_jax.core.sampling import Sampling
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
 ALPHA, REGULARIZATION = 4.0, 1.0
 GUARDED_GRAM = fcf.optimizers.guarded_gram()
 ADAM = optax.adam(0.01, b1=0.1, b2=0.99)
-NO_IMPLICIT = "implicit is not installed and left out; pip install 'fcf_jax[bench]'"
 
 
-def default_model() -> fcf.Model:
-    """Return the model of all benchmarks: c = 1 + 4 r, lambda 1."""
-    return fcf.Model(fcf.implicit_feedback(alpha=ALPHA), REGULARIZATION)
+def default_model(alpha: float = ALPHA) -> fcf.Model:
+    """Return the model of all benchmarks: c = 1 + alpha r, lambda 1."""
+    return fcf.Model(fcf.implicit_feedback(alpha=alpha), REGULARIZATION)
 
 
 class Problem(NamedTuple):
@@ -103,10 +96,12 @@ class Problem(NamedTuple):
         return loss
 
 
-def problem_of(train: fcf.Interactions, *, num_factors: int, mesh: Mesh | None = None) -> Problem:
+def problem_of(
+    train: fcf.Interactions, *, num_factors: int, mesh: Mesh | None = None, alpha: float = ALPHA
+) -> Problem:
     """Pack the training set for these devices, with the model of all benchmarks."""
     clients = pack_on(mesh, fcf.pack_clients, train)
-    return Problem(default_model(), clients, train.num_items, num_factors, mesh)
+    return Problem(default_model(alpha), clients, train.num_items, num_factors, mesh)
 
 
 def pack_on(
@@ -160,7 +155,12 @@ class Rounds(NamedTuple):
 
 
 def rounds_of(
-    problem: Problem, federation: fcf.Federation, item_factors: jax.Array, *, num_rounds: int, num_calls: int
+    problem: Problem,
+    federation: fcf.Federation,
+    item_factors: jax.Array | None,
+    *,
+    num_rounds: int,
+    num_calls: int,
 ) -> Rounds:
     """Prepare calls of `num_rounds` rounds; the cohorts of all `num_calls` calls share one program."""
     key, planned = jax.random.key(0), num_rounds * num_calls
@@ -182,72 +182,17 @@ def rounds_of(
     return Rounds(run, num_rounds, plan_s)
 
 
+def start_of(problem: Problem) -> jax.Array:
+    """Draw the item factors that `federation.init` draws from key 0."""
+    return draw_item_factors(jax.random.key(0), num_items=problem.num_items, num_factors=problem.num_factors)
+
+
 def converge_als(problem: Problem, train: fcf.Interactions) -> tuple[jax.Array, list[float]]:
     """Run ALS to convergence from the item factors that `federation.init` draws from key 0.
 
     Returns:
         The item factors, and the loss before each sweep.
     """
-    start = draw_item_factors(jax.random.key(0), num_items=problem.num_items, num_factors=problem.num_factors)
+    start = start_of(problem)
     items = pack_on(problem.mesh, fcf.pack_items, train)
     return fcf.als.converge_als(problem.model, start, problem.clients, items, mesh=problem.mesh)
-
-
-def has_implicit() -> bool:
-    """Return whether `implicit` is installed."""
-    return importlib.util.find_spec("implicit") is not None
-
-
-def confidences(train: fcf.Interactions) -> "csr_matrix":
-    """Return c = 1 + alpha r [users, items], the matrix that `implicit` expects."""
-    from scipy.sparse import csr_matrix
-
-    matrix = csr_matrix(train.to_scipy())
-    matrix.data = (1.0 + ALPHA * matrix.data).astype(np.float32)
-    return matrix
-
-
-def draw_factors(size: int, num_factors: int, *, seed: int) -> np.ndarray:
-    """Draw factors as `implicit` does: uniform in [0, 0.01)."""
-    return 0.01 * np.random.default_rng(seed).random((size, num_factors), dtype=np.float32)
-
-
-def implicit_iterations(
-    matrix: "csr_matrix", transposed: "csr_matrix", item_factors: np.ndarray, *, use_cg: bool, seed: int = 0
-) -> tuple[Callable[[int], None], np.ndarray]:
-    """Prepare iterations of `implicit`: its solver for both sides, on all cores.
-
-    To be called under `single_threaded_blas`.
-
-    Args:
-        matrix: confidences [users, items].
-        transposed: the same [items, users], in compressed rows.
-        item_factors: where the items start; the users start as `implicit` draws them.
-        use_cg: three steps of conjugate gradients, its default; False: its exact solver.
-        seed: of the users' start.
-
-    Returns:
-        The function that runs a number of iterations, and the item factors that it changes in place.
-    """
-    model = importlib.import_module("implicit.cpu.als").AlternatingLeastSquares(use_cg=use_cg)
-    items = np.array(item_factors)
-    users = draw_factors(len(matrix.indptr) - 1, items.shape[1], seed=seed)
-
-    def run(num_iterations: int) -> None:
-        for _ in range(num_iterations):
-            model.solver(matrix, users, items, REGULARIZATION, num_threads=0)
-            model.solver(transposed, items, users, REGULARIZATION, num_threads=0)
-
-    return run, items
-
-
-@contextlib.contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Limit NumPy's BLAS to one thread, as `implicit` asks for: it has threads of its own."""
-    if importlib.util.find_spec("threadpoolctl") is None:  # comes with implicit
-        yield
-        return
-    threadpoolctl = importlib.import_module("threadpoolctl")
-    with threadpoolctl.threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # implicit warns although the limit is set
-        yield

@@ -10,14 +10,12 @@ conjugate gradients, s = 10:
 
 Caches may serve gathers, so ratios above 1 are possible. A direct solver would need K^2 nnz + K^3 N / 3 FLOPs
 instead, reported as flops_direct.
-
-    python benchmarks/roofline.py --out roofline.json
 """
 
 from typing import Any
 
 import jax
-from common import argument_parser, measure, positive, publish
+from common import measure
 from jax import numpy as jnp
 
 STEPS = 10
@@ -61,19 +59,3 @@ def against_roof(seconds: float, work: dict[str, float], rates: dict[str, Any]) 
         "flops_s": work["flops"] / rates["product_flops_per_s"],
     }
     return least_s | {"roofline_ratio": max(least_s.values()) / seconds}
-
-
-def main() -> None:
-    parser = argument_parser(__doc__, repeats=5)
-    parser.add_argument("--num-copied", type=positive, default=2**28, help="float32 numbers")
-    parser.add_argument("--matrix-size", type=positive, default=8192)
-    arguments = parser.parse_args()
-    found = rates(
-        num_copied=arguments.num_copied, matrix_size=arguments.matrix_size, repeats=arguments.repeats
-    )
-    publish(found, arguments.out)
-    print(f"copy {found['copy_bytes_per_s']:.3g} bytes/s, product {found['product_flops_per_s']:.3g} FLOPs/s")
-
-
-if __name__ == "__main__":
-    main()

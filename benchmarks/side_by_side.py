@@ -4,7 +4,7 @@
 
 One federation alone runs on one device, and, with its clients split, on all: a CPU counts as one device for
 each core. The 8 are split over the devices and run there in batches: 1 at a time, 4 at a time. Each of them
-is compared with the same run alone. Data as in rounds.py.
+is compared with the same run alone. Data as in against_implicit.py.
 """
 
 from functools import partial

@@ -5,7 +5,7 @@ import common
 import jax
 import numpy as np
 import pytest
-from common import Timing, count_compilations, measure, ratio
+from common import Timing, count_compilations, cpu_ratio, measure, ratio
 from jax import numpy as jnp
 
 
@@ -28,7 +28,8 @@ def test_runs_take_turns_and_the_first_call_is_apart(clock):
     runs = {name: lambda name=name: run(name, durations[name]) for name in durations}
     timings = measure(runs, repeats=3)
     assert calls == ["a", "b"] * 4
-    assert timings["a"] == Timing(10.0, (1.0, 3.0, 2.0))
+    assert timings["a"]._replace(cpu_s=()) == Timing(10.0, (1.0, 3.0, 2.0))
+    assert len(timings["a"].cpu_s) == 3
     assert (timings["a"].median_s, timings["a"].min_s, timings["a"].max_s) == (2.0, 1.0, 3.0)
     assert timings["b"].compile_s == 16.0
 
@@ -36,10 +37,11 @@ def test_runs_take_turns_and_the_first_call_is_apart(clock):
 def test_ratio_known_answer_is_of_pairs():
     found = ratio(Timing(0.0, (1.0, 8.0, 3.0)), Timing(0.0, (2.0, 2.0, 3.0)))
     assert found == (1.0, 0.5, 4.0)
+    assert cpu_ratio(Timing(0.0, (), (3.0, 8.0)), Timing(0.0, (), (1.0, 2.0))) == (3.5, 3.0, 4.0)
 
 
 def test_rounds_of_a_call_are_divided_but_not_its_first():
-    assert Timing(9.0, (4.0, 2.0)).per(2) == Timing(9.0, (2.0, 1.0))
+    assert Timing(9.0, (4.0, 2.0), (8.0, 6.0)).per(2) == Timing(9.0, (2.0, 1.0), (4.0, 3.0))
 
 
 def test_no_repeat_is_refused():

@@ -10,11 +10,18 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import common
 import numpy as np
+import peers
 import pytest
 
+import fcf_jax as fcf
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"common", "problem"}  # what all scripts import
+SHARED = {  # imported by scripts
+    "against_implicit_tables", "alone", "common", "contenders", "descents", "drawn", "gpu_pieces",
+    "gpu_table", "memory", "peers", "problem", "readme", "roofline",
+}  # fmt: skip
 DATA = ["--simulated", "60", "30", "8", "--num-factors", "4"]
 ONCE = [*DATA, "--repeats", "1"]
 TINY_CONFIG = ["data.num_users=60", "data.num_items=30", "data.mean_history=8"]
@@ -28,17 +35,15 @@ class Toy(NamedTuple):
 
 
 TOYS = {
-    "against_simulators": Toy([*ONCE, "--peers", "numpy_loop"], ("results", "numpy_loop", "ratio", "median")),
-    "billion": Toy(
-        ["--num-users", "200", "--num-items", "50", "--num-factors", "4", "--chunk-slots", "2048"]
-        + ["--repeats", "1"],
-        ("streamed", "round_s", "median_s"),
+    "against_implicit": Toy(
+        [*ONCE, "--only", "rounds", "quality"], ("results", 0, "quality", "rows", 0, "seconds")
     ),
+    "against_simulators": Toy([*ONCE, "--peers", "numpy_loop"], ("results", "numpy_loop", "ratio", "median")),
     "clipping": Toy(ONCE, ("results", 0, "ratios", "clipped, with noise", "median")),
     "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 1, "fraction_of_ideal")),
     "gpu": Toy(
-        ["--small", "--repeats", "1", "--only", "agreement", "determinism", "movielens_20m"],
-        ("pieces", "movielens_20m", "roofline_ratio"),
+        ["--small", "--repeats", "1", "--only", "card", "agreement", "determinism", "billion", "streamed"],
+        ("pieces", "billion", "roofline_ratio"),
     ),
     "growth": Toy(
         ["--small", "--axes", "cohort", "--repeats", "1"], ("axes", "cohort", "exponents", "seconds", "slope")
@@ -60,10 +65,6 @@ TOYS = {
         ("results", 0, "ndcg_at_10"),
     ),
     "reading": Toy(["--num-rows", "2000", "--forms", "careful"], ("results", 0, "bytes a row")),
-    "roofline": Toy(["--num-copied", "1000", "--matrix-size", "16", "--repeats", "1"], ("copy_bytes_per_s",)),
-    "rounds": Toy(
-        [*ONCE, "--cohort-size", "10"], ("results", 0, "ratios", "full_round / als_sweep", "median")
-    ),
     "rounds_to_quality": Toy(
         [*DATA, "--num-rounds", "4", "--every", "2", "--num-settings", "1"],
         ("steps", "guarded_gram", "best", "loss 1.05"),
@@ -74,7 +75,6 @@ TOYS = {
         ("results", 0, "is_exact"),
     ),
     "side_by_side": Toy([*ONCE, "--num-runs", "2"], ("rows", 0, "ms a round")),
-    "time_to_quality": Toy(ONCE, ("results", 0, "seconds", "federated")),
 }  # fmt: skip
 OF_COMMANDS = {"kill_and_resume", "privacy_utility"}
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
@@ -139,11 +139,15 @@ def test_benchmarks_of_the_core_know_no_experiment(name):
 def test_benchmarks_of_the_core_need_jax_optax_and_numpy_alone_at_import():
     scripts = ", ".join(sorted(set(TOYS) - OF_COMMANDS))
     program = (
-        f"import sys; sys.modules.update(dict.fromkeys({BLOCKED})); import {scripts}; print(*sys.modules)"
+        f"import sys; sys.modules.update(dict.fromkeys({BLOCKED})); import {scripts};"
+        "assert against_implicit.UNSET == ['OPENBLAS_CORETYPE'];"
+        "print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])},
+        env=os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path]), "OPENBLAS_CORETYPE": "Haswell"
+        },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
@@ -178,36 +182,74 @@ def test_peer_explains_itself_or_names_what_it_needs(name, monkeypatch, capsys):
 )
 def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_script("rounds", arguments, monkeypatch)
+        run_script("against_implicit", arguments, monkeypatch)
     assert stopped.value.code
     assert named in f"{stopped.value.code}" + capsys.readouterr().err
 
 
-def test_rounds_are_timed_without_compiling_and_related_to_the_ideal(documents):
-    result = documents["rounds"]["results"][0]
-    for name in ("full_round", "full_round_adam", "cohort_round", "als_sweep"):
-        one = result["timings"][name]
+def test_rounds_are_timed_without_compiling_and_divided_by_each_peer(documents):
+    document = documents["against_implicit"]
+    found = document["results"][0]["rounds"]
+    for name in ("guarded_round", "adam_round", "als_sweep"):
+        one = found["timings"][name]
         assert 0 < one["min_s"] <= one["median_s"] <= one["max_s"]
-        assert result["compile_s"][name] >= 0
-    assert result["compilations_of_another_call"] == 0
-    assert result["padding_factor"] >= 1
-    rates = result["rates"]["cohort_round"]
-    assert rates["clients_per_s"] == pytest.approx(10 * rates["rounds_per_s"])
-    expected = rates["rounds_per_s"] * 10 / (60 * result["rates"]["full_round_adam"]["rounds_per_s"])
-    assert rates["fraction_of_ideal"] == pytest.approx(expected)
-    if importlib.util.find_spec("implicit"):
-        assert result["ratios"]["full_round / implicit_cg"]["median"] > 0
-    else:
-        assert "pip install 'fcf_jax[bench]'" in documents["rounds"]["note"]
+        assert found["compile_s"][name] >= 0
+    assert found["compilations_of_another_call"] == 0
+    assert found["padding_factor"] >= 1
+    for name in peers.PEERS:
+        if peers.is_installed(name):
+            assert found["ratios"][f"guarded_round / {name}"]["median"] > 0
+        else:
+            assert "pip install 'fcf_jax[bench]'" in document["notes"][-1]
 
 
-def test_gpu_script_agrees_with_float64(documents):
+def test_descents_end_at_the_goal(documents):
+    quality = documents["against_implicit"]["results"][0]["quality"]
+    assert all(row["reached"] for row in quality["rows"])
+    for curves in quality["curves"].values():
+        assert curves[0][-1][1] <= quality["bound"]
+
+
+def test_a_peer_alone_reports_its_memory(tmp_path, monkeypatch, capsys):
+    if not peers.is_installed("implicit_cg"):
+        pytest.skip("implicit is not installed")
+    path = tmp_path / "train.npz"
+    histories = fcf.Interactions.from_arrays([0, 0, 1, 1], [0, 1, 1, 2])
+    np.savez(
+        path, **{name: getattr(histories, name) for name in ("indptr", "item_ids", "strengths", "num_items")}
+    )
+    run_script("alone", ["implicit_cg", str(path), "2", "4"], monkeypatch)
+    found = json.loads(capsys.readouterr().out)
+    assert found["peak_bytes"] >= found["baseline_bytes"] > 0
+    assert len(found["later_s"]) == 2
+
+
+def test_gpu_script_agrees_with_float64_and_is_deterministic(documents):
     found = documents["gpu"]["pieces"]
-    assert set(found) == {"rates", "agreement", "determinism", "movielens_20m"}
+    assert set(found) == {"card", "agreement", "determinism", "billion", "streamed"}
     assert found["agreement"]["here_to_float64"] < 1e-5  # float32
     assert found["agreement"]["here_to_cpu"] < 1e-5
-    assert found["determinism"]["largest_difference"] < 1e-4  # zero but on a GPU
-    assert found["movielens_20m"]["roofline_ratio"] > 0
+    assert found["determinism"]["is_identical"]
+    assert found["billion"]["roofline_ratio"] > 0
+
+
+def test_a_piece_on_the_gpu_that_takes_too_long_is_stopped_and_named(tmp_path):
+    import gpu
+
+    found = gpu.run_apart("card", limit_s=0.1, repeats=1, folder=tmp_path)
+    assert found["pieces"]["card"] == {"error": "stopped after 0.1 s"}
+
+
+def test_every_case_of_the_gpu_table_has_a_piece_and_a_figure(documents):
+    import gpu
+    import gpu_table
+
+    assert {case.piece for case in gpu_table.CASES} <= set(gpu.PIECES)
+    rows = gpu_table.rows(json.loads(gpu_table.BEFORE.read_text()), documents["gpu"])
+    measured = [list(row.values())[-1] for row in rows]
+    assert measured.count(None) == sum(
+        case.piece not in documents["gpu"]["pieces"] for case in gpu_table.CASES
+    )
 
 
 def test_exact_sums_and_identical_runs_are_found(documents):
@@ -229,9 +271,9 @@ def test_exponent_of_a_power_law_is_found():
 
 
 def test_drawn_clients_are_whole_and_add_up():
-    import billion
+    import drawn
 
-    clients = billion.drawn_clients(billion.Shape(100, 20, 64.0), chunk_clients=25)
+    clients = drawn.drawn_clients(common.Shape(100, 20, 64.0), chunk_clients=25)
     assert np.asarray(clients.rows.mask).all()
     held = np.bincount(np.asarray(clients.rows.item_ids).ravel(), minlength=20)
     np.testing.assert_array_equal(clients.item_counts, held)
