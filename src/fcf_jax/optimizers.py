@@ -16,7 +16,13 @@ import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fcf_jax.core.curvature import Curvature, curvature_of, inverse_products, precondition
+from fcf_jax.core.curvature import (
+    Curvature,
+    InverseProducts,
+    curvature_of,
+    inverse_products,
+    precondition,
+)
 from fcf_jax.core.linalg import matmul, safe_sqrt, solve_definite
 from fcf_jax.core.records import Model, Scalar
 
@@ -306,20 +312,10 @@ def _remember(memory: Memory, last: ServerPoint, current: ServerPoint, restarts:
 def _accelerated_step(
     memory: Memory, gradient: Float[Array, "items factors"], curvature: Curvature
 ) -> tuple[Float[Array, "items factors"], Float[Array, ""]]:
-    """Combine past changes with the preconditioned step, and predict what that step alone gains.
-
-    The combination leaves the shortest step in the metric of the curvature.
-    """
-    size = memory.point_changes.shape[0]
+    """Combine past changes with the preconditioned step, and predict what that step alone gains."""
     products = inverse_products(memory.gradient_changes, gradient, curvature)
-    ages = jnp.arange(size)
-    latest_first, is_filled = (memory.count - 1 - ages) % max(size, 1), ages < memory.count
-    normal = jnp.where(
-        is_filled[:, None] & is_filled, products.changes[latest_first[:, None], latest_first], 0.0
-    )
-    target = jnp.where(is_filled, products.mixed[latest_first], 0.0)
-    ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
-    weights = jnp.zeros_like(target).at[latest_first].set(solve_definite(normal + ridge, target))
+    size = memory.point_changes.shape[0]
+    weights = _anderson_weights(memory.count, products) if size else products.mixed
 
     def combined(changes: Array) -> Array:
         terms = [jnp.where(weights[one] == 0, 0.0, weights[one] * changes[one]) for one in range(size)]
@@ -327,6 +323,18 @@ def _accelerated_step(
 
     remaining = precondition(gradient - combined(memory.gradient_changes), curvature)
     return -remaining - combined(memory.point_changes), 0.5 * products.gradient
+
+
+def _anderson_weights(count: Int[Array, ""], products: InverseProducts) -> Float[Array, "memory"]:
+    """Weigh past changes so that the remaining step is shortest in the metric of the curvature."""
+    (size,) = products.mixed.shape
+    ages = jnp.arange(size)
+    latest_first, is_filled = (count - 1 - ages) % size, ages < count
+    normal = products.changes[latest_first[:, None], latest_first]
+    normal = jnp.where(is_filled[:, None] & is_filled, normal, 0.0)
+    target = jnp.where(is_filled, products.mixed[latest_first], 0.0)
+    ridge = jnp.diag(_ANDERSON_RIDGE * jnp.diagonal(normal))  # past changes are nearly parallel
+    return jnp.zeros_like(target).at[latest_first].set(solve_definite(normal + ridge, target))
 
 
 def _mean_confidence(model: Model, confidence_factor: Scalar, mean_extra: Array) -> Float[Array, "items"]:
