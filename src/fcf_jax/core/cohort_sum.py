@@ -21,6 +21,8 @@ from jaxtyping import Array, Float
 from fcf_jax.core import packing
 from fcf_jax.core.checks import require, require_item_factors
 from fcf_jax.core.client import chunk_uploads
+from fcf_jax.core.kernels import choice as kernels
+from fcf_jax.core.kernels import full_round
 from fcf_jax.core.objective import extra_confidence, gram, observe
 from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import (
@@ -123,8 +125,20 @@ def accumulate(
             total, worst = jax.lax.psum(total, "clients"), jax.lax.pmax(worst, "clients")
         return total, worst
 
+    if clients.items is not None and channel is None and user_weights is None and not packing.is_split(mesh):
+        return _sum_all(share, model, item_factors, clients)
     received = as_pytree((model, item_factors, channel, channel_state, key, user_weights))
-    return packing.split_chunks(share, mesh)(received, clients)
+    return packing.split_chunks(share, mesh)(received, clients._replace(items=None))
+
+
+def _sum_all(share: Callable, model: Model, item_factors: Array, clients: PackedClients) -> Any:
+    """Add up a full round without a channel, by kernels where they serve."""
+
+    def plain(model: Model, item_factors: Array, clients: PackedClients) -> tuple[Any, Array]:
+        return share((model, item_factors, None, None, None, None), clients._replace(items=None))
+
+    model, clients = as_pytree((model, kernels.suited(model, clients)))
+    return kernels.choose(full_round.sum_clients, plain, model, item_factors, clients)
 
 
 def _weighted(uploads: Uploads, user_weights: Float[Array, "users"] | None) -> Uploads:
@@ -219,10 +233,15 @@ def solve_clients(
         total, _, _ = solve_chunks(broadcast_of(model, factors), clients, place, start)
         return jax.lax.psum(total, "clients") if packing.is_split(mesh) else total
 
+    def plain(model: Model, factors: Array, clients: PackedClients) -> tuple[Array, Array]:
+        return packing.split_chunks(share, mesh)((model, factors), clients._replace(items=None))
+
     require(model=model)
     require_item_factors(factors, clients, mesh)
-    factors = jnp.asarray(factors)
-    return packing.split_chunks(share, mesh)((as_pytree(model), factors), clients)
+    arguments = as_pytree(model), jnp.asarray(factors), kernels.suited(model, clients)
+    if packing.is_split(mesh):
+        return plain(*arguments)
+    return kernels.choose(full_round.solve_clients, plain, *arguments)
 
 
 def sent_factors(uploads: Uploads) -> Float[Array, "clients factors"]:

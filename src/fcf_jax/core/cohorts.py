@@ -170,7 +170,7 @@ def _gather(
     clients: PackedClients, client_ids: Int[Array, "clients"], *, row_capacity: int, num_shares: int
 ) -> tuple[PackedClients, Int[Array, "left"]]:
     """Gather the clients that fit; return also the ids of those that do not, padded with `num_users`."""
-    clients = jax.tree.map(jnp.asarray, clients)
+    clients = jax.tree.map(jnp.asarray, clients._replace(items=None))
     num_users = clients.row_counts.shape[0]
     chunk_ids = _split_into_chunks(client_ids, clients, num_shares=num_shares)
     all_rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), clients.rows)

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 from fcf_jax.core.checks import require, require_catalogue
 from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
+from fcf_jax.core.kernels.choice import suited
 from fcf_jax.core.packing import padded_size
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import (
@@ -306,6 +307,7 @@ def run_rounds(
         check_round(setup_of(federation), state, clients)
         if row_capacity is None and not _is_traced(key, state.round_index, clients.row_counts):
             row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
+        clients = suited(setup_of(federation).model, clients)
     arguments = as_pytree(federation.round), key, state, clients
     # in another program, `jit` would keep what the optimizer closes over: tracers would leak
     is_traced = _is_traced(*jax.tree.leaves(arguments))

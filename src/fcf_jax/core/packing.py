@@ -14,6 +14,7 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from fcf_jax.core.item_major import item_major
 from fcf_jax.core.records import ClientData, Histories, PackedClients
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ def pack_clients(
     chunk_clients: int = _CHUNK_CLIENTS,
     num_shares: int = 1,
     device: Any = None,
+    by_item: bool | None = None,
 ) -> PackedClients:
     """Pack all histories, in an order that fills the chunks evenly.
 
@@ -42,6 +44,8 @@ def pack_clients(
         num_shares: number of devices that will share the chunks; their number becomes a multiple of it.
         device: the `jax.Device` that holds the result, such as a CPU beside a GPU
             (`fcf_jax.parallel.run_rounds_streamed`); None: the default device.
+        by_item: whether to keep a second copy of the histories item by item, 8 bytes per interaction. The
+            kernels for full rounds on one GPU need it. None: only if the result is for a single GPU.
 
     Raises:
         ValueError: for a row width below 1, or for 2**31 or more slots.
@@ -50,7 +54,10 @@ def pack_clients(
     row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
     chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
     with jax.default_device(device):
-        return pack(interactions, chunks, row_width=row_width)
+        clients = pack(interactions, chunks, row_width=row_width)
+        if by_item is None:
+            by_item = num_shares == 1 and next(iter(clients.owners.devices())).platform == "gpu"
+        return clients._replace(items=item_major(interactions)) if by_item else clients
 
 
 def pack_items(
@@ -61,6 +68,7 @@ def pack_items(
     chunk_clients: int = _CHUNK_CLIENTS,
     num_shares: int = 1,
     device: Any = None,
+    by_item: bool | None = None,
 ) -> PackedClients:
     """Pack the interactions by item, as ALS needs them; arguments as for `pack_clients`."""
     return pack_clients(
@@ -70,6 +78,7 @@ def pack_items(
         chunk_clients=chunk_clients,
         num_shares=num_shares,
         device=device,
+        by_item=by_item,
     )
 
 
@@ -225,6 +234,7 @@ def fill_up(
         first_row=first_row + first_row // old_rows * (rows - old_rows),
         row_counts=clients.row_counts,
         item_counts=clients.item_counts,
+        items=clients.items,
     )
 
 
@@ -232,7 +242,7 @@ def cut_chunks(clients: PackedClients, start: int, size: int) -> PackedClients:
     """Copy `size` chunks from chunk `start` on, on the host; padding chunks replace those beyond the end."""
     part = jax.tree.map(
         lambda leaf: np.asarray(leaf)[start : start + size],
-        clients._replace(first_row=(), row_counts=(), item_counts=()),
+        clients._replace(first_row=(), row_counts=(), item_counts=(), items=None),
     )
     part = part._replace(
         first_row=clients.first_row[:0], row_counts=clients.row_counts, item_counts=clients.item_counts
@@ -245,7 +255,7 @@ def one_chunk_each(clients: PackedClients) -> Iterator[PackedClients]:
     for chunk in range(clients.owners.shape[0]):
         parts = clients.rows, clients.owners, clients.client_ids
         rows, owners, client_ids = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk : chunk + 1], parts)
-        yield clients._replace(rows=rows, owners=owners, client_ids=client_ids)
+        yield clients._replace(rows=rows, owners=owners, client_ids=client_ids, items=None)
 
 
 def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
@@ -263,7 +273,8 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
     num_chunks, num_rows = (max(each.owners.shape[axis] for each in packings) for axis in (0, 1))
     num_clients = max(each.client_ids.shape[1] for each in packings)
     filled = [
-        fill_up(each, num_chunks=num_chunks, num_rows=num_rows, num_clients=num_clients) for each in packings
+        fill_up(each._replace(items=None), num_chunks=num_chunks, num_rows=num_rows, num_clients=num_clients)
+        for each in packings
     ]
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *filled)
 

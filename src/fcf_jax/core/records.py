@@ -101,6 +101,32 @@ class Histories(Protocol):
         ...
 
 
+class ItemMajor(NamedTuple):
+    """The histories of all packed clients item by item, and what GPU kernels need to divide their work.
+
+    The users of an item are consecutive and ascending. A popular item is cut into pieces.
+
+    Attributes:
+        user_ids: user of each interaction.
+        strengths: strength r of each interaction.
+        piece_starts: first interaction of each piece, and the number of interactions.
+        piece_items: item of each piece, ascending.
+        piece_order: pieces, the longest first.
+        first_piece: first piece of each item, and the number of pieces.
+        user_order: users, the longest history first.
+        history_lengths: number of interactions of each user.
+    """
+
+    user_ids: Int[Array, "interactions"]
+    strengths: Float[Array, "interactions"]
+    piece_starts: Int[Array, "pieces_and_1"]
+    piece_items: Int[Array, "pieces"]
+    piece_order: Int[Array, "pieces"]
+    first_piece: Int[Array, "items_and_1"]
+    user_order: Int[Array, "users"]
+    history_lengths: Int[Array, "users"]
+
+
 class PackedClients(NamedTuple):
     """Histories cut into rows of equal width, and grouped into chunks of whole clients.
 
@@ -115,6 +141,7 @@ class PackedClients(NamedTuple):
         row_counts: number of rows of each user.
         item_counts: number of packed users with each item of the catalogue. Its length tells apart packings
             of other catalogues, under `jit` too.
+        items: the same histories item by item, for the kernels of a GPU; None: not needed.
     """
 
     rows: ClientData
@@ -123,6 +150,7 @@ class PackedClients(NamedTuple):
     first_row: Int[Array, "users"]
     row_counts: Int[Array, "users"]
     item_counts: Int[Array, "items"]
+    items: ItemMajor | None = None
 
 
 class Cohort(NamedTuple):

@@ -59,7 +59,7 @@ def solve_new_users(
     num_missing = _power_of_two(histories.num_users, least=_FEWEST) - histories.num_users
     indptr = np.pad(histories.indptr, (0, num_missing), mode="edge")
     padded = dataclasses.replace(histories, indptr=indptr, user_labels=None)
-    clients = pack_clients(padded, row_width=_ROW_WIDTH)
+    clients = pack_clients(padded, row_width=_ROW_WIDTH, by_item=False)  # else of many shapes
     clients = fill_up(clients, num_rows=_power_of_two(clients.owners.shape[1], least=_FEWEST))
     solved = _solve(as_pytree(model), item_factors, clients)
     return np.asarray(solved)[: histories.num_users]

@@ -76,7 +76,8 @@ def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh
 def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
     """Split the chunks of clients over the mesh, padded to the same number on each device."""
     num_chunks = clients.client_ids.shape[0]
-    filled = fill_up(clients, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
+    one_device = clients._replace(items=None)  # the kernels that need them know no mesh
+    filled = fill_up(one_device, num_chunks=num_chunks + -num_chunks % mesh.shape["clients"])
     return jax.tree.map(lambda spec, part: _put(part, NamedSharding(mesh, spec)), chunk_specs(), filled)
 
 
