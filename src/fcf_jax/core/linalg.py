@@ -25,7 +25,7 @@ def inverse_matrix(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Bo
     """
     size, dtype = matrix.shape[0], matrix.dtype
     num_missing = -size % _BASE_SIZE
-    scale = _scale(matrix)
+    scale = unit_diagonal_scale(matrix)
     scaled = matrix * scale[:, None] * scale[None, :] + 32 * jnp.finfo(dtype).eps * jnp.eye(size, dtype=dtype)
     filled = jnp.pad(scaled, (0, num_missing))
     filled = filled + jnp.diag((jnp.arange(size + num_missing) >= size).astype(dtype))
@@ -48,16 +48,16 @@ def inverse_matrix(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Bo
     first = filled, jnp.ones((), dtype)
     inverse, smallest = jax.lax.fori_loop(0, filled.shape[0] // _BASE_SIZE, eliminate, first)
     inverse = inverse[:size, :size] * scale[:, None] * scale[None, :]
-    return 0.5 * (inverse + inverse.T), _is_definite(smallest)
+    return 0.5 * (inverse + inverse.T), is_definite(smallest)
 
 
-def _scale(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
+def unit_diagonal_scale(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
     """Return the scaling that makes the diagonal 1, or -1 where it is negative."""
     size = jnp.abs(jnp.diagonal(matrix))
     return jax.lax.rsqrt(jnp.where(size < jnp.finfo(size.dtype).tiny, 1.0, size))
 
 
-def _is_definite(smallest_pivot: Float[Array, ""]) -> Bool[Array, ""]:
+def is_definite(smallest_pivot: Float[Array, ""]) -> Bool[Array, ""]:
     """Return False for a pivot below those that rounding makes of a singular matrix, and for nan."""
     return smallest_pivot >= -4 * jnp.finfo(smallest_pivot.dtype).eps ** 0.5
 
@@ -71,12 +71,12 @@ def inverse_cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], 
     Returns:
         N, and False for a matrix that is clearly not positive semidefinite.
     """
-    scale = _scale(matrix)
+    scale = unit_diagonal_scale(matrix)
     base_size = _BASE_SIZE
     while base_size < _LARGEST_BASE_SIZE and 16 * base_size <= matrix.shape[0]:
         base_size *= 2
     inverse, smallest = _inverse_cholesky(matrix * scale[:, None] * scale[None, :], base_size)
-    return inverse * scale[None, :], _is_definite(smallest)
+    return inverse * scale[None, :], is_definite(smallest)
 
 
 def solve_definite(matrix: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
@@ -130,7 +130,8 @@ def _eliminate(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[
         return tableau, jnp.minimum(smallest, pivot)
 
     tableau = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], axis=1)
-    tableau, smallest = jax.lax.fori_loop(0, size, eliminate, (tableau, jnp.ones((), matrix.dtype)))
+    smallest = jnp.where(False, matrix[0, 0], 1.0)  # differs by device wherever the matrix does
+    tableau, smallest = jax.lax.fori_loop(0, size, eliminate, (tableau, smallest))
     return tableau[:, size:], smallest
 
 

@@ -15,6 +15,7 @@ from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.item_major import item_major
 from fcf_jax.core.kernels.choice import INTERPRETED, suited
 from fcf_jax.core.kernels.plans import PLANS, plan_of
+from fcf_jax.core.kernels.root import inverse_root_of
 from fcf_jax.core.kernels.trial import error_of_trial
 from fcf_jax.core.objective import implicit_feedback
 from fcf_jax.core.records import Model
@@ -175,3 +176,16 @@ def test_only_whole_packings_on_one_device_keep_their_items(clients):
     parts += [packing.stack_clients([clients, clients]), place_clients(clients, client_mesh(1))]
     assert all(part.items is None for part in parts)
     assert packing.fill_up(clients, num_rows=100).items is clients.items
+
+
+@pytest.mark.parametrize("size", [5, 16])
+def test_inverse_root_matches_dense_inverse_and_tells_indefinite_matrices(size):
+    root = np.random.default_rng(0).normal(size=(size, size))
+    plan = plan_of(size, is_interpreted=True)
+    of = partial(inverse_root_of, size=plan.num_factors, launch=plan.clients)
+    matrix = root @ root.T + np.eye(size)
+    found, is_definite = of(jnp.asarray(matrix, jnp.float32))
+    assert relative_error(found.T @ found, np.linalg.inv(matrix)) <= 1e-5 and bool(is_definite)
+    singular, is_definite = of(jnp.ones((size, size)))
+    assert np.isfinite(singular).all() and bool(is_definite)
+    assert not of(-jnp.eye(size))[1]

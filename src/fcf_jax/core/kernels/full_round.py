@@ -16,7 +16,8 @@ from fcf_jax.core.kernels.clients import Rows, Solved, solve
 from fcf_jax.core.kernels.items import Pieces, sum_over_users
 from fcf_jax.core.kernels.launch import Weighted
 from fcf_jax.core.kernels.plans import Plan
-from fcf_jax.core.linalg import inverse_cholesky, matmul
+from fcf_jax.core.kernels.root import inverse_root_of
+from fcf_jax.core.linalg import matmul
 from fcf_jax.core.objective import extra_confidence, gram, observe, sparse_residuals
 from fcf_jax.core.records import ClientData, CohortSum, ItemMajor, Model, Observations, PackedClients
 
@@ -88,9 +89,11 @@ def solve_clients(
 def whiten(model: Model, item_factors: Float[Array, "items factors"], plan: Plan) -> Whitened:
     """Compute Z and N, once a round."""
     num_factors = item_factors.shape[1]
-    ridge = model.regularization * jnp.eye(num_factors, dtype=item_factors.dtype)
-    inverse_root, is_definite = inverse_cholesky(model.unobserved_weight * gram(item_factors) + ridge)
     missing = plan.num_factors - num_factors
+    ridge = model.regularization * jnp.eye(num_factors, dtype=item_factors.dtype)
+    inverse_root, is_definite = inverse_root_of(
+        model.unobserved_weight * gram(item_factors) + ridge, size=plan.num_factors, launch=plan.clients
+    )
     table = jnp.pad(matmul(item_factors, inverse_root.T), ((0, 0), (0, missing)))
     return Whitened(table, inverse_root, is_definite)
 
