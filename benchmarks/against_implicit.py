@@ -1,8 +1,9 @@
 """A federated round beside an iteration of centralised ALS in C++: `implicit` and `irspack`.
 
-- rounds: a full round (guarded Gram step, or Adam) and a sweep of our ALS against an iteration of each peer,
-  in turn. A round solves all user factors exactly, sums all item gradients and takes the server's step; a
-  sweep and an iteration solve all users and all items. Rounds start from item factors trained for ten rounds.
+- rounds: a full round (guarded Gram step; the same with clients that stop at a relative error of 0.01; Adam)
+  and a sweep of our ALS against an iteration of each peer, in turn. A round solves all user factors, sums all
+  item gradients and takes the server's step; a sweep and an iteration solve all users and all items. Rounds
+  start from item factors trained for ten rounds.
 - quality: from the start to within 0.5 % of converged ALS's loss (descents.py).
 - alone: peak memory and first call of each, in a process of its own without a cache of programs (alone.py).
 
@@ -140,7 +141,11 @@ def show_result(result: dict[str, Any]) -> None:
         rows = [{"": name, **one, "of CPU time": cpu[name]} for name, one in found["ratios"].items()]
         show(f"{title}: ratios", rows)
     if "quality" in result:
-        show(f"{title}: to within 0.5 % of converged ALS", result["quality"]["rows"])
+        rows = [
+            {name: value["median"] if isinstance(value, dict) else value for name, value in row.items()}
+            for row in result["quality"]["rows"]
+        ]
+        show(f"{title}: to within 0.5 % of converged ALS", rows)
     if "alone" in result:
         rows = [
             {"": name, "peak MB": 1e-6 * one["peak_bytes"]}

@@ -31,11 +31,14 @@ def rows_of(document: Document, piece: str, rows: Callable) -> Iterator[dict[str
 def _rounds(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     times = {name: cell(1e3 * one["median_s"]) for name, one in found["timings"].items()}
     ratios = {
-        f"round / {words}": spread_cell(found["ratios"].get(f"guarded_round / {peer}"), is_bold=True)
+        f"{name} / {words}": spread_cell(found["ratios"].get(f"{mine} / {peer}"), is_bold=True)
+        for name, mine in (("round", "guarded_round"), ("inexact", "inexact_round"))
         for peer, words in _RATIOS.items()
+        if not (name == "inexact" and peer == "implicit_exact")
     }
     yield {
         "round, ms": times.get("guarded_round"),
+        "inexact, ms": times.get("inexact_round"),
         "with Adam, ms": times.get("adam_round"),
         "ALS sweep, ms": times.get("als_sweep"),
         **{f"{words}, ms": times.get(peer) for peer, words in _RATIOS.items()},
@@ -45,13 +48,12 @@ def _rounds(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _quality(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for row in found["rows"]:
-        is_ours = row[""] == "federated"
-        ratio = {"median": row["federated / it"], "min": row["min"], "max": row["max"]}
         yield {
-            "": row[""],
+            "": row[""].replace("_", " "),
             "seconds": row["seconds"],
             "rounds or iterations": row["steps"],
-            "ours / it": "1" if is_ours else spread_cell(ratio, is_bold=True),
+            "round / it": spread_cell(row.get("guarded_round / it"), is_bold=True),
+            "inexact / it": spread_cell(row.get("inexact_round / it"), is_bold=True),
         }
 
 

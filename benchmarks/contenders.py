@@ -11,7 +11,10 @@ from problem import ADAM, GUARDED_GRAM, REGULARIZATION, Problem, pack_on, rounds
 
 import fcf_jax as fcf
 
-STEPS = {"guarded_round": GUARDED_GRAM, "adam_round": ADAM}
+INEXACT = 0.01  # relative error at which clients of an inexact round stop
+STEPS = {"guarded_round": GUARDED_GRAM, "inexact_round": GUARDED_GRAM, "adam_round": ADAM}
+if "solve_tolerance" not in fcf.Model._fields:
+    del STEPS["inexact_round"]
 OURS = (*STEPS, "als_sweep")
 
 
@@ -26,7 +29,7 @@ def ours(
 ) -> Callable[[], Any]:
     """Prepare calls of `block` rounds or sweeps from these item factors, by default from those of key 0."""
     if name in STEPS:
-        federation = problem.federation(STEPS[name])
+        federation = federation_of(problem, name)
         return rounds_of(problem, federation, item_factors, num_rounds=block, num_calls=num_calls).run
     if item_factors is None:
         item_factors = start_of(problem)
@@ -35,6 +38,13 @@ def ours(
         fcf.als.run_sweeps, problem.model, item_factors, problem.clients, items, num_sweeps=block,
         mesh=problem.mesh,
     )  # fmt: skip
+
+
+def federation_of(problem: Problem, name: str) -> fcf.Federation:
+    """Set up the federation of these rounds; inexact ones share the compiled program."""
+    if name == "inexact_round":
+        problem = problem._replace(model=problem.model._replace(solve_tolerance=INEXACT))
+    return problem.federation(STEPS[name])
 
 
 def task_of(

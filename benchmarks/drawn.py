@@ -4,12 +4,15 @@
 lengths are log-normal, items follow a power law, as there.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 from common import Shape
 from jax import numpy as jnp
 
 import fcf_jax as fcf
+from fcf_jax.core.item_major import item_major
 
 _OVERDRAWN = 1.12  # items that a history would hold twice are dropped
 _TAIL = 7.0  # popularity is 1 / (rank + offset); the first item is drawn e**7 times as often as the last
@@ -60,6 +63,41 @@ def drawn_clients(shape: Shape, *, chunk_clients: int, row_width: int = 32) -> f
         row_counts=jnp.asarray(np.tile(counts, num_chunks), jnp.int32),
         item_counts=item_counts,
     )
+
+
+class _Histories(NamedTuple):
+    """Histories whose transpose is known; what only the transpose needs is empty here."""
+
+    indptr: np.ndarray
+    num_items: int
+    transposed: Any = None
+    item_ids: np.ndarray = np.empty(0, np.int32)
+    strengths: np.ndarray = np.empty(0, np.float32)
+
+    @property
+    def num_users(self) -> int:
+        return len(self.indptr) - 1
+
+    def transpose(self) -> Any:
+        return self.transposed
+
+
+def with_items(clients: fcf.PackedClients) -> fcf.PackedClients:
+    """Add the copy by item to drawn clients, sorted on the device; kernels of a GPU need it."""
+
+    @jax.jit
+    def users_by_item(item_ids: jax.Array, owners: jax.Array, client_ids: jax.Array) -> jax.Array:
+        users = jnp.take_along_axis(client_ids, owners, axis=1)
+        users = jnp.broadcast_to(users[..., None], item_ids.shape)
+        return jax.lax.sort((item_ids.ravel(), users.ravel()), num_keys=1)[1]
+
+    user_ids = np.asarray(users_by_item(clients.rows.item_ids, clients.owners, clients.client_ids))
+    lengths = clients.rows.mask.shape[-1] * np.asarray(clients.row_counts, np.int64)
+    ends = np.append(0, np.cumsum(np.asarray(clients.item_counts), dtype=np.int64))
+    ones = np.ones(user_ids.size, np.float32)
+    by_item = _Histories(ends, lengths.size, item_ids=user_ids, strengths=ones)
+    histories = _Histories(np.append(0, np.cumsum(lengths)), ends.size - 1, by_item)
+    return clients._replace(items=item_major(histories))
 
 
 def trim(counts: np.ndarray, total: int) -> np.ndarray:

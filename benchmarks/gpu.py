@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import gpu_pieces
 from common import argument_parser, machine, positive, publish
+from gpu_kernels import kernel_parts
 from gpu_pieces import SMALL, Sizes
 from gpu_table import write_gpu_table
 from roofline import against_roof
@@ -43,12 +44,15 @@ class Piece(NamedTuple):
 PIECES = {
     "card": Piece(gpu_pieces.card, 40),
     "agreement": Piece(gpu_pieces.agreement, 60),
-    "movielens_20m": Piece(partial(gpu_pieces.movielens_20m, chunk=0), 100),
-    "movielens_20m_small_chunks": Piece(partial(gpu_pieces.movielens_20m, chunk=1), 80),
+    "movielens_20m": Piece(gpu_pieces.movielens_20m, 80),
+    "movielens_20m_xla": Piece(partial(gpu_pieces.movielens_20m, by_item=False), 80),
+    "kernels": Piece(kernel_parts, 80),
     "determinism": Piece(gpu_pieces.determinism, 60),
     "cohort": Piece(gpu_pieces.cohort, 60),
     "side_by_side": Piece(gpu_pieces.side_by_side, 60),
     "billion": Piece(gpu_pieces.billion, 90),
+    "billion_xla": Piece(partial(gpu_pieces.billion, by_item=False), 60),
+    "movielens_20m_xla_small_chunks": Piece(partial(gpu_pieces.movielens_20m, chunk=1, by_item=False), 60),
     "streamed": Piece(gpu_pieces.streamed, 60),
 }
 NO_TIME = 15  # seconds left in which no piece is begun

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 from common import MOVIELENS_1M, MOVIELENS_20M, MOVIELENS_100K, Shape, Timing, measure, ratio
-from drawn import drawn_clients, drawn_interactions
+from drawn import drawn_clients, drawn_interactions, with_items
 from jax import numpy as jnp
 from problem import (
     ADAM,
@@ -15,13 +15,13 @@ from problem import (
     REGULARIZATION,
     Problem,
     default_model,
-    problem_of,
     rounds_of,
     train_item_factors,
 )
 from roofline import least_work, rates
 
 import fcf_jax as fcf
+from fcf_jax.core.kernels.choice import INTERPRETED
 from fcf_jax.core.packing import padding_factor
 
 BLOCK = 3  # full rounds in a call
@@ -31,6 +31,7 @@ NUM_BLOCKS = 16  # of clients that are streamed
 class Sizes(NamedTuple):
     """Sizes of all pieces."""
 
+    agreement: Shape = Shape(300, 120, 15.0)
     movielens_20m: Shape = MOVIELENS_20M
     movielens_1m: Shape = MOVIELENS_1M
     movielens_100k: Shape = MOVIELENS_100K
@@ -47,6 +48,7 @@ class Sizes(NamedTuple):
 
 
 SMALL = Sizes(
+    agreement=Shape(30, 40, 6.0),
     movielens_20m=Shape(300, 100, 12.0),
     movielens_1m=Shape(200, 80, 10.0),
     movielens_100k=Shape(100, 60, 10.0),
@@ -69,23 +71,24 @@ def card(sizes: Sizes, repeats: int) -> dict[str, Any]:
 
 
 def agreement(sizes: Sizes, repeats: int) -> dict[str, Any]:
-    """Compare F of this device with that of the CPU and of float64."""
-    interactions = drawn_interactions(Shape(300, 120, 15.0))
-    problem = problem_of(interactions, num_factors=16)
+    """Compare F by kernels, by XLA and on the CPU with float64, and the kernels with their own second run."""
+    interactions = drawn_interactions(sizes.agreement)
+    problem = pack(interactions, 16, chunk_slots=2**12, by_item=True)
     item_factors = problem.federation(optax.sgd(0.1)).init(jax.random.key(0)).item_factors
-    arguments = item_factors, problem.clients
-
-    def upload_on(device: Any) -> np.ndarray:
-        upload = jax.jit(lambda item_factors, clients: problem.cohort_sum(item_factors, clients).upload)
-        return np.asarray(upload(*jax.device_put(arguments, device)), np.float64)
-
     exact = dense_upload(np.asarray(item_factors, np.float64), interactions)
-    devices = {"here": jax.local_devices()[0], "cpu": jax.local_devices(backend="cpu")[0]}
-    found, size = {name: upload_on(device) for name, device in devices.items()}, np.linalg.norm(exact)
-    return {
-        "here_to_cpu": float(np.linalg.norm(found["here"] - found["cpu"]) / size),
-        **{f"{name}_to_float64": float(np.linalg.norm(one - exact) / size) for name, one in found.items()},
-    }
+    here, cpu = jax.local_devices()[0], jax.local_devices(backend="cpu")[0]
+    upload = jax.jit(lambda item_factors, clients: problem.cohort_sum(item_factors, clients).upload)
+
+    def upload_on(device: Any, clients: fcf.PackedClients) -> np.ndarray:
+        return np.asarray(upload(*jax.device_put((item_factors, clients), device)), np.float64)
+
+    bare = problem.clients._replace(items=None)
+    found = {"xla": upload_on(here, bare), "cpu": upload_on(cpu, bare)}
+    with INTERPRETED(jax.default_backend() != "gpu"):  # where there is no GPU for the kernels
+        found["kernels"], again = (upload_on(here, problem.clients) for _ in range(2))
+    size = np.linalg.norm(exact)
+    errors = {f"{name}_to_float64": float(np.linalg.norm(one - exact) / size) for name, one in found.items()}
+    return errors | {"kernels_are_identical": bool((found["kernels"] == again).all())}
 
 
 def device_peak_bytes() -> int | None:
@@ -107,10 +110,20 @@ def dense_upload(item_factors: np.ndarray, interactions: fcf.Interactions) -> np
 
 
 def pack(
-    interactions: fcf.Interactions, num_factors: int, *, chunk_slots: int, chunk_clients: int
+    interactions: fcf.Interactions,
+    num_factors: int,
+    *,
+    chunk_slots: int,
+    chunk_clients: int | None = None,
+    by_item: bool | None = None,
 ) -> Problem:
-    """Pack into few large chunks, as suits a GPU."""
-    clients = fcf.pack_clients(interactions, chunk_slots=chunk_slots, chunk_clients=chunk_clients)
+    """Pack into few large chunks, as suits a GPU; by item too, for the kernels, unless told not to."""
+    clients = fcf.pack_clients(
+        interactions,
+        chunk_slots=chunk_slots,
+        chunk_clients=chunk_clients or max(chunk_slots // 16, 1),
+        by_item=by_item,
+    )
     return Problem(default_model(), clients, interactions.num_items, num_factors)
 
 
@@ -127,13 +140,16 @@ def full_rounds(problem: Problem, *, repeats: int) -> tuple[Timing, float]:
     return measure({"rounds": run}, repeats=repeats)["rounds"].per(BLOCK), first.compile_s
 
 
-def movielens_20m(sizes: Sizes, repeats: int, *, chunk: int) -> dict[str, Any]:
-    """Time a full round with chunks of this size, by its place in `sizes.chunk_slots`."""
+def movielens_20m(
+    sizes: Sizes, repeats: int, *, chunk: int = 0, by_item: bool | None = None
+) -> dict[str, Any]:
+    """Time a full round, by kernels where they work unless `by_item` is False.
+
+    Chunks, of the size at this place of `sizes.chunk_slots`, matter for XLA alone.
+    """
     interactions = drawn_interactions(sizes.movielens_20m)
     chunk_slots = sizes.chunk_slots[chunk]
-    problem = pack(
-        interactions, sizes.large_factors, chunk_slots=chunk_slots, chunk_clients=max(chunk_slots // 16, 1)
-    )
+    problem = pack(interactions, sizes.large_factors, chunk_slots=chunk_slots, by_item=by_item)
     timing, compile_s = full_rounds(problem, repeats=repeats)
     return {
         "chunk_slots": chunk_slots,
@@ -163,7 +179,7 @@ def described(problem: Problem, timing: Timing, num_interactions: int) -> dict[s
 def determinism(sizes: Sizes, repeats: int) -> dict[str, Any]:
     """Run the same rounds twice and compare bit by bit."""
     interactions = drawn_interactions(sizes.movielens_1m)
-    problem = pack(interactions, sizes.small_factors, chunk_slots=2**18, chunk_clients=2**14)
+    problem = pack(interactions, sizes.small_factors, chunk_slots=2**18)
     federation, key = problem.federation(GUARDED_GRAM), jax.random.key(0)
 
     def item_factors() -> np.ndarray:
@@ -205,7 +221,7 @@ def cohort(sizes: Sizes, repeats: int) -> dict[str, Any]:
 def side_by_side(sizes: Sizes, repeats: int) -> dict[str, Any]:
     """Time 8 federations in one program against one."""
     interactions = drawn_interactions(sizes.movielens_100k)
-    problem = pack(interactions, sizes.small_factors, chunk_slots=2**18, chunk_clients=2**14)
+    problem = pack(interactions, sizes.small_factors, chunk_slots=2**18)
     keys, unused = jax.random.split(jax.random.key(0), 8), jnp.zeros(8)
 
     def make(unused: jax.Array) -> fcf.Federation:
@@ -224,10 +240,11 @@ def side_by_side(sizes: Sizes, repeats: int) -> dict[str, Any]:
     }
 
 
-def billion(sizes: Sizes, repeats: int) -> dict[str, Any]:
+def billion(sizes: Sizes, repeats: int, *, by_item: bool = True) -> dict[str, Any]:
     """Time a full round of the largest data, drawn on the device."""
     chunk_clients = max(sizes.chunk_slots[0] // round(sizes.billion.mean_history), 1)
     clients = drawn_clients(sizes.billion, chunk_clients=chunk_clients)
+    clients = with_items(clients) if by_item else clients
     problem = Problem(default_model(), clients, sizes.billion.num_items, sizes.billion_factors)
     timing, compile_s = full_rounds(problem, repeats=repeats)
     return {**described(problem, timing, clients.rows.mask.size), "compile_s": compile_s}

@@ -19,8 +19,8 @@ import fcf_jax as fcf
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SHARED = {  # imported by scripts
-    "against_implicit_tables", "alone", "common", "contenders", "descents", "drawn", "gpu_pieces",
-    "gpu_table", "memory", "peers", "problem", "readme", "roofline",
+    "against_implicit_tables", "alone", "common", "contenders", "descents", "drawn", "gpu_kernels",
+    "gpu_pieces", "gpu_table", "memory", "peers", "problem", "readme", "roofline",
 }  # fmt: skip
 DATA = ["--simulated", "60", "30", "8", "--num-factors", "4"]
 ONCE = [*DATA, "--repeats", "1"]
@@ -42,7 +42,7 @@ TOYS = {
     "clipping": Toy(ONCE, ("results", 0, "ratios", "clipped, with noise", "median")),
     "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 1, "fraction_of_ideal")),
     "gpu": Toy(
-        ["--small", "--repeats", "1", "--only", "card", "agreement", "determinism", "billion", "streamed"],
+        ["--small", "--repeats", "1", "--only", "card", "agreement", "kernels", "billion"],
         ("pieces", "billion", "roofline_ratio"),
     ),
     "growth": Toy(
@@ -226,10 +226,12 @@ def test_a_peer_alone_reports_its_memory(tmp_path, monkeypatch, capsys):
 
 def test_gpu_script_agrees_with_float64_and_is_deterministic(documents):
     found = documents["gpu"]["pieces"]
-    assert set(found) == {"card", "agreement", "determinism", "billion", "streamed"}
-    assert found["agreement"]["here_to_float64"] < 1e-5  # float32
-    assert found["agreement"]["here_to_cpu"] < 1e-5
-    assert found["determinism"]["is_identical"]
+    assert set(found) == {"card", "agreement", "kernels", "billion"}
+    for name in ("kernels", "xla", "cpu"):
+        assert found["agreement"][f"{name}_to_float64"] < 1e-5  # float32
+    assert found["agreement"]["kernels_are_identical"]
+    parts = {name.split(",")[0] for name in found["kernels"]["milliseconds"]}
+    assert parts == {"whiten", "solve", "sum by item"}
     assert found["billion"]["roofline_ratio"] > 0
 
 
