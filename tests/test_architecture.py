@@ -19,8 +19,9 @@ FLOORS = {  # a module imports from floors below its own, or from its own part
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
 EVERYONES = {"fcf_jax.__version__"}
 NEEDED_BY_CORE = {"jax", "optax", "numpy", "jaxtyping"}
-# no file, clock, screen or state; `logging` leaves it to the caller whether and where anything is said
-PURE = {"collections", "dataclasses", "functools", "inspect", "logging", "math", "typing"}
+# No file, clock, screen or state. `logging` leaves it to the caller whether anything is said; `concurrent`
+# computes numbers while this thread traces.
+PURE = {"collections", "concurrent", "dataclasses", "functools", "inspect", "logging", "math", "typing"}
 OWNERS_OF_PACKED_CLIENTS = {"core/packing.py", "core/cohorts.py", "core/records.py"}
 
 

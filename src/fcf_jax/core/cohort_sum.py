@@ -23,6 +23,7 @@ from fcf_jax.core.checks import require, require_item_factors
 from fcf_jax.core.client import chunk_uploads
 from fcf_jax.core.kernels import choice as kernels
 from fcf_jax.core.kernels import full_round
+from fcf_jax.core.kernels.remarks import remark_on_scatters
 from fcf_jax.core.objective import extra_confidence, gram, observe
 from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import (
@@ -127,6 +128,7 @@ def accumulate(
 
     if clients.items is not None and channel is None and user_weights is None and not packing.is_split(mesh):
         return _sum_all(share, model, item_factors, clients)
+    remark_on_scatters()
     received = as_pytree((model, item_factors, channel, channel_state, key, user_weights))
     return packing.split_chunks(share, mesh)(received, clients._replace(items=None))
 

@@ -1,5 +1,6 @@
 """The server's side of a round: its state, and the step from the sums of a cohort."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ def server_update(
         return cast_like((optax.apply_updates(item_factors, updates), after), before)
 
     before = state.item_factors, state.optimizer_state
-    after = jax.lax.cond(sums.num_clients > 0, take_step, lambda before: before, before)
+    after = _step_if(sums.num_clients > 0, jax.jit(take_step), before)
     info = RoundInfo(
         loss=loss,
         gradient_norm=safe_sqrt(jnp.sum(gradient**2)),
@@ -92,6 +93,18 @@ def server_update(
     )
     next_round = state.round_index + 1
     return state._replace(item_factors=after[0], optimizer_state=after[1], round_index=next_round), info
+
+
+def _step_if(has_clients: Array, take_step: Callable, before: Any) -> Any:
+    """Take the step if there are clients; on a GPU, a branch would make the host wait for their sums."""
+
+    def branch(has_clients: Array, before: Any) -> Any:
+        return jax.lax.cond(has_clients, take_step, lambda before: before, before)
+
+    def select(has_clients: Array, before: Any) -> Any:
+        return optax.tree.where(has_clients, take_step(before), before)
+
+    return jax.lax.platform_dependent(has_clients, before, cuda=select, default=branch)
 
 
 def _update(optimizer: optax.GradientTransformationExtraArgs, *arguments: Any, **extra: Any) -> tuple:

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from fcf_jax.core.kernels.choice import obstacle_to
+from fcf_jax.core.kernels.remarks import on_gpu, slow_scatters
 from fcf_jax.core.objective import gram, implicit_feedback
 from fcf_jax.core.records import Model, Observations
 from fcf_jax.core.solve import solve_user_factor
@@ -43,6 +45,10 @@ def diagnose() -> Diagnosis:
         "batched solve": f"{_USERS} users of {_FACTORS} factors in {1e3 * seconds:.2f} ms",
         "error to float64": f"{error:.1e} ({'fine' if error < _TOLERANCE else 'TOO LARGE'})",
     }
+    if on_gpu():
+        obstacle = obstacle_to(_FACTORS, jnp.dtype(jnp.float32))
+        facts["GPU kernels"] = "in use for full rounds" if obstacle is None else f"not in use: {obstacle}"
+        facts["GPU scatters"] = slow_scatters(jax.lib.__version__) or "fine"
     return Diagnosis(facts, error < _TOLERANCE)
 
 

@@ -3,8 +3,8 @@
 Kernels serve full rounds on one NVIDIA GPU. Plain XLA is what they are checked against, and serves all else.
 """
 
-import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
@@ -14,14 +14,13 @@ from jax import numpy as jnp
 from jaxtyping import Array
 
 from fcf_jax.core.kernels.plans import MOST_FACTORS, Plan, plan_of
+from fcf_jax.core.kernels.remarks import on_gpu, remark_on_kernels
 from fcf_jax.core.objective import extra_confidence, observe
 from fcf_jax.core.records import Model, PackedClients
 
 MOST_CONFIDENCE = 1e4  # (c - w0) / w0 that corrections in a kernel can still make exact
 
 INTERPRETED = jax.make_user_context(False)  # True runs kernels in the interpreter, on any platform
-
-_LOG = logging.getLogger("fcf_jax")
 
 
 def choose(by_kernels: Callable, plain: Callable, *arguments: Any) -> Any:
@@ -63,7 +62,9 @@ def suited(model: Model, clients: PackedClients) -> PackedClients:
         most = float(_most_confidence(model, clients.rows))
     if most <= MOST_CONFIDENCE:
         return clients
-    _say(f"the largest (c - w0) / w0 is {most:.3g}, and they are exact up to {MOST_CONFIDENCE:g}")
+    remark_on_kernels(
+        f"the largest (c - w0) / w0 is {most:.3g}, and they are exact up to {MOST_CONFIDENCE:g}"
+    )
     return clients._replace(items=None)
 
 
@@ -76,38 +77,39 @@ def _plan_for(factors: Any, clients: PackedClients) -> Plan | None:
     """Return the sizes of the kernels for these clients; None where there are none."""
     if clients.items is None:
         return None
-    obstacle = _obstacle(factors.shape[1], jnp.result_type(factors))
+    obstacle = obstacle_to(factors.shape[1], jnp.result_type(factors))
     if obstacle is not None:
-        _say(obstacle)
+        remark_on_kernels(obstacle)
         return None
     return plan_of(factors.shape[1], is_interpreted=INTERPRETED.value)
 
 
-def _obstacle(num_factors: int, dtype: Any) -> str | None:
+def obstacle_to(num_factors: int, dtype: Any) -> str | None:
+    """Return why kernels cannot compute with so many factors of this type on the default device, or None."""
     if num_factors > MOST_FACTORS:
         return f"they serve up to {MOST_FACTORS} factors, got {num_factors}"
     if dtype != jnp.float32:
         return f"they compute in float32, got {dtype}"
-    is_here = jax.default_backend() == "gpu"  # elsewhere the program may be compiled for a GPU, but not run
-    return _failure(plan_of(num_factors, is_interpreted=False)) if is_here else None
+    # elsewhere the program may be compiled for a GPU, but not run
+    return _failure(plan_of(num_factors, is_interpreted=False)) if on_gpu() else None
 
 
 @cache
 def _failure(plan: Plan) -> str | None:
-    """Try the kernels on a small problem; return what is wrong with them."""
+    """Try the kernels on a small problem; return what is wrong with them.
+
+    In a thread of its own: what is being traced in this one does not reach there.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_failure_here, plan).result()
+
+
+def _failure_here(plan: Plan) -> str | None:
     from fcf_jax.core.kernels.trial import error_of_trial
 
     try:
-        with jax.ensure_compile_time_eval():
-            error = error_of_trial(plan)
+        error = error_of_trial(plan)
     except Exception as failure:  # whatever a compiler may say
         lines = str(failure).splitlines() or [""]
         return f"compiling them failed: {type(failure).__name__}: {lines[0][:200]}"
     return None if error <= 1e-4 else f"their error on a small problem is {error:.1e}"
-
-
-@cache
-def _say(obstacle: str) -> None:
-    """Log, once, why a GPU computes without kernels."""
-    if jax.default_backend() == "gpu":
-        _LOG.warning("rounds run without the GPU kernels, several times slower: %s", obstacle)
