@@ -52,7 +52,7 @@ def uploads_of(model, item_factors, observations, item_weights=None):
     """Build the uploads of a chunk of one client, solved directly."""
     rows, first = jax.tree.map(lambda leaf: leaf[None], observations), jnp.zeros(1, int)
     broadcast = broadcast_of(model, item_factors, link(item_weights=item_weights))
-    shared = shared_part(model, broadcast.item_gram)
+    shared = shared_part(model, broadcast.item_factors, broadcast.item_gram)
     uploads = chunk_uploads(broadcast, shared, rows, first, first, num_users=1)
     solution = solve_history(model, item_factors, broadcast.item_gram, observations)
     return uploads._replace(user_factors=solution.user_factors[None], scores=solution.scores)

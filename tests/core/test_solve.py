@@ -107,21 +107,52 @@ def batch_of_users(observed, gains, dtype):
     return jnp.asarray(item_factors, dtype), jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows), expected
 
 
-def solve_batch(item_factors, observations):
+def solve_batch(item_factors, observations, model=MODEL):
     row_sums = owned_by(jnp.arange(observations.mask.shape[0]), num_clients=observations.mask.shape[0])
-    shared = shared_part(MODEL, gram(item_factors))
-    return solve_rows(MODEL, item_factors, shared, observations, row_sums)
+    shared = shared_part(model, item_factors, gram(item_factors))
+    return solve_rows(model, item_factors, shared, observations, row_sums)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])  # as above
 @pytest.mark.parametrize("gains", [(0.5, 1.0, 2.0), (0.5, 1.0, 50.0)], ids=["light", "one heavy"])
-def test_both_preconditioners_match_dense_reference(gains, dtype, rtol, observed):
+def test_both_methods_match_dense_reference(gains, dtype, rtol, observed):
     with jax.enable_x64(dtype == np.float64):
         item_factors, observations, expected = batch_of_users(observed, gains, dtype)
         solution = jax.jit(solve_batch)(item_factors, observations)
         for user_factor, dense in zip(solution.user_factors, expected, strict=True):
             assert relative_error(user_factor, dense) <= rtol
         assert float(jnp.max(solution.error)) <= 100 * rtol
+
+
+def energy_error(item_factors, c, x, expected):
+    y = np.asarray(item_factors, np.float64)
+    matrix = y.T @ (c[:, None] * y) + np.eye(y.shape[1])
+    apart = np.asarray(x, np.float64) - expected
+    return np.sqrt(apart @ matrix @ apart / (expected @ matrix @ expected))
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 0.01])
+def test_error_of_an_inexact_solve_is_reported_and_within_the_tolerance(tolerance, observed):
+    gains = np.array([0.5, 1.0, 2.0])
+    item_factors, observations, expected = batch_of_users(observed, gains, np.float32)
+    model = MODEL._replace(solve_tolerance=tolerance)
+    solution = jax.jit(solve_batch)(item_factors, observations, model)
+    assert 1e-6 < float(jnp.max(solution.error)) <= tolerance
+    for user, gain in enumerate(gains):
+        c = np.ones(NUM_ITEMS)
+        c[np.asarray(observations.item_ids[user])[np.asarray(observations.mask[user])]] += gain
+        error = energy_error(item_factors, c, solution.user_factors[user], expected[user])
+        assert error <= 1.001 * float(solution.error[user])
+
+
+def test_inexact_factors_do_not_depend_on_who_is_computed_with_them(observed):
+    y, observations, _ = batch_of_users(observed, (0.1, 2.0, 2.0), np.float32)
+    model = MODEL._replace(solve_tolerance=0.1)
+    together = jax.jit(solve_batch)(y, observations, model)
+    for user in range(3):
+        alone = jax.tree.map(lambda leaf, user=user: leaf[user : user + 1], observations)
+        expected = jax.jit(solve_batch)(y, alone, model)
+        np.testing.assert_allclose(together.user_factors[user], expected.user_factors[0], rtol=1e-5, atol=1e-7)
 
 
 def test_vmap_over_light_and_heavy_batches_equals_each_alone(observed):
@@ -133,7 +164,7 @@ def test_vmap_over_light_and_heavy_batches_equals_each_alone(observed):
         expected = jax.jit(solve_batch)(y, alone)
         np.testing.assert_allclose(
             together.user_factors[index], expected.user_factors, rtol=1e-4, atol=1e-6
-        )  # float32: another preconditioner for the light ones
+        )  # float32: solved directly with the heavy ones
 
 
 def test_vmapped_choice_remains_a_branch(observed):

@@ -40,7 +40,8 @@ def require(**arguments: Any) -> None:
         if not isinstance(value, jax.core.Tracer) and not rule.holds(value):
             raise ValueError(f"expected {rule.expected}, got {_in_words(value)}; {rule.remedy}")
         if isinstance(value, Model):
-            require(regularization=value.regularization, unobserved_weight=value.unobserved_weight)
+            numbers = {name: getattr(value, name) for name in Model._fields if name in _RULES}
+            require(**numbers)
 
 
 def require_catalogue(num_items: int, *, name: str, **packings: PackedClients) -> None:
@@ -145,6 +146,11 @@ _RULES = {
     "alpha": _number("alpha", "0 gives every interaction the confidence 1"),
     "regularization": _number("regularization (lambda)", "1.0 suits implicit feedback"),
     "unobserved_weight": _number("unobserved_weight (w0)", "use 1 as the paper does, or 0 for ratings"),
+    "solve_tolerance": Rule(
+        lambda value: (numbers := _numbers(value)) is not None and bool(np.all((numbers >= 0) & (numbers < 1))),
+        "solve_tolerance of at least 0 and below 1",
+        "0 solves to the level of rounding",
+    ),
     "seed": _whole("seed", 0, "0 is the default"),
     "k": _whole("k", 1, "ask for at least one item; 10 is the paper's"),
     "init_scale": _number("init_scale", "0.1 is the default"),

@@ -179,7 +179,7 @@ def solve_chunks(
         The final total, the stacked outputs, and the largest solve error of a client.
     """
     model, num_users = broadcast.model, clients.row_counts.shape[0]
-    shared = shared_part(model, broadcast.item_gram)
+    shared = shared_part(model, broadcast.item_factors, broadcast.item_gram)
 
     def step(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk

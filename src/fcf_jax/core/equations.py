@@ -1,6 +1,10 @@
 r"""The normal equations A x = b of the clients that own a batch of rows.
 
-A_u = M + \sum_{i in I_u} (c_i - w0) y_i y_i^T,   M = w0 G + lambda I,   b_u = \sum_{i in I_u} c_i p_i y_i
+    A_u = M + \sum_{i in I_u} (c_i - w0) y_i y_i^T,   M = w0 G + lambda I,   b_u = \sum_{i in I_u} c_i p_i y_i
+
+In whitened terms, with M = L L^T, z = L^-1 y and x = L^-T x', they are
+
+    (I + \sum_{i in I_u} (c_i - w0) z_i z_i^T) x' = \sum_{i in I_u} c_i p_i z_i,   x.y_i = x'.z_i
 """
 
 from typing import NamedTuple
@@ -10,8 +14,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from fcf_jax.core.linalg import einsum
-from fcf_jax.core.objective import extra_confidence, sparse_residuals
-from fcf_jax.core.records import Model, Observations
+from fcf_jax.core.records import Model
 
 
 class RowSums(NamedTuple):
@@ -50,17 +53,17 @@ class Equations(NamedTuple):
     """The normal equations of the clients in a batch of rows, A x = b + right.
 
     Attributes:
-        observed_factors: y_i of the observed items.
+        observed_factors: y_i of the observed items; z_i in whitened terms.
         targets: c p, 0 in empty slots.
         extra: c - w0, 0 in empty slots.
-        shared: M.
+        shared: M; None in whitened terms, where it is the identity.
         right: more of the right-hand side; None: 0.
     """
 
     observed_factors: Float[Array, "rows slots factors"]
     targets: Float[Array, "rows slots"]
     extra: Float[Array, "rows slots"]
-    shared: Float[Array, "factors factors"]
+    shared: Float[Array, "factors factors"] | None
     right: Float[Array, "*clients factors"] | None = None
 
 
@@ -72,22 +75,6 @@ def shared_matrix(
     return model.unobserved_weight * item_gram + model.regularization * identity
 
 
-def normal_equations(
-    model: Model,
-    item_factors: Float[Array, "items factors"],
-    shared: Float[Array, "factors factors"],
-    observations: Observations,
-) -> Equations:
-    """Set up the equations of weighted histories [rows, slots]; `model` gives w0, lambda is in `shared`."""
-    extra = extra_confidence(model, observations)
-    return Equations(
-        observed_factors=item_factors[observations.item_ids],
-        targets=sparse_residuals(model, jnp.zeros_like(extra), observations),
-        extra=extra,
-        shared=shared,
-    )
-
-
 def normal_matrices(equations: Equations, row_sums: RowSums) -> Float[Array, "*clients factors factors"]:
     """Compute A of every client."""
 
@@ -95,7 +82,7 @@ def normal_matrices(equations: Equations, row_sums: RowSums) -> Float[Array, "*c
         return jnp.matmul(factors.T * extra[None, :], factors, precision="highest")
 
     seen = row_sums.total(jax.vmap(of_row)(equations.observed_factors, equations.extra))
-    return jnp.broadcast_to(equations.shared, seen.shape) + seen
+    return seen + (jnp.eye(seen.shape[-1]) if equations.shared is None else equations.shared)
 
 
 def observed_scores(
@@ -113,7 +100,7 @@ def product(
 ) -> Float[Array, "*clients factors"]:
     """Compute A x; `scores` are those of x."""
     of_history = row_sums.total(einsum("rsk,rs->rk", equations.observed_factors, equations.extra * scores))
-    return of_history + einsum("...k,kl->...l", user_factors, equations.shared)
+    return of_history + _times_shared(equations, user_factors)
 
 
 def first_residual(equations: Equations, row_sums: RowSums) -> Float[Array, "*clients factors"]:
@@ -130,4 +117,10 @@ def residual_at(
 ) -> Float[Array, "*clients factors"]:
     """Compute the residual at x, summed over the history item by item, so that large terms cancel first."""
     left = equations._replace(targets=equations.targets - equations.extra * scores)
-    return first_residual(left, row_sums) - einsum("...k,kl->...l", user_factors, equations.shared)
+    return first_residual(left, row_sums) - _times_shared(equations, user_factors)
+
+
+def _times_shared(equations: Equations, user_factors: Float[Array, "*clients factors"]) -> Array:
+    if equations.shared is None:
+        return user_factors
+    return einsum("...k,kl->...l", user_factors, equations.shared)

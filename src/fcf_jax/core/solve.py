@@ -5,9 +5,11 @@ r"""The exact user factor, the solution of the normal equations, without LAPACK.
 
 The largest confidence of a batch decides between two methods:
 
-- Light confidence: conjugate gradients, preconditioned with M = w0 G + lambda I, which all clients share.
-  The eigenvalues of M^-1 A_u lie between 1 and 1 + max (c - w0) / w0, so about ten steps suffice, and no
-  client's matrix is ever built.
+- Light confidence: conjugate gradients in whitened terms (`core.equations`), in which M = w0 G + lambda I,
+  the part that all clients share, is the identity. The eigenvalues of the whitened A_u lie between 1 and
+  1 + max (c - w0) / w0, so about ten steps suffice, no client's matrix is ever built, and nothing in a step
+  is quadratic in K. A client that has reached the tolerance of the model stands still, so that its factor
+  does not depend on those it is computed with.
 - Heavy confidence: `inverse_cholesky` of A_u, and two descent steps with that inverse: the first is the
   solve, the second removes its rounding error. The residual is summed over the history item by item, so
   that heavy confidences cancel before they are added up. Exact line search keeps rounding from raising the
@@ -18,7 +20,7 @@ same matrix, so derivatives of all orders and modes are exact and cost one solve
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,22 +31,23 @@ from fcf_jax.core.equations import (
     Equations,
     RowSums,
     first_residual,
-    normal_equations,
     normal_matrices,
     observed_scores,
     product,
     residual_at,
     shared_matrix,
 )
-from fcf_jax.core.linalg import einsum, inverse_cholesky, inverse_matrix
-from fcf_jax.core.objective import gram
+from fcf_jax.core.linalg import einsum, inverse_cholesky, matmul
+from fcf_jax.core.objective import extra_confidence, gram, sparse_residuals
 from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import Model, Observations
 
 _DIRECT_STEPS = 2  # the solve and one refinement
 _MOST_GRADIENT_STEPS = 128
-_LIGHT_PER_FACTOR = 0.5  # conjugate gradients are faster up to (c - w0) / w0 = K / 2 (benchmarks/README.md),
-_MOST_LIGHT = 64.0  # but at most up to this, since they then take many steps
+# Conjugate gradients are faster up to these (c - w0) / w0 (benchmarks/README.md), and further with short
+# histories or a coarse tolerance; beyond the last they take many steps, and rounding shows.
+_LIGHT_PER_FACTOR, _MOST_LIGHT = 0.5, 256.0
+_ROUNDING_LEVEL = 16  # units of rounding that an exact solve is off at most
 
 
 class Solution(NamedTuple):
@@ -64,29 +67,68 @@ class Solution(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """The part of the normal equations that all clients share, M = w0 G + lambda I.
+    """What all clients of a round share: M = w0 G + lambda I, and the item factors in whitened terms.
 
     Attributes:
         matrix: M.
-        inverse: M^-1, for preconditioning; not differentiated.
+        inverse_root: L^-1 with M = L L^T; not differentiated.
+        whitened: z = L^-1 y of every item; not differentiated.
         is_definite: False if M is clearly not positive semidefinite.
     """
 
     matrix: Float[Array, "factors factors"]
-    inverse: Float[Array, "factors factors"]
+    inverse_root: Float[Array, "factors factors"]
+    whitened: Float[Array, "items factors"]
     is_definite: Bool[Array, ""]
+
+
+class _Batch(NamedTuple):
+    """The clients' equations before the item factors are gathered: A x = b + right.
+
+    Attributes:
+        item_factors: Y.
+        item_ids: the observed items.
+        targets: c p, 0 in empty slots.
+        extra: c - w0, 0 in empty slots.
+        shared: M.
+        right: more of the right-hand side; None: 0.
+    """
+
+    item_factors: Float[Array, "items factors"]
+    item_ids: Int[Array, "rows slots"]
+    targets: Float[Array, "rows slots"]
+    extra: Float[Array, "rows slots"]
+    shared: Float[Array, "factors factors"]
+    right: Float[Array, "*clients factors"] | None = None
+
+
+class _Helpers(NamedTuple):
+    """What a method may use beside the equations; no derivative depends on it.
+
+    Attributes:
+        shared: of the round.
+        is_heavy: whether the direct method is used.
+        tolerance: relative error at which a client's conjugate gradients end.
+    """
+
+    shared: Shared
+    is_heavy: Bool[Array, ""]
+    tolerance: Float[Array, ""]
 
 
 class _Gradients(NamedTuple):
     """State of the conjugate gradients of all clients.
 
+    All but the scores in whitened terms.
+
     Attributes:
         step: number of steps taken.
-        user_factors: x.
+        user_factors: x'.
         scores: x.y_i of the observed items.
-        residual: b - A x.
+        residual: b' - A' x'.
         direction: next search direction.
-        decrement: residual . M^-1 residual, a squared energy norm.
+        size: |residual|^2, at least the squared error of x in the energy norm.
+        energy: x'^T A' x', the square of that norm of x.
         is_sound: False after a step along which the objective has no minimum.
     """
 
@@ -95,7 +137,8 @@ class _Gradients(NamedTuple):
     scores: Float[Array, "rows slots"]
     residual: Float[Array, "*clients factors"]
     direction: Float[Array, "*clients factors"]
-    decrement: Float[Array, "*clients"]
+    size: Float[Array, "*clients"]
+    energy: Float[Array, "*clients"]
     is_sound: Bool[Array, "*clients"]
 
 
@@ -133,14 +176,18 @@ def solve_history(
 ) -> Solution:
     """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    equations = normal_equations(model, item_factors, shared_matrix(model, item_gram), rows)
-    return _solution(_solve_directly, 1, equations, None, None)
+    batch = _batch_of(model, item_factors, shared_matrix(model, item_gram), rows)
+    return _solution(_solve_directly, 1, batch, None, None)
 
 
-def shared_part(model: Model, item_gram: Float[Array, "factors factors"]) -> Shared:
-    """Compute M and its inverse, once for all calls of `solve_rows` in a round."""
+def shared_part(
+    model: Model, item_factors: Float[Array, "items factors"], item_gram: Float[Array, "factors factors"]
+) -> Shared:
+    """Compute what all calls of `solve_rows` in a round share."""
     matrix = shared_matrix(model, item_gram)
-    return Shared(matrix, *inverse_matrix(jax.lax.stop_gradient(matrix)))
+    inverse_root, is_definite = inverse_cholesky(jax.lax.stop_gradient(matrix))
+    whitened = matmul(jax.lax.stop_gradient(item_factors), inverse_root.T)
+    return Shared(matrix, inverse_root, whitened, is_definite)
 
 
 def solve_rows(
@@ -153,152 +200,192 @@ def solve_rows(
     """Solve the factors of all clients in a batch of rows, by the method that is faster for them.
 
     Args:
-        model: gives w0; lambda is in `shared`.
+        model: gives w0 and the tolerance; lambda is in `shared`.
         item_factors: Y.
         shared: `shared_part` of the same model and Y.
         observations: the weighted histories, [rows, slots].
         row_sums: assigns rows to clients.
     """
-    light = min(_LIGHT_PER_FACTOR * item_factors.shape[1], _MOST_LIGHT)
-    equations = normal_equations(model, item_factors, shared.matrix, observations)
-    is_heavy = any_in_batch(jnp.max(equations.extra) > light * model.unobserved_weight)
-    helpers = jax.lax.stop_gradient((is_heavy, shared))
-    return _solution(_solve_faster, row_sums.num_clients, equations, row_sums.owners, helpers)
+    batch = _batch_of(model, item_factors, shared.matrix, observations)
+    tolerance = jnp.maximum(model.solve_tolerance, _rounding_level(item_factors.dtype))
+    light = _light_confidence(item_factors.shape[1], observations.mask.size / row_sums.num_clients, tolerance)
+    is_heavy = any_in_batch(jnp.max(batch.extra) > light * model.unobserved_weight)
+    helpers = jax.lax.stop_gradient(_Helpers(shared, is_heavy, tolerance))
+    return _solution(_solve_faster, row_sums.num_clients, batch, row_sums.owners, helpers)
+
+
+def _rounding_level(dtype: Any) -> float:
+    return _ROUNDING_LEVEL * float(jnp.finfo(dtype).eps)
+
+
+def _light_confidence(num_factors: int, mean_history: float, tolerance: Array) -> Array:
+    """Compute the largest (c - w0) / w0 for which conjugate gradients are faster.
+
+    They take about sqrt((c - w0) / w0) log(2 / tolerance) steps, each linear in K and in the history.
+    """
+    exact = min(_LIGHT_PER_FACTOR * num_factors * max(1.0, num_factors / mean_history), _MOST_LIGHT)
+    return exact * (jnp.log(2 / _rounding_level(tolerance.dtype)) / jnp.log(2 / tolerance)) ** 2
+
+
+def _batch_of(
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    shared: Float[Array, "factors factors"],
+    observations: Observations,
+) -> _Batch:
+    """Set up the equations of weighted histories [rows, slots]; `model` gives w0, lambda is in `shared`."""
+    extra = extra_confidence(model, observations)
+    targets = sparse_residuals(model, jnp.zeros_like(extra), observations)
+    return _Batch(item_factors, observations.item_ids, targets, extra, shared)
+
+
+def _gathered(batch: _Batch) -> Equations:
+    observed_factors = batch.item_factors[batch.item_ids]
+    return Equations(observed_factors, batch.targets, batch.extra, batch.shared, batch.right)
+
+
+def _gathered_whitened(batch: _Batch, shared: Shared) -> Equations:
+    right = None if batch.right is None else matmul(batch.right, shared.inverse_root.T)
+    return Equations(shared.whitened[batch.item_ids], batch.targets, batch.extra, None, right)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _solution(
-    method: Callable[..., Solution], num_clients: int, equations: Equations, owners: Any, helpers: Any
+    method: Callable[..., Solution], num_clients: int, batch: _Batch, owners: Any, helpers: Any
 ) -> Solution:
     """Solve by `method`, which is not differentiated."""
-    return method(equations, RowSums(owners, num_clients), helpers)
+    return method(batch, RowSums(owners, num_clients), helpers)
 
 
 @_solution.defjvp
 def _solution_jvp(
     method: Callable[..., Solution], num_clients: int, primals: tuple, tangents: tuple
 ) -> tuple[Solution, Solution]:
-    equations, owners, helpers = primals
+    batch, owners, helpers = primals
     row_sums, solution = RowSums(owners, num_clients), _solution(method, num_clients, *primals)
+    if helpers is not None:  # derivatives are exact
+        helpers = helpers._replace(tolerance=jnp.zeros_like(helpers.tolerance))
 
-    def residual(equations: Equations) -> Array:
+    def residual(batch: _Batch) -> Array:
+        equations = _gathered(batch)
         scores = observed_scores(equations, row_sums, user_factors)
         return residual_at(equations, row_sums, user_factors, scores)
 
     def multiply(vector: Array) -> Array:
+        equations = _gathered(batch)
         return product(equations, row_sums, vector, observed_scores(equations, row_sums, vector))
 
     def solve(_: Any, right: Array) -> Array:
-        no_targets = equations._replace(targets=jnp.zeros_like(equations.targets), right=right)
+        no_targets = batch._replace(targets=jnp.zeros_like(batch.targets), right=right)
         return _solution(method, num_clients, no_targets, owners, helpers).user_factors
 
     user_factors = solution.user_factors
-    _, right = jax.jvp(residual, (equations,), (tangents[0],))
+    _, right = jax.jvp(residual, (batch,), (tangents[0],))
     change = jax.lax.custom_linear_solve(multiply, right, solve, symmetric=True)
     _, score_change = jax.jvp(
-        lambda equations, user_factors: observed_scores(equations, row_sums, user_factors),
-        (equations, user_factors),
+        lambda batch, user_factors: observed_scores(_gathered(batch), row_sums, user_factors),
+        (batch, user_factors),
         (tangents[0], change),
     )
     return solution, Solution(change, score_change, jnp.zeros_like(solution.error))
 
 
-def _solve_faster(equations: Equations, row_sums: RowSums, helpers: tuple[Array, Shared]) -> Solution:
-    is_heavy, shared = helpers
+def _solve_faster(batch: _Batch, row_sums: RowSums, helpers: _Helpers) -> Solution:
     return jax.lax.cond(
-        is_heavy,
-        lambda: _solve_directly(equations, row_sums),
-        lambda: _solve_by_gradients(equations, row_sums, shared),
+        helpers.is_heavy,
+        lambda: _solve_directly(batch, row_sums),
+        lambda: _solve_by_gradients(batch, row_sums, helpers),
     )
 
 
-def _in_units(method: Callable[..., Solution]) -> Callable[..., Solution]:
-    """Let `method` solve for right-hand sides near 1, so that no square of a residual underflows."""
-
-    @wraps(method)
-    def solve(equations: Equations, row_sums: RowSums, helpers: Any = None) -> Solution:
-        residual = first_residual(equations, row_sums)
-        unit = _power_of_two(jnp.max(jnp.abs(residual), axis=-1))
-        unit_of_rows, unit = row_sums.spread(unit)[:, None], unit[..., None]
-        right = None if equations.right is None else equations.right / unit
-        scaled = equations._replace(targets=equations.targets / unit_of_rows, right=right)
-        found = method(scaled, residual / unit, row_sums, helpers)
-        return Solution(unit * found.user_factors, unit_of_rows * found.scores, found.error)
-
-    return solve
-
-
-@_in_units
-def _solve_by_gradients(
-    equations: Equations, residual: Float[Array, "*clients factors"], row_sums: RowSums, shared: Shared
+def _in_units(
+    equations: Equations, row_sums: RowSums, method: Callable[[Equations, Array], Solution]
 ) -> Solution:
-    """Take conjugate gradient steps until all clients' errors are at rounding level."""
-    tolerance = 8 * jnp.finfo(residual.dtype).eps
-    steepest = einsum("...k,kl->...l", residual, shared.inverse)
-    first_decrement = jnp.sum(residual * steepest, axis=-1)
+    """Solve for right-hand sides near 1, so that no square of a residual underflows."""
+    residual = first_residual(equations, row_sums)
+    unit = _power_of_two(jnp.max(jnp.abs(residual), axis=-1))
+    unit_of_rows, unit = row_sums.spread(unit)[:, None], unit[..., None]
+    right = None if equations.right is None else equations.right / unit
+    scaled = equations._replace(targets=equations.targets / unit_of_rows, right=right)
+    found = method(scaled, residual / unit)
+    return Solution(unit * found.user_factors, unit_of_rows * found.scores, found.error)
 
-    def is_unfinished(at: _Gradients) -> Bool[Array, "*clients"]:
-        return at.is_sound & (_relative_error(at.decrement, first_decrement) > tolerance)
 
-    def descend(at: _Gradients) -> _Gradients:
-        direction_scores = observed_scores(equations, row_sums, at.direction)
-        multiplied = product(equations, row_sums, at.direction, direction_scores)
-        curvature = jnp.sum(at.direction * multiplied, axis=-1)
-        step = _divide(at.decrement, curvature)
-        residual = at.residual - step[..., None] * multiplied
-        steepest = einsum("...k,kl->...l", residual, shared.inverse)
-        decrement = jnp.sum(residual * steepest, axis=-1)
-        return _Gradients(
-            step=at.step + 1,
-            user_factors=at.user_factors + step[..., None] * at.direction,
-            scores=at.scores + row_sums.spread(step)[:, None] * direction_scores,
+def _solve_by_gradients(batch: _Batch, row_sums: RowSums, helpers: _Helpers) -> Solution:
+    """Take conjugate gradient steps until each client's error is within the tolerance."""
+    shared = helpers.shared
+    tolerance = jnp.maximum(helpers.tolerance, _rounding_level(batch.extra.dtype))
+
+    def solve(equations: Equations, residual: Float[Array, "*clients factors"]) -> Solution:
+        def is_unfinished(at: _Gradients) -> Bool[Array, "*clients"]:
+            return at.is_sound & (_relative_error(at.size, at.energy) > tolerance)
+
+        def descend(at: _Gradients) -> _Gradients:
+            direction_scores = observed_scores(equations, row_sums, at.direction)
+            multiplied = product(equations, row_sums, at.direction, direction_scores)
+            curvature = jnp.sum(at.direction * multiplied, axis=-1)
+            is_moving = is_unfinished(at)
+            step = jnp.where(is_moving, _divide(at.size, curvature), 0.0)
+            residual = at.residual - step[..., None] * multiplied
+            size = jnp.sum(residual * residual, axis=-1)
+            turn = jnp.where(is_moving, _divide(size, at.size), 0.0)
+            return _Gradients(
+                step=at.step + 1,
+                user_factors=at.user_factors + step[..., None] * at.direction,
+                scores=at.scores + row_sums.spread(step)[:, None] * direction_scores,
+                residual=residual,
+                direction=residual + turn[..., None] * at.direction,
+                size=size,
+                energy=at.energy + step * at.size,  # steps are orthogonal in this norm
+                is_sound=at.is_sound & ((curvature > 0) | ~is_moving),
+            )
+
+        size = jnp.sum(residual * residual, axis=-1)
+        start = _Gradients(
+            step=jnp.zeros((), jnp.int32),
+            user_factors=jnp.zeros_like(residual),
+            scores=jnp.zeros_like(equations.extra),
             residual=residual,
-            direction=steepest + _divide(decrement, at.decrement)[..., None] * at.direction,
-            decrement=decrement,
-            is_sound=at.is_sound & ((curvature > 0) | ~is_unfinished(at)),
+            direction=residual,
+            size=size,
+            energy=jnp.zeros_like(size),
+            is_sound=jnp.broadcast_to(shared.is_definite, size.shape),
         )
+        end = jax.lax.while_loop(
+            lambda at: (at.step < _MOST_GRADIENT_STEPS) & any_in_batch(jnp.any(is_unfinished(at))),
+            descend,
+            start,
+        )
+        error = jnp.where(end.is_sound, _relative_error(end.size, end.energy), jnp.inf)
+        return Solution(matmul(end.user_factors, shared.inverse_root), end.scores, error)
 
-    start = _Gradients(
-        step=jnp.zeros((), jnp.int32),
-        user_factors=jnp.zeros_like(residual),
-        scores=jnp.zeros_like(equations.extra),
-        residual=residual,
-        direction=steepest,
-        decrement=first_decrement,
-        is_sound=shared.is_definite & (first_decrement >= 0),
-    )
-    end = jax.lax.while_loop(
-        lambda at: (at.step < _MOST_GRADIENT_STEPS) & any_in_batch(jnp.any(is_unfinished(at))),
-        descend,
-        start,
-    )
-    error = _relative_error(end.decrement, first_decrement)
-    return Solution(end.user_factors, end.scores, jnp.where(end.is_sound, error, jnp.inf))
+    return _in_units(_gathered_whitened(batch, shared), row_sums, solve)
 
 
-@_in_units
-def _solve_directly(
-    equations: Equations, residual: Float[Array, "*clients factors"], row_sums: RowSums, helpers: Any
-) -> Solution:
+def _solve_directly(batch: _Batch, row_sums: RowSums, helpers: Any = None) -> Solution:
     """Invert each client's matrix, solve, and refine once."""
-    matrices = normal_matrices(equations, row_sums)
-    inverse, is_definite = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n),()")(matrices)
-    user_factors, scores = jnp.zeros_like(residual), jnp.zeros_like(equations.extra)
-    decrements = []
-    for _ in range(_DIRECT_STEPS):
-        if decrements:
-            residual = residual_at(equations, row_sums, user_factors, scores)
-        direction = einsum("...ji,...jk,...k->...i", inverse, inverse, residual)
-        direction_scores = observed_scores(equations, row_sums, direction)
-        curvature = row_sums.total(jnp.sum(equations.extra * direction_scores**2, axis=-1))
-        curvature = curvature + einsum("...k,kl,...l->...", direction, equations.shared, direction)
-        decrement = jnp.sum(residual * direction, axis=-1)
-        step = _divide(decrement, curvature)
-        user_factors = user_factors + step[..., None] * direction
-        scores = scores + row_sums.spread(step)[:, None] * direction_scores
-        decrements.append(decrement)
-    error = _relative_error(decrements[-1], decrements[0])
-    return Solution(user_factors, scores, jnp.where(is_definite, error, jnp.inf))
+
+    def solve(equations: Equations, residual: Float[Array, "*clients factors"]) -> Solution:
+        matrices = normal_matrices(equations, row_sums)
+        inverse, is_definite = jnp.vectorize(inverse_cholesky, signature="(n,n)->(n,n),()")(matrices)
+        user_factors, scores = jnp.zeros_like(residual), jnp.zeros_like(equations.extra)
+        decrements = []
+        for _ in range(_DIRECT_STEPS):
+            if decrements:
+                residual = residual_at(equations, row_sums, user_factors, scores)
+            direction = einsum("...ji,...jk,...k->...i", inverse, inverse, residual)
+            direction_scores = observed_scores(equations, row_sums, direction)
+            curvature = row_sums.total(jnp.sum(equations.extra * direction_scores**2, axis=-1))
+            curvature = curvature + einsum("...k,kl,...l->...", direction, equations.shared, direction)
+            decrement = jnp.sum(residual * direction, axis=-1)
+            step = _divide(decrement, curvature)
+            user_factors = user_factors + step[..., None] * direction
+            scores = scores + row_sums.spread(step)[:, None] * direction_scores
+            decrements.append(decrement)
+        error = _relative_error(decrements[-1], decrements[0])
+        return Solution(user_factors, scores, jnp.where(is_definite, error, jnp.inf))
+
+    return _in_units(_gathered(batch), row_sums, solve)
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:

@@ -129,7 +129,7 @@ def user_metrics_of_scores(
 
 @functools.partial(jax.jit, static_argnames="k")
 def _user_metrics(model: Model, item_factors: Array, data: EvaluationData, *, k: int) -> UserMetrics:
-    shared = shared_part(model, gram(item_factors))
+    shared = shared_part(model, item_factors, gram(item_factors))
     num_clients = data.train.client_ids.shape[1]
 
     def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:

@@ -108,8 +108,9 @@ class Problem(NamedTuple):
             mesh: devices that share a round; None: one device.
         """
         config, num_users = self.config, self.train.num_users
+        model = self.model if model is None else model
         return federated_cf(
-            self.model if model is None else model,
+            model._replace(solve_tolerance=config.federation.solve_tolerance),
             config.server.optimizer(config.federation.num_rounds) if optimizer is None else optimizer,
             num_items=self.train.num_items,
             num_factors=config.model.num_factors,
