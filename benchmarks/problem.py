@@ -11,6 +11,7 @@ usual server steps are constants.
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +101,7 @@ def problem_of(
     train: fcf.Interactions, *, num_factors: int, mesh: Mesh | None = None, alpha: float = ALPHA
 ) -> Problem:
     """Pack the training set for these devices, with the model of all benchmarks."""
-    clients = pack_on(mesh, fcf.pack_clients, train)
+    clients = pack_on(mesh, partial(fcf.pack_clients, num_factors=num_factors), train)
     return Problem(default_model(alpha), clients, train.num_items, num_factors, mesh)
 
 
@@ -194,5 +195,5 @@ def converge_als(problem: Problem, train: fcf.Interactions) -> tuple[jax.Array, 
         The item factors, and the loss before each sweep.
     """
     start = start_of(problem)
-    items = pack_on(problem.mesh, fcf.pack_items, train)
+    items = pack_on(problem.mesh, partial(fcf.pack_items, num_factors=problem.num_factors), train)
     return fcf.als.converge_als(problem.model, start, problem.clients, items, mesh=problem.mesh)

@@ -152,7 +152,9 @@ def test_inexact_factors_do_not_depend_on_who_is_computed_with_them(observed):
     for user in range(3):
         alone = jax.tree.map(lambda leaf, user=user: leaf[user : user + 1], observations)
         expected = jax.jit(solve_batch)(y, alone, model)
-        np.testing.assert_allclose(together.user_factors[user], expected.user_factors[0], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            together.user_factors[user], expected.user_factors[0], rtol=1e-5, atol=1e-7
+        )
 
 
 def test_vmap_over_light_and_heavy_batches_equals_each_alone(observed):

@@ -147,7 +147,9 @@ _RULES = {
     "regularization": _number("regularization (lambda)", "1.0 suits implicit feedback"),
     "unobserved_weight": _number("unobserved_weight (w0)", "use 1 as the paper does, or 0 for ratings"),
     "solve_tolerance": Rule(
-        lambda value: (numbers := _numbers(value)) is not None and bool(np.all((numbers >= 0) & (numbers < 1))),
+        lambda value: (
+            (numbers := _numbers(value)) is not None and bool(np.all((numbers >= 0) & (numbers < 1)))
+        ),
         "solve_tolerance of at least 0 and below 1",
         "0 solves to the level of rounding",
     ),

@@ -6,6 +6,7 @@ same time, with little padding. Only this module writes the marks of padding: th
 `clients`, the user id of a padding client is `users`.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -20,16 +21,21 @@ from fcf_jax.core.records import ClientData, Histories, PackedClients
 T = TypeVar("T")
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
 _ROW_PADDING = 1.15  # most slots per interaction for a row width to be chosen
-_CHUNK_SLOTS = 16384  # fits the cache of a CPU core, with little padding (benchmarks/README.md)
+_CHUNK_NUMBERS, _MOST_SLOTS = (
+    2**17,
+    4096,
+)  # a chunk's factors fit the cache of a CPU core (benchmarks/README.md)
+_CHUNK_SLOTS_OF_GPU = 2**20
 _CHUNK_CLIENTS = 512
 
 
 def pack_clients(
     interactions: Histories,
     *,
+    num_factors: int = 32,
     row_width: int | None = None,
-    chunk_slots: int = _CHUNK_SLOTS,
-    chunk_clients: int = _CHUNK_CLIENTS,
+    chunk_slots: int | None = None,
+    chunk_clients: int | None = None,
     num_shares: int = 1,
     device: Any = None,
     by_item: bool | None = None,
@@ -38,9 +44,11 @@ def pack_clients(
 
     Args:
         interactions: histories, one row per user, such as `fcf_jax.Interactions`.
+        num_factors: K of the rounds to come, or about that; rounds are right with any other K, but slower.
         row_width: slots per row; None: the widest with few empty slots.
-        chunk_slots: approximate slots per chunk; a GPU wants more. Any history fits into a chunk.
-        chunk_clients: most clients per chunk.
+        chunk_slots: approximate slots per chunk. Any history fits into a chunk. None: as many as have their
+            factors in the cache of a CPU core; on a GPU 2**20.
+        chunk_clients: most clients per chunk; None: 512, on a GPU one for every 16 slots.
         num_shares: number of devices that will share the chunks; their number becomes a multiple of it.
         device: the `jax.Device` that holds the result, such as a CPU beside a GPU
             (`fcf_jax.parallel.run_rounds_streamed`); None: the default device.
@@ -51,6 +59,11 @@ def pack_clients(
         ValueError: for a row width below 1, or for 2**31 or more slots.
     """
     row_width = choose_row_width(interactions) if row_width is None else row_width
+    is_gpu = (device or jax.config.jax_default_device or jax.local_devices()[0]).platform == "gpu"
+    if chunk_slots is None:
+        chunk_slots = _CHUNK_SLOTS_OF_GPU if is_gpu else min(_CHUNK_NUMBERS // num_factors, _MOST_SLOTS)
+    if chunk_clients is None:
+        chunk_clients = max(chunk_slots // 16, 1) if is_gpu else _CHUNK_CLIENTS
     row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
     chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
     with jax.default_device(device):
@@ -63,9 +76,10 @@ def pack_clients(
 def pack_items(
     interactions: Histories,
     *,
+    num_factors: int = 32,
     row_width: int | None = None,
-    chunk_slots: int = _CHUNK_SLOTS,
-    chunk_clients: int = _CHUNK_CLIENTS,
+    chunk_slots: int | None = None,
+    chunk_clients: int | None = None,
     num_shares: int = 1,
     device: Any = None,
     by_item: bool | None = None,
@@ -73,6 +87,7 @@ def pack_items(
     """Pack the interactions by item, as ALS needs them; arguments as for `pack_clients`."""
     return pack_clients(
         interactions.transpose(),
+        num_factors=num_factors,
         row_width=row_width,
         chunk_slots=chunk_slots,
         chunk_clients=chunk_clients,
@@ -171,23 +186,40 @@ def _fill_rows(
 
 
 def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_shares: int) -> np.ndarray:
-    """Deal clients to chunks, longest history first: in each turn the emptiest chunk gets the longest."""
+    """Deal clients to chunks, longest history first, each to the emptiest chunk that has a place left."""
     num_users = row_counts.size
     chunk_rows = max(chunk_rows, int(row_counts.max(initial=1)))
     num_chunks = max(-(-int(row_counts.sum()) // chunk_rows), -(-num_users // chunk_clients), 1)
     num_chunks = -(-num_chunks // num_shares) * num_shares
-    num_deals = -(-num_users // num_chunks)
-    order = np.full(num_deals * num_chunks, num_users)
-    order[:num_users] = np.argsort(-row_counts, kind="stable")
-    deals = order.reshape(num_deals, num_chunks)
-    counts = np.append(row_counts, 0)
-    filled = np.zeros(num_chunks, np.int64)
-    chunks = np.empty((num_chunks, num_deals), np.int64)
-    for turn, deal in enumerate(deals):
-        emptiest = np.argsort(filled, kind="stable")
-        chunks[emptiest, turn] = deal
-        filled[emptiest] += counts[deal]
+    filled, held = np.zeros(num_chunks, np.int64), np.zeros(num_chunks, np.int64)
+    order = np.argsort(-row_counts, kind="stable")
+    chunk_of, place = np.empty(num_users, np.int64), np.empty(num_users, np.int64)
+    lengths, starts = np.unique(-row_counts[order], return_index=True)
+    for length, same in zip(-lengths, np.split(order, starts[1:]), strict=True):
+        taken = _pour(filled, held, length=int(length), places=chunk_clients - held, num_clients=same.size)
+        chunk_of[same] = np.repeat(np.arange(num_chunks), taken)
+        place[same] = np.arange(same.size) - np.repeat(np.cumsum(taken) - taken, taken) + held[chunk_of[same]]
+        filled, held = filled + length * taken, held + taken
+    chunks = np.full((num_chunks, max(int(held.max()), 1)), num_users)
+    chunks[chunk_of, place] = np.arange(num_users)
     return chunks
+
+
+def _pour(
+    filled: np.ndarray, held: np.ndarray, *, length: int, places: np.ndarray, num_clients: int
+) -> np.ndarray:
+    """Return how many of these clients of equal length each chunk takes, so that their levels become even."""
+    levels = held if length == 0 else filled
+
+    def up_to(level: int) -> np.ndarray:
+        return np.clip((level - levels) // max(length, 1), 0, places)
+
+    low, high = int(levels.min()), int(levels.max()) + max(length, 1) * num_clients
+    level = bisect_left(range(low, high), num_clients, key=lambda level: int(up_to(level).sum())) + low
+    taken = up_to(level - 1)
+    rising = np.flatnonzero(up_to(level) > taken)
+    taken[rising[: num_clients - int(taken.sum())]] += 1
+    return taken
 
 
 def pack_one_by_one(histories: ClientData, *, num_items: int) -> PackedClients:

@@ -246,11 +246,12 @@ def _train_als(
 ) -> dict[str, float]:
     """Train centralised ALS, add its losses to the records and measure its item factors."""
     problem, mesh = placed.problem, placed.mesh
-    items = pack_on(mesh, partial(pack_items, problem.train), is_streamed=False)
+    train, num_factors = problem.train, problem.config.model.num_factors
+    items = pack_on(mesh, partial(pack_items, train, num_factors=num_factors), is_streamed=False)
     clients, privacy = placed.clients, problem.config.privacy
     is_capped = privacy.has_noise and privacy.max_user_items is not None
     if problem.config.parallel.stream or is_capped:  # the baseline sees everything, on the device
-        clients = pack_on(mesh, partial(pack_clients, problem.train), is_streamed=False)
+        clients = pack_on(mesh, partial(pack_clients, train, num_factors=num_factors), is_streamed=False)
     progress.compiling("ALS sweep")
     item_factors, losses = converge_als(
         problem.model,

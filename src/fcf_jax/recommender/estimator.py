@@ -128,7 +128,8 @@ class FederatedCollaborativeFilter(Queries):
         if not histories.num_interactions:
             raise ValueError("expected user_items with an interaction, got none; check its values")
         federation, key = self._federation(histories.num_items), jax.random.key(self.seed)
-        state, clients = self._first_state(federation, key, histories), pack_clients(histories)
+        state = self._first_state(federation, key, histories)
+        clients = pack_clients(histories, num_factors=self.num_factors)
         capacity = cohort_rows(federation, key, state, clients, num_rounds=max(self.num_rounds, 1))
         self._histories, self._item_labels = histories, histories.item_labels
         self._user_factors, self._item_factors = None, jnp.copy(state.item_factors)

@@ -257,7 +257,11 @@ def place(problem: Problem) -> PlacedProblem:
     config = problem.config
     mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size)
     histories = trained_histories(config.privacy, problem.train, seed=config.data.seed)
-    clients = pack_on(mesh, partial(pack_clients, histories), is_streamed=config.parallel.stream)
+    clients = pack_on(
+        mesh,
+        partial(pack_clients, histories, num_factors=config.model.num_factors),
+        is_streamed=config.parallel.stream,
+    )
     block_chunks = (
         chunks_of_a_block(clients, config.parallel.block_megabytes) if config.parallel.stream else None
     )

@@ -129,7 +129,13 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
         [model_of(config.model, config.data.feedback, dataset.mean_rating) for dataset in datasets],
         num_replicates,
     )
-    data = _pack(datasets, mesh, max_users=config.evaluation.max_users, seed=config.data.seed)
+    data = _pack(
+        datasets,
+        mesh,
+        num_factors=config.model.num_factors,
+        max_users=config.evaluation.max_users,
+        seed=config.data.seed,
+    )
 
     def make_federation(model: Model) -> Federation:
         return problem.federation(model=model)
@@ -202,11 +208,13 @@ def difference_between(
     }
 
 
-def _pack(datasets: list[Dataset], mesh: Mesh | None, *, max_users: int | None, seed: int) -> _Data:
+def _pack(
+    datasets: list[Dataset], mesh: Mesh | None, *, num_factors: int, max_users: int | None, seed: int
+) -> _Data:
     trains = [dataset.split.train for dataset in datasets]
     row_width = choose_row_width(trains[0].transpose())  # one for all: lengths of items depend on the split
-    clients = [pack_clients(train) for train in trains]
-    items = [pack_items(train, row_width=row_width) for train in trains]
+    clients = [pack_clients(train, num_factors=num_factors) for train in trains]
+    items = [pack_items(train, num_factors=num_factors, row_width=row_width) for train in trains]
     evaluations = None
     if datasets[0].split.test.num_interactions > 0:
         evaluations = [

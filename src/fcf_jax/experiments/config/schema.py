@@ -197,7 +197,10 @@ class FederationConfig(_Section):
         "anew; poisson: each client independently, cohort_size on average",
     )
     solve_tolerance: float = Field(
-        default=0.003, ge=0, lt=1, description="relative error at which a client's solve may end; 0 = rounding"
+        default=0.003,
+        ge=0,
+        lt=1,
+        description="relative error at which a client's solve may end; 0 = rounding",
     )
     seed: int = Field(default=0, ge=0, description="seed of the initial item factors and the cohorts")
 
