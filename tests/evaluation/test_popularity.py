@@ -74,5 +74,5 @@ def test_popularity_invariant_to_strengths_and_chunk_size(split):
     found = user_metrics_of_scores(MODEL, popularity(train), small, k=K)
     whole = user_metrics_of_scores(MODEL, jnp.asarray(popularity(train)), evaluation_data(train, test), k=K)
     np.testing.assert_array_equal(found.at_k.map, whole.at_k.map)
-    with pytest.raises(ValueError, match="k >= 1"):
+    with pytest.raises(ValueError, match="k of at least 1"):
         evaluate_popularity(MODEL, train, test, k=0)

@@ -198,5 +198,5 @@ def test_evaluation_refuses_what_it_cannot_evaluate():
         evaluation_data(train, test, max_users=0)
     with pytest.raises(ValueError, match="item factors"):
         evaluate(IMPLICIT, random_factors(num_items=9), train, test)
-    with pytest.raises(ValueError, match="k >= 1"):
+    with pytest.raises(ValueError, match="k of at least 1"):
         evaluate(IMPLICIT, random_factors(), train, test, k=0)

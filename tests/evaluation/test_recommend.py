@@ -31,7 +31,7 @@ def test_recommend_returns_no_more_than_is_unseen(observed, expected):
 def test_recommend_refuses_unknown_items():
     with pytest.raises(ValueError, match=r"\[0, 5\), got -1"):
         recommend(ITEM_FACTORS, jnp.ones(1), [-1], k=1)
-    with pytest.raises(ValueError, match="k >= 1"):
+    with pytest.raises(ValueError, match="k of at least 1"):
         recommend(ITEM_FACTORS, jnp.ones(1), [], k=0)
 
 
@@ -56,7 +56,7 @@ def test_many_of_no_user_and_with_no_candidate():
         ITEM_FACTORS, np.ones((2, 1), np.float32), is_candidate=np.zeros(5, bool), k=2
     )
     np.testing.assert_array_equal(nothing.item_ids, -np.ones((2, 2)))
-    with pytest.raises(ValueError, match="k >= 1"):
+    with pytest.raises(ValueError, match="k of at least 1"):
         recommending.recommend_many(ITEM_FACTORS, np.ones((2, 1), np.float32), k=0)
 
 
