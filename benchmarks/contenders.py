@@ -33,7 +33,7 @@ def ours(
         return rounds_of(problem, federation, item_factors, num_rounds=block, num_calls=num_calls).run
     if item_factors is None:
         item_factors = start_of(problem)
-    items = pack_on(problem.mesh, fcf.pack_items, train)
+    items = pack_on(problem.mesh, partial(fcf.pack_items, num_factors=problem.num_factors), train)
     return partial(
         fcf.als.run_sweeps, problem.model, item_factors, problem.clients, items, num_sweeps=block,
         mesh=problem.mesh,

@@ -21,7 +21,9 @@ EVERYONES = {"fcf_jax.__version__"}
 NEEDED_BY_CORE = {"jax", "optax", "numpy", "jaxtyping"}
 # No file, clock, screen or state. `logging` leaves it to the caller whether anything is said; `concurrent`
 # computes numbers while this thread traces.
-PURE = {"collections", "concurrent", "dataclasses", "functools", "inspect", "logging", "math", "typing"}
+PURE = {
+    "bisect", "collections", "concurrent", "dataclasses", "functools", "inspect", "logging", "math", "typing",
+}  # fmt: skip
 OWNERS_OF_PACKED_CLIENTS = {"core/packing.py", "core/cohorts.py", "core/records.py"}
 
 

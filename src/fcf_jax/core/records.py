@@ -60,8 +60,8 @@ class Model(NamedTuple):
         weighting: maps strengths to confidence and preference, such as `implicit_feedback(alpha=4.0)`.
         regularization: lambda >= 0, the weight of |x|^2 and |y|^2 in J, which is a sum and not a mean.
         unobserved_weight: w0 >= 0, the confidence of items outside a history; 0 for explicit ratings.
-        solve_tolerance: relative error, in the energy norm, at which a client may stop, below 1; 0: at the level
-            of rounding. Heavy confidence is solved directly, which is exact.
+        solve_tolerance: relative error, in the energy norm, at which a client may stop, below 1; 0: at the
+            level of rounding. Heavy confidence is solved directly, which is exact.
     """
 
     weighting: Weighting
