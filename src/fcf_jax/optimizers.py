@@ -328,7 +328,7 @@ def _accelerated_step(
 def _anderson_weights(count: Int[Array, ""], products: InverseProducts) -> Float[Array, "memory"]:
     """Weigh past changes so that the remaining step is shortest in the metric of the curvature."""
     (size,) = products.mixed.shape
-    ages = jnp.arange(size)
+    ages = jnp.arange(size, dtype=count.dtype)
     latest_first, is_filled = (count - 1 - ages) % size, ages < count
     normal = products.changes[latest_first[:, None], latest_first]
     normal = jnp.where(is_filled[:, None] & is_filled, normal, 0.0)

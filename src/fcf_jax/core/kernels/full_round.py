@@ -21,7 +21,7 @@ from fcf_jax.core.linalg import matmul
 from fcf_jax.core.objective import extra_confidence, gram, observe, sparse_residuals
 from fcf_jax.core.records import ClientData, CohortSum, ItemMajor, Model, Observations, PackedClients
 
-_TOLERANCE = 8 * float(jnp.finfo(jnp.float32).eps)  # relative error at which a solution is good enough
+_TOLERANCE = 8 * float(jnp.finfo(jnp.float32).eps)  # of an exact solve
 
 
 class Whitened(NamedTuple):
@@ -110,7 +110,7 @@ def _solve(
         whitened.table,
         rows,
         _weigh(model, observed),
-        jnp.asarray(_TOLERANCE, jnp.float32),
+        jnp.maximum(jnp.asarray(model.solve_tolerance, jnp.float32), _TOLERANCE),
         inverse_weight,
         plan.clients,
         is_chebyshev=plan.is_chebyshev,
