@@ -1,6 +1,6 @@
 """A federated round beside an iteration of centralised ALS in C++: `implicit` and `irspack`.
 
-- rounds: a full round (guarded Gram step; the same with clients that stop at a relative error of 0.01; Adam)
+- rounds: a full round (guarded Gram step; the same with clients that stop at a relative error of 0.003; Adam)
   and a sweep of our ALS against an iteration of each peer, in turn. A round solves all user factors, sums all
   item gradients and takes the server's step; a sweep and an iteration solve all users and all items. Rounds
   start from item factors trained for ten rounds.

@@ -11,10 +11,7 @@ from problem import ADAM, GUARDED_GRAM, REGULARIZATION, Problem, pack_on, rounds
 
 import fcf_jax as fcf
 
-INEXACT = 0.01  # relative error at which clients of an inexact round stop
 STEPS = {"guarded_round": GUARDED_GRAM, "inexact_round": GUARDED_GRAM, "adam_round": ADAM}
-if "solve_tolerance" not in fcf.Model._fields:
-    del STEPS["inexact_round"]
 OURS = (*STEPS, "als_sweep")
 
 
@@ -43,7 +40,7 @@ def ours(
 def federation_of(problem: Problem, name: str) -> fcf.Federation:
     """Set up the federation of these rounds; inexact ones share the compiled program."""
     if name == "inexact_round":
-        problem = problem._replace(model=problem.model._replace(solve_tolerance=INEXACT))
+        problem = problem.inexact()
     return problem.federation(STEPS[name])
 
 

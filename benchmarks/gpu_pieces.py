@@ -151,7 +151,9 @@ def movielens_20m(
     chunk_slots = sizes.chunk_slots[chunk]
     problem = pack(interactions, sizes.large_factors, chunk_slots=chunk_slots, by_item=by_item)
     timing, compile_s = full_rounds(problem, repeats=repeats)
+    inexact, _ = full_rounds(problem.inexact(), repeats=repeats)
     return {
+        "inexact_round_s": inexact.to_dict(),
         "chunk_slots": chunk_slots,
         "padding_factor": padding_factor(problem.clients),
         **described(problem, timing, interactions.num_interactions),
