@@ -10,8 +10,10 @@ so that no step needs a lambda of its own.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -173,23 +175,7 @@ def guarded_gram(
     """
 
     def init(item_factors: Array) -> GuardedState:
-        (num_items, num_factors), dtype = item_factors.shape, item_factors.dtype
-        start = ServerPoint(
-            item_factors=item_factors,
-            gradient=jnp.zeros_like(item_factors),
-            user_gram=jnp.eye(num_factors, dtype=dtype),
-            mean_confidence=jnp.ones(num_items, dtype),
-            value=jnp.zeros((), dtype),
-        )
-        past = jnp.zeros((memory, num_items, num_factors), dtype)
-        return GuardedState(
-            accepted=start,
-            predicted_decrease=jnp.zeros((), dtype),
-            damping=jnp.asarray(initial_damping, dtype),
-            memory=Memory(past, past, jnp.zeros((), jnp.int32)),
-            is_first=jnp.array(True),
-            was_accelerated=jnp.array(False),
-        )
+        return _first_guarded_state(memory, item_factors, initial_damping)
 
     def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, value, **unused):
         mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
@@ -277,6 +263,29 @@ def _transformation(
 ) -> optax.GradientTransformationExtraArgs:
     """Build an optax transformation of one array, whose types are narrower than optax's for pytrees."""
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+@partial(jax.jit, static_argnums=0)  # one program in place of many
+def _first_guarded_state(
+    memory: int, item_factors: Float[Array, "items factors"], damping: Scalar
+) -> GuardedState:
+    (num_items, num_factors), dtype = item_factors.shape, item_factors.dtype
+    start = ServerPoint(
+        item_factors=item_factors,
+        gradient=jnp.zeros_like(item_factors),
+        user_gram=jnp.eye(num_factors, dtype=dtype),
+        mean_confidence=jnp.ones(num_items, dtype),
+        value=jnp.zeros((), dtype),
+    )
+    past = jnp.zeros((memory, num_items, num_factors), dtype)
+    return GuardedState(
+        accepted=start,
+        predicted_decrease=jnp.zeros((), dtype),
+        damping=jnp.asarray(damping, dtype),
+        memory=Memory(past, past, jnp.zeros((), jnp.int32)),
+        is_first=jnp.array(True),
+        was_accelerated=jnp.array(False),
+    )
 
 
 def _judge(state: GuardedState, current: ServerPoint) -> tuple[ServerPoint, Array, Array]:

@@ -224,7 +224,9 @@ def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | 
         raise ValueError(f"expected item factors of shape {expected}, got {item_factors.shape}")
     if channel is not None and channel.item_weights is not None:  # items that are never sent stay 0
         item_factors = jnp.where(channel.item_weights[:, None] > 0, item_factors, 0.0)
-    state = server_init(jnp.pad(item_factors, ((0, num_padded), (0, 0))), setup.optimizer)
+    if num_padded:
+        item_factors = jnp.pad(item_factors, ((0, num_padded), (0, 0)))
+    state = server_init(item_factors, setup.optimizer)
     return state if channel is None else state._replace(channel_state=channel.init())
 
 
