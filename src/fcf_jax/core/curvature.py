@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from fcf_jax.core.linalg import einsum, matmul
 from fcf_jax.core.records import Model
 
-_COLUMNS = 64  # eigenvectors at a time
+_COLUMNS = 32  # eigenvectors at a time (benchmarks/README.md)
 
 
 class Curvature(NamedTuple):

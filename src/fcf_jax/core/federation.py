@@ -30,6 +30,7 @@ from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
 from fcf_jax.core.kernels.choice import suited
 from fcf_jax.core.packing import padded_size
+from fcf_jax.core.placement import kept_in_place
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import (
     Cohort,
@@ -209,7 +210,8 @@ def step(
         state = state._replace(channel_state=cast_like(channel_state, state.channel_state))
         if setup.num_rows > setup.num_items:  # take the noise off padding rows
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
-    return server_update(model, state, sums, setup.optimizer, num_users=num_users)
+    state, info = server_update(model, state, sums, setup.optimizer, num_users=num_users)
+    return kept_in_place(state, setup.mesh), info
 
 
 def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | None = None) -> ServerState:
@@ -234,7 +236,7 @@ def _round(
     setup: Setup, key: Key, state: ServerState, clients: PackedClients, *, row_capacity: int | None = None
 ) -> tuple[ServerState, RoundInfo]:
     check_round(setup, state, clients, row_capacity=row_capacity)
-    state, clients = as_pytree((state, clients))
+    state, clients = as_pytree((kept_in_place(state, setup.mesh), clients))
     num_users = clients.row_counts.shape[0]
     cohort = draw(setup, key, state.round_index, num_users=num_users)
     collect_from = partial(collect, setup, key, state, weights_of_users(cohort, num_users=num_users))

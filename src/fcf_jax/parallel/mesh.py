@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fcf_jax.core.packing import chunk_specs, fill_up
+from fcf_jax.core.placement import state_shardings
 from fcf_jax.core.records import PackedClients, ServerState
 from fcf_jax.messages import count_of
 
@@ -82,17 +83,12 @@ def place_clients(clients: PackedClients, mesh: Mesh) -> PackedClients:
 
 
 def place_state(state: ServerState, mesh: Mesh) -> ServerState:
-    """Copy the state to all devices, or split its axes of items if the mesh splits items."""
-    num_items = state.item_factors.shape[0]
-    if mesh.shape["items"] == 1:
-        return replicate(state, mesh)
+    """Put the state on the devices.
 
-    def place(leaf: jax.Array) -> jax.Array:
-        items_axes = [axis for axis, size in enumerate(leaf.shape) if size == num_items][:1]
-        spec = PartitionSpec(*("items" if axis in items_axes else None for axis in range(leaf.ndim)))
-        return _put(leaf, NamedSharding(mesh, spec))
-
-    return jax.tree.map(place, state)
+    If the mesh splits items, so is the state. If not, the item factors are copied to all devices; the state
+    of the optimizer is copied too, or, from 64 MB on, split by items if their number allows it.
+    """
+    return jax.tree.map(_put, state, state_shardings(state, mesh))
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
