@@ -48,7 +48,7 @@ def diagnose() -> Diagnosis:
     if on_gpu():
         obstacle = obstacle_to(_FACTORS, jnp.dtype(jnp.float32))
         facts["GPU kernels"] = "in use for full rounds" if obstacle is None else f"not in use: {obstacle}"
-        facts["GPU scatters"] = slow_scatters(jax.lib.__version__) or "fine"
+        facts["GPU scatters"] = slow_scatters() or "fine"
     return Diagnosis(facts, error < _TOLERANCE)
 
 

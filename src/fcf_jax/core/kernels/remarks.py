@@ -21,17 +21,18 @@ def remark_on_kernels(obstacle: str) -> None:
 
 def remark_on_scatters() -> None:
     """Log that sums without kernels are slow with this jaxlib, if they are."""
-    slow = slow_scatters(jax.lib.__version__) if on_gpu() else None
+    slow = slow_scatters() if on_gpu() else None
     if slow is not None:
         _say(slow)
 
 
-def slow_scatters(version: str) -> str | None:
-    """Return a warning for versions of jaxlib that add floats on a GPU in a compare-and-swap loop; else None.
+def slow_scatters() -> str | None:
+    """Return a warning for a jaxlib that adds floats on a GPU in a compare-and-swap loop; else None.
 
     References:
         openxla/xla issue 46225; fixed in jaxlib 0.11.1.
     """
+    version = jax.lib.__version__  # pyright: ignore[reportPrivateImportUsage]
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if not (0, 10, 2) <= numbers < (0, 11, 1):
         return None
