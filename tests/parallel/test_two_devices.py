@@ -9,7 +9,7 @@ import pytest
 
 IN_ONE_PROCESS = """
     import random
-    import jax, numpy as np
+    import jax, numpy as np, threadpoolctl
     import fcf_jax as fcf
     from fcf_jax.channel import Pieces, choose_formats, fixed_point
     from fcf_jax.data import simulate_taste
@@ -53,6 +53,10 @@ IN_ONE_PROCESS = """
     def check_secure_sum():
         jax.tree.map(np.testing.assert_array_equal, masked(None), masked(mesh))
 
+    def check_blas():
+        libraries = [one for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+        assert libraries and all(one["num_threads"] == 1 for one in libraries), libraries
+
     def check_runs():
         runs_on = run_mesh()
         multiply = jax.numpy.multiply
@@ -64,7 +68,7 @@ IN_ONE_PROCESS = """
             assert tripled.sharding == runs[0].sharding, (tripled.sharding, runs[0].sharding)
             assert len(tripled.sharding.device_set) == 2
 
-    for check in (check_training, check_secure_sum, check_runs):
+    for check in (check_training, check_secure_sum, check_blas, check_runs):
         check()
         print(check.__name__, flush=True)
 """
@@ -78,7 +82,10 @@ def outcome():
     return subprocess.run(code, capture_output=True, text=True, timeout=230, env=as_by_default)
 
 
-@pytest.mark.parametrize("check", ["check_training", "check_secure_sum", "check_runs"])
+@pytest.mark.parametrize("check", ["check_training", "check_secure_sum", "check_blas", "check_runs"])
 def test_two_devices_compute_what_one_does_to_the_bit(outcome, check):
-    """Sums and training in fixed point, streamed or not; sums with masks; and runs, which stay in place."""
+    """Sums and training in fixed point, streamed or not; sums with masks; and runs, which stay in place.
+
+    LAPACK keeps to one thread meanwhile.
+    """
     assert check in outcome.stdout.split(), outcome.stderr[-2000:]

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+import scipy.linalg  # noqa: F401  loads the BLAS that XLA calls
+import threadpoolctl
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -35,7 +37,8 @@ def use_cpu_devices(num_devices: int | None = None) -> None:
     """Split the CPU into several JAX devices, by default one per core that this process may use.
 
     XLA keeps the work of a device on one core for most of a round; two devices on two cores take little more
-    than half the time. Call this before JAX starts. It does not affect GPUs.
+    than half the time. Call this before JAX starts. It does not affect GPUs. BLAS keeps to one thread, in all
+    of the process: devices that call LAPACK at once would wait for each other's threads, 50 ms a call.
 
     Raises:
         ValueError: if JAX has started already, or for a number below 1.
@@ -47,6 +50,8 @@ def use_cpu_devices(num_devices: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", num_devices)
     except RuntimeError:
         raise ValueError("expected JAX not to have started; call use_cpu_devices first of all") from None
+    if num_devices > 1:
+        threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def client_mesh(num_devices: int | None = None, *, item_shards: int = 1) -> Mesh:
