@@ -7,6 +7,7 @@ import sys
 import time
 
 import jax
+from curves import no_pictures
 
 from fcf_jax import cli
 from fcf_jax.parallel.mesh import use_cpu_devices
@@ -54,7 +55,7 @@ def _run(arguments, at, signals, num_devices, said):
         return operate
 
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-    with open(said, "w") as output, contextlib.redirect_stdout(output):
+    with open(said, "w") as output, contextlib.redirect_stdout(output), no_pictures():
         code = cli.main(arguments)
     if jax.distributed.is_initialized():  # as at the exit of a program, which a forked process lacks
         jax.distributed.shutdown()

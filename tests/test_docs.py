@@ -16,6 +16,8 @@ import pytest
 from fcf_jax import cli
 from fcf_jax.data import simulate_taste
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 DOCS = Path(__file__).parents[1] / "docs"
 # what is compiled for one page helps the next
 GROUPS = [("paper", "own-data", "trained-run"), ("pipeline", "server-step", "privacy")]

@@ -84,8 +84,8 @@ def split(tree: object) -> dict[str, np.ndarray]:
     return {kind: np.concatenate(parts) for kind, parts in joined.items() if parts}
 
 
-def summed(data: Data, channel: fcf.channel.Link | None) -> object:
-    """Add up one cohort, and leave the total in words where there are any."""
+def summed(data: Data, channel: fcf.channel.Link) -> object:
+    """Add up one cohort, and leave the total in words."""
     return jax.jit(lambda y, clients: accumulate(MODEL, y, clients, channel=channel)[0])(
         data.item_factors, data.clients
     )
@@ -103,11 +103,8 @@ STEPS = {"adam": optax.adam(0.05), "running_sums": fcf.optimizers.running_sums()
 
 
 def figures() -> dict[str, np.ndarray]:
-    """Compute all figures: totals of one cohort, and runs."""
-    small = DATA["small"]
-    trees = {"small/words/total": summed(small, fixed_point(COARSE, max_clients=13))}
-    for name in ("plain", "weighted", "adaptive"):
-        trees[f"small/{name}/total"] = summed(small, channels(small)[name])
+    """Compute all figures: a total in coarse words, and runs, whose states hold sums."""
+    trees = {"small/words/total": summed(DATA["small"], fixed_point(COARSE, max_clients=13))}
     for data_name, runs in RUNS.items():
         for channel_name, step_name in runs:
             run = _run(DATA[data_name], channel_name, step_name)

@@ -30,12 +30,14 @@ def test_run_prints_progress_table_and_privacy_note(tmp_path, capsys):
         assert expected in printed.out.replace("\n", "") or expected in printed.out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_quiet_prints_nothing(tmp_path, capsys):
     short = ["--set", "evaluation.baseline=false", "--quiet", "--out", str(tmp_path / "run")]
     assert cli.main(["run", *TINY, *short]) == 0
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_run_without_test_items_goes_to_the_current_folder_and_never_says_nan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", *TINY, "--set", "data.test_fraction=0"]) == 0

@@ -9,6 +9,8 @@ import pytest
 
 from fcf_jax import cli
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 HEADER = "user,item,rating\n"
 GOOD = HEADER + "".join(f"{user},{item},1\n" for user in range(6) for item in range(8) if (user + item) % 3)
 SHORT = [

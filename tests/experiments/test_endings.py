@@ -12,6 +12,8 @@ from fcf_jax.experiments.endings import caution_of_als, caution_of_end, remedy_o
 from fcf_jax.experiments.loop import Divergence
 from fcf_jax.experiments.store.run_directory import SUMMARY
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 SMALL = ["data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4"]
 
 

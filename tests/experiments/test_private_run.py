@@ -17,6 +17,8 @@ from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import BUDGET, METRICS, claimed
 from fcf_jax.privacy.accounting import Participation, epsilon
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 NOISY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
     "federation.num_rounds=4", "evaluation.every=2", "evaluation.baseline=false",

@@ -15,6 +15,8 @@ from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.recommend import Histories, recommend_items
 from fcf_jax.experiments.store.run_directory import read_run, write_item_factors
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 TINY = [
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.every=2",
     "--set", "data.strengths=log", "--set", "evaluation.baseline=false",

@@ -84,6 +84,7 @@ def test_run_directory_is_complete_and_unpickled(finished):
     assert sum(one["kind"] == "als_sweep" for one in records) >= 40
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_saved_config_repeats_the_run_bit_for_bit(finished, tmp_path):
     folder, _ = finished
     run_config(load_config(str(folder / "config.toml")), tmp_path / "again")
@@ -103,6 +104,7 @@ def test_popularity_agrees_with_its_evaluation_in_the_library(finished):
     assert floor["loss"] == pytest.approx(np.sum(confidence * (preference - shares) ** 2), rel=1e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_starts_from_the_item_factors_of_another(finished, tmp_path):
     earlier, summary = finished
     start = f"server.initial_item_factors={earlier}"
@@ -120,6 +122,7 @@ def test_divergence_keeps_the_last_good_factors(tmp_path):
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_explicit_ratings_are_compared_with_offsets(tmp_path):
     explicit = ("data.feedback=explicit", "model.unobserved_weight=0.0", "model.regularization=4.0")
     summary = run_tiny(tmp_path / "explicit", *explicit, "evaluation.baseline=false")

@@ -21,6 +21,8 @@ from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store.run_directory import METRICS, claimed
 from fcf_jax.privacy.secure_sum import SumRules
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
     "federation.num_rounds=2", "evaluation.every=1", "evaluation.baseline=false",

@@ -38,7 +38,7 @@ def read(folder):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
+def no_figures(monkeypatch):
     monkeypatch.setattr(comparison, "write_comparison_figures", lambda *unused: None)
 
 
@@ -123,7 +123,7 @@ def test_each_replicate_agrees_with_the_run_alone(finished, tmp_path):
     assert found.tolist() == pytest.approx(list(summary["federated"].values()), rel=1e-3)
 
 
-def test_resumed_comparison_equals_an_unbroken_one(finished, undrawn, tmp_path, monkeypatch, capsys):
+def test_resumed_comparison_equals_an_unbroken_one(finished, no_figures, tmp_path, monkeypatch, capsys):
     folder, show, signals = tmp_path / "stopped", training._show, iter([[]] * 4 + [[signal.SIGINT]])
 
     def interrupted(*arguments):
@@ -147,7 +147,7 @@ def test_resumed_comparison_equals_an_unbroken_one(finished, undrawn, tmp_path, 
     assert "nothing left to do" in capsys.readouterr().out
 
 
-def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, undrawn, capsys):
+def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, no_figures, capsys):
     rows = [f"{user},{item},{1 + (user * item) % 5},{item}" for user in range(30) for item in range(user % 9)]
     (tmp_path / "data.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows))
     explicit = (
@@ -169,7 +169,7 @@ def test_explicit_ratings_of_cohorts_on_one_split_for_all(tmp_path, undrawn, cap
     assert max(map(len, shown)) <= 80
 
 
-def test_verdict_names_what_one_replicate_without_test_items_cannot_show(tmp_path, undrawn):
+def test_verdict_names_what_one_replicate_without_test_items_cannot_show(tmp_path, no_figures):
     nothing = ("data.test_fraction=0.0", "comparison.num_builds=1", "federation.num_rounds=0")
     assert compare(tmp_path / "one", *nothing, options=["--quiet"]) == 0
     document = read(tmp_path / "one")

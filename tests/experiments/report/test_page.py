@@ -275,6 +275,7 @@ def test_folders_of_one_name_are_told_apart(finished, tmp_path):
     assert names == [str(finished), str(other)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unfinished_run_says_so(copied):
     (copied / "summary.json").unlink()
     (copied / "environment.json").unlink()
@@ -287,6 +288,7 @@ def test_unfinished_run_says_so(copied):
     assert "On record: 0 rounds." in Page(render(read_folders([copied, copied]))).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_run_without_test_items_or_als_is_shown(copied):
     def empty(summary):
         summary["federated"] |= {name: None for name in summary["federated"] if name != "loss"}
@@ -328,6 +330,7 @@ def plain(rows):
     return [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in rows]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_of_narrow_pages_name_every_cell(every_kind):
     """On a narrow screen rows become cards, where the heading line is not seen."""
     text = render(read_folders([*every_kind, every_kind[0]]))
@@ -365,6 +368,7 @@ def test_audit_shows_a_verdict_on_each_attack(audit):
 @pytest.mark.parametrize(
     ("command", "kind"), [("audit", "audit"), ("compare", "comparison"), ("tune", "tuning"), ("run", "run")]
 )
+@pytest.mark.usefixtures("undrawn")
 def test_what_did_not_finish_is_called_what_it_is(copied, command, kind):
     (copied / "summary.json").unlink()
     edit(copied / "environment.json", lambda content: content.update(arguments=[command, "--quiet"]))
@@ -390,6 +394,7 @@ def test_private_run_shows_its_epsilon(copied):
     assert "epsilon" in Page(text).tables["Values of the curves"][0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_warnings_of_a_run_are_on_its_page(copied):
     edit(copied / "summary.json", lambda summary: summary.update(warnings=["ranks below popularity"]))
     assert "ranks below popularity" in Page(render([read_folder(copied)])).text

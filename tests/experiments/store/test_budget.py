@@ -17,6 +17,8 @@ from fcf_jax.experiments.store import files
 from fcf_jax.experiments.store.budget import budget_of, released_item_weights
 from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS, METRICS, claimed
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 _TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
     "federation.num_rounds=4", "evaluation.every=2", "evaluation.baseline=false",

@@ -12,6 +12,8 @@ from fcf_jax.experiments.store import checkpoint
 from fcf_jax.experiments.store.run_directory import BUDGET, CONFIG, METRICS, SUMMARY, read_run
 from fcf_jax.privacy.accounting import Participation, epsilon
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
     "evaluation.baseline=false", "federation.num_rounds=6",

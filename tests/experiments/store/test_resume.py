@@ -18,6 +18,8 @@ from fcf_jax import cli
 from fcf_jax.experiments.build import dataset
 from fcf_jax.experiments.store import checkpoint, files
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 TINY = [
     "data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4",
     "federation.num_rounds=40", "evaluation.baseline=false",
