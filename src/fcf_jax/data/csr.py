@@ -1,7 +1,7 @@
 """Sorting of rows into compressed sparse rows, and the merging of duplicates.
 
-Memory is what this is written for: a column is freed as soon as the next form of it exists, and no more than
-32 bytes a row are held at any time while few rows are duplicates.
+It saves memory: a column is freed as soon as it has been replaced by its next form, and at most 32 bytes a
+row are held at any time, as long as few rows are duplicates.
 """
 
 from typing import NamedTuple

@@ -441,6 +441,11 @@ def test_zip_of_a_published_set_is_read_by_its_member(file):
         ('{"user": "a", "item": "b", "stars": "many"}\n', ":1: expected a finite number as strength"),
         ('{"who": 1, "what": 2}\n', ":1: no user or item column recognized among who, what"),
         ('{"user": "a", "item": "b", "stars": -1}\n', ":1: expected a strength >= 0"),
+        (  # the first of two
+            '{"user": "a", "item": "b", "stars": 1, "time": "soon"}\n'
+            '{"user": "a", "item": "b", "stars": "many", "time": 5}\n',
+            ":1: expected a timestamp",
+        ),
     ],
 )
 def test_bad_json_lines_are_refused_with_the_line(file, content, expected):

@@ -7,20 +7,15 @@ same rows.
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from fcf_jax.data.arrow import memory_pool
+from fcf_jax.data.formats.careful import Fields, TakenRows, strength_problem
 from fcf_jax.data.formats.columns import Columns, left_out, named_positions
 from fcf_jax.data.formats.dialect import Dialect, event_weights
-from fcf_jax.data.formats.parse import strength_of, strength_problem
 from fcf_jax.data.formats.regular import Pieces, pieces_of
-from fcf_jax.data.formats.table import BadLinePolicy, Table, TableBuilder, bad_line
+from fcf_jax.data.formats.table import BadLinePolicy, Table
 from fcf_jax.data.formats.text import Text, num_line_breaks
-from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 
 _SAMPLED = 20
 _IDS = (frozenset({str}), frozenset({int}))  # kinds of ids and times
@@ -50,13 +45,14 @@ def read_json_lines(
     values = _members(text) if is_array else _lines(text.head, 1)
     sample = [value for _, value in itertools.islice(values, _SAMPLED) if isinstance(value, dict)]
     dialect = _with_keys(f"{text.path}:1", sample, columns, dialect)
-    parser = _Parser(dialect, text.path, on_bad_line=on_bad_line, implicit=implicit)
+    rows = TakenRows(dialect, text.path, on_bad_line)
+    parser = _Parser(dialect, rows, implicit=implicit)
     if is_array:
-        parser.add_values(list(_members(text)))
+        parser.add_values(_members(text))
     else:
         for block in text.blocks():
             parser.add(block)
-    return parser.finish(), dialect
+    return rows.finish(), dialect
 
 
 def _with_keys(
@@ -101,61 +97,27 @@ def _lines(block: bytes, first_line: int) -> Iterator[_Numbered]:
 class _Parser:
     """Rows so far, and where the next block starts."""
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        path: Path,
-        *,
-        on_bad_line: BadLinePolicy,
-        implicit: bool,
-    ) -> None:
+    def __init__(self, dialect: Dialect, rows: TakenRows, *, implicit: bool) -> None:
         self._dialect = dialect
-        self._path = path
-        self._on_bad_line = on_bad_line
+        self._rows = rows
         self._implicit = implicit
         self._keys = [None if position is None else dialect.names[position] for position in dialect.columns]
         strength = frozenset({str}) if dialect.weights else frozenset({int, float})
         self._kinds = (_IDS, _IDS, (strength,), _IDS)
-        self._builder = TableBuilder(str(path))
-        self._num_skipped = 0
         self._line = 1
 
     def add(self, block: bytes) -> None:
         """Parse whole lines."""
         pieces = self._regular(block)
         if pieces is None:
-            self.add_values(list(_lines(block, self._line)))
+            self.add_values(_lines(block, self._line))
         else:
-            self._builder.add(*pieces)
+            self._rows.add_pieces(pieces)
         self._line += num_line_breaks(block)
 
-    def add_values(self, values: Sequence[_Numbered]) -> None:
+    def add_values(self, values: Iterable[_Numbered]) -> None:
         """Take the values of keys from objects, one by one."""
-        import pyarrow as pa
-
-        found = [self._fields(number, value) for number, value in values]
-        rows = [row for row in found if row is not None]
-        times = None
-        if self._dialect.columns.timestamp is not None:
-            times, missing = to_seconds(pa.array([row[4] for row in rows], pa.string()))
-            for position in np.flatnonzero(missing).tolist():
-                number, *_, time = rows[position]
-                self._refuse(number, f"expected {EXPECTED}, got {time[:40]!r}")
-            times = times[~missing]
-            rows = [row for row, is_missing in zip(rows, missing.tolist(), strict=True) if not is_missing]
-        if rows:
-            has_strengths = self._dialect.columns.strength is not None
-            self._builder.add(
-                pa.array([row[1] for row in rows], pa.string()),
-                pa.array([row[2] for row in rows], pa.string()),
-                np.array([strength_of(row[3], self._dialect) for row in rows]) if has_strengths else None,
-                times,
-            )
-
-    def finish(self) -> Table:
-        """Return all rows."""
-        memory_pool().release_unused()
-        return self._builder.finish(self._num_skipped)
+        self._rows.add([self._fields(number, value) for number, value in values])
 
     def _regular(self, block: bytes) -> Pieces | None:
         """Return the rows of a block, or None unless all its objects are regular."""
@@ -183,24 +145,17 @@ class _Parser:
             arrays[str(position)] = arrays[str(position)].cast(pa.string()).dictionary_encode()
         return pieces_of(pa.table(arrays), self._dialect, self._implicit)
 
-    def _fields(self, number: int, value: Any) -> tuple[int, str, str, str, str] | None:
-        """Return line, user, item, strength and time of an object; None if it is skipped."""
+    def _fields(self, number: int, value: Any) -> Fields:
         if not isinstance(value, dict):
-            return self._refuse(number, f"expected an object in JSON, got {_text(value)[:40]!r}")
+            return Fields(number, problem=f"expected an object in JSON, got {_text(value)[:40]!r}")
         user, item, strength, time = ("" if key is None else _text(value.get(key)) for key in self._keys)
         for kind, key, text in zip(("a user", "an item"), self._keys, (user, item), strict=False):
             if not text.strip() or isinstance(value.get(key), bool | dict | list):
-                return self._refuse(number, f"expected {kind} id, got {text[:40]!r}")
+                return Fields(number, problem=f"expected {kind} id, got {text[:40]!r}")
+        problem = ""
         if self._dialect.columns.strength is not None:
-            problem = strength_problem(strength.strip(), self._dialect, self._implicit)
-            if problem:
-                return self._refuse(number, problem)
-        return number, user, item, strength.strip(), time
-
-    def _refuse(self, number: int, problem: str) -> None:
-        if self._on_bad_line == "error":
-            raise bad_line(self._path, number, problem)
-        self._num_skipped += 1
+            problem = strength_problem(strength.strip(), self._dialect, implicit=self._implicit)
+        return Fields(number, user, item, strength, time, problem)
 
 
 def _is_regular(column: Sequence[Any] | None, kinds: Sequence[frozenset[type]]) -> bool:

@@ -66,10 +66,10 @@ class Loaded(NamedTuple):
     """Rows of one file, and how they were understood.
 
     Attributes:
-        table: Rows, with strengths of those who have seen but not rated.
+        table: Rows; those of the kind "seen, not rated" have strength 1, or are left out of ratings.
         layout: Name of the layout; "generic", "npz", "parquet" or "frame".
         encoding: Of the file.
-        columns: Column of users, items, strengths and times, by kind, as a reader would name it.
+        columns: Columns of users, items, strengths and times, by kind: a name, or "column" and its number.
         why: How columns without names were told apart, or why one was left out.
         num_unrated: Rows of the kind "seen, not rated".
     """

@@ -1,7 +1,7 @@
 """Parsing of one text table into columns, exact or with the number of the line at fault.
 
 A regular block is parsed by Arrow (`regular`), any other line by line. Both give the same rows: what a record
-is stands in `records`, what an id, a strength and a timestamp are in `labels`, here and in `timestamps`.
+is stands in `records`, what an id, a strength and a timestamp are in `labels`, `careful` and `timestamps`.
 """
 
 import itertools
@@ -9,16 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from fcf_jax.data.arrow import memory_pool
+from fcf_jax.data.formats.careful import Fields, TakenRows, strength_problem
 from fcf_jax.data.formats.dialect import Dialect
-from fcf_jax.data.formats.evidence import event_word
 from fcf_jax.data.formats.records import Record, RecordError, records
 from fcf_jax.data.formats.regular import parse_regular
-from fcf_jax.data.formats.table import MAX_STRENGTH, BadLinePolicy, Table, TableBuilder, bad_line
+from fcf_jax.data.formats.table import BadLinePolicy, Table
 from fcf_jax.data.formats.text import num_line_breaks
-from fcf_jax.data.formats.timestamps import EXPECTED, to_seconds
 from fcf_jax.messages import count_of
 
 _BATCH_RECORDS = 2**14
@@ -47,9 +43,8 @@ def parse_text(
     Raises:
         ValueError: With FILE:LINE, the fault and the remedy.
     """
-    parser = _Parser(
-        dialect, path, TableBuilder(str(path), num_lines), on_bad_line=on_bad_line, implicit=implicit
-    )
+    rows = TakenRows(dialect, path, on_bad_line, num_lines=num_lines)
+    parser = _Parser(dialect, path, rows, implicit=implicit)
     for block in [blocks] if isinstance(blocks, bytes) else blocks:
         parser.add(block)
     return parser.finish()
@@ -58,21 +53,11 @@ def parse_text(
 class _Parser:
     """Rows so far, and where the next block starts."""
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        path: Path,
-        builder: TableBuilder,
-        *,
-        on_bad_line: BadLinePolicy,
-        implicit: bool,
-    ) -> None:
+    def __init__(self, dialect: Dialect, path: Path, rows: TakenRows, *, implicit: bool) -> None:
         self._dialect = dialect
         self._path = path
-        self._on_bad_line = on_bad_line
+        self._rows = rows
         self._implicit = implicit
-        self._builder = builder
-        self._num_skipped = 0
         self._line = 1
         self._open = ""  # lines of a record whose quotes have not been closed yet
         self._needs_header = dialect.has_header
@@ -85,7 +70,7 @@ class _Parser:
         if not self._open:
             pieces = parse_regular(block, self._dialect, implicit=self._implicit)
             if pieces is not None:
-                self._builder.add(*pieces)
+                self._rows.add_pieces(pieces)
                 self._line += num_line_breaks(block)
                 return
         self._parse_carefully(self._open + block.decode())
@@ -93,9 +78,8 @@ class _Parser:
     def finish(self) -> Table:
         """Return all rows."""
         if self._open:
-            self._refuse(self._line, "expected closing quotes, got the end of the file")
-        memory_pool().release_unused()
-        return self._builder.finish(self._num_skipped)
+            self._rows.refuse(self._line, "expected closing quotes, got the end of the file")
+        return self._rows.finish()
 
     def _after_header(self, block: bytes) -> bytes:
         """Drop blank lines and the first record; keep what there is of it if it is not complete."""
@@ -128,46 +112,18 @@ class _Parser:
         while batch := list(itertools.islice(found, _BATCH_RECORDS)):
             if batch[-1].rest:
                 self._open = batch.pop().rest
-            self._add(batch)
+            self._rows.add([self._fields(record) for record in batch])
         self._line += num_line_breaks(text.encode()) - num_line_breaks(self._open.encode())
 
-    def _add(self, batch: Sequence[Record]) -> None:
-        import pyarrow as pa
-
-        columns = self._dialect.columns
-        problems = [_problem(record.fields, self._dialect, implicit=self._implicit) for record in batch]
-        rows = [record.fields for record, problem in zip(batch, problems, strict=True) if not problem]
-        timestamps = None
-        if columns.timestamp is not None:
-            timestamps, missing = to_seconds(pa.array([row[columns.timestamp] for row in rows], pa.string()))
-            well_formed = [number for number, problem in enumerate(problems) if not problem]
-            for position in np.flatnonzero(missing).tolist():
-                got = rows[position][columns.timestamp].strip()[:40]
-                problems[well_formed[position]] = f"expected {EXPECTED}, got {got!r}"
-            timestamps = timestamps[~missing]
-            rows = [row for row, is_missing in zip(rows, missing.tolist(), strict=True) if not is_missing]
-        for record, problem in zip(batch, problems, strict=True):
-            if problem:
-                self._refuse(record.line, problem)
-        if not rows:
-            return
-        self._builder.add(
-            pa.array([row[columns.user] for row in rows], pa.string()),
-            pa.array([row[columns.item] for row in rows], pa.string()),
-            None
-            if columns.strength is None
-            else np.array([strength_of(row[columns.strength].strip(), self._dialect) for row in rows]),
-            timestamps,
-        )
-
-    def _refuse(self, line: int, problem: str) -> None:
-        if self._on_bad_line == "error":
-            raise bad_line(self._path, line, problem)
-        self._num_skipped += 1
+    def _fields(self, record: Record) -> Fields:
+        if problem := _problem(record.fields, self._dialect, implicit=self._implicit):
+            return Fields(record.line, problem=problem)
+        positions = self._dialect.columns
+        return Fields(record.line, *("" if one is None else record.fields[one] for one in positions))
 
 
-def _problem(fields: Sequence[str], dialect: Dialect, *, implicit: bool) -> str | None:
-    """Return what is wrong with a record apart from its timestamp, or None."""
+def _problem(fields: Sequence[str], dialect: Dialect, *, implicit: bool) -> str:
+    """Return what is wrong with a record apart from its timestamp; "" if nothing is."""
     columns = dialect.columns
     if len(fields) != dialect.num_fields:
         separator = repr(dialect.separator) if dialect.separator else "blanks"
@@ -183,33 +139,5 @@ def _problem(fields: Sequence[str], dialect: Dialect, *, implicit: bool) -> str 
     if "\0" in user + item:
         return f"expected ids without null characters, got {user[:40]!r} and {item[:40]!r}"
     if columns.strength is None:
-        return None
-    return strength_problem(fields[columns.strength].strip(), dialect, implicit)
-
-
-def strength_problem(text: str, dialect: Dialect, implicit: bool) -> str | None:
-    """Return what is wrong with the text of a strength, or None."""
-    if dialect.weights:
-        known = ", ".join(dialect.weights)
-        is_known = event_word(text) in dialect.weights
-        return None if is_known else f"expected one of {known} (data.strength_values), got {text[:40]!r}"
-    if not _is_finite(text):
-        return f"expected a finite number as strength, got {text[:40]!r}"
-    if implicit and float(text) < 0 and float(text) not in dialect.unrated:
-        return (
-            f"expected a strength >= 0 for implicit feedback, got {text}; set data.feedback = explicit for "
-            "ratings, data.strength_values if it means seen, not rated"
-        )
-    return None
-
-
-def _is_finite(text: str) -> bool:
-    try:
-        return "_" not in text and abs(float(text)) < MAX_STRENGTH  # False for NaN
-    except ValueError:
-        return False
-
-
-def strength_of(text: str, dialect: Dialect) -> float:
-    """Return the strength that a text stands for, if `strength_problem` finds nothing wrong with it."""
-    return dialect.weights[event_word(text)] if dialect.weights else float(text)
+        return ""
+    return strength_problem(fields[columns.strength].strip(), dialect, implicit=implicit)

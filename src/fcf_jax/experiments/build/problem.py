@@ -180,7 +180,7 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
 
 
 def of_popularity(data: DataConfig, measured: dict[str, Any]) -> dict[str, Any]:
-    """Keep what popularity says of these data: of explicit ratings, the ranking alone.
+    """Keep the metrics that popularity is comparable in: with explicit ratings, those of ranking alone.
 
     The share of users that rated an item is no estimate of the rating, so that errors and loss become nan.
     """

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.report.drawing import png_of
-from fcf_jax.experiments.report.tables import csv_text
 from fcf_jax.experiments.store.files import write_atomically
 from fcf_jax.experiments.store.run_directory import CONFIG, TRIALS, TUNED, TUNING
 from fcf_jax.experiments.tune.study import finished, params_of, start_trial
@@ -40,7 +39,7 @@ def write_tuning(folder: Path, held_out: HeldOut, tuned: Tuned) -> None:
     CONFIG.write(folder, tuned.given.to_dict())
     header = _header(held_out, tuned)
     write_atomically(folder / TUNED.name, f"{header}{tomli_w.dumps(tuned.config.to_dict())}".encode())
-    write_atomically(folder / TRIALS.name, _trials_csv(tuned))
+    TRIALS.write(folder, list(_trials(tuned)))
     values = {name: getattr(tuned, name) for name in ("metric", "start_value", "best_value", "popularity")}
     TUNING.write(folder, values)
     write_atomically(folder / "tuning.png", png_of(_figure(tuned)))
@@ -93,16 +92,16 @@ def _header(held_out: HeldOut, tuned: Tuned) -> str:
     )
 
 
-def _trials_csv(tuned: Tuned) -> bytes:
+def _trials(tuned: Tuned) -> Iterator[dict[str, Any]]:
     studies = tuned.studies
     keys = [key for study in studies.values() for key in start_trial(study).params]
-    rows = []
     for name, study in studies.items():
         for trial in study.get_trials(deepcopy=False):
-            values = params_of(trial)
-            state = trial.state.name.lower()
-            rows.append((name, trial.number, state, trial.value, trial.last_step, *map(values.get, keys)))
-    return csv_text(["stage", "trial", "state", "value", "last_step", *keys], rows)
+            facts = {
+                "stage": name, "trial": trial.number, "state": trial.state.name.lower(),
+                "value": trial.value, "last_step": trial.last_step,
+            }  # fmt: skip
+            yield facts | dict.fromkeys(keys) | params_of(trial)
 
 
 def _figure(tuned: Tuned) -> Figure:

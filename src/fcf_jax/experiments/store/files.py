@@ -225,12 +225,12 @@ def _from_json_lines(content: bytes) -> list[Document]:
 
 
 def _to_csv(rows: list[Document]) -> bytes:
-    """Write a column for each key of any row; a row without it has an empty cell."""
+    """Write a column for each key of any row; cells of rows without it, None and nan are empty."""
     text = io.StringIO()
     columns = dict.fromkeys(name for row in rows for name in row)
     table = csv.DictWriter(text, list(columns), lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({name: None if cell != cell else cell for name, cell in row.items()} for row in rows)
     return text.getvalue().encode()
 
 

@@ -256,7 +256,7 @@ def read_run(folder: Path) -> TrainedModel:
     item_factors, item_ids = arrays["item_factors"], arrays["item_ids"]
     if item_factors.ndim != 2 or len(item_factors) != len(item_ids):
         raise ValueError(
-            f"{path}: expected one factor for each of the {count_of(len(item_ids), 'item')}, "
+            f"{path}: expected item factors of {count_of(len(item_ids), 'item')} as rows, "
             f"got shape {item_factors.shape}; run it again"
         )
     if not np.isfinite(item_factors).all():
