@@ -20,7 +20,7 @@ def write_tables(documents: list[Document]) -> None:
 def rows_of(document: Document, piece: str, rows: Callable) -> Iterator[dict[str, Any]]:
     """Arrange one piece of all results of a document, sizes first."""
     data = document["data"]
-    sizes = f"{data['name']}: {data['num_users']} x {data['num_items']}, {data['num_interactions']:,}"
+    sizes = f"{data['name']}, {data['num_interactions']:,}"
     for result in document["results"]:
         if piece in result:
             head = {"training set": sizes, "alpha": result["alpha"], "K": result["num_factors"]}

@@ -117,5 +117,5 @@ def _where(document: dict[str, Any]) -> str:
 def _figure(case: Case, document: dict[str, Any]) -> str | None:
     piece = document.get("pieces", {}).get(case.piece)
     if piece is None:
-        return None
+        return "-"
     return "failed" if "error" in piece else case.figure(piece)

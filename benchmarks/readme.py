@@ -32,9 +32,10 @@ def write_table(name: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Arrange rows of equal keys as lines of Markdown; None becomes a dash."""
+    """Arrange rows of equal keys as lines of Markdown; None becomes a dash, a column of None is left out."""
     rows = list(rows)
-    cells = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(cell, row.values())) for row in rows)]
+    keys = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    cells = [keys, ["---"] * len(keys), *([cell(row[key]) for key in keys] for row in rows)]
     return [f"| {' | '.join(line)} |" for line in cells]
 
 

@@ -60,6 +60,7 @@ def test_a_table_replaces_that_of_its_name_and_nothing_else():
     begin, end = readme.marks("a")
     page = f"before\n{begin}\nold\n{end}\nafter\n"
     rows = [{"what": "ours", "s": 0.1234, "n": 1234}, {"what": "theirs", "s": None, "n": 2}]
+    rows = [row | {"of neither": None} for row in rows]
     expected = "| what | s | n |\n| --- | --- | --- |\n| ours | .123 | 1,234 |\n| theirs | - | 2 |"
     assert readme.with_table(page, "a", rows) == f"before\n{begin}\n\n{expected}\n\n{end}\nafter\n"
     with pytest.raises(ValueError, match="put them back"):

@@ -249,7 +249,7 @@ def test_every_case_of_the_gpu_table_has_a_piece_and_a_figure(documents):
     assert {case.piece for case in gpu_table.CASES} <= set(gpu.PIECES)
     rows = gpu_table.rows(json.loads(gpu_table.BEFORE.read_text()), documents["gpu"])
     measured = [list(row.values())[-1] for row in rows]
-    assert measured.count(None) == sum(
+    assert measured.count("-") == sum(
         case.piece not in documents["gpu"]["pieces"] for case in gpu_table.CASES
     )
 
