@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 from references import relative_error
 
-from fcf_jax.core.linalg import inverse_cholesky, inverse_matrix
+from fcf_jax.core.linalg import inverse_cholesky
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,3 @@ def test_inverse_cholesky_of_a_large_matrix_is_no_larger_a_program():
         return jax.jit(inverse_cholesky).lower(jnp.eye(size)).as_text().count("\n")
 
     assert num_lines(256) <= 1.1 * num_lines(64)
-
-
-@pytest.mark.parametrize("size", [1, 7, 8, 25])
-def test_shared_inverse_matches_dense_reference(size):
-    root = np.random.default_rng(size).normal(size=(size, size + 5))
-    matrix = root @ root.T
-    inverse = np.asarray(jax.jit(inverse_matrix)(jnp.asarray(matrix, jnp.float32))[0], np.float64)
-    bound = 100 * np.linalg.cond(matrix) * np.finfo(np.float32).eps  # what is added to the diagonal
-    assert relative_error(inverse, np.linalg.inv(matrix)) <= bound
-    singular = jnp.asarray(root[:, :1] @ root[:, :1].T, jnp.float32)
-    assert np.isfinite(jax.jit(inverse_matrix)(singular)[0]).all()

@@ -14,43 +14,6 @@ _BASE_SIZE = 8  # columns eliminated one by one; 4 and 16 were slower (benchmark
 _LARGEST_BASE_SIZE = 32  # for large matrices, so that programs stay small
 
 
-def inverse_matrix(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Bool[Array, ""]]:
-    """Invert a positive definite matrix; a ridge at rounding level keeps a singular one from failing.
-
-    Blockwise Gauss-Jordan elimination in a loop: slower than `inverse_cholesky` but quicker to compile, for
-    the single matrix that all clients share.
-
-    Returns:
-        The inverse, and False for a matrix that is clearly not positive semidefinite.
-    """
-    size, dtype = matrix.shape[0], matrix.dtype
-    num_missing = -size % _BASE_SIZE
-    scale = unit_diagonal_scale(matrix)
-    scaled = matrix * scale[:, None] * scale[None, :] + 32 * jnp.finfo(dtype).eps * jnp.eye(size, dtype=dtype)
-    filled = jnp.pad(scaled, (0, num_missing))
-    filled = filled + jnp.diag((jnp.arange(size + num_missing) >= size).astype(dtype))
-
-    def eliminate(block: Int[Array, ""], so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-        tableau, smallest = so_far
-        start = block * _BASE_SIZE
-        rows = jax.lax.dynamic_slice_in_dim(tableau, start, _BASE_SIZE, axis=0)
-        columns = jax.lax.dynamic_slice_in_dim(tableau, start, _BASE_SIZE, axis=1)
-        root, pivots = _eliminate(jax.lax.dynamic_slice_in_dim(rows, start, _BASE_SIZE, axis=1))
-        pivot = einsum("ji,jk->ik", root, root)
-        reduced = einsum("ij,jk->ik", pivot, rows)
-        tableau = tableau - einsum("ij,jk->ik", columns, reduced)
-        tableau = jax.lax.dynamic_update_slice_in_dim(tableau, reduced, start, axis=0)
-        columns = -einsum("ij,jk->ik", columns, pivot)
-        columns = jax.lax.dynamic_update_slice_in_dim(columns, pivot, start, axis=0)
-        tableau = jax.lax.dynamic_update_slice_in_dim(tableau, columns, start, axis=1)
-        return tableau, jnp.minimum(smallest, pivots)
-
-    first = filled, jnp.ones((), dtype)
-    inverse, smallest = jax.lax.fori_loop(0, filled.shape[0] // _BASE_SIZE, eliminate, first)
-    inverse = inverse[:size, :size] * scale[:, None] * scale[None, :]
-    return 0.5 * (inverse + inverse.T), is_definite(smallest)
-
-
 def unit_diagonal_scale(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
     """Return the scaling that makes the diagonal 1, or -1 where it is negative."""
     size = jnp.abs(jnp.diagonal(matrix))
