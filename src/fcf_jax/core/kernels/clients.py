@@ -29,6 +29,7 @@ MOST_CHEBYSHEV_STEPS = 24  # beyond, conjugate gradients are as fast
 MOST_GRADIENT_STEPS = 256
 # (c - w0) / w0 up to which the rounding of the products is below 1e-5, and is below it after one correction
 LIGHT, HEAVY = 16.0, 256.0
+_CORRECTION_TILE = 16  # a wider one would take more registers than the rest of the kernel
 
 
 class Rows(NamedTuple):
@@ -102,32 +103,32 @@ def _kernel(order, starts, lengths, ids, extra, target, table, numbers, *out, la
     bound = 1.0 + jnp.minimum(weight, jnp.max(jnp.sum(jnp.abs(matrix), axis=0)))
     bound = jnp.where(least < 0, jnp.inf, bound)
 
-    def solve_once(index: Array, at: tuple) -> tuple:
+    factor, residual = jnp.zeros_like(right), right
+    if is_chebyshev:
+        factor, residual = _chebyshev(matrix, (factor, residual), bound, tolerance)
+    factor, residual = _conjugate_gradients(matrix, (factor, residual), tolerance * length)
+
+    def correct(_: Array, at: tuple) -> tuple:
         """Solve for the residual of the solution so far, summed item by item: large terms cancel first."""
-        factor, _, _rounding = at
+        factor = at[0]
 
         def add(left, own, extra, target):
             scores = jnp.sum(own * factor[None, :], axis=1)
             return left + own * (target / unit - extra * scores)[:, None]
 
-        is_first = index == 0
-        left = jnp.zeros((launch.tile, columns.size), jnp.float32)
-        left = fold(add, left, end=jnp.where(is_first, begin, end))
-        residual = jnp.where(is_first, right, jnp.sum(left, axis=0) - factor)
-        before = jnp.sqrt(jnp.sum(residual * residual))
-        state = jnp.zeros_like(right), residual
-        if is_chebyshev:
-            state = _chebyshev(matrix, state, bound, tolerance)
-        change, residual = _conjugate_gradients(matrix, state, tolerance * length)
-        return factor + change, residual, jnp.where(is_first, 0.0, before * before)
+        left = jnp.zeros((_CORRECTION_TILE, columns.size), jnp.float32)
+        left = fold(add, left, end=end, tile=_CORRECTION_TILE)
+        residual = _laid_out_like(matrix, jnp.sum(left, axis=0)) - factor
+        before = jnp.sum(residual * residual)
+        change = _conjugate_gradients(matrix, (jnp.zeros_like(right), residual), tolerance * length)
+        return factor + change[0], change[1], before
 
-    num_solves = 1 + (weight > LIGHT).astype(jnp.int32) + (weight > HEAVY).astype(jnp.int32)
-    start = jnp.zeros_like(right), right, 0.0
-    factor, residual, rounding = jax.lax.fori_loop(0, num_solves, solve_once, start)
+    num_corrections = (weight > LIGHT).astype(jnp.int32) + (weight > HEAVY).astype(jnp.int32)
+    factor, residual, rounding = jax.lax.fori_loop(0, num_corrections, correct, (factor, residual, 0.0))
     length = jnp.where(size > 0, length, 1.0)
     factors, error, gain = out
     factors[client, :] = unit * factor
-    # a second solve leaves of the first one's residual what the first one left of the right-hand side
+    # a correction leaves of the residual what the solve before left of the right-hand side
     error[client] = jnp.maximum(jnp.sqrt(jnp.sum(residual * residual)) / length, rounding / (length * length))
     gain[client] = unit * unit * jnp.sum(factor * (right + residual))
 
@@ -165,6 +166,13 @@ def _dot(left: Array, right: Array) -> Array:
 def _times(matrix: Array, vector: Array) -> Array:
     """Multiply by I + matrix; a sum over columns stays within a warp."""
     return vector + jnp.sum(matrix * vector[:, None], axis=0)
+
+
+def _laid_out_like(matrix: Array, vector: Array) -> Array:
+    """Return the vector as a sum over the matrix gives it, or the matrix would be laid out anew instead."""
+    places = jnp.arange(vector.size)
+    is_diagonal = places[:, None] == places[None, :]
+    return jnp.sum(jnp.where(is_diagonal, vector[:, None], matrix * (0.0 * vector)[:, None]), axis=0)
 
 
 def _chebyshev(matrix: Array, state: tuple, bound: Array, tolerance: Array) -> tuple:
