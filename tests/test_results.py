@@ -2,11 +2,18 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CELL = r"\.\d{4} / \.\d{4} / \.\d{4} \([+-]\d+\.\d\d %\)"  # popularity / ALS / FCF
+ROW = re.compile(
+    rf"\| `fcf compare[^|]*` \| \d+ x \d+, \d+ / \d+ \|( {CELL} \|){{4}} [+-]\d+\.\d\d % "
+    r"\| [^|]*: \d+ of 17[^|]*"
+    r"\| \d[^|]*, jax [^|]*, \d+ cores, \d{4}-\d\d-\d\d \|"
+)
 FIGURES = {
     "popularity_mean": 0.1,
     "centralized_mean": 0.25,
@@ -70,4 +77,7 @@ def test_row_replaces_that_of_its_command_alone(script):
 def test_table_of_the_readme_is_as_the_script_writes_it(script):
     text = (ROOT / "README.md").read_text()
     assert script.with_rows(text, []) == text
-    assert text.count("| `fcf compare") >= 3
+    rows = [line for line in text.splitlines() if line.startswith("| `fcf compare")]
+    assert len(rows) >= 3
+    for row in rows:
+        assert ROW.fullmatch(row), row
