@@ -15,8 +15,6 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-import scipy.linalg  # noqa: F401  loads the BLAS that XLA calls
-import threadpoolctl
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -51,6 +49,9 @@ def use_cpu_devices(num_devices: int | None = None) -> None:
     except RuntimeError:
         raise ValueError("expected JAX not to have started; call use_cpu_devices first of all") from None
     if num_devices > 1:
+        import scipy.linalg  # noqa: F401  loads the BLAS that XLA calls
+        import threadpoolctl
+
         threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
