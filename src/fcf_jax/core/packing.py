@@ -59,17 +59,18 @@ def pack_clients(
         ValueError: for a row width below 1, or for 2**31 or more slots.
     """
     row_width = choose_row_width(interactions) if row_width is None else row_width
-    is_gpu = (device or jax.config.jax_default_device or jax.local_devices()[0]).platform == "gpu"
-    if chunk_slots is None:
-        chunk_slots = _CHUNK_SLOTS_OF_GPU if is_gpu else min(_CHUNK_NUMBERS // num_factors, _MOST_SLOTS)
-    if chunk_clients is None:
-        chunk_clients = max(chunk_slots // 16, 1) if is_gpu else _CHUNK_CLIENTS
-    row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
-    chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
     with jax.default_device(device):
+        (holder,) = jax.device_put(0).devices()
+        is_gpu = holder.platform == "gpu"
+        if chunk_slots is None:
+            chunk_slots = _CHUNK_SLOTS_OF_GPU if is_gpu else min(_CHUNK_NUMBERS // num_factors, _MOST_SLOTS)
+        if chunk_clients is None:
+            chunk_clients = max(chunk_slots // 16, 1) if is_gpu else _CHUNK_CLIENTS
+        row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
+        chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
         clients = pack(interactions, chunks, row_width=row_width)
         if by_item is None:
-            by_item = num_shares == 1 and next(iter(clients.owners.devices())).platform == "gpu"
+            by_item = num_shares == 1 and is_gpu
         return clients._replace(items=item_major(interactions)) if by_item else clients
 
 
@@ -195,7 +196,7 @@ def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_share
     order = np.argsort(-row_counts, kind="stable")
     chunk_of, place = np.empty(num_users, np.int64), np.empty(num_users, np.int64)
     lengths, starts = np.unique(-row_counts[order], return_index=True)
-    for length, same in zip(-lengths, np.split(order, starts[1:]), strict=True):
+    for length, same in zip(-lengths, np.split(order, starts)[1:], strict=True):
         taken = _pour(filled, held, length=int(length), places=chunk_clients - held, num_clients=same.size)
         chunk_of[same] = np.repeat(np.arange(num_chunks), taken)
         place[same] = np.arange(same.size) - np.repeat(np.cumsum(taken) - taken, taken) + held[chunk_of[same]]

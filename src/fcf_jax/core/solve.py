@@ -349,7 +349,7 @@ def _solve_by_gradients(batch: _Batch, row_sums: RowSums, helpers: _Helpers) -> 
             direction=residual,
             size=size,
             energy=jnp.zeros_like(size),
-            is_sound=jnp.broadcast_to(shared.is_definite, size.shape),
+            is_sound=shared.is_definite & (size >= 0),
         )
         end = jax.lax.while_loop(
             lambda at: (at.step < _MOST_GRADIENT_STEPS) & any_in_batch(jnp.any(is_unfinished(at))),
@@ -376,7 +376,7 @@ def _solve_directly(batch: _Batch, row_sums: RowSums, helpers: Any = None) -> So
             direction = einsum("...ji,...jk,...k->...i", inverse, inverse, residual)
             direction_scores = observed_scores(equations, row_sums, direction)
             curvature = row_sums.total(jnp.sum(equations.extra * direction_scores**2, axis=-1))
-            curvature = curvature + einsum("...k,kl,...l->...", direction, equations.shared, direction)
+            curvature = curvature + einsum("...k,kl,...l->...", direction, batch.shared, direction)
             decrement = jnp.sum(residual * direction, axis=-1)
             step = _divide(decrement, curvature)
             user_factors = user_factors + step[..., None] * direction
