@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import optax
 from common import seconds_of
+from jax import numpy as jnp
 from jax.sharding import Mesh
 
 import fcf_jax as fcf
@@ -168,20 +169,29 @@ def rounds_of(
     num_rounds: int,
     num_calls: int,
 ) -> Rounds:
-    """Prepare calls of `num_rounds` rounds; the cohorts of all `num_calls` calls share one program."""
+    """Prepare calls of `num_rounds` rounds; the cohorts of all `num_calls` calls share one program.
+
+    Each call gives its state away to the next, as `fcf run` does.
+    """
     key, planned = jax.random.key(0), num_rounds * num_calls
-    state = problem.start(federation, key, item_factors)
+    own = None if item_factors is None else jnp.copy(item_factors)
 
     def plan() -> int:
-        return cohort_rows(federation, key, state, problem.clients, num_rounds=planned)
+        return cohort_rows(federation, key, carried[0], problem.clients, num_rounds=planned)
 
+    carried = [problem.start(federation, key, own)]
     capacity = plan()
     plan_s = seconds_of(plan) / planned  # next to nothing for everybody
-    carried = [state]
 
     def run() -> fcf.ServerState:
         carried[0], _ = fcf.run_rounds(
-            federation, key, carried[0], problem.clients, num_rounds=num_rounds, row_capacity=capacity
+            federation,
+            key,
+            carried[0],
+            problem.clients,
+            num_rounds=num_rounds,
+            row_capacity=capacity,
+            donate=True,
         )
         return carried[0]
 
