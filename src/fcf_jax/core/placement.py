@@ -27,7 +27,7 @@ def state_shardings(state: ServerState, mesh: Mesh) -> Any:
     is_large = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) >= _WORTH_SPLITTING
 
     def split(leaf: jax.Array) -> NamedSharding:
-        items_axes = [axis for axis, size in enumerate(leaf.shape) if size == num_items][:1]
+        items_axes = [place for place, size in enumerate(leaf.shape) if size == num_items][:1]
         of_axes = (axis if position in items_axes else None for position in range(leaf.ndim))
         return NamedSharding(mesh, PartitionSpec(*of_axes))
 
