@@ -21,10 +21,8 @@ from fcf_jax.core.records import ClientData, Histories, PackedClients
 T = TypeVar("T")
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
 _ROW_PADDING = 1.15  # most slots per interaction for a row width to be chosen
-_CHUNK_NUMBERS, _MOST_SLOTS = (
-    2**17,
-    4096,
-)  # a chunk's factors fit the cache of a CPU core (benchmarks/README.md)
+_CHUNK_NUMBERS = 2**17  # of a chunk's factors, which fit the cache of a CPU core (benchmarks/README.md)
+_MOST_SLOTS = 4096
 _CHUNK_SLOTS_OF_GPU = 2**20
 _CHUNK_CLIENTS = 512
 

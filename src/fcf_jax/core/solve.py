@@ -9,7 +9,7 @@ The largest confidence of a batch decides between two methods:
   the part that all clients share, is the identity. The eigenvalues of the whitened A_u lie between 1 and
   1 + max (c - w0) / w0, so about ten steps suffice, no client's matrix is ever built, and nothing in a step
   is quadratic in K. A client that has reached the tolerance of the model stands still, so that its factor
-  does not depend on those it is computed with.
+  does not depend on those it is computed with, as long as none of them is heavy.
 - Heavy confidence: `inverse_cholesky` of A_u, and two descent steps with that inverse: the first is the
   solve, the second removes its rounding error. The residual is summed over the history item by item, so
   that heavy confidences cancel before they are added up. Exact line search keeps rounding from raising the

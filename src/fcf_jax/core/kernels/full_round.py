@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fcf_jax.core.equations import shared_matrix
 from fcf_jax.core.kernels.clients import Rows, Solved, solve
 from fcf_jax.core.kernels.items import Pieces, sum_over_users
 from fcf_jax.core.kernels.launch import Weighted
@@ -90,10 +91,8 @@ def whiten(model: Model, item_factors: Float[Array, "items factors"], plan: Plan
     """Compute Z and N, once a round."""
     num_factors = item_factors.shape[1]
     missing = plan.num_factors - num_factors
-    ridge = model.regularization * jnp.eye(num_factors, dtype=item_factors.dtype)
-    inverse_root, is_definite = inverse_root_of(
-        model.unobserved_weight * gram(item_factors) + ridge, size=plan.num_factors, launch=plan.clients
-    )
+    matrix = shared_matrix(model, gram(item_factors))
+    inverse_root, is_definite = inverse_root_of(matrix, size=plan.num_factors, launch=plan.clients)
     table = jnp.pad(matmul(item_factors, inverse_root.T), ((0, 0), (0, missing)))
     return Whitened(table, inverse_root, is_definite)
 
