@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from small_data import MODEL
 
 from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.parallel import mesh as mesh_module
 from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, use_cpu_devices
 
 ON_EIGHT_DEVICES = """
@@ -36,7 +38,9 @@ ON_EIGHT_DEVICES = """
         mesh = parallel.client_mesh(num_devices, item_shards=item_shards) if num_devices else None
         federation = fcf.federated_cf(model, make_step(), cohort_size=cohort_size, mesh=mesh, **sizes)
         state = federation.init(key)
-        state = state if mesh is None else parallel.place_state(state, mesh)
+        if mesh is not None:  # made where it belongs: nothing is copied
+            of_parts = zip(*map(jax.tree.leaves, (state, parallel.place_state(state, mesh))))
+            assert all(part is placed for part, placed in of_parts)
         if streamed:
             state, info = parallel.run_rounds_streamed(
                 federation, key, state, host, num_rounds=2, block_chunks=2)
@@ -115,6 +119,16 @@ def test_a_mesh_that_cannot_be_is_named():
     jax.devices()
     with pytest.raises(ValueError, match="call use_cpu_devices first of all"):
         use_cpu_devices(2)
+
+
+def test_memory_that_the_compiler_has_freed_goes_back(monkeypatch):
+    trimmed = []
+    fake = SimpleNamespace(malloc_trim=trimmed.append)
+    monkeypatch.setattr(mesh_module.ctypes, "CDLL", lambda name: fake)
+    monkeypatch.setattr(mesh_module, "_LONG_COMPILATION", 0.0)
+    mesh_module._return_memory_of_the_compiler.__wrapped__()
+    jax.jit(lambda number: number * 2.5 + 1.25).lower(1.0).compile()
+    assert trimmed and set(trimmed) == {0}
 
 
 def test_limit_one_device_recovers_no_mesh(small):

@@ -55,7 +55,8 @@ class Federation(NamedTuple):
     with other numbers, but the same sizes and the same optimizer object, does not recompile.
 
     Attributes:
-        init: key -> the first state; (key, item_factors) starts from these instead of drawn ones.
+        init: key -> the first state, on the devices of the mesh; (key, item_factors) starts from these
+            instead of drawn ones.
         round: (key, state, clients, *, row_capacity=None) -> (next state, info). Use the same key for all
             rounds: a round derives its keys from it and the state's round index. `row_capacity` is that of
             `run_rounds`.
@@ -228,7 +229,7 @@ def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | 
         item_factors = jnp.where(channel.item_weights[:, None] > 0, item_factors, 0.0)
     if num_padded:
         item_factors = jnp.pad(item_factors, ((0, num_padded), (0, 0)))
-    state = server_init(item_factors, setup.optimizer)
+    state = server_init(item_factors, setup.optimizer, mesh=setup.mesh)
     return state if channel is None else state._replace(channel_state=channel.init())
 
 

@@ -26,12 +26,12 @@ def state_shardings(state: ServerState, mesh: Mesh) -> Any:
     leaves = jax.tree.leaves(state.optimizer_state)
     is_large = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) >= _WORTH_SPLITTING
 
-    def split(leaf: jax.Array) -> NamedSharding:
+    def split(leaf: Any) -> NamedSharding:
         items_axes = [place for place, size in enumerate(leaf.shape) if size == num_items][:1]
         of_axes = (axis if position in items_axes else None for position in range(leaf.ndim))
         return NamedSharding(mesh, PartitionSpec(*of_axes))
 
-    def copy(leaf: jax.Array) -> NamedSharding:
+    def copy(leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, PartitionSpec())
 
     if axis == "items":

@@ -6,25 +6,36 @@ from typing import Any
 import jax
 import optax
 from jax import numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import total_loss
+from fcf_jax.core.placement import state_shardings
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
 
 
 def server_init(
-    item_factors: Float[Array, "items factors"], optimizer: optax.GradientTransformation
+    item_factors: Float[Array, "items factors"],
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh | None = None,
 ) -> ServerState:
     """Return the first state, with these item factors and a new optimizer state.
 
-    All its arrays are distinct, so that it can be donated.
+    All its arrays are distinct, so that it can be donated. With a mesh, each device makes its own part.
     """
     require(optimizer=optimizer)
-    optimizer_state = optimizer.init(cast(item_factors, precision_of(item_factors)))
-    state = ServerState(item_factors, optimizer_state, jnp.zeros((), jnp.int32))
+
+    def first_state(item_factors: Array) -> ServerState:
+        optimizer_state = optimizer.init(cast(item_factors, precision_of(item_factors)))
+        return ServerState(item_factors, optimizer_state, jnp.zeros((), jnp.int32))
+
+    if mesh is not None:
+        shardings = state_shardings(jax.eval_shape(first_state, item_factors), mesh)
+        first_state = jax.jit(first_state, out_shardings=shardings)
     known: set[int] = set()
 
     def distinct(leaf: Any) -> Any:
@@ -32,7 +43,7 @@ def server_init(
         known.add(id(leaf))
         return leaf if is_new else jnp.copy(leaf)
 
-    return jax.tree.map(distinct, state)
+    return jax.tree.map(distinct, first_state(item_factors))
 
 
 def server_update(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -175,7 +176,9 @@ def runner_of(
     if block_chunks is not None:
         run = partial(run_rounds_streamed, block_chunks=block_chunks)
     else:
-        capacity = cohort_rows(federation, key, start(), clients, num_rounds=num_rounds)
+        shapes = jax.eval_shape(federation.init, key_start, first)
+        first_round = shapes._replace(round_index=jnp.zeros((), jnp.int32))  # rows depend on nothing else
+        capacity = cohort_rows(federation, key, first_round, clients, num_rounds=num_rounds)
         run = partial(run_rounds, row_capacity=capacity)
 
     def run_in_place(state: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
