@@ -145,8 +145,9 @@ def test_error_of_an_inexact_solve_is_reported_and_within_the_tolerance(toleranc
         assert error <= 1.001 * float(solution.error[user])
 
 
-def test_inexact_factors_do_not_depend_on_who_is_computed_with_them(observed):
-    y, observations, _ = batch_of_users(observed, (0.1, 2.0, 2.0), np.float32)
+@pytest.mark.parametrize("last", [2.0, 1e4], ids=["light", "heavy"])
+def test_inexact_factors_do_not_depend_on_who_is_computed_with_them(last, observed):
+    y, observations, _ = batch_of_users(observed, (0.1, 2.0, last), np.float32)
     model = MODEL._replace(solve_tolerance=0.1)
     together = jax.jit(solve_batch)(y, observations, model)
     for user in range(3):
@@ -164,9 +165,7 @@ def test_vmap_over_light_and_heavy_batches_equals_each_alone(observed):
     together = jax.jit(jax.vmap(solve_batch, in_axes=(None, 0)))(y, both)
     for index, alone in enumerate((light, heavy)):
         expected = jax.jit(solve_batch)(y, alone)
-        np.testing.assert_allclose(
-            together.user_factors[index], expected.user_factors, rtol=1e-4, atol=1e-6
-        )  # float32: solved directly with the heavy ones
+        np.testing.assert_allclose(together.user_factors[index], expected.user_factors, rtol=1e-5, atol=1e-7)
 
 
 def test_vmapped_choice_remains_a_branch(observed):

@@ -57,14 +57,14 @@ class Equations(NamedTuple):
         targets: c p, 0 in empty slots.
         extra: c - w0, 0 in empty slots.
         shared: M; None in whitened terms, where it is the identity.
-        right: more of the right-hand side; None: 0.
+        right: more of the right-hand side.
     """
 
     observed_factors: Float[Array, "rows slots factors"]
     targets: Float[Array, "rows slots"]
     extra: Float[Array, "rows slots"]
     shared: Float[Array, "factors factors"] | None
-    right: Float[Array, "*clients factors"] | None = None
+    right: Float[Array, "*clients factors"]
 
 
 def shared_matrix(
@@ -106,7 +106,7 @@ def product(
 def first_residual(equations: Equations, row_sums: RowSums) -> Float[Array, "*clients factors"]:
     """Compute the right-hand side, the residual at x = 0."""
     total = row_sums.total(einsum("rsk,rs->rk", equations.observed_factors, equations.targets))
-    return total if equations.right is None else total + equations.right
+    return total + equations.right
 
 
 def residual_at(

@@ -3,20 +3,20 @@ r"""The exact user factor, the solution of the normal equations, without LAPACK.
     A_u x_u = b_u,   A_u = w0 G + lambda I + \sum_{i in I_u} (c_i - w0) y_i y_i^T
                      b_u = \sum_{i in I_u} c_i p_i y_i
 
-The largest confidence of a batch decides between two methods:
+Two methods are at hand. A client's largest confidence and the length of its history decide between them,
+whoever it is computed with:
 
 - Light confidence: conjugate gradients in whitened terms (`core.equations`), in which M = w0 G + lambda I,
   the part that all clients share, is the identity. The eigenvalues of the whitened A_u lie between 1 and
   1 + max (c - w0) / w0, so about ten steps suffice, no client's matrix is ever built, and nothing in a step
-  is quadratic in K. A client that has reached the tolerance of the model stands still, so that its factor
-  does not depend on those it is computed with, as long as none of them is heavy.
+  is quadratic in K. A client that has reached the tolerance of the model stands still.
 - Heavy confidence: `inverse_cholesky` of A_u, and two descent steps with that inverse: the first is the
   solve, the second removes its rounding error. The residual is summed over the history item by item, so
   that heavy confidences cancel before they are added up. Exact line search keeps rounding from raising the
   objective.
 
-Neither method is differentiated. Differentiating A x = b gives A x' = b' - A' x, one more system with the
-same matrix, so derivatives of all orders and modes are exact and cost one solve each.
+Neither method is differentiated. To JAX, the solve is one linear system in the factors and scores, whose
+derivatives of all orders and modes are exact and cost one solve each (`_solution`).
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.equations import (
@@ -33,6 +34,7 @@ from fcf_jax.core.equations import (
     first_residual,
     normal_matrices,
     observed_scores,
+    one_client,
     product,
     residual_at,
     shared_matrix,
@@ -91,7 +93,7 @@ class _Batch(NamedTuple):
         targets: c p, 0 in empty slots.
         extra: c - w0, 0 in empty slots.
         shared: M.
-        right: more of the right-hand side; None: 0.
+        right: more of the right-hand side.
     """
 
     item_factors: Float[Array, "items factors"]
@@ -99,7 +101,7 @@ class _Batch(NamedTuple):
     targets: Float[Array, "rows slots"]
     extra: Float[Array, "rows slots"]
     shared: Float[Array, "factors factors"]
-    right: Float[Array, "*clients factors"] | None = None
+    right: Float[Array, "*clients factors"]
 
 
 class _Helpers(NamedTuple):
@@ -107,13 +109,13 @@ class _Helpers(NamedTuple):
 
     Attributes:
         shared: of the round.
-        is_heavy: whether the direct method is used.
-        tolerance: relative error at which a client's conjugate gradients end.
+        is_heavy: whether a client is solved by the direct method.
+        is_any_heavy: whether any client of the batch is.
     """
 
     shared: Shared
-    is_heavy: Bool[Array, ""]
-    tolerance: Float[Array, ""]
+    is_heavy: Bool[Array, "clients"]
+    is_any_heavy: Bool[Array, ""]
 
 
 class _Gradients(NamedTuple):
@@ -176,8 +178,11 @@ def solve_history(
 ) -> Solution:
     """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    batch = _batch_of(model, item_factors, shared_matrix(model, item_gram), rows)
-    return _solution(_solve_directly, 1, batch, None, None)
+    batch = _batch_of(model, item_factors, shared_matrix(model, item_gram), rows, one_client())
+    exactly = jnp.zeros((), item_factors.dtype)
+    return _solution(
+        lambda batch, row_sums, _: _solve_directly(batch, row_sums), batch, one_client(), exactly
+    )
 
 
 def shared_part(
@@ -197,7 +202,7 @@ def solve_rows(
     observations: Observations,
     row_sums: RowSums,
 ) -> Solution:
-    """Solve the factors of all clients in a batch of rows, by the method that is faster for them.
+    """Solve the factors of all clients in a batch of rows, each by the method that is faster for it.
 
     Args:
         model: gives w0 and the tolerance; lambda is in `shared`.
@@ -206,24 +211,31 @@ def solve_rows(
         observations: the weighted histories, [rows, slots].
         row_sums: assigns rows to clients.
     """
-    batch = _batch_of(model, item_factors, shared.matrix, observations)
-    tolerance = jnp.maximum(model.solve_tolerance, _rounding_level(item_factors.dtype))
-    light = _light_confidence(item_factors.shape[1], observations.mask.size / row_sums.num_clients, tolerance)
-    is_heavy = any_in_batch(jnp.max(batch.extra) > light * model.unobserved_weight)
-    helpers = jax.lax.stop_gradient(_Helpers(shared, is_heavy, tolerance))
-    return _solution(_solve_faster, row_sums.num_clients, batch, row_sums.owners, helpers)
+    batch = _batch_of(model, item_factors, shared.matrix, observations, row_sums)
+    dtype = item_factors.dtype
+    tolerance = jnp.maximum(jnp.asarray(model.solve_tolerance, dtype), _rounding_level(dtype))
+    lengths = row_sums.total(jnp.sum(observations.mask, axis=-1, dtype=dtype))
+    most = row_sums.spread(
+        model.unobserved_weight * _light_confidence(item_factors.shape[1], lengths, tolerance)
+    )
+    is_heavy = row_sums.total((jnp.max(batch.extra, axis=-1) > most).astype(jnp.int32)) > 0
+    helpers = jax.lax.stop_gradient(_Helpers(shared, is_heavy, any_in_batch(jnp.any(is_heavy))))
+    return _solution(partial(_solve_each, helpers), batch, row_sums, jax.lax.stop_gradient(tolerance))
 
 
 def _rounding_level(dtype: Any) -> float:
     return _ROUNDING_LEVEL * float(jnp.finfo(dtype).eps)
 
 
-def _light_confidence(num_factors: int, mean_history: float, tolerance: Array) -> Array:
-    """Compute the largest (c - w0) / w0 for which conjugate gradients are faster.
+def _light_confidence(
+    num_factors: int, lengths: Float[Array, "clients"], tolerance: Float[Array, ""]
+) -> Float[Array, "clients"]:
+    """Compute the largest (c - w0) / w0 for which conjugate gradients are faster, by the length of a history.
 
     They take about sqrt((c - w0) / w0) log(2 / tolerance) steps, each linear in K and in the history.
     """
-    exact = min(_LIGHT_PER_FACTOR * num_factors * max(1.0, num_factors / mean_history), _MOST_LIGHT)
+    factors_each = jnp.maximum(1.0, num_factors / jnp.maximum(lengths, 1.0))
+    exact = jnp.minimum(_LIGHT_PER_FACTOR * num_factors * factors_each, _MOST_LIGHT)
     return exact * (jnp.log(2 / _rounding_level(tolerance.dtype)) / jnp.log(2 / tolerance)) ** 2
 
 
@@ -232,11 +244,13 @@ def _batch_of(
     item_factors: Float[Array, "items factors"],
     shared: Float[Array, "factors factors"],
     observations: Observations,
+    row_sums: RowSums,
 ) -> _Batch:
     """Set up the equations of weighted histories [rows, slots]; `model` gives w0, lambda is in `shared`."""
     extra = extra_confidence(model, observations)
     targets = sparse_residuals(model, jnp.zeros_like(extra), observations)
-    return _Batch(item_factors, observations.item_ids, targets, extra, shared)
+    right = jnp.zeros_like(row_sums.total(item_factors[observations.item_ids[:, 0]]))
+    return _Batch(item_factors, observations.item_ids, targets, extra, shared, right)
 
 
 def _gathered(batch: _Batch) -> Equations:
@@ -245,57 +259,70 @@ def _gathered(batch: _Batch) -> Equations:
 
 
 def _gathered_whitened(batch: _Batch, shared: Shared) -> Equations:
-    right = None if batch.right is None else matmul(batch.right, shared.inverse_root.T)
+    right = matmul(batch.right, shared.inverse_root.T)
     return Equations(shared.whitened[batch.item_ids], batch.targets, batch.extra, None, right)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _solution(
-    method: Callable[..., Solution], num_clients: int, batch: _Batch, owners: Any, helpers: Any
+    method: Callable[[_Batch, RowSums, Float[Array, ""]], Solution],
+    batch: _Batch,
+    row_sums: RowSums,
+    tolerance: Float[Array, ""],
 ) -> Solution:
-    """Solve by `method`, which is not differentiated."""
-    return method(batch, RowSums(owners, num_clients), helpers)
+    r"""Solve by `method`, as a linear system whose derivatives JAX knows.
+
+    With H t = \sum_{i in I_u} t_i y_i, in the unknowns x, s (scores), t (targets) and tau (tolerance):
+
+        M x + H ((c - w0) s - t) = right,   s - H^T x = 0,   t = c p,   tau = tolerance
+
+    Targets among the unknowns let a method sum residuals item by item. The tolerance has the derivative 0,
+    so derivatives are exact.
+    """
+    given, unravel = ravel_pytree((batch.right, jnp.zeros_like(batch.targets), batch.targets, tolerance))
+
+    def multiply(unknowns: Float[Array, "numbers"]) -> Float[Array, "numbers"]:
+        user_factors, scores, targets, tolerance = unravel(unknowns)
+        equations = _gathered(batch._replace(targets=targets))
+        missed = scores - observed_scores(equations, row_sums, user_factors)
+        residual = residual_at(equations, row_sums, user_factors, scores)
+        return ravel_pytree((-residual, missed, targets, tolerance))[0]
+
+    def solve(_: Any, given: Float[Array, "numbers"]) -> tuple[Array, Array]:
+        right, missed, targets, tolerance = unravel(given)
+        system = batch._replace(targets=targets - batch.extra * missed, right=right)
+        found = method(system, row_sums, tolerance)
+        unknowns = found.user_factors, found.scores + missed, targets, tolerance
+        return ravel_pytree(unknowns)[0], found.error
+
+    def solve_transposed(_: Any, given: Float[Array, "numbers"]) -> tuple[Array, Array]:
+        right, of_scores, of_targets, of_tolerance = unravel(given)
+        system = batch._replace(targets=of_scores, right=right)
+        found = method(system, row_sums, jnp.zeros_like(of_tolerance))
+        missed, targets = of_scores - batch.extra * found.scores, of_targets + found.scores
+        return ravel_pytree((found.user_factors, missed, targets, of_tolerance))[0], found.error
+
+    unknowns, error = jax.lax.custom_linear_solve(multiply, given, solve, solve_transposed, has_aux=True)
+    user_factors, scores, _, _ = unravel(unknowns)
+    return Solution(user_factors, scores, jax.lax.stop_gradient(error))
 
 
-@_solution.defjvp
-def _solution_jvp(
-    method: Callable[..., Solution], num_clients: int, primals: tuple, tangents: tuple
-) -> tuple[Solution, Solution]:
-    batch, owners, helpers = primals
-    row_sums, solution = RowSums(owners, num_clients), _solution(method, num_clients, *primals)
-    if helpers is not None:  # derivatives are exact
-        helpers = helpers._replace(tolerance=jnp.zeros_like(helpers.tolerance))
-
-    def residual(batch: _Batch) -> Array:
-        equations = _gathered(batch)
-        scores = observed_scores(equations, row_sums, user_factors)
-        return residual_at(equations, row_sums, user_factors, scores)
-
-    def multiply(vector: Array) -> Array:
-        equations = _gathered(batch)
-        return product(equations, row_sums, vector, observed_scores(equations, row_sums, vector))
-
-    def solve(_: Any, right: Array) -> Array:
-        no_targets = batch._replace(targets=jnp.zeros_like(batch.targets), right=right)
-        return _solution(method, num_clients, no_targets, owners, helpers).user_factors
-
-    user_factors = solution.user_factors
-    _, right = jax.jvp(residual, (batch,), (tangents[0],))
-    change = jax.lax.custom_linear_solve(multiply, right, solve, symmetric=True)
-    _, score_change = jax.jvp(
-        lambda batch, user_factors: observed_scores(_gathered(batch), row_sums, user_factors),
-        (batch, user_factors),
-        (tangents[0], change),
+def _solve_each(helpers: _Helpers, batch: _Batch, row_sums: RowSums, tolerance: Float[Array, ""]) -> Solution:
+    """Solve light clients by conjugate gradients as if there were no others, and heavy ones directly."""
+    is_heavy, of_rows = helpers.is_heavy[:, None], row_sums.spread(helpers.is_heavy)[:, None]
+    lights = batch._replace(
+        targets=jnp.where(of_rows, 0.0, batch.targets), right=jnp.where(is_heavy, 0.0, batch.right)
     )
-    return solution, Solution(change, score_change, jnp.zeros_like(solution.error))
+    light = _solve_by_gradients(helpers.shared, lights, row_sums, tolerance)
 
+    def with_heavy() -> Solution:
+        heavy = _solve_directly(batch, row_sums)
+        return Solution(
+            user_factors=jnp.where(is_heavy, heavy.user_factors, light.user_factors),
+            scores=jnp.where(of_rows, heavy.scores, light.scores),
+            error=jnp.where(helpers.is_heavy, heavy.error, light.error),
+        )
 
-def _solve_faster(batch: _Batch, row_sums: RowSums, helpers: _Helpers) -> Solution:
-    return jax.lax.cond(
-        helpers.is_heavy,
-        lambda: _solve_directly(batch, row_sums),
-        lambda: _solve_by_gradients(batch, row_sums, helpers),
-    )
+    return jax.lax.cond(helpers.is_any_heavy, with_heavy, lambda: light)
 
 
 def _in_units(
@@ -305,16 +332,16 @@ def _in_units(
     residual = first_residual(equations, row_sums)
     unit = _power_of_two(jnp.max(jnp.abs(residual), axis=-1))
     unit_of_rows, unit = row_sums.spread(unit)[:, None], unit[..., None]
-    right = None if equations.right is None else equations.right / unit
-    scaled = equations._replace(targets=equations.targets / unit_of_rows, right=right)
+    scaled = equations._replace(targets=equations.targets / unit_of_rows, right=equations.right / unit)
     found = method(scaled, residual / unit)
     return Solution(unit * found.user_factors, unit_of_rows * found.scores, found.error)
 
 
-def _solve_by_gradients(batch: _Batch, row_sums: RowSums, helpers: _Helpers) -> Solution:
+def _solve_by_gradients(
+    shared: Shared, batch: _Batch, row_sums: RowSums, tolerance: Float[Array, ""]
+) -> Solution:
     """Take conjugate gradient steps until each client's error is within the tolerance."""
-    shared = helpers.shared
-    tolerance = jnp.maximum(helpers.tolerance, _rounding_level(batch.extra.dtype))
+    tolerance = jnp.maximum(tolerance, _rounding_level(batch.extra.dtype))
 
     def solve(equations: Equations, residual: Float[Array, "*clients factors"]) -> Solution:
         def is_unfinished(at: _Gradients) -> Bool[Array, "*clients"]:
@@ -362,7 +389,7 @@ def _solve_by_gradients(batch: _Batch, row_sums: RowSums, helpers: _Helpers) -> 
     return _in_units(_gathered_whitened(batch, shared), row_sums, solve)
 
 
-def _solve_directly(batch: _Batch, row_sums: RowSums, helpers: Any = None) -> Solution:
+def _solve_directly(batch: _Batch, row_sums: RowSums) -> Solution:
     """Invert each client's matrix, solve, and refine once."""
 
     def solve(equations: Equations, residual: Float[Array, "*clients factors"]) -> Solution:

@@ -28,7 +28,7 @@ from fcf_jax.core.kernels.launch import Launch, Weighted
 MOST_CHEBYSHEV_STEPS = 24  # beyond, conjugate gradients are as fast
 MOST_GRADIENT_STEPS = 256
 # (c - w0) / w0 up to which the rounding of the products is below 1e-5, and is below it after one correction
-LIGHT, HEAVY = 16.0, 256.0
+LIGHT, HEAVY, _ROUNDING = 16.0, 256.0, 1e-5
 _CORRECTION_TILE = 16  # a wider one would take more registers than the rest of the kernel
 
 
@@ -51,7 +51,7 @@ class Solved(NamedTuple):
 
     Attributes:
         factors: x'.
-        error: relative error.
+        error: upper bound on the relative error in the energy norm.
         gain: \\sum c p^2 minus the client's share of J.
     """
 
@@ -76,7 +76,7 @@ def solve(
         table: whitened factors; their number is a power of two, at least 16.
         rows: where the histories are.
         interactions: the histories.
-        tolerance: error at which a client stops.
+        tolerance: relative error at which a client stops.
         inverse_weight: 1 / w0; inf for w0 = 0.
         launch: how to compile.
         is_chebyshev: False takes conjugate gradients alone.
@@ -98,7 +98,6 @@ def _kernel(order, starts, lengths, ids, extra, target, table, numbers, *out, la
     size = jnp.max(jnp.abs(right))
     unit = jnp.where(size > 0, size, 1.0)  # no square of a residual underflows
     right = right / unit
-    length = jnp.sqrt(jnp.sum(right * right))
     weight = jnp.maximum(most * inverse_weight, 0.0)
     bound = 1.0 + jnp.minimum(weight, jnp.max(jnp.sum(jnp.abs(matrix), axis=0)))
     bound = jnp.where(least < 0, jnp.inf, bound)
@@ -106,11 +105,12 @@ def _kernel(order, starts, lengths, ids, extra, target, table, numbers, *out, la
     factor, residual = jnp.zeros_like(right), right
     if is_chebyshev:
         factor, residual = _chebyshev(matrix, (factor, residual), bound, tolerance)
-    factor, residual = _conjugate_gradients(matrix, (factor, residual), tolerance * length)
+    energy = jnp.sum(factor * (right - residual))  # x'^T A' x', the square of the energy norm
+    factor, residual, energy = _conjugate_gradients(matrix, (factor, residual), energy, tolerance)
 
     def correct(_: Array, at: tuple) -> tuple:
         """Solve for the residual of the solution so far, summed item by item: large terms cancel first."""
-        factor = at[0]
+        factor, energy = at[0], at[2]
 
         def add(left, own, extra, target):
             scores = jnp.sum(own * factor[None, :], axis=1)
@@ -120,16 +120,18 @@ def _kernel(order, starts, lengths, ids, extra, target, table, numbers, *out, la
         left = fold(add, left, end=end, tile=_CORRECTION_TILE)
         residual = _laid_out_like(matrix, jnp.sum(left, axis=0)) - factor
         before = jnp.sum(residual * residual)
-        change = _conjugate_gradients(matrix, (jnp.zeros_like(right), residual), tolerance * length)
-        return factor + change[0], change[1], before
+        change = _conjugate_gradients(matrix, (jnp.zeros_like(right), residual), energy, tolerance)
+        return factor + change[0], change[1], change[2], before
 
     num_corrections = (weight > LIGHT).astype(jnp.int32) + (weight > HEAVY).astype(jnp.int32)
-    factor, residual, rounding = jax.lax.fori_loop(0, num_corrections, correct, (factor, residual, 0.0))
-    length = jnp.where(size > 0, length, 1.0)
+    start = factor, residual, energy, 0.0
+    factor, residual, energy, before = jax.lax.fori_loop(0, num_corrections, correct, start)
+    energy = jnp.where(size > 0, energy, 1.0)
     factors, error, gain = out
     factors[client, :] = unit * factor
     # a correction leaves of the residual what the solve before left of the right-hand side
-    error[client] = jnp.maximum(jnp.sqrt(jnp.sum(residual * residual)) / length, rounding / (length * length))
+    rounding = jnp.where(num_corrections > 0, before / energy, _ROUNDING * weight / LIGHT)
+    error[client] = jnp.sqrt(jnp.sum(residual * residual) / energy) + rounding
     gain[client] = unit * unit * jnp.sum(factor * (right + residual))
 
 
@@ -196,19 +198,22 @@ def _chebyshev(matrix: Array, state: tuple, bound: Array, tolerance: Array) -> t
     return jax.lax.fori_loop(0, num_steps, step, start)[:2]
 
 
-def _conjugate_gradients(matrix: Array, state: tuple, tolerance: Array) -> tuple:
-    """Step until the residual is below the tolerance, with one round of inner products a step.
+def _conjugate_gradients(matrix: Array, state: tuple, energy: Array, tolerance: Array) -> tuple:
+    """Step until the error is within the tolerance, with one round of inner products a step.
+
+    The residual bounds the error in the energy norm, since no eigenvalue is below 1.
 
     References:
         Chronopoulos & Gear, J. Comput. Appl. Math. 25 (1989).
     """
 
     def is_unfinished(at):
-        step, *_, size, _ = at
-        return (step < MOST_GRADIENT_STEPS) & (size > tolerance * tolerance)
+        step, *_, size, _, energy = at
+        return (step < MOST_GRADIENT_STEPS) & (size > tolerance * tolerance * energy)
 
     def descend(at):
-        step, factor, residual, direction, along, size, length = at
+        step, factor, residual, direction, along, size, length, energy = at
+        energy = energy + length * size
         factor = factor + length * direction
         residual = residual - length * along
         product = _times(matrix, residual)
@@ -216,12 +221,12 @@ def _conjugate_gradients(matrix: Array, state: tuple, tolerance: Array) -> tuple
         slope = new_size / size
         length = new_size / (curvature - slope * new_size / length)
         direction, along = residual + slope * direction, product + slope * along
-        return step + 1, factor, residual, direction, along, new_size, length
+        return step + 1, factor, residual, direction, along, new_size, length, energy
 
     factor, residual = state
     product = _times(matrix, residual)
     size = jnp.sum(residual * residual)
     length = size / jnp.sum(residual * product)
-    start = jnp.int32(0), factor, residual, residual, product, size, length
+    start = jnp.int32(0), factor, residual, residual, product, size, length, energy
     end = jax.lax.while_loop(is_unfinished, descend, start)
-    return end[1], end[2]
+    return end[1], end[2], end[7]

@@ -110,9 +110,7 @@ class Problem(NamedTuple):
         config, num_users = self.config, self.train.num_users
         model = self.model if model is None else model
         return federated_cf(
-            model._replace(
-                solve_tolerance=0.0 if config.privacy.has_noise else config.federation.solve_tolerance
-            ),
+            model._replace(solve_tolerance=config.federation.solve_tolerance),
             config.server.optimizer(config.federation.num_rounds) if optimizer is None else optimizer,
             num_items=self.train.num_items,
             num_factors=config.model.num_factors,

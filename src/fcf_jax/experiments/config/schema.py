@@ -200,7 +200,7 @@ class FederationConfig(_Section):
         default=0.003,
         ge=0,
         lt=1,
-        description="relative error at which a client's solve may end; 0, and always under noise: rounding",
+        description="relative error at which a client's solve may end; 0 = rounding",
     )
     seed: int = Field(default=0, ge=0, description="seed of the initial item factors and the cohorts")
 
