@@ -114,12 +114,19 @@ def test_vmap_over_keys_equals_runs_one_by_one(small, federation, known):
     assert not np.array_equal(infos.client_ids[0], infos.client_ids[1])
 
 
-def test_a_traced_round_computes_few_rows_more_than_the_cohort_needs():
+@pytest.fixture(scope="module")
+def skewed():
+    """Return 2000 clients with 1 to 400 items, in chunks that hold the longest history and little more."""
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.geometric(0.05, 2000), 400)
     users = np.repeat(np.arange(2000), lengths)
     items = np.concatenate([np.arange(length) for length in lengths])
-    clients = pack_clients(Interactions.from_arrays(users, items, num_items=400), row_width=4)
+    interactions = Interactions.from_arrays(users, items, num_items=400)
+    return pack_clients(interactions, row_width=4, chunk_slots=256)
+
+
+def test_a_traced_round_computes_few_rows_more_than_the_cohort_needs(skewed):
+    clients = skewed
     sizes = {"num_users": 2000, "cohort_size": 50, "sampling": "shuffled"}
     cohorts = draw_cohorts(KEY, jnp.array(0), num_rounds=40, **sizes).client_ids
     needed = np.array([rows_needed(clients, cohort) for cohort in cohorts])
@@ -127,6 +134,28 @@ def test_a_traced_round_computes_few_rows_more_than_the_cohort_needs():
     assert rows_expected(clients, 50) < 2 * needed.mean() < 0.1 * clients.owners.size
     traced = jax.eval_shape(lambda c: jnp.zeros(rows_expected(c, 50)), clients).shape[0]
     assert traced < 2 * needed.mean()
+
+
+def test_chunks_of_a_cohort_are_as_large_as_those_of_all_and_well_filled(skewed):
+    num_rows = skewed.owners.shape[1]
+    for seed, cohort_size in [(0, 30), (1, 100), (2, 300)]:
+        ids = jnp.asarray(np.random.default_rng(seed).choice(2000, cohort_size, replace=False))
+        needed = rows_needed(skewed, ids)
+        cohort = jax.tree.map(np.asarray, gather(skewed, ids, row_capacity=needed))
+        is_filled = (cohort.client_ids < 2000).any(axis=1)
+        assert cohort.owners.shape[1] == num_rows and cohort.owners.shape[0] * num_rows == needed
+        assert sorted(cohort.client_ids[cohort.client_ids < 2000]) == sorted(np.asarray(ids))
+        total = int(np.asarray(skewed.row_counts[ids]).sum())
+        assert is_filled.sum() <= np.ceil(1.05 * total / num_rows)  # one chunk is not full
+
+
+def test_rounds_are_bitwise_invariant_to_a_larger_row_capacity(small, federation, known):
+    capacity = 3 * small.clients.owners.shape[1]  # chunks that stay empty are skipped
+    state, info = run_rounds(
+        federation, KEY, federation.init(KEY), small.clients, num_rounds=3, row_capacity=capacity
+    )
+    np.testing.assert_array_equal(state.item_factors, known[0].item_factors)
+    np.testing.assert_array_equal(info.loss, known[1].loss)
 
 
 def test_a_row_capacity_that_is_too_small_is_loud(small, federation):

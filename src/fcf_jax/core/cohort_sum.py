@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core import packing
 from fcf_jax.core.checks import require, require_item_factors
@@ -37,7 +37,7 @@ from fcf_jax.core.records import (
     Uploads,
     as_pytree,
 )
-from fcf_jax.core.solve import shared_part
+from fcf_jax.core.solve import any_in_batch, shared_part
 
 Total = TypeVar("Total")
 
@@ -121,7 +121,8 @@ def accumulate(
             return accumulation.add(total, uploads), None
 
         broadcast = broadcast_of(model, item_factors, channel)
-        total, _, worst = solve_chunks(broadcast, clients, add, accumulation.start(item_factors))
+        start = accumulation.start(item_factors)
+        total, _, worst = solve_chunks(broadcast, clients, add, start, may_skip=True)
         if packing.is_split(mesh):
             total, worst = jax.lax.psum(total, "clients"), jax.lax.pmax(worst, "clients")
         return total, worst
@@ -166,6 +167,8 @@ def solve_chunks(
     clients: PackedClients,
     use: Callable[[Total, Uploads], tuple[Total, Any]],
     start: Total,
+    *,
+    may_skip: bool = False,
 ) -> tuple[Total, Any, Float[Array, ""]]:
     """Solve the clients chunk by chunk, and fold `use` over their uploads, as `lax.scan` does.
 
@@ -174,6 +177,8 @@ def solve_chunks(
         clients: the cohort.
         use: (total, uploads of a chunk) -> (next total, output of the chunk).
         start: the total before the first chunk.
+        may_skip: whether to skip chunks without clients, of which cohorts have some; `use` must have no
+            output then.
 
     Returns:
         The final total, the stacked outputs, and the largest solve error of a client.
@@ -181,7 +186,7 @@ def solve_chunks(
     model, num_users = broadcast.model, clients.row_counts.shape[0]
     shared = shared_part(model, broadcast.item_factors, broadcast.item_gram)
 
-    def step(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
+    def solve(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk
         uploads = chunk_uploads(
             broadcast, shared, observe(model, rows), owners, client_ids, num_users=num_users
@@ -190,11 +195,27 @@ def solve_chunks(
         worst = jnp.maximum(worst, jnp.max(jax.lax.stop_gradient(uploads.solve_error)))
         return (total, worst), output
 
+    def solve_if_filled(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], None]:
+        is_filled = _is_filled(chunk[-1], num_users=num_users)
+        return jax.lax.cond(is_filled, lambda: solve(carry, chunk)[0], lambda: carry), None
+
     chunks = clients.rows, clients.owners, clients.client_ids
     start_of_scan = start, jnp.zeros((), broadcast.item_factors.dtype)
     start_of_scan = packing.beginning_like(start_of_scan, broadcast.item_factors, clients.owners)
-    (end, worst), outputs = jax.lax.scan(step, start_of_scan, chunks)
+    (end, worst), outputs = jax.lax.scan(solve_if_filled if may_skip else solve, start_of_scan, chunks)
     return end, outputs, worst
+
+
+def _is_filled(client_ids: Int[Array, "clients"], *, num_users: int) -> Bool[Array, ""]:
+    """Return whether a chunk has clients; always True on a GPU, where a branch would make the host wait."""
+
+    def has_clients(client_ids: Array) -> Array:
+        return any_in_batch(jnp.any(client_ids < num_users))
+
+    def always(client_ids: Array) -> Array:
+        return jnp.full_like(client_ids[0], True, bool)  # differs by device as `client_ids` does
+
+    return jax.lax.platform_dependent(client_ids, cuda=always, default=has_clients)
 
 
 @in_one_precision

@@ -1,12 +1,14 @@
 """Cohorts gathered from packed clients: only their rows are computed, whether or not they are known.
 
-A program has static shapes, but which rows a cohort needs depends on the key. If the cohort is known before
-tracing, `rows_needed` is the exact number. If not (the key is traced, as under `jit` or `vmap`), the sum
-begins with as many rows as a cohort of usual length needs; clients that did not fit follow in further turns,
-which most rounds skip.
+A cohort's clients are dealt anew to chunks of at most as many rows as those of the packed clients, so that
+they fit the same cache. A program has static shapes, but how many chunks a cohort fills depends on the key.
+If the cohort is known before tracing, `rows_needed` is enough for it. If not (the key is traced, as under
+`jit` or `vmap`), the sum begins with the chunks of a cohort of usual length; clients that did not fit follow
+in further turns, which most rounds skip. Chunks that stay empty are skipped too.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,13 +21,14 @@ from fcf_jax.core.records import PackedClients
 from fcf_jax.core.solve import any_in_batch
 
 _SPREAD = 1.25  # standard deviation of the rows per user in means, where they are traced
+_FEW = 8192  # up to so many clients, a search compares with all
 _DEVIATIONS = 3.0  # rows for a cohort that long; about one cohort in 1000 is longer
 
 
 def rows_needed(
     clients: PackedClients, client_ids: Int[Array, "*rounds clients"], *, num_shares: int = 1
 ) -> int:
-    """Compute, on the host, how many rows the fullest chunk of these cohorts needs.
+    """Compute, on the host, how many rows of each device these cohorts need.
 
     The number is rounded up, by at most 7 %, so that few shapes are compiled.
 
@@ -34,23 +37,52 @@ def rows_needed(
         client_ids: user ids of each cohort; `num_users` for an empty place.
         num_shares: number of devices that share the chunks.
     """
-    counts = np.append(np.asarray(clients.row_counts), 0)
-    chunks = np.asarray(_split_into_chunks(client_ids, clients, num_shares=num_shares))
-    return _rounded_up(int(counts[chunks].sum(axis=-1).max(initial=1)))
+    ids, longest = np.asarray(client_ids).reshape(-1, np.shape(client_ids)[-1]), clients.owners.shape[1]
+    counts = np.append(np.asarray(clients.row_counts), 0)[ids]
+    is_client = ids < clients.row_counts.shape[0]
+    lengths = -np.sort(np.where(is_client, -counts, 1), axis=1)  # empty places last
+
+    def chunks_needed(num_rows: int) -> int:
+        needed = _count_chunks(_most_clients(clients, ids.shape[1]), lengths, num_rows)
+        return -(-int(needed.max(initial=1)) // num_shares)
+
+    if (num_chunks := chunks_needed(longest)) > 1:
+        return _rounded_up(num_chunks) * longest
+    total, num_rows = counts.sum(axis=1).max(initial=1), int(counts.max(initial=1))
+    num_rows = _rounded_up(max(num_rows, -(-int(total) // num_shares)))
+    while num_rows < longest and chunks_needed(num_rows) > 1:
+        num_rows = _rounded_up(num_rows + 1)
+    return min(num_rows, longest)
+
+
+@partial(jax.jit, static_argnums=0)
+def _count_chunks(most_clients: int, lengths: Int[Array, "cohorts clients"], num_rows: Any) -> Array:
+    """Count the chunks of `num_rows` rows that each cohort fills; lengths fall, empty places have -1."""
+
+    def count(lengths: Int[Array, "clients"]) -> Int[Array, ""]:
+        deal = partial(_next_chunk, _ends_of(lengths), num_rows, most_clients)
+        start = jnp.zeros((), jnp.int32), jnp.sum(lengths >= 0, dtype=jnp.int32), jnp.zeros((), jnp.int32)
+        end = jax.lax.while_loop(lambda at: at[0] < at[1], lambda at: (*deal(at[:2]), at[2] + 1), start)
+        return end[2]
+
+    return jax.vmap(count)(lengths)
 
 
 def rows_expected(clients: PackedClients, cohort_size: int, *, num_shares: int = 1) -> int:
-    """Compute how many rows the chunks of a cohort hardly ever exceed, from what is not traced."""
-    _, chunk_size = _chunk_shape(cohort_size, clients, num_shares=num_shares)
-    num_users, num_rows = clients.row_counts.shape[0], clients.owners.size
+    """Compute how many rows of each device a cohort hardly ever exceeds, from what is not traced."""
+    num_users, (num_chunks, longest) = clients.row_counts.shape[0], clients.owners.shape
+    num_rows = num_chunks * longest
     mean = num_rows / num_users
-    spread, most = _SPREAD * mean, min(chunk_size * clients.owners.shape[1], num_rows)
+    spread, most = _SPREAD * mean, min(cohort_size * longest, num_rows)
     if not isinstance(clients.row_counts, jax.core.Tracer):
         counts = np.asarray(clients.row_counts)
         mean, spread = counts.mean(), counts.std()
-        most = min(most, int(np.partition(counts, -chunk_size)[-chunk_size:].sum()))
-    likely = chunk_size * mean + _DEVIATIONS * spread * chunk_size**0.5
-    return _rounded_up(min(int(np.ceil(likely)), most))
+        most = min(most, int(np.sort(counts)[-cohort_size:].sum()))
+    likely = min(cohort_size * mean + _DEVIATIONS * spread * cohort_size**0.5, most) / num_shares
+    places = _most_clients(clients, cohort_size) * num_shares
+    if likely <= longest and cohort_size <= places:
+        return min(_rounded_up(int(np.ceil(likely))), longest)
+    return _rounded_up(max(int(likely / longest) + 2, -(-cohort_size // places))) * longest
 
 
 def _rounded_up(num_rows: int) -> int:
@@ -61,13 +93,13 @@ def _rounded_up(num_rows: int) -> int:
 def gather_cohort(
     clients: PackedClients, client_ids: Int[Array, "clients"], *, row_capacity: int, num_shares: int = 1
 ) -> PackedClients:
-    """Gather the rows of a cohort into chunks of `row_capacity` rows.
+    """Gather the rows of a cohort into chunks of at most as many rows as those of `clients`.
 
     Args:
         clients: all clients.
         client_ids: user ids of the cohort, none twice; `num_users` for an empty place.
-        row_capacity: rows per chunk, such as `rows_needed`. A client that does not fit is left out whole: it
-            is missing in the `client_ids` of the result.
+        row_capacity: rows for each device, such as `rows_needed`. A client that does not fit is left out
+            whole: it is missing in the `client_ids` of the result.
         num_shares: number of devices that share the chunks.
     """
     return _gather(clients, client_ids, row_capacity=row_capacity, num_shares=num_shares)[0]
@@ -87,8 +119,8 @@ def sum_over_cohort(
         collect: packed clients -> (their total, their largest error); totals add leaf by leaf.
         clients: all clients.
         client_ids: user ids of the cohort, none twice; `num_users` for an empty place.
-        row_capacity: rows per chunk; clients that do not fit are left out. None: enough for a cohort of usual
-            length; the clients that do not fit are added in further turns.
+        row_capacity: rows for each device; clients that do not fit are left out. None: enough for a cohort
+            of usual length; the clients that do not fit are added in further turns.
         num_shares: number of devices that share the chunks.
 
     Returns:
@@ -139,31 +171,38 @@ def _add_the_rest(
     return jax.lax.cond(any_left(carry[2]), turns, skip, carry)
 
 
-def _chunk_shape(cohort_size: int, clients: PackedClients, *, num_shares: int) -> tuple[int, int]:
-    """Return the number of chunks of a cohort, a multiple of `num_shares`, and the clients in each."""
-    largest = clients.client_ids.shape[1]
-    num_chunks = -(-cohort_size // (largest * num_shares)) * num_shares
-    return num_chunks, -(-cohort_size // num_chunks)
+def _most_clients(clients: PackedClients, cohort_size: int) -> int:
+    """Return the most clients in a chunk; twice those of a packed chunk, so that rows limit a chunk first."""
+    return max(min(2 * clients.client_ids.shape[1], cohort_size), 1)
 
 
-def _split_into_chunks(
-    client_ids: Int[Array, "*rounds clients"], clients: PackedClients, *, num_shares: int = 1
-) -> Int[Array, "*rounds chunks chunk_clients"]:
-    """Deal a cohort into chunks of at most as many clients as those of `clients`.
+def _ends_of(lengths: Int[Array, "clients"]) -> Int[Array, "ends"]:
+    """Return 0 and the sums of the first 1, 2, ... lengths; empty places have length -1."""
+    return jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(jnp.maximum(lengths, 0), dtype=jnp.int32)])
 
-    Clients are dealt from the longest history to the shortest, from the first chunk to the last and back, so
-    that the chunks have similar sizes. Their number is a multiple of `num_shares`; padding clients come last.
+
+def _next_chunk(
+    ends: Int[Array, "ends"], num_rows: Any, most_clients: int, rest: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Fill a chunk from the longest histories on, then from the shortest.
+
+    Args:
+        ends: `_ends_of` the lengths, in falling order.
+        num_rows: rows of a chunk.
+        most_clients: clients of a chunk.
+        rest: the clients that are left are those from the first of these places to before the second.
+
+    Returns:
+        The places of the clients that are left then.
     """
-    num_users, cohort_size = clients.row_counts.shape[0], client_ids.shape[-1]
-    num_chunks, chunk_size = _chunk_shape(cohort_size, clients, num_shares=num_shares)
-    missing = [(0, 0)] * (client_ids.ndim - 1) + [(0, num_chunks * chunk_size - cohort_size)]
-    padded = jnp.pad(client_ids, missing, constant_values=num_users)
-    if num_chunks > 1:
-        counts = jnp.asarray(clients.row_counts).at[padded].get(mode="fill", fill_value=0)
-        padded = jnp.take_along_axis(padded, jnp.argsort(-counts, axis=-1), axis=-1)
-    deals = padded.reshape(*client_ids.shape[:-1], chunk_size, num_chunks)
-    deals = deals.at[..., 1::2, :].set(deals[..., 1::2, ::-1])
-    return jnp.swapaxes(deals, -1, -2)
+    front, back = rest
+    find = partial(jnp.searchsorted, ends, method="compare_all" if ends.size <= _FEW else "scan")
+    next_front = find(ends[front] + num_rows, side="right").astype(jnp.int32) - 1
+    next_front = jnp.minimum(next_front, jnp.minimum(front + most_clients, back))
+    free = num_rows - (ends[next_front] - ends[front])
+    next_back = find(ends[back] - free).astype(jnp.int32)
+    most_left = most_clients - (next_front - front)
+    return next_front, jnp.maximum(next_back, jnp.maximum(back - most_left, next_front))
 
 
 def _gather(
@@ -171,23 +210,62 @@ def _gather(
 ) -> tuple[PackedClients, Int[Array, "left"]]:
     """Gather the clients that fit; return also the ids of those that do not, padded with `num_users`."""
     clients = jax.tree.map(jnp.asarray, clients._replace(items=None))
-    num_users = clients.row_counts.shape[0]
-    chunk_ids = _split_into_chunks(client_ids, clients, num_shares=num_shares)
+    longest = clients.owners.shape[1]
+    num_rows, num_turns = min(row_capacity, longest), -(-row_capacity // longest)
+    chunk_ids, left = _deal(
+        clients, client_ids, num_rows=num_rows, num_turns=num_turns, num_shares=num_shares
+    )
     all_rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), clients.rows)
 
     def gather_chunk(ids: Int[Array, "clients"]) -> tuple:
         counts = clients.row_counts.at[ids].get(mode="fill", fill_value=0)
         ends = jnp.cumsum(counts, dtype=jnp.int32)
-        fits = ends <= row_capacity
-        positions = jnp.arange(row_capacity, dtype=jnp.int32)
+        positions = jnp.arange(num_rows, dtype=jnp.int32)
         owners = jnp.searchsorted(ends, positions, side="right")
         owner_ids = ids.at[owners].get(mode="clip")
         offsets = positions - (ends - counts).at[owners].get(mode="clip")
         source = clients.first_row.at[owner_ids].get(mode="clip") + offsets
         rows = jax.tree.map(lambda leaf: leaf.at[source].get(mode="clip"), all_rows)
-        is_owned = fits.at[owners].get(mode="fill", fill_value=False)
-        rows = rows._replace(mask=rows.mask & is_owned[:, None])
-        return rows, owners, jnp.where(fits, ids, num_users), jnp.where(fits, num_users, ids)
+        return rows._replace(mask=rows.mask & (positions < ends[-1])[:, None]), owners
 
-    rows, owners, present, left = jax.vmap(gather_chunk)(chunk_ids)
-    return clients._replace(rows=rows, owners=owners, client_ids=present), left.reshape(-1)
+    rows, owners = jax.vmap(gather_chunk)(chunk_ids)
+    return clients._replace(rows=rows, owners=owners, client_ids=chunk_ids), left
+
+
+def _deal(
+    clients: PackedClients,
+    client_ids: Int[Array, "clients"],
+    *,
+    num_rows: int,
+    num_turns: int,
+    num_shares: int,
+) -> tuple[Int[Array, "chunks places"], Int[Array, "left"]]:
+    """Deal a cohort to chunks, in turns of one chunk for each device, until all have a place.
+
+    Returns:
+        The clients of each chunk, those of the first device first, and those that are left; both padded with
+        `num_users`.
+    """
+    num_users, cohort_size = clients.row_counts.shape[0], client_ids.shape[0]
+    most_clients = _most_clients(clients, cohort_size)
+    lengths = clients.row_counts.at[client_ids].get(mode="fill", fill_value=-1)
+    order = jnp.argsort(-lengths)
+    client_ids, lengths = client_ids[order], lengths[order]
+    deal = partial(_next_chunk, _ends_of(lengths), num_rows, most_clients)
+
+    def next_chunk(rest: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple]:
+        rest = deal(rest)
+        return rest, rest
+
+    start = jnp.zeros((), jnp.int32), jnp.sum(lengths >= 0, dtype=jnp.int32)
+    rest, places = jax.lax.scan(next_chunk, start, length=num_turns * num_shares)
+    next_front, next_back = places
+    front, back = (jnp.concatenate([first[None], at[:-1]]) for first, at in zip(start, places, strict=True))
+    place, num_long = jnp.arange(most_clients, dtype=jnp.int32), (next_front - front)[:, None]
+    position = jnp.where(place < num_long, front[:, None] + place, next_back[:, None] + place - num_long)
+    is_filled = place < num_long + (back - next_back)[:, None]
+    chunk_ids = jnp.where(is_filled, client_ids.at[position].get(mode="clip"), num_users)
+    position = jnp.arange(cohort_size, dtype=jnp.int32)
+    left = jnp.where((position >= rest[0]) & (position < rest[1]), client_ids, num_users)
+    in_turns = chunk_ids.reshape(num_turns, num_shares, most_clients)
+    return jnp.swapaxes(in_turns, 0, 1).reshape(-1, most_clients), left

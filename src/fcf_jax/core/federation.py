@@ -295,9 +295,10 @@ def run_rounds(
         state: state to begin with.
         clients: the histories of all clients, from which cohorts are gathered.
         num_rounds: number of rounds to run.
-        row_capacity: rows per chunk of a cohort, from `cohort_rows`: programs of several calls are then one.
-            Clients that do not fit are left out, as `RoundInfo.num_left_out` tells. None: computed from the
-            key; if that is traced, a number that suits most cohorts, and further turns for the others.
+        row_capacity: rows of each device for a cohort, from `cohort_rows`: programs of several calls are then
+            one, and more rows give the same bits. Clients that do not fit are left out, as
+            `RoundInfo.num_left_out` tells. None: computed from the key; if that is traced, a number that
+            suits most cohorts, and further turns for the others.
         donate: whether the memory of `state` is used for the next state, so that a large one is not held
             twice; the caller must not use `state` again. Without effect while tracing.
 

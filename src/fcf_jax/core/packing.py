@@ -22,7 +22,7 @@ T = TypeVar("T")
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
 _ROW_PADDING = 1.15  # most slots per interaction for a row width to be chosen
 _CHUNK_NUMBERS = 2**17  # of a chunk's factors, which fit the cache of a CPU core (benchmarks/README.md)
-_MOST_SLOTS = 4096
+_MOST_SLOTS = 2048  # no slower than 4096, and cohorts fill more of their chunks
 _CHUNK_SLOTS_OF_GPU = 2**20
 _CHUNK_CLIENTS = 512
 

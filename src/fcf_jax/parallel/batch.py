@@ -55,8 +55,8 @@ def run_side_by_side(
         clients: clients of all runs, whole on each device; or stacked along a leading axis of runs.
         num_rounds: number of rounds that each run adds to its state.
         states: states to begin with, stacked; None: drawn by `start_side_by_side`.
-        row_capacity: rows per chunk of a cohort, of any run; None: computed from the keys. Blocks of rounds
-            share a compiled program only if it is the same.
+        row_capacity: rows of each device for a cohort of any run; None: computed from the keys.
+            Blocks of rounds share a compiled program only if it is the same.
         at_a_time: runs computed together on a device; None: as many as fit on a GPU, one on a CPU.
         mesh: devices that share the runs, from `run_mesh`; None: one device.
 
