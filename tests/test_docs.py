@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("all_undrawn")
 
 DOCS = Path(__file__).parents[1] / "docs"
 # what is compiled for one page helps the next
-GROUPS = [("paper", "own-data", "trained-run"), ("pipeline", "server-step", "privacy")]
+GROUPS = [("paper", "own-data", "trained-run", "metrics"), ("pipeline", "server-step", "privacy")]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 
@@ -106,6 +106,8 @@ def toy_sets(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         lines = [separator.join(map(str, (*row, 978300760))) for row in rows]
         (tmp_path / path).write_text("\n".join(lines) + "\n")
+    for part, chosen in (("train.txt", rows[::2]), ("test.txt", rows[1::2])):
+        (tmp_path / part).write_text("".join(f"{user} {item}\n" for user, item, _ in chosen))
     monkeypatch.setenv("FCF_JAX_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 

@@ -57,8 +57,8 @@ def test_popularity_matches_reference_ranked_user_by_user(split):
 def test_popularity_agrees_with_the_model_of_one_factor(split):
     train, test = map(interactions, split)
     data, shares = evaluation_data(train, test), popularity(train)
-    fixed = per_user(user_metrics_of_scores(MODEL, shares, data, k=K), k=K)
-    folded_in = per_user(user_metrics(MODEL, shares[:, None], data, k=K), k=K)
+    fixed = per_user(user_metrics_of_scores(MODEL, shares, data, k=K))
+    folded_in = per_user(user_metrics(MODEL, shares[:, None], data, k=K))
     has_history = np.asarray(train.history_lengths)[np.asarray(data.user_ids)] > 0
     assert 0 < (~has_history).sum() < 3
     for name in (f"map_at_{K}", f"ndcg_at_{K}", "auc"):
@@ -73,6 +73,6 @@ def test_popularity_invariant_to_strengths_and_chunk_size(split):
     small = evaluation_data(train, test, chunk_scores=5 * NUM_ITEMS)
     found = user_metrics_of_scores(MODEL, popularity(train), small, k=K)
     whole = user_metrics_of_scores(MODEL, jnp.asarray(popularity(train)), evaluation_data(train, test), k=K)
-    np.testing.assert_array_equal(found.at_k.map, whole.at_k.map)
+    np.testing.assert_array_equal(found.at_k[K].map, whole.at_k[K].map)
     with pytest.raises(ValueError, match="k of at least 1"):
         evaluate_popularity(MODEL, train, test, k=0)

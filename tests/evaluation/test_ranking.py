@@ -8,7 +8,15 @@ from jax import numpy as jnp
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback
 from fcf_jax.core.records import Model
 from fcf_jax.data import Interactions
-from fcf_jax.evaluation import evaluate, evaluate_data, evaluation_data, per_user, user_metrics
+from fcf_jax.evaluation import (
+    evaluate,
+    evaluate_data,
+    evaluation_data,
+    per_user,
+    user_metrics,
+    user_metrics_of_scores,
+)
+from fcf_jax.evaluation.metrics import metric_names
 
 NUM_USERS, NUM_ITEMS, NUM_FACTORS = 37, 23, 3
 REGULARIZATION = 0.7
@@ -111,12 +119,98 @@ def test_evaluate_of_ratings_matches_dense_reference():
     assert_same(found, reference(random_factors(), train, test, k=5, mean=2.5, unobserved_weight=0.0))
 
 
+def test_several_lengths_in_one_pass_agree_with_one_by_one():
+    train, test = map(interactions, random_split())
+    together = evaluate(IMPLICIT, random_factors(), train, test, k=[10, NUM_ITEMS + 7])
+    assert set(together) == set(metric_names((10, NUM_ITEMS + 7)))
+    for k in (10, NUM_ITEMS + 7):
+        alone = evaluate(IMPLICIT, random_factors(), train, test, k=k)
+        assert {name: together[name] for name in alone} == alone
+
+
+def lightgcn_reference(item_factors, train, test, masked, *, k):
+    """Recall and NDCG of LightGCN's evaluator, by its definitions; and recall divided by min(k, n)."""
+    found = []
+    for observed, wanted, hidden in zip(train, test, masked, strict=True):
+        if not wanted.any():
+            continue
+        confidence = np.where(observed > 0, 1 + 3.0 * observed, 1.0)
+        matrix = (item_factors.T * confidence) @ item_factors + REGULARIZATION * np.eye(NUM_FACTORS)
+        user = np.linalg.solve(matrix, item_factors.T @ (confidence * (observed > 0)))
+        scores = np.where((observed > 0) | hidden, -np.inf, item_factors @ user)
+        ranked = np.argsort(-scores, kind="stable")[:k]
+        hits, n = wanted[ranked] > 0, np.count_nonzero(wanted)
+        gains = 1 / np.log2(np.arange(2, k + 2))
+        found.append((hits.sum() / n, hits @ gains / gains[: min(k, n)].sum(), hits.sum() / min(k, n)))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_recall_and_ndcg_match_lightgcn_reference(is_masked):
+    train, test = random_split(seed=6)
+    train[0, 0], test[0, 0] = 1, 0  # user 0 too has a history: no ties
+    masked = np.random.default_rng(2).random(train.shape) < 0.3
+    masked &= (train == 0) & (test == 0) & is_masked
+    factors = random_factors()
+    data = evaluation_data(
+        interactions(train), interactions(test), masked=interactions(masked) if is_masked else None
+    )
+    found = evaluate_data(IMPLICIT, factors, data, k=[2, 7])
+    for k in (2, 7):
+        expected = lightgcn_reference(np.asarray(factors, np.float64), train, test, masked, k=k)
+        names = (f"recall_at_{k}", f"ndcg_at_{k}", f"normalized_recall_at_{k}")
+        np.testing.assert_allclose([found[name] for name in names], expected, rtol=1e-6)
+
+
+def sampled_reference(scores, test_item, negatives, *, k):
+    """Hit rate and NDCG of a test item among negatives, over all places that a tie leaves open."""
+    above, tied = (
+        np.sum(scores[negatives] > scores[test_item]),
+        np.sum(scores[negatives] == scores[test_item]),
+    )
+    ranks = np.arange(above, above + tied + 1)
+    return np.mean(ranks < k), np.mean(np.where(ranks < k, 1 / np.log2(ranks + 2), 0))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_sampled_metrics_match_reference(ties):
+    rng = np.random.default_rng(3)
+    test_items = rng.permutation(NUM_ITEMS)[:9]
+    negatives = np.stack([rng.permutation(np.delete(np.arange(NUM_ITEMS), item))[:8] for item in test_items])
+    negatives[2, 5:] = negatives[4, 1:] = -1  # fewer negatives
+    shape = {"num_users": 9, "num_items": NUM_ITEMS}
+    test = Interactions.from_arrays(np.arange(9), test_items, **shape)
+    data = evaluation_data(Interactions.from_arrays([], [], **shape), test, negatives=negatives)
+    scores = rng.integers(0, 4, NUM_ITEMS) if ties else rng.normal(size=NUM_ITEMS)
+    scores = scores.astype(np.float32)
+    metrics = user_metrics_of_scores(IMPLICIT, jnp.asarray(scores), data, k=[1, 3])
+    for k in (1, 3):
+        expected = [
+            sampled_reference(scores, item, of_user[of_user >= 0], k=k)
+            for item, of_user in zip(test_items, negatives, strict=True)
+        ]
+        np.testing.assert_allclose(np.stack(metrics.sampled[k], axis=1), expected, rtol=1e-6)
+    assert set(per_user(metrics)) == set(metric_names((1, 3), has_negatives=True))
+
+
+def test_a_constant_scorer_gains_nothing_from_ties():
+    shape = {"num_users": 2, "num_items": 200}
+    test = Interactions.from_arrays([0, 1], [0, 150], **shape)
+    negatives = np.stack([np.arange(1, 100), np.arange(1, 100)])
+    data = evaluation_data(Interactions.from_arrays([], [], **shape), test, negatives=negatives)
+    found = evaluate_data(IMPLICIT, jnp.zeros((200, NUM_FACTORS)), data, k=10)
+    assert found["sampled_hit_rate_at_10"] == pytest.approx(10 / 100)
+    assert found["sampled_ndcg_at_10"] == pytest.approx(np.sum(1 / np.log2(np.arange(10) + 2)) / 100)
+    undefined = evaluate_data(IMPLICIT, jnp.full((200, NUM_FACTORS), jnp.nan), data, k=10)
+    assert np.isnan([undefined["sampled_hit_rate_at_10"], undefined["sampled_ndcg_at_10"]]).all()
+
+
 def test_user_metrics_invariant_to_chunk_size():
     train, test = map(interactions, random_split())
     data = evaluation_data(train, test, chunk_scores=5 * NUM_ITEMS)  # 8 chunks, 4 places empty
     in_one_chunk = evaluation_data(train, test)
     found, wanted = (
-        per_user(user_metrics(IMPLICIT, random_factors(), part), k=10) for part in (data, in_one_chunk)
+        per_user(user_metrics(IMPLICIT, random_factors(), part)) for part in (data, in_one_chunk)
     )
     assert_same(found, wanted)
 
@@ -142,7 +236,7 @@ def test_sampled_users_get_the_metrics_that_they_get_among_all():
     assert np.all(np.diff(sample.user_ids) > 0)
     places = np.searchsorted(everybody.user_ids, sample.user_ids)
     of_sample, of_all = (
-        per_user(user_metrics(IMPLICIT, random_factors(), data), k=10) for data in (sample, everybody)
+        per_user(user_metrics(IMPLICIT, random_factors(), data)) for data in (sample, everybody)
     )
     assert_same(of_sample, {name: values[places] for name, values in of_all.items()})
 
@@ -153,9 +247,9 @@ def test_training_items_are_never_hits_where_candidates_run_out():
     data = evaluation_data(train, test)
     metrics = user_metrics(IMPLICIT, jnp.eye(4), data, k=4)
     np.testing.assert_allclose(
-        metrics.at_k.precision, [0.25, 0.25]
+        metrics.at_k[4].precision, [0.25, 0.25]
     )  # item 3 alone; item 1, first of the ties
-    np.testing.assert_allclose(metrics.at_k.recall, [0.5, 1.0])
+    np.testing.assert_allclose(metrics.at_k[4].recall, [0.5, 1.0])
     np.testing.assert_allclose(metrics.auc, [0.5, 0.5])  # no candidates; ties
 
 
@@ -164,7 +258,7 @@ def test_user_without_training_history_is_ranked_by_item_id():
     test = Interactions.from_arrays([0, 0], [1, 29], num_users=2, num_items=30)
     factors = random_factors(num_items=30)
     metrics = user_metrics(IMPLICIT, factors, evaluation_data(train, test), k=2)
-    np.testing.assert_allclose(metrics.at_k.map, [0.25])
+    np.testing.assert_allclose(metrics.at_k[2].map, [0.25])
     np.testing.assert_allclose(metrics.auc, [0.5])
     np.testing.assert_allclose(metrics.squared_error_sum, [2.0])
 
@@ -200,3 +294,5 @@ def test_evaluation_refuses_what_it_cannot_evaluate():
         evaluate(IMPLICIT, random_factors(num_items=9), train, test)
     with pytest.raises(ValueError, match="k of at least 1"):
         evaluate(IMPLICIT, random_factors(), train, test, k=0)
+    with pytest.raises(ValueError, match="k of at least 1"):
+        evaluate(IMPLICIT, random_factors(), train, test, k=[10, 0])

@@ -5,7 +5,8 @@ from fcf_jax.data.formats.columns import Columns
 from fcf_jax.data.formats.layouts import LAYOUT_NAMES
 from fcf_jax.data.formats.table import BadLinePolicy
 from fcf_jax.data.interactions import Interactions
-from fcf_jax.data.read import ReadReport, read_interactions, read_published_split
+from fcf_jax.data.published import read_published_split
+from fcf_jax.data.read import ReadReport, read_interactions
 from fcf_jax.data.rows import DuplicatePolicy
 from fcf_jax.data.simulate import simulate_taste, simulate_uniform
 from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal

@@ -103,7 +103,7 @@ def read_interactions(
         >>> columns = Columns(user="listener", item="song", strength="plays")
         >>> interactions, report = read_interactions("plays.csv", columns=columns)
     """
-    _check_policies(duplicates, on_bad_line)
+    check_policies(duplicates, on_bad_line)
     if layout in LAYOUTS and LAYOUTS[layout].num_fields is not None and columns != _BY_NAME:
         raise ValueError(f'layout {layout} has fixed columns; set data.layout = "generic" to choose others')
     request = Request(
@@ -118,9 +118,9 @@ def read_interactions(
     files = find_files(Path(path), layout) if is_path else []
     loaded = load_all(Path(path), files, request) if is_path else [load_frame(path, request)]
     path = path if is_path else "DataFrame"
-    table = _concatenated(path, [part.table for part in loaded])
+    table = concatenated(path, [part.table for part in loaded])
     loaded = [part._replace(table=None) for part in loaded]  # so that its columns are freed when sorted
-    report = _report_of(files, loaded, table)
+    report = report_of(files, loaded, table)
     try:
         rows, labels = _rows_of(table)
         del table
@@ -128,75 +128,10 @@ def read_interactions(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     kept = merged.drop_zeros() if implicit else merged
-    return kept, _counted(report, [merged], [kept])
+    return kept, counted(report, [merged], [kept])
 
 
-def read_published_split(
-    path: str | PathLike[str],
-    *,
-    duplicates: DuplicatePolicy = "sum",
-    on_bad_line: BadLinePolicy = "error",
-    implicit: bool = True,
-) -> tuple[Interactions, Interactions]:
-    """Read a data set published as a training and a test file (LightGCN's Last.fm).
-
-    Args:
-        path: The folder.
-        duplicates: As in `read_interactions`, within each file.
-        on_bad_line: As in `read_interactions`.
-        implicit: As in `read_interactions`.
-
-    Returns:
-        (train, test), both over the users and items of both files, with the same ids.
-
-    Raises:
-        FileNotFoundError: If the path does not exist.
-        ValueError: As `read_interactions`, and for a folder without a published split.
-    """
-    train, test, _ = read_published_parts(
-        path, duplicates=duplicates, on_bad_line=on_bad_line, implicit=implicit
-    )
-    return train, test
-
-
-def read_published_parts(
-    path: str | PathLike[str],
-    *,
-    duplicates: DuplicatePolicy = "sum",
-    on_bad_line: BadLinePolicy = "error",
-    implicit: bool = True,
-) -> tuple[Interactions, Interactions, ReadReport]:
-    """Read a published split as `read_published_split`, with the report of both files together."""
-    _check_policies(duplicates, on_bad_line)
-    files = find_files(Path(path), "auto")
-    if len(files) != 2:
-        raise ValueError(
-            f"{path}: expected the folder of a published split, got {files[0].name}; split it yourself"
-        )
-    request = Request(on_bad_line=on_bad_line, implicit=implicit)
-    loaded = load_all(Path(path), files, request)
-    tables = [part.table for part in loaded]
-    both = _concatenated(path, tables)
-    user_ids, user_labels = encode_labels(both.users, kind="user")
-    item_ids, item_labels = encode_labels(both.items, kind="item")
-    num_train = len(tables[0].users)
-    merged = []
-    for table, rows in zip(tables, (slice(None, num_train), slice(num_train, None)), strict=True):
-        part = Interactions.from_arrays(
-            user_ids[rows],
-            item_ids[rows],
-            table.strengths,
-            timestamps=table.timestamps,
-            user_labels=user_labels,
-            item_labels=item_labels,
-            duplicates=duplicates,
-        )
-        merged.append(part)
-    train, test = kept = [part.drop_zeros() if implicit else part for part in merged]
-    return train, test, _counted(_report_of(files, loaded, both), merged, kept)
-
-
-def _report_of(files: Sequence[Path], loaded: Sequence[Loaded], table: Table) -> ReadReport:
+def report_of(files: Sequence[Path], loaded: Sequence[Loaded], table: Table) -> ReadReport:
     """Return the report of what was read, before anything is merged or dropped."""
     return ReadReport(
         files=tuple(str(file) for file in files),
@@ -214,7 +149,7 @@ def _report_of(files: Sequence[Path], loaded: Sequence[Loaded], table: Table) ->
     )
 
 
-def _counted(report: ReadReport, merged: Sequence[Interactions], kept: Sequence[Interactions]) -> ReadReport:
+def counted(report: ReadReport, merged: Sequence[Interactions], kept: Sequence[Interactions]) -> ReadReport:
     """Return the report with the counts of what was merged, and of what was dropped then."""
     num_merged, num_kept = (sum(part.num_interactions for part in parts) for parts in (merged, kept))
     return dataclasses.replace(
@@ -266,13 +201,19 @@ def _interactions(
     )
 
 
-def _check_policies(duplicates: str, on_bad_line: str) -> None:
+def check_policies(duplicates: str, on_bad_line: str) -> None:
+    """Refuse an unknown policy for duplicates or bad lines."""
     check_duplicate_policy(duplicates)
     if on_bad_line not in ("error", "skip"):
         raise ValueError(f'expected data.on_bad_line "error" or "skip", got {on_bad_line!r}; choose one')
 
 
-def _concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:
+def concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:
+    """Return the rows of several tables in one.
+
+    Raises:
+        ValueError: If there is no row.
+    """
     num_skipped = sum(table.num_skipped for table in tables)
     if not any(len(table.users) for table in tables):
         skipped = f" ({num_skipped} bad lines skipped)" if num_skipped else ""

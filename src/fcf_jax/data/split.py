@@ -5,6 +5,7 @@ with test items but no training interaction, whose user factor is zero.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,16 @@ class Split:
     train: Interactions
     validation: Interactions | None
     test: Interactions
+
+    @property
+    def parts(self) -> list[Interactions]:
+        """All parts that there are."""
+        return [part for part in vars(self).values() if isinstance(part, Interactions)]
+
+    def map(self, change: Callable[[Interactions], Interactions]) -> "Split":
+        """Return the split with each part changed."""
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, Interactions)}
+        return dataclasses.replace(self, **{name: change(part) for name, part in parts.items()})
 
     @property
     def num_users_without_test(self) -> int:

@@ -7,18 +7,17 @@ from fcf_jax.evaluation.compare import (
     model_difference,
     paired_difference,
 )
-from fcf_jax.evaluation.metrics import RankingMetrics, UserMetrics, best_ranking_metrics, ranking_metrics
-from fcf_jax.evaluation.popularity import evaluate_popularity, popularity
-from fcf_jax.evaluation.ranking import (
-    EvaluationData,
-    evaluate,
-    evaluate_data,
-    evaluation_data,
-    per_user,
-    summarize,
-    user_metrics,
-    user_metrics_of_scores,
+from fcf_jax.evaluation.metrics import (
+    RankingMetrics,
+    SampledMetrics,
+    UserMetrics,
+    best_ranking_metrics,
+    ranking_metrics,
+    sampled_metrics,
 )
+from fcf_jax.evaluation.packed import EvaluationData, evaluation_data
+from fcf_jax.evaluation.popularity import evaluate_popularity, popularity
+from fcf_jax.evaluation.ranking import evaluate, evaluate_data, user_metrics, user_metrics_of_scores
 from fcf_jax.evaluation.recommend import (
     Explanation,
     Recommendations,
@@ -27,6 +26,7 @@ from fcf_jax.evaluation.recommend import (
     recommend_many,
     solve_new_users,
 )
+from fcf_jax.evaluation.summary import per_user, summarize
 
 __all__ = [
     "EvaluationData",
@@ -35,6 +35,7 @@ __all__ = [
     "PairedDifference",
     "RankingMetrics",
     "Recommendations",
+    "SampledMetrics",
     "UserMetrics",
     "best_ranking_metrics",
     "equivalence_test",
@@ -50,6 +51,7 @@ __all__ = [
     "ranking_metrics",
     "recommend",
     "recommend_many",
+    "sampled_metrics",
     "solve_new_users",
     "summarize",
     "user_metrics",

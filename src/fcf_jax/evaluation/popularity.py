@@ -7,10 +7,11 @@ the user's own training items are left out.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fcf_jax.core.checks import require
 from fcf_jax.core.records import Model
 from fcf_jax.data.interactions import Interactions
-from fcf_jax.evaluation.ranking import evaluation_data, summarize, user_metrics_of_scores
+from fcf_jax.evaluation.packed import evaluation_data
+from fcf_jax.evaluation.ranking import Lengths, user_metrics_of_scores
+from fcf_jax.evaluation.summary import summarize
 
 
 def popularity(train: Interactions) -> Float[Array, "items"]:
@@ -23,7 +24,7 @@ def popularity(train: Interactions) -> Float[Array, "items"]:
 
 
 def evaluate_popularity(
-    model: Model, train: Interactions, test: Interactions, k: int = 10
+    model: Model, train: Interactions, test: Interactions, k: Lengths = 10
 ) -> dict[str, float]:
     """Evaluate the ranking by `popularity`, with the masks and metrics of `evaluate`.
 
@@ -31,7 +32,7 @@ def evaluate_popularity(
         model: its weighting gives the preferences of the test items, for `rmse`.
         train: training histories, which are counted, and never recommended.
         test: items to find, disjoint from `train`.
-        k: length of the ranked list, at least 1.
+        k: length of the ranked list, at least 1, or several.
 
     Returns:
         The means by name, as defined by `summarize`. `rmse` takes the share of users for a prediction of the
@@ -47,6 +48,5 @@ def evaluate_popularity(
         >>> evaluate_popularity(Model(implicit_feedback(alpha=1.0), 1.0), train, test, k=1)["precision_at_1"]
         1.0
     """
-    require(k=k)
     data = evaluation_data(train, test)
-    return summarize(user_metrics_of_scores(model, popularity(train), data, k=k), k=k)
+    return summarize(user_metrics_of_scores(model, popularity(train), data, k=k))

@@ -28,7 +28,7 @@ def cautions(
     """
     on_strengths = caution_of_strengths(config.data, train)
     remedy = "try data.strengths=log" if on_strengths else "`fcf tune` looks for better settings"
-    on_ranking = cautions_of_ranking(sides, popularity, k=config.evaluation.k, remedy=remedy)
+    on_ranking = cautions_of_ranking(sides, popularity, k=config.evaluation.leading_k, remedy=remedy)
     return [*filter(None, [on_strengths]), *on_ranking]
 
 

@@ -206,7 +206,7 @@ def _record(
     log.write(block.records)
     shown = f"loss {block.loss:.6g}" if budget is None else f"epsilon {budget.epsilon():.3g}"
     ranking = _latest(block, problem.map_name)
-    quality = f"MAP@{problem.config.evaluation.k} {ranking:.4f}" if math.isfinite(ranking) else ""
+    quality = f"MAP@{problem.config.evaluation.leading_k} {ranking:.4f}" if math.isfinite(ranking) else ""
     speeds = f"{1 / seconds:.3g} rounds/s", f"{short(problem.cohort_size / seconds)} clients/s"
     rounds, clients = speeds if block.is_compiled else ("", "")
     status = (rounds, shown, quality, clients)

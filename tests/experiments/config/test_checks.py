@@ -11,6 +11,7 @@ BOUNDS = Pieces(256.0, 32.0, 100.0, 1e4)
 CENTRAL = ["privacy.mode=central_noise", "privacy.noise_multiplier=1", "server.step=gram"]
 LOCAL = ["privacy.mode=local_noise", *CENTRAL[1:]]
 SECURE = ["privacy.mode=secure_sum"]
+PARTS = ["data.train_path=a.txt", "data.test_path=b.txt"]
 COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
 
 OF_LOADING = [  # broken as soon as the configuration is loaded
@@ -22,6 +23,16 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     (["data.source=simulated", "data.name=ml-1m"], "data.name"),
     (["data.test_fraction=0.5", "data.validation_fraction=0.5"], "data.test_fraction"),
     (["data.source=simulated", "data.split=published"], "data.split"),
+    (["data.test_path=b.txt"], "data.train_path: expected the training set beside data.test_path"),
+    (
+        ["data.validation_path=b.txt"],
+        "data.train_path: expected the training set beside data.validation_path",
+    ),
+    ([*PARTS[:1], "data.split=published"], "data.test_path"),
+    ([*PARTS, "data.split=published", "data.path=a.csv"], "data.train_path: .* data.path or data.name"),
+    ([*PARTS, "data.split=published", "data.source=simulated"], "data.train_path: .*simulated"),
+    (PARTS, 'data.split: expected "published" .* got "ratio"'),
+    (["evaluation.masked=train_and_validation"], "evaluation.masked"),
     (["data.feedback=explicit"], "model.unobserved_weight"),
     (["data.feedback=explicit", "model.unobserved_weight=0", "data.strengths=log"], "data.strengths"),
     (["server.decay=cosine"], "server.decay: guarded_gram"),

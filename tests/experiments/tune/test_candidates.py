@@ -62,7 +62,7 @@ def test_als_candidates_agree_with_fit_als_and_do_not_recompile(data, mesh, prob
         np.testing.assert_allclose(batch.states[place], item_factors, atol=1e-5)
         np.testing.assert_allclose(last.loss[place], info.loss[-1], rtol=1e-5)
         np.testing.assert_allclose(last.previous_loss[place], info.loss[-2], rtol=1e-5)
-        score = summarize(jax.tree.map(lambda leaf, place=place: leaf[place], last.metrics), k=10)
+        score = summarize(jax.tree.map(lambda leaf, place=place: leaf[place], last.metrics))
         expected = evaluate_data(model, item_factors, data.validation)
         assert score == pytest.approx(expected, rel=1e-4)
     with count_compilations() as compilations:

@@ -30,7 +30,9 @@ def toy_learner(key):
             distance = jnp.log(settings[key] / 8) ** 2 + abs(problem.config.model.num_factors - 6)
             of_users = jnp.full(3, 1 / (1 + distance))
             metrics = RankingMetrics(*[of_users] * 6)
-            return UserMetrics(metrics, metrics, of_users, of_users, of_users, jnp.ones(3, jnp.int32))
+            return UserMetrics(
+                {10: metrics}, {10: metrics}, of_users, of_users, of_users, jnp.ones(3, jnp.int32)
+            )
 
         return Learner(
             init=lambda settings: jnp.where(settings[key] > 30, jnp.nan, jnp.ones((2, 2))),

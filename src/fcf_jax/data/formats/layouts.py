@@ -104,9 +104,24 @@ def _are_blocks(lines: Sequence[str]) -> bool:
 
 def _are_item_lists(lines: Sequence[str]) -> bool:
     rows = _whole_numbers(lines)
-    users = [row[0] for row in rows]
-    has_lists = len({len(row) for row in rows}) >= _FEWEST_LENGTHS
-    return has_lists and len(set(users)) == len(users) and all(len(set(r[1:])) == len(r) - 1 for r in rows)
+    return len({len(row) for row in rows}) >= _FEWEST_LENGTHS and _are_distinct(rows)
+
+
+def are_lists(parts: Sequence[Sequence[str]]) -> bool:
+    """Return True if the first lines of the parts of a split show a user and items in each line.
+
+    Args:
+        parts: First lines of each part, complete.
+    """
+    rows = [[line.split() for line in lines] for lines in parts]
+    lengths = {len(row) for part in rows for row in part}
+    are_whole = all(looks_like("whole", row) for part in rows for row in part)
+    return are_whole and len(lengths) >= _FEWEST_LENGTHS and all(map(_are_distinct, rows))
+
+
+def _are_distinct(rows: Sequence[Sequence[str]]) -> bool:
+    """Return True if each user has one line, with each item once."""
+    return len({row[0] for row in rows}) == len(rows) and all(len(set(r[1:])) == len(r) - 1 for r in rows)
 
 
 def _are_counted_lists(lines: Sequence[str]) -> bool:
@@ -269,7 +284,8 @@ def parts_remedy(folder: Path, files: Sequence[Path]) -> str:
     parts.sort(key=lambda name: ("train" not in name.lower(), "negative" in name.lower(), name))
     return (
         f"{folder}: expected one file of interactions, found the parts of a split ({', '.join(parts)}); set "
-        f"data.path to {folder / parts[0]}, which is then split anew, or join the parts into one file first"
+        f"data.path to {folder / parts[0]}, which is then split anew, or join the parts into one file first; "
+        "data.train_path and data.test_path keep them apart (config published-split)"
     )
 
 

@@ -16,6 +16,7 @@ from fcf_jax.data.formats.layouts import (
     LAYOUTS,
     PUBLISHED_SPLITS,
     Layout,
+    are_lists,
     are_parts,
     parts_remedy,
     recognized,
@@ -100,6 +101,28 @@ def load_all(path: Path, files: Sequence[Path], request: Request) -> list[Loaded
     if layout.form != "table":  # some of the others may be too short to show it
         request = request._replace(layout=first.layout)
     return [first, *(load(file, request) for file in files[1:])]
+
+
+def load_parts(files: Sequence[Path], request: Request) -> list[Loaded]:
+    """Read the parts of a published split: all as lists of items if their first lines show lists.
+
+    A short file alone may not show it.
+
+    Args:
+        files: Training set, test set and perhaps validation set.
+        request: What the caller asked for.
+
+    Raises:
+        ValueError: As `load`.
+    """
+    is_free = request.layout == "auto" and request.separator is None and request.columns == Columns()
+    if is_free and are_lists([_head_of(file) for file in files if file.suffix not in SUFFIXES]):
+        request = request._replace(layout="item-lists")
+    return [load(file, request) for file in files]
+
+
+def _head_of(file: Path) -> list[str]:
+    return first_lines(read_text(file).head)[1]
 
 
 def load(path: Path, request: Request) -> Loaded:

@@ -104,7 +104,7 @@ def transform_strengths(interactions: Interactions, data: DataConfig) -> Interac
 def load_published(data: DataConfig) -> Interactions:
     """Read a published split and join its parts."""
     split, *_ = _published(data)
-    both = split.train.to_scipy() + split.test.to_scipy()
+    both = sum(part.to_scipy() for part in split.parts)
     return dataclasses.replace(
         Interactions.from_scipy(both),
         user_labels=split.train.user_labels,
@@ -118,7 +118,7 @@ def _mean_rating(train: Interactions, feedback: str) -> float:
 
 def _check_strengths(split: Split, alpha: float | None) -> None:
     """Refuse strengths beyond float32; `alpha` of None: explicit ratings."""
-    for part in filter(None, (split.train, split.validation, split.test)):
+    for part in split.parts:
         if alpha is None:
             check_explicit(part)
         else:
@@ -136,8 +136,9 @@ def _simulated(data: DataConfig) -> Interactions:
 
 
 def _published(data: DataConfig) -> tuple[Split, dict[str, int], tuple[str, ...]]:
-    train, test, counts, notes = read_published(data)
-    return Split(transform_strengths(train, data), None, transform_strengths(test, data)), counts, notes
+    read = read_published(data)
+    split = Split(read.train, read.validation, read.test)
+    return split.map(lambda part: transform_strengths(part, data)), read.counts, read.notes
 
 
 def _split(interactions: Interactions, data: DataConfig, *, seed: int) -> Split:

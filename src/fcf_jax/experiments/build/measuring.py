@@ -12,8 +12,9 @@ from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.records import ClientData, CohortSum, Model, PackedClients
-from fcf_jax.data import Interactions
+from fcf_jax.data import Interactions, Split
 from fcf_jax.evaluation import (
+    EvaluationData,
     evaluate_data,
     evaluation_data,
     popularity,
@@ -22,6 +23,7 @@ from fcf_jax.evaluation import (
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.config.schema import EvaluationConfig
 from fcf_jax.parallel.mesh import replicate
 from fcf_jax.parallel.stream import collect_streamed
 
@@ -51,8 +53,7 @@ def measures_of(
     clients: PackedClients,
     mesh: Mesh | None,
     *,
-    k: int,
-    max_users: int | None,
+    evaluation: EvaluationConfig,
     seed: int,
     block_chunks: int | None,
 ) -> Measures:
@@ -63,9 +64,8 @@ def measures_of(
         dataset: training and test set.
         clients: training histories, packed.
         mesh: devices that share a round; None: one device.
-        k: length of the recommendation lists.
-        max_users: users to evaluate, at most; None: all.
-        seed: of their sample.
+        evaluation: section of the configuration.
+        seed: of the sample of users, if not all are evaluated.
         block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
     """
 
@@ -83,10 +83,8 @@ def measures_of(
             )
         return float(sums.loss) + float(model.regularization) * float(np.sum(on_host**2))
 
-    train, test = dataset.split.train, dataset.split.test
-    data = None
-    if test.num_interactions > 0:
-        data = evaluation_data(train, test, max_users=max_users, seed=seed)
+    train, k = dataset.split.train, evaluation.lengths
+    data = scored_data(dataset.split, evaluation, seed=seed)
 
     def metrics(on_host: ItemFactors) -> dict[str, float]:
         if data is None:
@@ -97,10 +95,29 @@ def measures_of(
         shares = popularity(train)
         found = dict.fromkeys(metric_names(k), float("nan"))
         if data is not None:
-            found = summarize(user_metrics_of_scores(model, shares, data, k=k), k=k)
+            found = summarize(user_metrics_of_scores(model, shares, data, k=k))
         return {**found, "loss": loss_of_scores(model, train, shares)}
 
     return Measures(profiled_loss, metrics, measure_popularity)
+
+
+def scored_data(split: Split, evaluation: EvaluationConfig, *, seed: int) -> EvaluationData | None:
+    """Pack the histories and test items of the users that are evaluated; None without any test item.
+
+    Args:
+        split: of the data.
+        evaluation: section of the configuration.
+        seed: of the sample of users, if not all are evaluated.
+    """
+    if split.test.num_interactions == 0:
+        return None
+    return evaluation_data(
+        split.train,
+        split.test,
+        masked=split.validation if evaluation.masked == "train_and_validation" else None,
+        max_users=evaluation.max_users,
+        seed=seed,
+    )
 
 
 def loss_of_scores(model: Model, train: Interactions, item_scores: npt.ArrayLike) -> float:

@@ -73,8 +73,8 @@ class Problem(NamedTuple):
 
     @property
     def map_name(self) -> str:
-        """Name of MAP at the configured k."""
-        return f"map_at_{self.config.evaluation.k}"
+        """Name of MAP at the first configured k."""
+        return f"map_at_{self.config.evaluation.leading_k}"
 
     @property
     def cohort_size(self) -> int:
@@ -270,8 +270,7 @@ def place(problem: Problem) -> PlacedProblem:
         problem.dataset,
         clients,
         mesh,
-        k=config.evaluation.k,
-        max_users=config.evaluation.max_users,
+        evaluation=config.evaluation,
         seed=config.data.seed,
         block_chunks=block_chunks,
     )

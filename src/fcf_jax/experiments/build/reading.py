@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
 from fcf_jax.data.formats.layouts import LAYOUTS, PUBLISHED_SPLITS
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
-from fcf_jax.data.read import read_published_parts
+from fcf_jax.data.published import published_files, read_parts
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
@@ -15,6 +15,7 @@ from fcf_jax.messages import count_of
 _WARNING_SHARE = 0.1  # more than this left out is a warning
 _NOUNS = {"user": "users", "item": "items", "strength": "strengths", "timestamp": "times"}
 _PARTS_OF_A_SPLIT = 2
+_TRAIN, _VALIDATION, _TEST = "training set", "validation set", "test set"
 _BY_POSITION = "column "  # of files without a header
 
 
@@ -45,16 +46,7 @@ def read_data(data: DataConfig, *, may_be_empty: bool = False) -> ReadData:
         ValueError: in one line, for bad data, or when nothing is left.
         OSError: if the data cannot be read.
     """
-    interactions, report = read_interactions(
-        path_of(data),
-        layout=data.layout,
-        columns=Columns(data.user_column, data.item_column, data.strength_column, data.timestamp_column),
-        separator=data.separator,
-        duplicates=data.duplicates,
-        on_bad_line=data.on_bad_line,
-        implicit=data.feedback == "implicit",
-        strength_values=data.strength_values,
-    )
+    interactions, report = read_interactions(path_of(data), **_options(data))
     kept = filtered(interactions, data, may_be_empty=may_be_empty)
     counts = {
         **_counts(report),
@@ -65,6 +57,19 @@ def read_data(data: DataConfig, *, may_be_empty: bool = False) -> ReadData:
     shares = (*_unread(report, data), *_unwanted(data, counts, interactions))
     notes = (_taken(report, data, counts), *_order(report), *_warn(shares))
     return ReadData(kept, counts, report, notes)
+
+
+def _options(data: DataConfig) -> dict[str, Any]:
+    """Return the arguments of readers that the configuration sets."""
+    return {
+        "layout": data.layout,
+        "columns": Columns(data.user_column, data.item_column, data.strength_column, data.timestamp_column),
+        "separator": data.separator,
+        "duplicates": data.duplicates,
+        "on_bad_line": data.on_bad_line,
+        "implicit": data.feedback == "implicit",
+        "strength_values": data.strength_values,
+    }
 
 
 def _counts(report: ReadReport) -> dict[str, int]:
@@ -95,33 +100,62 @@ def filtered(interactions: Interactions, data: DataConfig, *, may_be_empty: bool
     return kept
 
 
-def read_published(data: DataConfig) -> tuple[Interactions, Interactions, dict[str, int], tuple[str, ...]]:
-    """Read a published split: training set, test set, counts and notes, as in `ReadData`.
+class ReadSplit(NamedTuple):
+    """A published split, over the same users and items.
+
+    Attributes:
+        train: training set, with strengths as in the file.
+        validation: validation set; None if none is published.
+        test: test set.
+        counts: what was merged, dropped and skipped, by name.
+        notes: what was taken for what and what was left out, a line each.
+    """
+
+    train: Interactions
+    validation: Interactions | None
+    test: Interactions
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def read_published(data: DataConfig) -> ReadSplit:
+    """Read a published split: the files that are named, or those of the folder.
 
     Raises:
         ValueError: in one line, for bad data or a folder without a published split.
         OSError: if the data cannot be read.
     """
-    train, test, report = read_published_parts(
-        path_of(data),
-        duplicates=data.duplicates,
-        on_bad_line=data.on_bad_line,
-        implicit=data.feedback == "implicit",
-    )
+    files = _files_of_split(data)
+    parts, report = read_parts(list(files.values()), **_options(data))
     counts = _counts(report)
-    files = [Path(file).name for file in report.files]
-    split = f"published split: training set {files[0]}, test set {files[1]}"
-    return train, test, counts, (_taken(report, data, counts), split, *_warn(_unread(report, data)))
+    named = ", ".join(f"{part} {Path(file).name}" for part, file in files.items())
+    notes = (_taken(report, data, counts), f"published split: {named}", *_warn(_unread(report, data)))
+    read = dict(zip(files, parts, strict=True))
+    return ReadSplit(read[_TRAIN], read.get(_VALIDATION), read[_TEST], counts, notes)
+
+
+def _files_of_split(data: DataConfig) -> dict[str, str | Path]:
+    """Return the files of a published split, by what they hold."""
+    named = {_TRAIN: data.train_path, _VALIDATION: data.validation_path, _TEST: data.test_path}
+    if data.train_path is not None:
+        return {part: file for part, file in named.items() if file is not None}
+    files = published_files(path_of(data), layout=data.layout)
+    return dict(zip((_TRAIN, _TEST), files, strict=True))
 
 
 def path_of(data: DataConfig) -> str:
-    """Return the file or folder to read: `data.path`, otherwise that of `data.name` in the cache.
+    """Return the file or folder to read: `data.path`, a training set, or that of `data.name` in the cache.
 
     Raises:
         ConfigError: if neither is set, or the data set is not in the cache.
     """
-    if data.path is not None:
-        return data.path
+    if (path := data.path or data.train_path) is not None:
+        return path
+    if data.name is None and data.split == "published":
+        raise ConfigError(
+            "data.train_path: expected the training and the test file of a published split; pass --set "
+            "data.train_path=... --set data.test_path=..., or --set data.path=... for a folder with both"
+        )
     if data.name is None:
         raise ConfigError(
             "data.path: expected a data file or its folder; pass --set data.path=..., or --set data.name=... "

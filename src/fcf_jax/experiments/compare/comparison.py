@@ -87,14 +87,14 @@ def run_comparison(
         CheckpointError: if the checkpoint belongs to another comparison.
         OSError: if the folder cannot be written.
     """
-    started, k = time.perf_counter(), problem.config.evaluation.k
+    started, k = time.perf_counter(), problem.config.evaluation.lengths
     splits = [dataset.split for dataset in datasets]
     checkpoints = open_checkpoints(folder, problem.config, *splits, on_damaged=progress.say)
     replicates = prepare_replicates(problem, datasets, mesh)
     trained = train_replicates(replicates, problem, checkpoints, folder, progress, resume=resume, stop=stop)
     assessments = {CENTRALIZED: trained.centralized, FEDERATED: trained.federated}
     sides = {side: metrics_by_replicate(assessment, k=k) for side, assessment in assessments.items()}
-    users = {side: metrics_by_user(assessment, k=k) for side, assessment in assessments.items()}
+    users = {side: metrics_by_user(assessment) for side, assessment in assessments.items()}
     sides[POPULARITY] = replicates.popularity()
     metrics = compare_replicates(
         sides[CENTRALIZED], sides[FEDERATED], margin_percent=problem.config.comparison.margin_percent
@@ -117,7 +117,7 @@ def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]
     differences = difference_between(trained.federated, trained.centralized)
     return {
         "num_builds": comparison.num_builds,
-        "k": config.evaluation.k,
+        "k": config.evaluation.leading_k,
         "margin_percent": comparison.margin_percent,
         "tolerance_percent": comparison.tolerance_percent,
         "metrics": metrics,

@@ -1,6 +1,6 @@
 """Replicates of a comparison: FCF and ALS from each start on each split, each side one program over all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from fcf_jax.evaluation import (
     EvaluationData,
     ModelDifference,
     UserMetrics,
-    evaluation_data,
     model_difference,
     per_user,
     popularity,
@@ -28,8 +27,9 @@ from fcf_jax.evaluation import (
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.measuring import loss_of_scores
+from fcf_jax.experiments.build.measuring import loss_of_scores, scored_data
 from fcf_jax.experiments.build.problem import Problem, model_of, of_popularity
+from fcf_jax.experiments.config.schema import EvaluationConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.parallel.batch import (
     map_runs,
@@ -133,7 +133,7 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
         datasets,
         mesh,
         num_factors=config.model.num_factors,
-        max_users=config.evaluation.max_users,
+        evaluation=config.evaluation,
         seed=config.data.seed,
     )
 
@@ -168,26 +168,28 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
         place=lambda states: place_runs(states, mesh),
         run=run,
         sweep=sweep,
-        assess=_assessor(data, models, mesh, k=config.evaluation.k, is_shared=len(datasets) == 1),
+        assess=_assessor(data, models, mesh, k=config.evaluation.lengths, is_shared=len(datasets) == 1),
         popularity=lambda: _popularity(problem, datasets, data, models, mesh),
     )
 
 
-def metrics_by_replicate(assessment: Assessment, *, k: int) -> dict[str, Float64[np.ndarray, "replicates"]]:
+def metrics_by_replicate(
+    assessment: Assessment, *, k: Sequence[int]
+) -> dict[str, Float64[np.ndarray, "replicates"]]:
     """Summarize the metrics and the loss of each replicate; metrics are nan without test items."""
     num_replicates = assessment.loss.size
     if assessment.metrics is None:
         metrics = {name: np.full(num_replicates, np.nan) for name in metric_names(k)}
     else:
-        metrics = _summaries(assessment.metrics, num_replicates, k=k)
+        metrics = _summaries(assessment.metrics, num_replicates)
     return {**metrics, "loss": assessment.loss.astype(np.float64)}
 
 
-def metrics_by_user(assessment: Assessment, *, k: int) -> dict[str, Float64[np.ndarray, "replicates users"]]:
+def metrics_by_user(assessment: Assessment) -> dict[str, Float64[np.ndarray, "replicates users"]]:
     """Return the metrics of each user by name, empty without test items."""
     if assessment.metrics is None:
         return {}
-    each = [per_user(_take(assessment.metrics, index), k=k) for index in range(assessment.loss.size)]
+    each = [per_user(_take(assessment.metrics, index)) for index in range(assessment.loss.size)]
     return {name: np.stack([metrics[name] for metrics in each]) for name in each[0]}
 
 
@@ -209,26 +211,21 @@ def difference_between(
 
 
 def _pack(
-    datasets: list[Dataset], mesh: Mesh | None, *, num_factors: int, max_users: int | None, seed: int
+    datasets: list[Dataset], mesh: Mesh | None, *, num_factors: int, evaluation: EvaluationConfig, seed: int
 ) -> _Data:
     trains = [dataset.split.train for dataset in datasets]
     row_width = choose_row_width(trains[0].transpose())  # one for all: lengths of items depend on the split
     clients = [pack_clients(train, num_factors=num_factors) for train in trains]
     items = [pack_items(train, num_factors=num_factors, row_width=row_width) for train in trains]
-    evaluations = None
-    if datasets[0].split.test.num_interactions > 0:
-        evaluations = [
-            evaluation_data(dataset.split.train, dataset.split.test, max_users=max_users, seed=seed)
-            for dataset in datasets
-        ]
+    evaluations = [scored_data(dataset.split, evaluation, seed=seed) for dataset in datasets]
     if len(datasets) == 1:
-        return _Data(clients[0], items[0], None if evaluations is None else evaluations[0])
-    stacked = None if evaluations is None else _stack(evaluations, len(datasets))
+        return _Data(clients[0], items[0], evaluations[0])
+    stacked = None if evaluations[0] is None else _stack(evaluations, len(datasets))
     return place_runs(_Data(stack_clients(clients), stack_clients(items), stacked), mesh)
 
 
 def _assessor(
-    data: _Data, models: Model, mesh: Mesh | None, *, k: int, is_shared: bool
+    data: _Data, models: Model, mesh: Mesh | None, *, k: Sequence[int], is_shared: bool
 ) -> Callable[[Array], Assessment]:
     def assess(model: Model, item_factors: Array, clients: PackedClients, data: EvaluationData | None):
         user_factors, loss = solve_clients(model, item_factors, clients)
@@ -253,7 +250,7 @@ def _popularity(
     problem: Problem, datasets: list[Dataset], data: _Data, models: Model, mesh: Mesh | None
 ) -> dict[str, Float64[np.ndarray, "replicates"]]:
     """Measure the ranking by popularity in each replicate's split; metrics are nan without test items."""
-    config, k = problem.config, problem.config.evaluation.k
+    config, k = problem.config, problem.config.evaluation.lengths
     num_replicates, trains = config.comparison.num_builds, [one.split.train for one in datasets]
     shares = [popularity(train) for train in trains]
     losses = [loss_of_scores(problem.model, *pair) for pair in zip(trains, shares, strict=True)]
@@ -263,14 +260,14 @@ def _popularity(
         runs, is_shared = (models, _stack(shares, num_replicates)), len(datasets) == 1
         arguments = (runs, (data.evaluation,)) if is_shared else ((*runs, data.evaluation), ())
         metrics = jax.jit(lambda each, all_: map_runs(evaluate, each, all_, mesh=mesh))(*arguments)
-        measured = _summaries(metrics, num_replicates, k=k)
+        measured = _summaries(metrics, num_replicates)
     measured["loss"] = np.resize(np.array(losses), num_replicates)
     return of_popularity(config.data, measured)
 
 
-def _summaries(metrics: UserMetrics, num_replicates: int, *, k: int) -> dict[str, np.ndarray]:
-    summaries = [summarize(_take(metrics, index), k=k) for index in range(num_replicates)]
-    return {name: np.array([summary[name] for summary in summaries]) for name in metric_names(k)}
+def _summaries(metrics: UserMetrics, num_replicates: int) -> dict[str, np.ndarray]:
+    summaries = [summarize(_take(metrics, index)) for index in range(num_replicates)]
+    return {name: np.array([summary[name] for summary in summaries]) for name in summaries[0]}
 
 
 def _stack(trees: list[Any], num_replicates: int) -> Any:

@@ -87,7 +87,7 @@ class _Task(NamedTuple):
 
     def put_metrics(self, side: str, assessment: Assessment, done: int) -> None:
         """Add the metrics of one side to the curves."""
-        k = self.problem.config.evaluation.k
+        k = self.problem.config.evaluation.lengths
         for name, values in metrics_by_replicate(assessment, k=k).items():
             self.curves.put(side, name, done, values)
 
@@ -282,7 +282,7 @@ def _show(progress: ProgressLine, task: _Task, states: States, done: int) -> Non
         f"{losses[0]:.6g} / {losses[1]:.6g}"
     )
     if np.isfinite(maps).all():
-        status += f"  MAP@{config.evaluation.k} {maps[0]:.4f} / {maps[1]:.4f}"
+        status += f"  MAP@{config.evaluation.leading_k} {maps[0]:.4f} / {maps[1]:.4f}"
     if done == _num_rounds(states):
         is_due = task.problem.schedule.is_evaluation_due(done)
         at_most = num_rounds if done <= num_rounds else None

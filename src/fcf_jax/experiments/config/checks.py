@@ -4,9 +4,7 @@ Messages name the key, what was expected, what was found and the remedy. In the 
 configuration and `f` the facts of the training data.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
+from fcf_jax.experiments.config.data_checks import DATA_CHECKS
 from fcf_jax.experiments.config.mistakes import (
     Facts,
     overflowing_sum,
@@ -16,32 +14,17 @@ from fcf_jax.experiments.config.mistakes import (
     unknown_metric,
     unknown_set,
 )
-from fcf_jax.experiments.config.schema import LARGEST_SEED, ExperimentConfig
+from fcf_jax.experiments.config.rule import Check as _Check
+from fcf_jax.experiments.config.rule import Command
+from fcf_jax.experiments.config.rule import computed as _computed
+from fcf_jax.experiments.config.schema import ExperimentConfig
+from fcf_jax.experiments.config.section import LARGEST_SEED
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
-
-Command = Literal["run", "compare", "tune", "audit", "audit rank_one", "plan"]
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
 _AUDITS: tuple[Command, ...] = ("audit", "audit rank_one")
 _MEASURING: tuple[Command, ...] = ("compare", "tune")  # these train many times and release nothing
-
-
-class _Check(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        is_broken: returns a true value for a configuration and facts that break the rule.
-        message: of the error; "{command}" in a plain text stands for the command.
-        commands: commands that the rule holds for; None: every use of a configuration.
-        when: "config" rules are checked before the data is read, "data" rules after it: either they need the
-            facts, or a mistake in the data is to be reported first.
-    """
-
-    is_broken: Callable[[ExperimentConfig, Facts], object]
-    message: str | Callable[[ExperimentConfig, Facts], str]
-    commands: tuple[Command, ...] | None = None
-    when: Literal["config", "data"] = "config"
 
 
 def check(config: ExperimentConfig, command: Command | None = None, facts: Facts | None = None) -> None:
@@ -62,18 +45,6 @@ def check(config: ExperimentConfig, command: Command | None = None, facts: Facts
             if isinstance(row.message, str):
                 raise ConfigError(row.message.replace("{command}", f"fcf {command}"))
             raise ConfigError(row.message(config, known))
-
-
-def _computed(
-    key: str,
-    describe: Callable[[ExperimentConfig, Facts], str],
-    remedy: str = "",
-    *,
-    commands: tuple[Command, ...] | None = None,
-    when: Literal["config", "data"] = "config",
-) -> _Check:
-    """Build a check whose message is what `describe` returns; an empty text means no mistake."""
-    return _Check(describe, lambda c, f: f"{key}: {describe(c, f)}{remedy}", commands, when)
 
 
 def _cohort_size(config: ExperimentConfig, facts: Facts) -> int:
@@ -103,6 +74,7 @@ _CHECKS = (
         lambda c, f: c.data.source == "simulated" and c.data.path is not None,
         'data.path: set, but data.source is "simulated"; leave out one of them',
     ),
+    *DATA_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,
@@ -187,7 +159,7 @@ _CHECKS = (
     ),
     _computed(
         "tuning.metric",
-        lambda c, f: unknown_metric(c.tuning.metric, k=c.evaluation.k),
+        lambda c, f: unknown_metric(c.tuning.metric, k=c.evaluation.lengths),
         commands=("tune",),
     ),
     _Check(

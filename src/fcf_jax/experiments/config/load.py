@@ -20,6 +20,13 @@ from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import with_article
 
 _TOML_ERRORS = (ValueError, RecursionError)  # besides TOMLDecodeError: numbers and nesting beyond measure
+_PATHS = (
+    "data.path",
+    "data.train_path",
+    "data.test_path",
+    "data.validation_path",
+    "server.initial_item_factors",
+)
 _LONGEST_KEY = 100  # characters that are compared with those of known keys
 
 
@@ -51,14 +58,11 @@ def validate(sections: dict[str, Any], *, place: str = "") -> ExperimentConfig:
     except ValidationError as error:
         raise ConfigError(place + _first_problem(error)) from None
     data = config.data
-    path = None if data.path is None else _absolute("data.path", data.path)
-    is_file = path is not None or data.name is not None
+    is_file = any(one is not None for one in (data.path, data.name, data.train_path))
     source = ("file" if is_file else "simulated") if data.source == "auto" else data.source
-    resolved = {"data.path": path, "data.source": source}
-    if (start := config.server.initial_item_factors) is not None:
-        key = "server.initial_item_factors"
-        resolved[key] = _absolute(key, start)
-    config = with_values(config, resolved)
+    paths = {key: path for key in _PATHS if (path := value_of(config, key)) is not None}
+    resolved = {key: _absolute(key, path) for key, path in paths.items()}
+    config = with_values(config, resolved | {"data.source": source})
     check(config)  # as resolved, which is what is written and read back
     return config
 

@@ -4,6 +4,7 @@ Each function returns a description of the mistake, or "" if there is none.
 """
 
 import difflib
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def unknown_set(name: str | None) -> str:
     return ""
 
 
-def unknown_metric(metric: str | None, *, k: int) -> str:
+def unknown_metric(metric: str | None, *, k: Sequence[int]) -> str:
     """Describe a metric that is not computed, and name the most similar one that is."""
     names = metric_names(k)
     if metric is None or metric in names:

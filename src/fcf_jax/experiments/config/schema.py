@@ -3,13 +3,12 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import optax
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from fcf_jax.core.sampling import Sampling, poisson_capacity
-from fcf_jax.data.feedback import Strengths
-from fcf_jax.data.formats.layouts import LAYOUT_NAMES
-from fcf_jax.data.known_sets import KNOWN_SETS
+from fcf_jax.experiments.config.data_sections import DataConfig, EvaluationConfig
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
+from fcf_jax.experiments.config.section import Section
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS, ServerStep
 
 if TYPE_CHECKING:
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 else:  # a new row of these tables is a new choice
     _ServerStepName = Literal[tuple(SERVER_STEPS)]
     _PrivacyModeName = Literal[tuple(PRIVACY_MODES)]
-_Column = str | int
-_MOST = 2**31 - 1  # what 32-bit integers hold
-LARGEST_SEED = 2**32 - 1  # what JAX takes without wrapping around
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -29,86 +25,7 @@ def _defaults(field: str) -> str:
     return ", ".join(f"{value:g} ({name})" for name, value in values.items() if value is not None)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @field_validator("*")
-    @classmethod
-    def _refuse_overflow(cls, value: Any, info: ValidationInfo) -> Any:
-        most = LARGEST_SEED if info.field_name == "seed" else _MOST
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number > most:
-                raise ValueError(f"expected at most {most}")
-        return value
-
-
-class DataConfig(_Section):
-    """The interactions: where they come from and how they are split."""
-
-    source: Literal["auto", "simulated", "file"] = Field(
-        default="auto", description="auto: a file when data.path or data.name is set, otherwise simulated"
-    )
-    name: str | None = Field(
-        default=None,
-        description="data set downloaded by `fcf data fetch`, read when data.path is unset; "
-        f"one of: {', '.join(KNOWN_SETS)}",
-    )
-    path: str | None = Field(default=None, min_length=1, description="data file, or folder of a data set")
-    layout: str = Field(default="auto", description=f"layout of the file, one of: {', '.join(LAYOUT_NAMES)}")
-    user_column: _Column | None = Field(default=None, description="name or 0-based number of the user column")
-    item_column: _Column | None = Field(default=None, description="name or 0-based number of the item column")
-    strength_column: _Column | None = Field(
-        default=None, description='name or number of the strength column; "" = every strength is 1'
-    )
-    timestamp_column: _Column | None = Field(
-        default=None, description='name or number of the column of times in seconds; "" = none'
-    )
-    separator: str | None = Field(
-        default=None, description='between columns: one character, "::" or "whitespace"; unset = detected'
-    )
-    strength_values: dict[str, float | str] | None = Field(
-        default=None,
-        description="meaning of words and special numbers of the strength column: {view = 1, buy = 4} for "
-        'events, {-1 = "seen"} for seen but not rated (implicit: strength 1, explicit: left out)',
-    )
-    duplicates: Literal["sum", "max", "last", "error"] = Field(
-        default="sum", description="how repeated pairs of user and item are merged"
-    )
-    on_bad_line: Literal["error", "skip"] = Field(
-        default="error",
-        description="skip: leave out unreadable lines and, in implicit feedback, negative strengths",
-    )
-    feedback: Literal["implicit", "explicit"] = Field(
-        default="implicit", description="implicit: strengths give confidence; explicit: they are ratings"
-    )
-    strengths: Strengths = Field(
-        default="keep", description="transformation of strengths: none, all 1, or log(1 + r)"
-    )
-    min_user_interactions: int = Field(
-        default=1, ge=1, description="users with fewer interactions are left out"
-    )
-    min_item_interactions: int = Field(
-        default=1, ge=1, description="items with fewer interactions are left out"
-    )
-    generator: Literal["taste", "uniform"] = Field(
-        default="taste", description="of simulated data: planted tastes, or the random views of the paper"
-    )
-    num_users: int = Field(default=2000, ge=1, description="simulated users")
-    num_items: int = Field(default=500, ge=1, description="simulated items")
-    mean_history: float = Field(default=40.0, ge=1, description="mean items per simulated user (taste)")
-    sparsity: float = Field(default=0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
-    split: Literal["ratio", "leave_one_out", "temporal", "published"] = Field(
-        default="ratio",
-        description="test set: a share of each history, its latest item, all after a time, or as published",
-    )
-    test_fraction: float = Field(default=0.2, ge=0, lt=1, description="share held out for testing")
-    validation_fraction: float = Field(
-        default=0.0, ge=0, lt=1, description="share held out for tuning, besides"
-    )
-    seed: int = Field(default=0, ge=0, description="seed of the simulation and the split")
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The factor model, shared by the federation and ALS."""
 
     num_factors: int = Field(default=25, ge=1, description="K, the number of latent factors")
@@ -122,7 +39,7 @@ class ModelConfig(_Section):
     init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the initial item factors")
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """Server step: the update of the item factors from the sum of the clients' uploads."""
 
     step: _ServerStepName = Field(default="guarded_gram", description="optimizer of the server")
@@ -186,7 +103,7 @@ class ServerConfig(_Section):
         return self.spec.build(self, num_rounds)
 
 
-class FederationConfig(_Section):
+class FederationConfig(Section):
     """Rounds and cohorts."""
 
     num_rounds: int = Field(default=60, ge=0, description="rounds of federated training")
@@ -217,7 +134,7 @@ class FederationConfig(_Section):
         return cohort_size or num_users
 
 
-class PrivacyConfig(_Section):
+class PrivacyConfig(Section):
     """Protection of the clients from the server (docs/privacy.md)."""
 
     mode: _PrivacyModeName = Field(
@@ -307,22 +224,7 @@ class PrivacyConfig(_Section):
         return max(1, round((self.head_items if self.has_noise else 1.0) * num_items))
 
 
-class EvaluationConfig(_Section):
-    """Evaluation during and after training."""
-
-    k: int = Field(default=10, ge=1, description="length of the recommendation lists")
-    every: int = Field(
-        default=10,
-        ge=1,
-        description="rounds from one evaluation to the next; before that, at rounds 0, 1, 2, 5, 10, 20, ...",
-    )
-    max_users: int | None = Field(
-        default=None, ge=1, description="size of the sample of users that is evaluated; unset = all"
-    )
-    baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
-
-
-class ComparisonConfig(_Section):
+class ComparisonConfig(Section):
     """Replicates of `fcf compare`, and the differences that it accepts."""
 
     num_builds: int = Field(
@@ -342,7 +244,7 @@ class ComparisonConfig(_Section):
     )
 
 
-class ParallelConfig(_Section):
+class ParallelConfig(Section):
     """Devices and processes that share the work."""
 
     devices: int | None = Field(
@@ -369,7 +271,7 @@ class ParallelConfig(_Section):
     process_id: int = Field(default=0, ge=0, description="number of this process, from 0")
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """Checkpoints of a training in progress, for `--resume`."""
 
     every: int | None = Field(
@@ -380,7 +282,7 @@ class CheckpointConfig(_Section):
     )
 
 
-class TuningConfig(_Section):
+class TuningConfig(Section):
     """Search space of `fcf tune`; other commands ignore it."""
 
     metric: str | None = Field(
@@ -414,7 +316,7 @@ class TuningConfig(_Section):
     seed: int = Field(default=0, ge=0, description="seed of the search; models start from federation.seed")
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """The whole configuration of an experiment."""
 
     data: DataConfig = DataConfig()
@@ -444,8 +346,13 @@ class ExperimentConfig(_Section):
     @property
     def tuning_metric(self) -> str:
         """Metric by which `fcf tune` decides: as configured, otherwise MAP, or RMSE for explicit ratings."""
-        default = "rmse" if self.data.feedback == "explicit" else f"map_at_{self.evaluation.k}"
+        default = "rmse" if self.data.feedback == "explicit" else f"map_at_{self.evaluation.leading_k}"
         return self.tuning.metric or default
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the split has a validation set."""
+        return self.data.validation_fraction > 0 or self.data.validation_path is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections as plain values, without keys that are unset."""

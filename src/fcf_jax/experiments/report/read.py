@@ -64,7 +64,8 @@ class StoredRun(NamedTuple):
         if self.config.get("data", {}).get("feedback") == "explicit":
             return ["rmse"]
         k = self.config.get("evaluation", {}).get("k", 10)
-        return [f"{name}_at_{k}" for name in RANKING]
+        leading = k[0] if isinstance(k, list) else k
+        return [f"{name}_at_{leading}" for name in RANKING]
 
     @property
     def leading_metric(self) -> str:

@@ -11,7 +11,7 @@ from fcf_jax.experiments.loop import Begun
 from fcf_jax.experiments.store.run_directory import CHECKPOINTS, CONFIG, METRICS, SUMMARY, read_config
 
 MAY_CHANGE = ("federation.num_rounds", "evaluation.")
-_DECIDES_ABOUT_METRICS = ("evaluation.k", "evaluation.max_users")
+_DECIDES_ABOUT_METRICS = ("evaluation.k", "evaluation.max_users", "evaluation.masked")
 
 
 class _Rule(NamedTuple):

@@ -27,6 +27,9 @@ from fcf_jax.messages import count_of
 _WITHOUT_EFFECT = (
     "checkpoint.",
     "data.path",
+    "data.train_path",
+    "data.test_path",
+    "data.validation_path",
     "parallel.coordinator",
     "parallel.num_processes",
     "parallel.process_id",

@@ -207,7 +207,7 @@ def _model(problem: Problem, settings: Settings) -> Model:
 
 
 def _score(problem: Problem, settings: Settings, item_factors: Array, data: CandidateData) -> UserMetrics:
-    k = problem.config.evaluation.k
+    k = problem.config.evaluation.lengths
     return user_metrics(_model(problem, settings), item_factors, data.validation, k=k)
 
 

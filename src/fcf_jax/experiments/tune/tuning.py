@@ -55,7 +55,14 @@ from fcf_jax.experiments.tune.study import (
 )
 
 _REPORTS = 8  # of a trial, at each of which it may be pruned
-MAY_CHANGE = ("parallel.", "data.path", "checkpoint.", "tuning.num_server_trials")  # when a study is resumed
+MAY_CHANGE = (
+    "parallel.",
+    "data.path",
+    "data.train_path",
+    "data.test_path",
+    "checkpoint.",
+    "tuning.num_server_trials",
+)  # when a study is resumed
 
 
 class Tuned(NamedTuple):
@@ -119,7 +126,7 @@ class _Task(NamedTuple):
         storage: of the studies.
         progress: shows the progress.
         metric: that decides.
-        k: length of the recommendation lists.
+        k: lengths of the recommendation lists.
         batch_size: candidates side by side.
     """
 
@@ -129,7 +136,7 @@ class _Task(NamedTuple):
     storage: BaseStorage
     progress: ProgressLine
     metric: str
-    k: int
+    k: tuple[int, ...]
     batch_size: int
 
     @property
@@ -187,7 +194,7 @@ def _popularity(task: _Task, config: ExperimentConfig) -> float | None:
     model = resolve(config, task.held_out.dataset).model
     shares = popularity(task.held_out.train)
     metrics = user_metrics_of_scores(model, shares, task.data.validation, k=task.k)
-    return summarize(metrics, k=task.k)[task.metric]
+    return summarize(metrics)[task.metric]
 
 
 def value_at_start(study: Study) -> float:
@@ -214,7 +221,7 @@ def _prepare(
         storage,
         progress,
         metric=config.tuning_metric,
-        k=config.evaluation.k,
+        k=config.evaluation.lengths,
         batch_size=config.tuning.batch_size,
     )
 
@@ -277,7 +284,7 @@ def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) ->
             if not is_running[place]:
                 continue
             of_trial: Report = jax.tree.map(lambda leaf, place=place: leaf[place], report)
-            value = summarize(of_trial.metrics, k=task.k)[task.metric] if of_trial.is_finite else math.nan
+            value = summarize(of_trial.metrics)[task.metric] if of_trial.is_finite else math.nan
             has_settled = stage.stops_early and bool(has_converged(of_trial.previous_loss, of_trial.loss))
             is_last = done == stage.num_steps or has_settled
             if math.isfinite(value):

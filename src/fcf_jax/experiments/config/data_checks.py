@@ -1,0 +1,40 @@
+"""Checks of where data come from and how they are split."""
+
+from fcf_jax.experiments.config.rule import Check
+
+
+def _expected_with_train_path(key: str) -> Check:
+    return Check(
+        lambda c, f: c.by_key()[key] is not None and c.data.train_path is None,
+        f"data.train_path: expected the training set beside {key}; set it",
+    )
+
+
+DATA_CHECKS = (
+    _expected_with_train_path("data.test_path"),
+    _expected_with_train_path("data.validation_path"),
+    Check(
+        lambda c, f: c.data.train_path is not None and c.data.test_path is None,
+        "data.test_path: expected the test set beside data.train_path; set it",
+    ),
+    Check(
+        lambda c, f: c.data.train_path is not None and (c.data.path or c.data.name) is not None,
+        "data.train_path: set, but data.path or data.name is set, too; leave out one of them",
+    ),
+    Check(
+        lambda c, f: c.data.train_path is not None and c.data.source == "simulated",
+        'data.train_path: set, but data.source is "simulated"; leave out one of them',
+    ),
+    Check(
+        lambda c, f: c.data.train_path is not None and c.data.split != "published",
+        lambda c, f: (
+            f'data.split: expected "published" for data.train_path and data.test_path, got "{c.data.split}"; '
+            "set it, or take the config published-split"
+        ),
+    ),
+    Check(
+        lambda c, f: c.evaluation.masked == "train_and_validation" and not c.has_validation,
+        'evaluation.masked: expected a validation set to mask, got none; set evaluation.masked = "train", or '
+        "data.validation_fraction or data.validation_path",
+    ),
+)
