@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.linalg import einsum, matmul
+from fcf_jax.core.placement import ItemSplit
 from fcf_jax.core.records import Model
 
-_COLUMNS = 32  # eigenvectors at a time (benchmarks/README.md)
+# vectors of a block of items, in the eigenbasis (benchmarks/README.md)
+_BLOCK_BYTES, _BLOCK_BYTES_OF_GPUS = 2**19, 2**28
 
 
 class Curvature(NamedTuple):
@@ -84,37 +87,77 @@ class InverseProducts(NamedTuple):
     gradient: Float[Array, ""]
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def inverse_products(
-    changes: Float[Array, "n items factors"], gradient: Float[Array, "items factors"], curvature: Curvature
+    changes: Float[Array, "n items factors"],
+    gradient: Float[Array, "items factors"],
+    curvature: Curvature,
+    split: ItemSplit | None = None,
 ) -> InverseProducts:
     """Compute the inner products in the eigenbasis, where each vector takes half of `precondition`.
 
-    Some eigenvectors at a time: the changes are the largest arrays of a server.
+    Blocks of items that a core's cache holds, one at a time: the changes are a server's largest arrays.
+
+    Args:
+        changes: d.
+        gradient: g.
+        curvature: H.
+        split: devices that each take the blocks of their items.
     """
 
-    def add(total: InverseProducts, columns: tuple[Array, Array]) -> tuple[InverseProducts, None]:
-        eigenvalues, basis = columns
-        scale = jax.lax.rsqrt(curvature.diagonal(eigenvalues))
-        scaled, scaled_gradient = (
-            scale * jnp.matmul(vectors, basis, precision="highest") for vectors in (changes, gradient)
+    def share(*operands: Any) -> InverseProducts:
+        products = jax.lax.platform_dependent(
+            *operands,
+            cuda=partial(_products_by_blocks, block_bytes=_BLOCK_BYTES_OF_GPUS),
+            default=partial(_products_by_blocks, block_bytes=_BLOCK_BYTES),
         )
-        return jax.tree.map(
-            jnp.add, total, _products((scaled, scaled_gradient), (scaled, scaled_gradient))
-        ), None
+        return products if split is None else jax.lax.psum(products, split.axis)
 
-    num_factors = curvature.eigenvalues.shape[0]
-    width = min(_COLUMNS, num_factors)
-    missing = (0, -num_factors % width)  # eigenvectors of zeros, which add nothing
-    eigenvalues = jnp.pad(curvature.eigenvalues, missing).reshape(-1, width)
-    basis = jnp.pad(curvature.basis, ((0, 0), missing)).reshape(num_factors, -1, width)
-    shapes = jax.eval_shape(lambda: _products((changes, gradient), (changes, gradient)))
-    start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    return jax.lax.scan(add, start, (eigenvalues, jnp.swapaxes(basis, 0, 1)))[0]
+    if split is None:
+        return share(changes, gradient, curvature)
+    whole, by_item = PartitionSpec(), PartitionSpec(split.axis)
+    of_curvature = jax.tree.map(lambda _: whole, curvature)._replace(kappa=by_item)
+    specs = PartitionSpec(None, split.axis), by_item, of_curvature
+    by_device = jax.shard_map(
+        share, mesh=split.mesh, in_specs=specs, out_specs=whole, axis_names={split.axis}, check_vma=False
+    )
+    return by_device(changes, gradient, curvature)
+
+
+def _products_by_blocks(
+    changes: Float[Array, "n items factors"],
+    gradient: Float[Array, "items factors"],
+    curvature: Curvature,
+    *,
+    block_bytes: int,
+) -> InverseProducts:
+    num_vectors, (num_items, num_factors) = changes.shape[0] + 1, gradient.shape
+    block_items = max(block_bytes // (num_vectors * num_factors * gradient.dtype.itemsize), 1)
+    num_blocks = -(-num_items // block_items)
+    block_items = -(-num_items // num_blocks)
+
+    def add(block: Int[Array, ""] | int, total: Float[Array, "vectors vectors"]) -> Array:
+        begin = jnp.minimum(block * block_items, num_items - block_items)  # the last one overlaps
+        is_new = begin + jnp.arange(block_items) >= block * block_items
+
+        def of_block(leaf: Array, axis: int) -> Array:
+            return jax.lax.dynamic_slice_in_dim(leaf, begin, block_items, axis)
+
+        vectors = jnp.concatenate([of_block(changes, 1), of_block(gradient, 0)[None]])
+        hessians = curvature._replace(kappa=of_block(curvature.kappa, 0)).diagonal(curvature.eigenvalues)
+        scale = jnp.where(is_new[:, None], jax.lax.rsqrt(hessians), 0.0)
+        scaled = jnp.swapaxes(scale * einsum("aik,kl->ail", vectors, curvature.basis), 0, 1)
+        return total + jnp.sum(einsum("iak,ibk->iab", scaled, scaled), axis=0)
+
+    total = jnp.zeros((num_vectors, num_vectors), gradient.dtype)
+    total = add(0, total) if num_blocks == 1 else jax.lax.fori_loop(0, num_blocks, add, total)
+    return InverseProducts(total[:-1, :-1], total[:-1, -1], total[-1, -1])
 
 
 @inverse_products.defjvp
-def _inverse_products_jvp(primals: tuple, tangents: tuple) -> tuple[InverseProducts, InverseProducts]:
+def _inverse_products_jvp(
+    split: ItemSplit | None, primals: tuple, tangents: tuple
+) -> tuple[InverseProducts, InverseProducts]:
     """Differentiate <a, H^-1 b> into <a', H^-1 b> + <H^-1 a, b'> - <H^-1 a, H' H^-1 b>."""
     (changes, gradient, curvature), (changes_change, gradient_change, curvature_change) = primals, tangents
 
@@ -130,7 +173,7 @@ def _inverse_products_jvp(primals: tuple, tangents: tuple) -> tuple[InverseProdu
     turned = jax.vmap(turn)(solved[0]), turn(solved[1])
     outer, inner, middle = _products(moved, solved), _products(solved, moved), _products(solved, turned)
     change = jax.tree.map(lambda a, b, c: a + b - c, outer, inner, middle)
-    return inverse_products(*primals), change
+    return inverse_products(*primals, split), change
 
 
 def _products(left: tuple[Array, Array], right: tuple[Array, Array]) -> InverseProducts:

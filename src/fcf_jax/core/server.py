@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fcf_jax.core.checks import require
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import total_loss
-from fcf_jax.core.placement import state_shardings
+from fcf_jax.core.placement import ItemSplit, state_shardings
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
 
@@ -53,6 +53,7 @@ def server_update(
     optimizer: optax.GradientTransformation,
     *,
     num_users: int,
+    split: ItemSplit | None = None,
 ) -> tuple[ServerState, RoundInfo]:
     """Update the item factors with the gradient that the cohort's sums estimate.
 
@@ -63,9 +64,10 @@ def server_update(
         model: gives lambda.
         state: state before the round.
         sums: sums over the cohort.
-        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, and, scaled by
-            N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
+        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, `split`, and,
+            scaled by N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
         num_users: N, at least the number of clients in the sums.
+        split: devices that hold parts of the optimizer's state, from `core.placement.split_of`.
 
     Returns:
         The next state, and the info of the round without `solve_error` and `client_ids`.
@@ -82,6 +84,7 @@ def server_update(
     extra = {
         "model": model,
         "num_users": num_users,
+        "split": split,
         "user_gram": scale * sums.user_gram,
         "confidence_sum": scale * sums.confidence_sum,
         "value": loss,
