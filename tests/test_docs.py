@@ -106,6 +106,7 @@ def toy_sets(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         lines = [separator.join(map(str, (*row, 978300760))) for row in rows]
         (tmp_path / path).write_text("\n".join(lines) + "\n")
+    (tmp_path / "ml-1m.test.negative").write_text("(0,0)\t7\t8\t9\n")  # the first user's first item
     for part, chosen in (("train.txt", rows[::2]), ("test.txt", rows[1::2])):
         (tmp_path / part).write_text("".join(f"{user} {item}\n" for user, item, _ in chosen))
     monkeypatch.setenv("FCF_JAX_DATA", str(tmp_path))

@@ -91,6 +91,55 @@ def test_published_split_gives_the_metrics_of_lightgcn(published, tmp_path, writ
     assert summary["num_test_interactions"] == sum(map(len, published[2].values()))
 
 
+@pytest.fixture(scope="module")
+def movielens(tmp_path_factory):
+    """Ratings in the form of MovieLens 1M: user, item, rating, time; items in no order."""
+    data = simulate_taste(num_users=60, num_items=30, mean_history=8, seed=0)
+    rng = np.random.default_rng(1)
+    rows = [
+        (user, item, int(rng.integers(1, 6)), 1000 + time)
+        for user, items in histories_of(data).items()
+        for time, item in enumerate(rng.permutation(items).tolist())
+    ]
+    folder = tmp_path_factory.mktemp("ml-1m")
+    (folder / "ratings.dat").write_text("".join("::".join(map(str, row)) + "\n" for row in rows))
+    return folder, rows
+
+
+def test_given_negatives_rank_the_test_item_as_in_ncf(movielens, tmp_path):
+    folder, rows = movielens
+    users, items = (list(dict.fromkeys(row[column] for row in rows)) for column in (0, 1))
+    held_out = {user: item for user, item, _, _ in rows}  # the latest of each user
+    rng = np.random.default_rng(4)
+    candidates = {
+        user: rng.permutation([one for one in items if one != held_out[user]])[:12] for user in users
+    }
+    path = tmp_path / "test.negative"
+    path.write_text(
+        "".join(
+            f"({users.index(user)},{items.index(item)})\t"
+            + "\t".join(str(items.index(one)) for one in candidates[user])
+            + "\n"
+            for user, item in held_out.items()
+        )
+    )
+    given = [f"data.path={folder}", f"data.negatives_path={path}", "evaluation.k=[1, 4]"]
+    summary, factors = run(tmp_path / "run", "movielens-1m-ncf", *given)
+    ranks = []
+    for user, wanted in held_out.items():
+        scores = fold_in(factors, [item for one, item, _, _ in rows if one == user and item != wanted])
+        above = sum(scores[one] > scores[wanted] for one in candidates[user])
+        tied = sum(scores[one] == scores[wanted] for one in candidates[user])  # all, without a history
+        ranks.append((above, above + tied + 1))
+    for k in (1, 4):
+        gains = np.where(np.arange(13) < k, 1 / np.log2(np.arange(13) + 2), 0.0)
+        expected = [np.mean([values[slice(*one)].mean() for one in ranks]) for values in (gains > 0, gains)]
+        for side in ("federated", "centralized", "popularity", "difference_percent"):
+            assert f"sampled_hit_rate_at_{k}" in summary[side] and f"ndcg_at_{k}" in summary[side]
+        found = [summary["federated"][f"sampled_{name}_at_{k}"] for name in ("hit_rate", "ndcg")]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_parts_that_do_not_fit_are_refused_in_one_line(tmp_path, capsys):
     cases = {
         "data.train_path: expected the training and the test file": [],

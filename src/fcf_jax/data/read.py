@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,18 @@ _BY_NAME = Columns()
 _SHOWN_ROWS = 5
 
 
+class Appearance(NamedTuple):
+    """Labels in the order in which they first appear in the data: another numbering of users and items.
+
+    Attributes:
+        users: Labels of the users.
+        items: Labels of the items.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class ReadReport:
     """How files were understood, and counts: num_rows = interactions + duplicates_merged + zeros_dropped.
@@ -43,6 +55,7 @@ class ReadReport:
         columns: Column taken as "user", "item", "strength" and "timestamp", by name or number.
         why: How columns without names were told apart, or why one was left out; "" if that is plain.
         first_rows: User, item, strength and seconds of the first rows; None for what the file has not.
+        appearance: Users and items in the order of their first rows.
     """
 
     files: tuple[str, ...]
@@ -57,6 +70,7 @@ class ReadReport:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     why: str = ""
     first_rows: tuple[tuple[str, str, float | None, int | None], ...] = ()
+    appearance: Appearance | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 def read_interactions(
@@ -124,6 +138,7 @@ def read_interactions(
     try:
         rows, labels = _rows_of(table)
         del table
+        report = dataclasses.replace(report, appearance=_appearance(rows, *labels))
         merged = _interactions(rows, *labels, duplicates)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -184,6 +199,20 @@ def _rows_of(table: Table) -> tuple[Rows, tuple[np.ndarray, np.ndarray]]:
         num_items=len(item_labels),
     )
     return rows, (user_labels, item_labels)
+
+
+def _appearance(rows: Rows, user_labels: np.ndarray, item_labels: np.ndarray) -> Appearance:
+    return Appearance(
+        user_labels[_by_first_row(rows.user_ids, len(user_labels))],
+        item_labels[_by_first_row(rows.item_ids, len(item_labels))],
+    )
+
+
+def _by_first_row(ids: np.ndarray, num_ids: int) -> np.ndarray:
+    """Return the ids in the order of their first rows; every id has one."""
+    first = np.zeros(num_ids, np.int32)
+    first[ids[::-1]] = np.arange(len(ids) - 1, -1, -1, dtype=np.int32)  # the last assignment stays
+    return np.argsort(first, kind="stable")
 
 
 def _interactions(

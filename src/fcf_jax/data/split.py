@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Int
 
 from fcf_jax.data.interactions import Interactions
 
@@ -21,11 +22,14 @@ class Split:
         train: For training.
         validation: For choosing hyperparameters; None if there is none.
         test: For the final metrics.
+        negatives: Items among which the test items are ranked as well, for each user, padded with -1; None
+            without.
     """
 
     train: Interactions
     validation: Interactions | None
     test: Interactions
+    negatives: Int[np.ndarray, "users negatives"] | None = None
 
     @property
     def parts(self) -> list[Interactions]:
@@ -98,6 +102,46 @@ def split_leave_one_out(interactions: Interactions, *, validation: bool = False)
     num_test = (lengths >= 2).astype(np.int64)
     num_validation = ((lengths >= 3) & validation).astype(np.int64)
     return _split_by_rank(interactions, latest_first, num_test, num_validation, has_validation=validation)
+
+
+def split_given(
+    interactions: Interactions,
+    user_ids: npt.NDArray[np.integer],
+    item_ids: npt.NDArray[np.integer],
+    *,
+    validation: bool = False,
+) -> Split:
+    """Move given pairs to the test set.
+
+    Args:
+        interactions: The whole data set, with timestamps if there is to be a validation set.
+        user_ids: User of each pair.
+        item_ids: Item of each pair.
+        validation: Whether each user's latest remaining interaction goes to a validation set.
+
+    Raises:
+        ValueError: For a pair that is no interaction, or without timestamps for a validation set.
+    """
+    keys = interactions.user_ids.astype(np.int64) * interactions.num_items + interactions.item_ids
+    wanted = user_ids.astype(np.int64) * interactions.num_items + item_ids
+    if (missing := np.flatnonzero(~np.isin(wanted, keys))).size:
+        pair = [
+            ids[missing[0]] if labels is None else labels[ids[missing[0]]]
+            for ids, labels in (
+                (user_ids, interactions.user_labels),
+                (item_ids, interactions.item_labels),
+            )
+        ]
+        raise ValueError(
+            f"expected test items among the interactions, got user {pair[0]} and item {pair[1]} "
+            f"({missing.size} of {wanted.size} are not); check which data set the test items are of"
+        )
+    is_test = np.isin(keys, wanted)
+    test, rest = interactions.select(is_test), interactions.select(~is_test)
+    if not validation:
+        return Split(rest, None, test)
+    latest = split_leave_one_out(rest)
+    return Split(latest.train, latest.test, test)
 
 
 def split_temporal(

@@ -32,6 +32,8 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     ([*PARTS, "data.split=published", "data.path=a.csv"], "data.train_path: .* data.path or data.name"),
     ([*PARTS, "data.split=published", "data.source=simulated"], "data.train_path: .*simulated"),
     (PARTS, 'data.split: expected "published" .* got "ratio"'),
+    (["data.path=a", "data.negatives_path=b"], 'data.split: expected "leave_one_out"'),
+    (["data.negatives_path=b", "data.split=leave_one_out"], "data.negatives_path"),
     (["evaluation.masked=train_and_validation"], "evaluation.masked"),
     (["data.feedback=explicit"], "model.unobserved_weight"),
     (["data.feedback=explicit", "model.unobserved_weight=0", "data.strengths=log"], "data.strengths"),

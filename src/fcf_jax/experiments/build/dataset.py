@@ -11,12 +11,10 @@ from fcf_jax.data import (
     check_implicit,
     simulate_taste,
     simulate_uniform,
-    split_leave_one_out,
-    split_per_user,
-    split_temporal,
 )
 from fcf_jax.data.feedback import transformed
 from fcf_jax.experiments.build.reading import filtered, read_data, read_published
+from fcf_jax.experiments.build.splits import SPLITS, Loaded, notes_of
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
@@ -57,13 +55,17 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
         OSError: if the data cannot be read.
     """
     data = config.data
-    if data.split == "published":
+    way = SPLITS[data.split]
+    if way.split is None:
         split, counts, notes = _published(data)
         splits = [split]
     else:
-        interactions, counts, notes = _load(data)
-        seeds = split_seeds if has_random_split(data) else split_seeds[:1]
-        splits = [_split(interactions, data, seed=seed) for seed in seeds]
+        loaded = _load(data)
+        counts, notes = loaded.counts, loaded.notes
+        splits = [
+            way.split(loaded, data, seed) for seed in (split_seeds if way.is_random else split_seeds[:1])
+        ]
+    notes = (*notes, *notes_of(splits[0], data))
     for split in splits:
         _check_strengths(split, None if data.feedback == "explicit" else config.model.alpha)
         train = split.train
@@ -73,7 +75,7 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
 
 def has_random_split(data: DataConfig) -> bool:
     """Return whether the split depends on the seed."""
-    return data.split == "ratio"
+    return SPLITS[data.split].is_random
 
 
 def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
@@ -82,18 +84,18 @@ def load_interactions(data: DataConfig) -> tuple[Interactions, dict[str, int]]:
     Returns:
         The interactions, and how many reading merged, dropped or skipped, by name.
     """
-    interactions, counts, _ = _load(data)
-    return interactions, counts
+    loaded = _load(data)
+    return loaded.interactions, loaded.counts
 
 
-def _load(data: DataConfig) -> tuple[Interactions, dict[str, int], tuple[str, ...]]:
+def _load(data: DataConfig) -> Loaded:
     if data.source != "simulated":
-        kept, counts, _, notes = read_data(data)
-    else:
-        simulated, notes = _simulated(data), ()
-        kept = filtered(simulated, data)
-        counts = {"filtered_out": simulated.num_interactions - kept.num_interactions}
-    return transform_strengths(kept, data), counts, notes
+        kept, counts, report, notes = read_data(data)
+        return Loaded(transform_strengths(kept, data), counts, notes, report.appearance)
+    simulated = _simulated(data)
+    kept = filtered(simulated, data)
+    counts = {"filtered_out": simulated.num_interactions - kept.num_interactions}
+    return Loaded(transform_strengths(kept, data), counts)
 
 
 def transform_strengths(interactions: Interactions, data: DataConfig) -> Interactions:
@@ -139,20 +141,3 @@ def _published(data: DataConfig) -> tuple[Split, dict[str, int], tuple[str, ...]
     read = read_published(data)
     split = Split(read.train, read.validation, read.test)
     return split.map(lambda part: transform_strengths(part, data)), read.counts, read.notes
-
-
-def _split(interactions: Interactions, data: DataConfig, *, seed: int) -> Split:
-    if data.split == "leave_one_out":
-        return split_leave_one_out(interactions, validation=data.validation_fraction > 0)
-    if data.split == "temporal":
-        return split_temporal(
-            interactions,
-            test_fraction=data.test_fraction,
-            validation_fraction=data.validation_fraction,
-        )
-    return split_per_user(
-        interactions,
-        test_fraction=data.test_fraction,
-        validation_fraction=data.validation_fraction,
-        seed=seed,
-    )

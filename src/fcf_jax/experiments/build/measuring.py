@@ -115,6 +115,7 @@ def scored_data(split: Split, evaluation: EvaluationConfig, *, seed: int) -> Eva
         split.train,
         split.test,
         masked=split.validation if evaluation.masked == "train_and_validation" else None,
+        negatives=split.negatives,
         max_users=evaluation.max_users,
         seed=seed,
     )

@@ -33,6 +33,17 @@ DATA_CHECKS = (
         ),
     ),
     Check(
+        lambda c, f: c.data.negatives_path is not None and c.data.split != "leave_one_out",
+        lambda c, f: (
+            f'data.split: expected "leave_one_out" for data.negatives_path, got "{c.data.split}"; set it, or '
+            "take the config movielens-1m-ncf"
+        ),
+    ),
+    Check(
+        lambda c, f: c.data.negatives_path is not None and c.data.source == "simulated",
+        "data.negatives_path: expected the data that the file belongs to; set data.path",
+    ),
+    Check(
         lambda c, f: c.evaluation.masked == "train_and_validation" and not c.has_validation,
         'evaluation.masked: expected a validation set to mask, got none; set evaluation.masked = "train", or '
         "data.validation_fraction or data.validation_path",

@@ -87,6 +87,17 @@ class DataConfig(Section):
         default="ratio",
         description="test set: a share of each history, its latest item, all after a time, or as published",
     )
+    negatives_path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="of leave_one_out: file with the test item and sampled negatives of each user (NCF); the "
+        "test set is that of the file",
+    )
+    negatives_ids: Literal["labels", "first_appearance"] = Field(
+        default="labels",
+        description="numbers of users and items in that file: those of the data, or from 0 in the order of "
+        "their first appearance in the data",
+    )
     test_fraction: float = Field(default=0.2, ge=0, lt=1, description="share held out for testing")
     validation_fraction: float = Field(
         default=0.0, ge=0, lt=1, description="share held out for tuning, besides"

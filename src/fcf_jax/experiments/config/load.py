@@ -25,6 +25,7 @@ _PATHS = (
     "data.train_path",
     "data.test_path",
     "data.validation_path",
+    "data.negatives_path",
     "server.initial_item_factors",
 )
 _LONGEST_KEY = 100  # characters that are compared with those of known keys

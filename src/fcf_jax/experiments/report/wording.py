@@ -20,7 +20,9 @@ _EPSILON_IN_NAME_ONLY = 100.0  # a likelihood ratio of e^100 tells any two histo
 UNKNOWN = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"  # before a unit
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_NAMES = {"map": "MAP", "ndcg": "NDCG", "rmse": "RMSE", "auc": "AUC"}
+_NAMES = {
+    "map": "MAP", "ndcg": "NDCG", "rmse": "RMSE", "auc": "AUC", "sampled_ndcg": "Sampled NDCG",
+}  # fmt: skip
 
 
 def privacy_note(summary: Mapping[str, Any] | None) -> str:
