@@ -7,6 +7,8 @@ import pytest
 
 from fcf_jax import cli
 from fcf_jax.data import simulate_taste, split_per_user
+from fcf_jax.experiments.build.dataset import load_dataset
+from fcf_jax.experiments.config.load import load_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 SHORT = [
@@ -36,11 +38,15 @@ def ranked(scores, masked):
     return [item for item in sorted(scores, key=lambda one: (-scores[one], one)) if item not in masked]
 
 
+def ids_of(interactions):
+    """Return the items of each user that has some."""
+    parts = np.split(interactions.item_ids, interactions.indptr[1:-1])
+    return {user: part.tolist() for user, part in enumerate(parts) if len(part)}
+
+
 def histories_of(interactions):
-    """Return the items of each user, who are numbered from 10, items from 100."""
-    items = interactions.item_ids + 100
-    parts = np.split(items, interactions.indptr[1:-1])
-    return {10 + user: part.tolist() for user, part in enumerate(parts) if len(part)}
+    """Return the items of each user, with users numbered from 10 and items from 100."""
+    return {10 + user: [100 + item for item in items] for user, items in ids_of(interactions).items()}
 
 
 def write_lists(path, histories):
@@ -138,6 +144,37 @@ def test_given_negatives_rank_the_test_item_as_in_ncf(movielens, tmp_path):
             assert f"sampled_hit_rate_at_{k}" in summary[side] and f"ndcg_at_{k}" in summary[side]
         found = [summary["federated"][f"sampled_{name}_at_{k}"] for name in ("hit_rate", "ndcg")]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_held_out_users_are_folded_in_as_in_strong_generalization(movielens, tmp_path):
+    folder, rows = movielens
+    overrides = [
+        f"data.path={folder}", "data.min_strength=2", "data.min_user_interactions=2",
+        "data.test_fraction=0.4", "data.test_users=12", "data.validation_users=6", "evaluation.k=[2, 5]",
+    ]  # fmt: skip
+    summary, factors = run(tmp_path / "run", "movielens-1m-strong", *overrides)
+    split = load_dataset(load_config(str(tmp_path / "run" / "config.toml"))).split
+    fold_in_items, wanted_items = (
+        {user: [split.train.item_labels[item] for item in items] for user, items in ids_of(part).items()}
+        for part in (split.fold_in, split.test)
+    )
+    found = []
+    for user, wanted in wanted_items.items():
+        history = fold_in_items[user]
+        best = ranked(fold_in(factors, history), set(history))
+        for k in (2, 5):
+            hits, m = np.array([item in wanted for item in best[:k]]), min(k, len(wanted))
+            gains = 1 / np.log2(np.arange(2, k + 2))
+            found.append((hits.sum() / m, hits @ gains[: len(hits)] / gains[:m].sum()))
+    expected = np.array(found).reshape(-1, 2, 2).mean(axis=0)  # by k, then metric
+    names = [[f"{name}_at_{k}" for name in ("normalized_recall", "ndcg")] for k in (2, 5)]
+    for side in ("federated", "centralized"):
+        assert all(name in summary[side] for of_k in names for name in of_k)
+    np.testing.assert_allclose(
+        [[summary["federated"][name] for name in row] for row in names], expected, rtol=1e-5
+    )
+    counts = np.unique([user for user, _, rating, _ in rows if rating >= 2], return_counts=True)[1]
+    assert summary["num_users"] == np.sum(counts >= 2) - 12 - 6
 
 
 def test_parts_that_do_not_fit_are_refused_in_one_line(tmp_path, capsys):

@@ -14,6 +14,7 @@ from fcf_jax.data import (
     split_leave_one_out,
     split_per_user,
     split_temporal,
+    split_users,
 )
 from fcf_jax.data.split import cap_histories
 
@@ -91,6 +92,36 @@ def test_known_answer_sizes_per_user():
     assert split.validation is not None
     assert split.validation.history_lengths.tolist() == [0, 0, 1, 1, 1, 1]
     assert split.num_users_without_test == 1 and split.num_users_without_train == 0
+
+
+def labelled(part):
+    labels = part.user_labels[part.user_ids], part.item_labels[part.item_ids]
+    return set(zip(*(one.tolist() for one in labels), strict=True))
+
+
+def test_held_out_users_are_whole_and_over_the_items_of_the_others():
+    data = simulate_taste(num_users=80, num_items=60, mean_history=6, seed=3)
+    options = {"num_test_users": 30, "num_validation_users": 20, "test_fraction": 0.25}
+    split, again = (split_users(data, **options, seed=seed) for seed in (5, 5))
+    assert [part.fingerprint() for part in split.parts] == [part.fingerprint() for part in again.parts]
+    assert split_users(data, **options, seed=6).test.fingerprint() != split.test.fingerprint()
+    groups = [split.train, split.test, split.validation]
+    assert [part.num_users for part in groups] == [30, 30, 20]
+    assert sorted(np.concatenate([part.user_labels for part in groups]).tolist()) == list(range(80))
+    assert (split.train.item_counts > 0).all() and split.train.num_items < 60
+    known = set(split.train.item_labels.tolist())
+    kept = {
+        pair for pair in zip(data.user_ids.tolist(), data.item_ids.tolist(), strict=True) if pair[1] in known
+    }
+    parts = list(map(labelled, split.parts))
+    assert set.union(*parts) == kept and sum(map(len, parts)) == len(kept)
+    for fold_in, wanted in ((split.fold_in, split.test), (split.validation_fold_in, split.validation)):
+        np.testing.assert_array_equal(fold_in.user_labels, wanted.user_labels)
+        lengths = fold_in.history_lengths + wanted.history_lengths
+        np.testing.assert_array_equal(wanted.history_lengths, lengths // 4)
+    assert split.histories is split.fold_in and split.num_users_without_train == 0
+    with pytest.raises(ValueError, match="got 80 users, 70 to test and 10 to validate on; hold out fewer"):
+        split_users(data, num_test_users=70, num_validation_users=10, seed=0)
 
 
 def test_split_per_user_is_repeatable_and_random():

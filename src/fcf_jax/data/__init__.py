@@ -9,7 +9,7 @@ from fcf_jax.data.published import read_published_split
 from fcf_jax.data.read import ReadReport, read_interactions
 from fcf_jax.data.rows import DuplicatePolicy
 from fcf_jax.data.simulate import simulate_taste, simulate_uniform
-from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal
+from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal, split_users
 
 __all__ = [
     "LAYOUT_NAMES",
@@ -28,4 +28,5 @@ __all__ = [
     "split_leave_one_out",
     "split_per_user",
     "split_temporal",
+    "split_users",
 ]

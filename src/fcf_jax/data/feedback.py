@@ -49,6 +49,11 @@ def check_explicit(interactions: "Interactions") -> None:
         )
 
 
+def at_least(interactions: "Interactions", strength: float | None) -> "Interactions":
+    """Leave out interactions of a lower strength; None: no interaction."""
+    return interactions if strength is None else interactions.select(interactions.strengths >= strength)
+
+
 def transformed(interactions: "Interactions", strengths: Strengths) -> "Interactions":
     """Transform strengths: "keep" none, "binary" to 1 each, "log" to log(1 + r)."""
     if strengths == "binary":

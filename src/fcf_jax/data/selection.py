@@ -46,6 +46,23 @@ def of_users(interactions: Interactions, user_ids: npt.NDArray[np.integer]) -> I
     )
 
 
+def of_items(interactions: Interactions, is_kept: npt.NDArray[np.bool_]) -> Interactions:
+    """Return the interactions with some of the items, which are renumbered without gaps.
+
+    Args:
+        interactions: Histories of all users.
+        is_kept: Whether each item [num_items] stays in the catalogue.
+    """
+    kept = interactions.select(is_kept[interactions.item_ids])
+    labels = np.arange(kept.num_items) if kept.item_labels is None else kept.item_labels
+    return dataclasses.replace(
+        kept,
+        item_ids=(np.cumsum(is_kept) - 1)[kept.item_ids].astype(np.int32),
+        num_items=int(is_kept.sum()),
+        item_labels=labels[is_kept],
+    )
+
+
 def with_histories(
     interactions: Interactions, user_ids: npt.NDArray[np.integer], rows: Interactions
 ) -> Interactions:

@@ -1,7 +1,8 @@
 """Training, validation and test sets, over the same users, items and labels as the whole.
 
-Metrics are means over the users with at least one test item. `Split` counts the users without one, and those
-with test items but no training interaction, whose user factor is zero.
+`split_users` alone holds out users: its parts have users of their own, over the same items. Metrics are means
+over the users with at least one test item. `Split` counts the users without one, and those with test items
+but no history, whose user factor is zero.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from jaxtyping import Int
 
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.data.selection import of_items, of_users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Split:
         train: For training.
         validation: For choosing hyperparameters; None if there is none.
         test: For the final metrics.
+        fold_in: Histories of the users of `test`, when these are not the users of `train`; None: those of
+            `train`.
+        validation_fold_in: Likewise, of the users of `validation`.
         negatives: Items among which the test items are ranked as well, for each user, padded with -1; None
             without.
     """
@@ -29,7 +34,14 @@ class Split:
     train: Interactions
     validation: Interactions | None
     test: Interactions
+    fold_in: Interactions | None = None
+    validation_fold_in: Interactions | None = None
     negatives: Int[np.ndarray, "users negatives"] | None = None
+
+    @property
+    def histories(self) -> Interactions:
+        """What the users of the test set are folded in from."""
+        return self.train if self.fold_in is None else self.fold_in
 
     @property
     def parts(self) -> list[Interactions]:
@@ -49,7 +61,7 @@ class Split:
     @property
     def num_users_without_train(self) -> int:
         """Number of users with test items but no training interaction, only after `split_temporal`."""
-        return int(((self.train.history_lengths == 0) & (self.test.history_lengths > 0)).sum())
+        return int(((self.histories.history_lengths == 0) & (self.test.history_lengths > 0)).sum())
 
 
 def split_per_user(
@@ -170,6 +182,65 @@ def split_temporal(
             "expected earlier interactions for training, got none before the cut; lower the fractions"
         )
     return _split_by_masks(interactions, test, held_out, has_validation=validation_fraction > 0)
+
+
+def split_users(
+    interactions: Interactions,
+    *,
+    num_test_users: int,
+    num_validation_users: int = 0,
+    test_fraction: float = 0.2,
+    seed: int,
+) -> Split:
+    """Hold out whole users: train on the others, fold in from a part of each history, test on the rest.
+
+    Of n interactions of a held-out user, floor(n * test_fraction), drawn at random, are test items. The
+    catalogue consists of the items of the training set; other items are left out of all parts.
+
+    Args:
+        interactions: The whole data set.
+        num_test_users: Users held out for testing, at least 1.
+        num_validation_users: Users held out for choosing hyperparameters; 0 means no validation set.
+        test_fraction: In (0, 1).
+        seed: >= 0; the same seed gives the identical split.
+
+    Raises:
+        ValueError: If no user is left for training, or for numbers out of range.
+
+    References:
+        Liang, Krishnan, Hoffman & Jebara, WWW 2018, section 4.1: strong generalization.
+    """
+    _check_fractions(test_fraction, 0.0)
+    num_held_out = num_test_users + num_validation_users
+    if min(num_test_users - 1, num_validation_users) < 0 or num_held_out >= interactions.num_users:
+        raise ValueError(
+            f"expected users to train on beside those held out, got {interactions.num_users} users, "
+            f"{num_test_users} to test and {num_validation_users} to validate on; hold out fewer"
+        )
+    if interactions.user_labels is None:  # else nobody knows which users were held out
+        interactions = dataclasses.replace(interactions, user_labels=np.arange(interactions.num_users))
+    rng = np.random.default_rng(seed)
+    users = rng.permutation(interactions.num_users)
+    groups = np.split(users, [num_test_users, num_held_out])
+    test, validation, train = (of_users(interactions, np.sort(group)) for group in groups)
+    is_known = train.item_counts > 0
+    fold_in, wanted = _divided(of_items(test, is_known), test_fraction, rng)
+    train = of_items(train, is_known)
+    if not num_validation_users:
+        return Split(train, None, wanted, fold_in=fold_in)
+    validation_fold_in, validated = _divided(of_items(validation, is_known), test_fraction, rng)
+    return Split(train, validated, wanted, fold_in=fold_in, validation_fold_in=validation_fold_in)
+
+
+def _divided(
+    histories: Interactions, fraction: float, rng: np.random.Generator
+) -> tuple[Interactions, Interactions]:
+    """Draw a share of each history; return (what is left, what was drawn)."""
+    order = np.argsort(histories.user_ids + rng.random(histories.num_interactions), kind="stable")
+    num_drawn = np.floor(histories.history_lengths * fraction).astype(np.int64)
+    none = np.zeros_like(num_drawn)
+    split = _split_by_rank(histories, order, num_drawn, none, has_validation=False)
+    return split.train, split.test
 
 
 def cap_histories(interactions: Interactions, *, max_user_items: int, seed: int) -> Interactions:

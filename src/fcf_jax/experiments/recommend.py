@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fcf_jax.data import Interactions, check_implicit
+from fcf_jax.data.feedback import at_least
 from fcf_jax.data.rows import first_of
 from fcf_jax.data.selection import of_users, positions_of, with_items
 from fcf_jax.data.titles import find_titles
@@ -211,7 +212,7 @@ def _transformed(items: list[str], strengths: list[float], model: TrainedModel) 
     history = Interactions.from_labels(["0"] * len(items), items, strengths, duplicates=data.duplicates)
     if data.feedback == "explicit":
         return transform_strengths(history, data)
-    history = transform_strengths(history.drop_zeros(), data)
+    history = transform_strengths(at_least(history.drop_zeros(), data.min_strength), data)
     check_implicit(history, alpha=model.config.model.alpha)
     return history
 

@@ -281,9 +281,7 @@ def _summarize(
         "popularity": placed.measure_popularity(),
         "num_users": split.train.num_users,
         "num_items": split.train.num_items,
-        "num_interactions": split.train.num_interactions
-        + split.test.num_interactions
-        + (0 if split.validation is None else split.validation.num_interactions),
+        "num_interactions": sum(part.num_interactions for part in split.parts),
         "num_train_interactions": split.train.num_interactions,
         "num_test_interactions": split.test.num_interactions,
         "num_users_without_test": split.num_users_without_test,

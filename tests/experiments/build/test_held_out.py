@@ -18,8 +18,19 @@ def test_the_test_set_is_not_used():
     dataset = load_dataset(with_validation)
     blind = dataset._replace(split=dataclasses.replace(dataset.split, test=Untouchable()))
     held_out = hold_out(blind, config.data, fraction=0.1)
-    assert HeldOut._fields == ("train", "validation", "mean_rating", "notes")
+    assert HeldOut._fields == ("train", "validation", "mean_rating", "notes", "fold_in")
     assert held_out.train is dataset.split.train and held_out.validation is dataset.split.validation
+
+
+def test_users_held_out_whole_validate_from_histories_of_their_own():
+    overrides = ["data.num_users=60", "data.num_items=30", "data.mean_history=8", "data.split=strong"]
+    config = load_config(None, [*overrides, "data.test_users=10", "data.validation_users=20"])
+    split, held_out = load_dataset(config).split, load_held_out(config)
+    assert held_out.train.fingerprint() == split.train.fingerprint()
+    assert held_out.validation.fingerprint() == split.validation.fingerprint()
+    assert held_out.dataset.split.histories.fingerprint() == split.validation_fold_in.fingerprint()
+    assert held_out.validation.num_users == 20
+    assert set(held_out.validation.user_labels).isdisjoint(split.test.user_labels)
 
 
 def test_held_out_and_training_are_the_training_set_of_a_run():

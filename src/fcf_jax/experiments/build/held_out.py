@@ -19,17 +19,21 @@ class HeldOut(NamedTuple):
         validation: interactions that were held out.
         mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
         notes: what was taken for what and what was left out, a line each.
+        fold_in: histories of the users of the validation set, if these were held out whole; None: those of
+            the training set.
     """
 
     train: Interactions
     validation: Interactions
     mean_rating: float
     notes: tuple[str, ...] = ()
+    fold_in: Interactions | None = None
 
     @property
     def dataset(self) -> Dataset:
         """Both as a data set whose test set is the validation set."""
-        return Dataset(Split(self.train, None, self.validation), self.mean_rating, {})
+        split = Split(self.train, None, self.validation, fold_in=self.fold_in)
+        return Dataset(split, self.mean_rating, {})
 
 
 def load_held_out(config: ExperimentConfig) -> HeldOut:
@@ -70,4 +74,4 @@ def hold_out(dataset: Dataset, data: DataConfig, *, fraction: float) -> HeldOut:
         raise ConfigError(
             f"tuning.validation_fraction: {fraction} of the histories leaves nothing to validate on; raise it"
         )
-    return HeldOut(train, validation, mean_rating, dataset.notes)
+    return HeldOut(train, validation, mean_rating, dataset.notes, dataset.split.validation_fold_in)

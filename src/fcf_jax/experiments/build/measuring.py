@@ -112,7 +112,7 @@ def scored_data(split: Split, evaluation: EvaluationConfig, *, seed: int) -> Eva
     if split.test.num_interactions == 0:
         return None
     return evaluation_data(
-        split.train,
+        split.histories,
         split.test,
         masked=split.validation if evaluation.masked == "train_and_validation" else None,
         negatives=split.negatives,

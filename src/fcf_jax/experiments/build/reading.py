@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fcf_jax.data import Columns, Interactions, ReadReport, read_interactions
+from fcf_jax.data.feedback import at_least
 from fcf_jax.data.formats.layouts import LAYOUTS, PUBLISHED_SPLITS
 from fcf_jax.data.known_sets import cache_folder, find_known, known_set
 from fcf_jax.data.published import published_files, read_parts
@@ -50,6 +51,8 @@ def read_data(data: DataConfig, *, may_be_empty: bool = False) -> ReadData:
     kept = filtered(interactions, data, may_be_empty=may_be_empty)
     counts = {
         **_counts(report),
+        "weak_left_out": interactions.num_interactions
+        - at_least(interactions, data.min_strength).num_interactions,
         "filtered_out": interactions.num_interactions - kept.num_interactions,
         "users_filtered_out": interactions.num_users - kept.num_users,
         "items_filtered_out": interactions.num_items - kept.num_items,
@@ -83,19 +86,20 @@ def _counts(report: ReadReport) -> dict[str, int]:
 
 
 def filtered(interactions: Interactions, data: DataConfig, *, may_be_empty: bool = False) -> Interactions:
-    """Drop users and items that have too few interactions.
+    """Drop weak interactions, then users and items that have too few interactions.
 
     Raises:
         ValueError: if nothing is left, unless that may be.
     """
-    kept = interactions.filter_min_counts(
+    kept = at_least(interactions, data.min_strength).filter_min_counts(
         min_user_interactions=data.min_user_interactions, min_item_interactions=data.min_item_interactions
     )
     if kept.num_interactions == 0 and not may_be_empty:
         raise ValueError(
             f"expected interactions, got none after filtering {count_of(interactions.num_users, 'user')} and "
             f"{count_of(interactions.num_items, 'item')}; lower data.min_user_interactions (now "
-            f"{data.min_user_interactions}) or data.min_item_interactions ({data.min_item_interactions})"
+            f"{data.min_user_interactions}), data.min_item_interactions ({data.min_item_interactions}) or "
+            f"data.min_strength ({'unset' if data.min_strength is None else f'{data.min_strength:g}'})"
         )
     return kept
 
@@ -192,6 +196,7 @@ def _left_out(data: DataConfig, counts: dict[str, int]) -> Iterator[str]:
         ("duplicates_merged", "duplicate merged", "duplicates merged"),
         ("labels_merged", "id merged that differs in blanks", "ids merged that differ in blanks"),
         ("unrated", f"seen but not rated, {unrated}", f"seen but not rated, {unrated}"),
+        ("weak_left_out", "interaction below data.min_strength", "interactions below data.min_strength"),
         ("users_filtered_out", "user filtered out", "users filtered out"),
         ("items_filtered_out", "item filtered out", "items filtered out"),
     ):

@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fcf_jax.data import Interactions, Split, split_leave_one_out, split_per_user, split_temporal
+from fcf_jax.data import (
+    Interactions,
+    Split,
+    split_leave_one_out,
+    split_per_user,
+    split_temporal,
+    split_users,
+)
 from fcf_jax.data.negatives import read_negatives
 from fcf_jax.data.read import Appearance
 from fcf_jax.data.selection import positions_of
@@ -96,11 +103,26 @@ def _temporal(loaded: Loaded, data: DataConfig, seed: int) -> Split:
     )
 
 
+def _strong(loaded: Loaded, data: DataConfig, seed: int) -> Split:
+    num_users = loaded.interactions.num_users
+    try:
+        return split_users(
+            loaded.interactions,
+            num_test_users=max(num_users // 10, 1) if data.test_users is None else data.test_users,
+            num_validation_users=data.validation_users or 0,
+            test_fraction=data.test_fraction,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ValueError(f"data.test_users: {error}") from error
+
+
 SPLITS: Mapping[str, Way] = {
     "ratio": Way(_by_ratio, is_random=True),
     "leave_one_out": Way(_leave_one_out),
     "temporal": Way(_temporal),
     "published": Way(None),
+    "strong": Way(_strong),  # replicates of a comparison share the users that are held out
 }
 
 

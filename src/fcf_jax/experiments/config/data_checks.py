@@ -44,6 +44,25 @@ DATA_CHECKS = (
         "data.negatives_path: expected the data that the file belongs to; set data.path",
     ),
     Check(
+        lambda c, f: c.data.split != "strong" and (c.data.test_users or c.data.validation_users),
+        lambda c, f: (
+            'data.split: expected "strong" for data.test_users and data.validation_users, got '
+            f'"{c.data.split}"; set it, or leave them out'
+        ),
+    ),
+    Check(
+        lambda c, f: c.data.split == "strong" and c.data.validation_fraction > 0,
+        "data.validation_fraction: users are held out whole; set data.validation_users instead",
+    ),
+    Check(
+        lambda c, f: c.data.split == "strong" and c.data.feedback == "explicit",
+        'data.split: "strong" ranks for users without a rating offset; set data.feedback = "implicit"',
+    ),
+    Check(
+        lambda c, f: c.data.split == "published" and c.data.min_strength is not None,
+        "data.min_strength: a published split is taken as it is; leave it out",
+    ),
+    Check(
         lambda c, f: c.evaluation.masked == "train_and_validation" and not c.has_validation,
         'evaluation.masked: expected a validation set to mask, got none; set evaluation.masked = "train", or '
         "data.validation_fraction or data.validation_path",

@@ -70,6 +70,11 @@ class DataConfig(Section):
     strengths: Strengths = Field(
         default="keep", description="transformation of strengths: none, all 1, or log(1 + r)"
     )
+    min_strength: float | None = Field(
+        default=None,
+        description="interactions of a lower strength are left out, before all else: 4 keeps ratings of 4 "
+        "and 5; unset = none",
+    )
     min_user_interactions: int = Field(
         default=1, ge=1, description="users with fewer interactions are left out; not of a published split"
     )
@@ -83,9 +88,16 @@ class DataConfig(Section):
     num_items: int = Field(default=500, ge=1, description="simulated items")
     mean_history: float = Field(default=40.0, ge=1, description="mean items per simulated user (taste)")
     sparsity: float = Field(default=0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
-    split: Literal["ratio", "leave_one_out", "temporal", "published"] = Field(
+    split: Literal["ratio", "leave_one_out", "temporal", "published", "strong"] = Field(
         default="ratio",
-        description="test set: a share of each history, its latest item, all after a time, or as published",
+        description="test set: a share of each history, its latest item, all after a time, as published, or "
+        "(strong generalization) a share of the histories of users that are held out whole",
+    )
+    test_users: int | None = Field(
+        default=None, ge=1, description="of strong: users held out for testing; unset = a tenth of them"
+    )
+    validation_users: int | None = Field(
+        default=None, ge=1, description="of strong: users held out for tuning, besides; unset = none"
     )
     negatives_path: str | None = Field(
         default=None,

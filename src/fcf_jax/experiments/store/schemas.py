@@ -108,7 +108,8 @@ class Summary(TypedDict):
         warnings: sentences on what is wrong with the result, and what helps.
         difference_percent: 100 (federated - centralized) / |centralized|, by name.
         num_users: users to train on.
-        num_interactions: of training, validation and test set together.
+        num_interactions: of training, validation and test set together, and of the histories of users that
+            were held out whole.
         num_train_interactions: of the training set.
         num_test_interactions: of the test set.
         num_users_without_test: users without an interaction in the test set.

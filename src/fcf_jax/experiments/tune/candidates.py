@@ -95,7 +95,13 @@ class Batch(NamedTuple):
 
 
 def candidate_data(
-    train: Interactions, validation: Interactions, mesh: Mesh, *, max_users: int | None = None, seed: int = 0
+    train: Interactions,
+    validation: Interactions,
+    mesh: Mesh,
+    *,
+    fold_in: Interactions | None = None,
+    max_users: int | None = None,
+    seed: int = 0,
 ) -> CandidateData:
     """Pack training and validation set, and copy them to every device of the mesh.
 
@@ -103,10 +109,13 @@ def candidate_data(
         train: training set.
         validation: validation set.
         mesh: from `candidate_mesh`.
+        fold_in: histories of the users of the validation set; None: those of the training set.
         max_users: users to score on, at most; None: all.
         seed: of their sample.
     """
-    scored = evaluation_data(train, validation, max_users=max_users, seed=seed)
+    scored = evaluation_data(
+        train if fold_in is None else fold_in, validation, max_users=max_users, seed=seed
+    )
     data = CandidateData(pack_clients(train), pack_items(train), scored)
     return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
 

@@ -211,6 +211,7 @@ def _prepare(
         held_out.train,
         held_out.validation,
         mesh,
+        fold_in=held_out.fold_in,
         max_users=config.evaluation.max_users,
         seed=config.data.seed,
     )
