@@ -26,7 +26,7 @@ from fcf_jax.core.curvature import (
     precondition,
 )
 from fcf_jax.core.linalg import matmul, safe_sqrt, solve_definite
-from fcf_jax.core.placement import ItemSplit
+from fcf_jax.core.placement import Sharing
 from fcf_jax.core.records import Model, Scalar
 
 __all__ = ["gram_preconditioned", "guarded_gram", "paper_adam", "running_sums"]
@@ -179,7 +179,7 @@ def guarded_gram(
         return _first_guarded_state(memory, item_factors, initial_damping)
 
     def update(
-        gradient, state, params, *, model, num_users, user_gram, confidence_sum, value, split=None, **unused
+        gradient, state, params, *, model, num_users, user_gram, confidence_sum, value, sharing=None, **unused
     ):
         mean_confidence = _mean_confidence(model, confidence_factor, confidence_sum / num_users)
         current = ServerPoint(params, gradient, user_gram, mean_confidence, value)
@@ -187,7 +187,7 @@ def guarded_gram(
         curvature = curvature_of(model, accepted.user_gram, damping * accepted.mean_confidence)
         restarts = is_rejected | state.is_first
         remembered = _remember(state.memory, state.accepted, accepted, restarts)
-        step, predicted_decrease = _accelerated_step(remembered, accepted.gradient, curvature, split)
+        step, predicted_decrease = _accelerated_step(remembered, accepted.gradient, curvature, sharing)
         return accepted.item_factors + step - params, GuardedState(
             accepted=accepted,
             predicted_decrease=predicted_decrease,
@@ -325,10 +325,10 @@ def _accelerated_step(
     memory: Memory,
     gradient: Float[Array, "items factors"],
     curvature: Curvature,
-    split: ItemSplit | None,
+    sharing: Sharing | None,
 ) -> tuple[Float[Array, "items factors"], Float[Array, ""]]:
     """Combine past changes with the preconditioned step, and predict what that step alone gains."""
-    products = inverse_products(memory.gradient_changes, gradient, curvature, split)
+    products = inverse_products(memory.gradient_changes, gradient, curvature, sharing)
     size = memory.point_changes.shape[0]
     weights = _anderson_weights(memory.count, products) if size else products.mixed
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core import packing
@@ -25,6 +25,7 @@ from fcf_jax.core.kernels import choice as kernels
 from fcf_jax.core.kernels import full_round
 from fcf_jax.core.kernels.remarks import remark_on_scatters
 from fcf_jax.core.objective import extra_confidence, gram, observe
+from fcf_jax.core.placement import Sharing, shares_items_of_clients
 from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import (
     Accumulation,
@@ -74,8 +75,9 @@ def cohort_sum(
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
     """
     item_factors = jnp.asarray(item_factors)
+    sharing = None if mesh is None else Sharing(mesh)
     total, worst = accumulate(
-        model, item_factors, clients, channel=channel, channel_state=channel_state, key=key, mesh=mesh
+        model, item_factors, clients, channel=channel, channel_state=channel_state, key=key, sharing=sharing
     )
     return accumulation_of(channel).read(model, item_factors, total), worst
 
@@ -94,18 +96,20 @@ def accumulate(
     channel: Link | None = None,
     channel_state: Any = None,
     key: Key | None = None,
-    mesh: Mesh | None = None,
+    sharing: Sharing | None = None,
     user_weights: Float[Array, "users"] | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
     """Add up the uploads of the clients, without reading the total; other arguments as for `cohort_sum`.
 
     Args:
+        sharing: devices that share the chunks; those that share the items too keep the sums of their items.
         user_weights: factor on all that each user sends, before the channel; None: all 1.
 
     Returns:
         The total, which adds leaf by leaf to that of other clients, and the largest solve error.
     """
     require(model=model)
+    mesh = None if sharing is None else sharing.mesh
     require_item_factors(item_factors, clients, mesh)
     accumulation = accumulation_of(channel)
     if channel is not None and channel_state is None:
@@ -120,18 +124,38 @@ def accumulate(
                 uploads = cast(channel.client(key, channel_state, uploads), precision_of(item_factors))
             return accumulation.add(total, uploads), None
 
-        broadcast = broadcast_of(model, item_factors, channel)
+        broadcast = broadcast_of(model, item_factors, channel, sharing)
         start = accumulation.start(item_factors)
         total, _, worst = solve_chunks(broadcast, clients, add, start, may_skip=True)
         if packing.is_split(mesh):
-            total, worst = jax.lax.psum(total, "clients"), jax.lax.pmax(worst, "clients")
+            total, worst = jax.tree.map(_over_devices, total, kept), jax.lax.pmax(worst, "clients")
         return total, worst
 
+    kept = _kept_sums(jax.eval_shape(accumulation.start, item_factors), item_factors, sharing)
     if clients.items is not None and channel is None and user_weights is None and not packing.is_split(mesh):
         return _sum_all(share, model, item_factors, clients)
     remark_on_scatters()
     received = as_pytree((model, item_factors, channel, channel_state, key, user_weights))
-    return packing.split_chunks(share, mesh)(received, clients._replace(items=None))
+    by_device = packing.split_chunks(share, mesh, out_specs=(kept, PartitionSpec()))
+    return by_device(received, clients._replace(items=None))
+
+
+def _kept_sums(total: Any, item_factors: Array, sharing: Sharing | None) -> Any:
+    """Return the parts of each sum that a device keeps: those of its items, or all."""
+    num_items, is_shared = item_factors.shape[0], shares_items_of_clients(sharing)
+
+    def kept(leaf: Any) -> PartitionSpec:
+        of_items = is_shared and leaf.shape[:1] == (num_items,)
+        return PartitionSpec("clients") if of_items else PartitionSpec()
+
+    return jax.tree.map(kept, total)
+
+
+def _over_devices(total: Array, kept: PartitionSpec) -> Array:
+    """Add up the totals of all devices, as far as this device keeps them."""
+    if kept == PartitionSpec():
+        return jax.lax.psum(total, "clients")
+    return jax.lax.psum_scatter(total, "clients", scatter_dimension=0, tiled=True)
 
 
 def _sum_all(share: Callable, model: Model, item_factors: Array, clients: PackedClients) -> Any:
@@ -152,14 +176,26 @@ def _weighted(uploads: Uploads, user_weights: Float[Array, "users"] | None) -> U
 
 
 def broadcast_of(
-    model: Model, item_factors: Float[Array, "items factors"], channel: Link | None = None
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    channel: Link | None = None,
+    sharing: Sharing | None = None,
 ) -> Broadcast:
-    """Build the message to all clients of a round."""
-    item_gram, weights = gram(item_factors), None if channel is None else channel.item_weights
+    """Build the message to all clients of a round; devices that share items add up their Gram matrices."""
+    item_gram, weights = _gram_of(item_factors, sharing), None if channel is None else channel.item_weights
     if weights is None:
         return Broadcast(model, item_factors, item_gram, None, item_gram)
     weights = jnp.pad(weights, (0, item_factors.shape[0] - weights.shape[0]))  # 0 for padding rows of a mesh
     return Broadcast(model, item_factors, item_gram, weights, gram(weights[:, None] * item_factors))
+
+
+def _gram_of(item_factors: Float[Array, "items factors"], sharing: Sharing | None) -> Array:
+    if sharing is None or not shares_items_of_clients(sharing):
+        return gram(item_factors)
+    num_own = item_factors.shape[0] // sharing.mesh.shape["clients"]
+    begin = jax.lax.axis_index("clients") * num_own
+    own = jax.lax.dynamic_slice_in_dim(item_factors, begin, num_own)
+    return jax.lax.psum(gram(own), "clients")
 
 
 def solve_chunks(

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.linalg import einsum, matmul
-from fcf_jax.core.placement import ItemSplit
+from fcf_jax.core.placement import Sharing
 from fcf_jax.core.records import Model
 
 # vectors of a block of items, in the eigenbasis (benchmarks/README.md)
@@ -92,7 +92,7 @@ def inverse_products(
     changes: Float[Array, "n items factors"],
     gradient: Float[Array, "items factors"],
     curvature: Curvature,
-    split: ItemSplit | None = None,
+    sharing: Sharing | None = None,
 ) -> InverseProducts:
     """Compute the inner products in the eigenbasis, where each vector takes half of `precondition`.
 
@@ -102,8 +102,9 @@ def inverse_products(
         changes: d.
         gradient: g.
         curvature: H.
-        split: devices that each take the blocks of their items.
+        sharing: devices that each take the blocks of their items; None: one device.
     """
+    axis = None if sharing is None else sharing.items_axis
 
     def share(*operands: Any) -> InverseProducts:
         products = jax.lax.platform_dependent(
@@ -111,15 +112,15 @@ def inverse_products(
             cuda=partial(_products_by_blocks, block_bytes=_BLOCK_BYTES_OF_GPUS),
             default=partial(_products_by_blocks, block_bytes=_BLOCK_BYTES),
         )
-        return products if split is None else jax.lax.psum(products, split.axis)
+        return products if axis is None else jax.lax.psum(products, axis)
 
-    if split is None:
+    if sharing is None or axis is None:
         return share(changes, gradient, curvature)
-    whole, by_item = PartitionSpec(), PartitionSpec(split.axis)
+    whole, by_item = PartitionSpec(), PartitionSpec(axis)
     of_curvature = jax.tree.map(lambda _: whole, curvature)._replace(kappa=by_item)
-    specs = PartitionSpec(None, split.axis), by_item, of_curvature
+    specs = PartitionSpec(None, axis), by_item, of_curvature
     by_device = jax.shard_map(
-        share, mesh=split.mesh, in_specs=specs, out_specs=whole, axis_names={split.axis}, check_vma=False
+        share, mesh=sharing.mesh, in_specs=specs, out_specs=whole, axis_names={axis}, check_vma=False
     )
     return by_device(changes, gradient, curvature)
 
@@ -156,7 +157,7 @@ def _products_by_blocks(
 
 @inverse_products.defjvp
 def _inverse_products_jvp(
-    split: ItemSplit | None, primals: tuple, tangents: tuple
+    sharing: Sharing | None, primals: tuple, tangents: tuple
 ) -> tuple[InverseProducts, InverseProducts]:
     """Differentiate <a, H^-1 b> into <a', H^-1 b> + <H^-1 a, b'> - <H^-1 a, H' H^-1 b>."""
     (changes, gradient, curvature), (changes_change, gradient_change, curvature_change) = primals, tangents
@@ -173,7 +174,7 @@ def _inverse_products_jvp(
     turned = jax.vmap(turn)(solved[0]), turn(solved[1])
     outer, inner, middle = _products(moved, solved), _products(solved, moved), _products(solved, turned)
     change = jax.tree.map(lambda a, b, c: a + b - c, outer, inner, middle)
-    return inverse_products(*primals, split), change
+    return inverse_products(*primals, sharing), change
 
 
 def _products(left: tuple[Array, Array], right: tuple[Array, Array]) -> InverseProducts:

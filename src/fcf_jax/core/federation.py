@@ -30,7 +30,7 @@ from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
 from fcf_jax.core.kernels.choice import suited
 from fcf_jax.core.packing import padded_size
-from fcf_jax.core.placement import kept_in_place, split_of
+from fcf_jax.core.placement import kept_in_place, sharing_of
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import (
     Cohort,
@@ -185,7 +185,7 @@ def collect(
         channel=setup.channel,
         channel_state=state.channel_state,
         key=round_keys(key, state.round_index).client,
-        mesh=setup.mesh,
+        sharing=sharing_of(state, setup.mesh),
         user_weights=user_weights,
     )
 
@@ -211,8 +211,8 @@ def step(
         state = state._replace(channel_state=cast_like(channel_state, state.channel_state))
         if setup.num_rows > setup.num_items:  # take the noise off padding rows
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
-    split = split_of(state, setup.mesh)
-    state, info = server_update(model, state, sums, setup.optimizer, num_users=num_users, split=split)
+    sharing = sharing_of(state, setup.mesh)
+    state, info = server_update(model, state, sums, setup.optimizer, num_users=num_users, sharing=sharing)
     return kept_in_place(state, setup.mesh), info
 
 

@@ -326,15 +326,18 @@ def is_split(mesh: Mesh | None) -> bool:
     return mesh is not None and mesh.shape["clients"] > 1
 
 
-def split_chunks(share: Callable, mesh: Mesh | None) -> Callable:
-    """Wrap `share(shared, clients)` so that each device along "clients" calls it with its share of chunks."""
+def split_chunks(share: Callable, mesh: Mesh | None, *, out_specs: Any = None) -> Callable:
+    """Wrap `share(shared, clients)` so that each device along "clients" calls it with its share of chunks.
+
+    By default each device returns the whole result; `out_specs` names the parts that it returns.
+    """
     if not is_split(mesh):
         return share
     return jax.shard_map(
         share,
         mesh=mesh,
         in_specs=(PartitionSpec(), chunk_specs()),
-        out_specs=PartitionSpec(),
+        out_specs=PartitionSpec() if out_specs is None else out_specs,
         axis_names={"clients"},
         check_vma=False,  # the sums of all shares begin with the same zeros
     )

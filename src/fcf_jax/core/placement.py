@@ -7,54 +7,53 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fcf_jax.core.records import ServerState
 
-_WORTH_SPLITTING = 2**26  # bytes; the sums of a split step depend on the number of devices
+_WORTH_SPLITTING = 2**24  # bytes; the sums of a split step depend on the number of devices
 
 
-class ItemSplit(NamedTuple):
-    """Devices of which each holds an equal part of the items in the optimizer's state.
+class Sharing(NamedTuple):
+    """How the devices of a mesh share a round.
 
     Attributes:
-        mesh: all devices.
-        axis: the axis of the mesh along which they lie.
+        mesh: the devices; those along its axis "clients" share the clients.
+        items_axis: axis of the mesh along which the optimizer's state is split by items; None: each device
+            has all of it.
     """
 
     mesh: Mesh
-    axis: str
+    items_axis: str | None = None
 
 
-def split_of(state: ServerState, mesh: Mesh | None) -> ItemSplit | None:
-    """Return how the optimizer's state is split; None if every device has all of it.
+def sharing_of(state: ServerState, mesh: Mesh | None) -> Sharing | None:
+    """Return how the devices share a round with a state of this size; None without a mesh.
 
-    If the mesh splits items, so is everything. If not, a large state is split over the devices that share
-    the clients: each takes the step for its items. A number of items that the devices do not divide is not
-    split.
+    If the mesh splits items, so is everything. If not, a large state of the optimizer is split over the
+    devices that share the clients: each takes the step for its items. A number of items that the devices do
+    not divide is not split.
     """
-    if mesh is None:
-        return None
-    if mesh.shape["items"] > 1:
-        return ItemSplit(mesh, "items")
+    if mesh is None or mesh.shape["items"] > 1:
+        return None if mesh is None else Sharing(mesh, "items")
     leaves = jax.tree.leaves(state.optimizer_state)
     is_large = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) >= _WORTH_SPLITTING
     num_devices = mesh.shape["clients"]
     is_even = num_devices > 1 and state.item_factors.shape[0] % num_devices == 0
-    return ItemSplit(mesh, "clients") if is_large and is_even else None
+    return Sharing(mesh, "clients" if is_large and is_even else None)
 
 
 def state_shardings(state: ServerState, mesh: Mesh) -> Any:
     """Return the sharding of each array of a state.
 
     If the mesh splits items, so is everything. If not, the item factors are copied to all devices, which all
-    need them; the state of the optimizer is split or copied, as `split_of` says.
+    need them; the state of the optimizer is split or copied, as `sharing_of` says.
 
     Args:
         state: the state, or its shapes.
         mesh: from `fcf_jax.parallel.client_mesh`.
     """
-    num_items, of_state = state.item_factors.shape[0], split_of(state, mesh)
+    num_items, sharing = state.item_factors.shape[0], sharing_of(state, mesh)
 
     def split(leaf: Any) -> NamedSharding:
         items_axes = [place for place, size in enumerate(leaf.shape) if size == num_items][:1]
-        axis = None if of_state is None else of_state.axis
+        axis = None if sharing is None else sharing.items_axis
         of_axes = (axis if position in items_axes else None for position in range(leaf.ndim))
         return NamedSharding(mesh, PartitionSpec(*of_axes))
 
@@ -72,3 +71,8 @@ def kept_in_place(state: ServerState, mesh: Mesh | None) -> ServerState:
     if mesh is None or mesh.shape["items"] > 1:
         return state
     return jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))
+
+
+def shares_items_of_clients(sharing: Sharing | None) -> bool:
+    """Return True if the devices that share the clients also share the items."""
+    return sharing is not None and sharing.items_axis == "clients"

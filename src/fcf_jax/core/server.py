@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fcf_jax.core.checks import require
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import total_loss
-from fcf_jax.core.placement import ItemSplit, state_shardings
+from fcf_jax.core.placement import Sharing, state_shardings
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
 
@@ -53,7 +53,7 @@ def server_update(
     optimizer: optax.GradientTransformation,
     *,
     num_users: int,
-    split: ItemSplit | None = None,
+    sharing: Sharing | None = None,
 ) -> tuple[ServerState, RoundInfo]:
     """Update the item factors with the gradient that the cohort's sums estimate.
 
@@ -64,10 +64,10 @@ def server_update(
         model: gives lambda.
         state: state before the round.
         sums: sums over the cohort.
-        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, `split`, and,
-            scaled by N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
+        optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, `sharing`,
+            and, scaled by N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
         num_users: N, at least the number of clients in the sums.
-        split: devices that hold parts of the optimizer's state, from `core.placement.split_of`.
+        sharing: devices that share the step, from `core.placement.sharing_of`; None: one device.
 
     Returns:
         The next state, and the info of the round without `solve_error` and `client_ids`.
@@ -84,7 +84,7 @@ def server_update(
     extra = {
         "model": model,
         "num_users": num_users,
-        "split": split,
+        "sharing": sharing,
         "user_gram": scale * sums.user_gram,
         "confidence_sum": scale * sums.confidence_sum,
         "value": loss,

@@ -114,7 +114,7 @@ def place_state(state: ServerState, mesh: Mesh) -> ServerState:
     """Put the state on the devices.
 
     If the mesh splits items, so is the state. If not, the item factors are copied to all devices; the state
-    of the optimizer is copied too, or, from 64 MB on, split by items if their number allows it. What lies
+    of the optimizer is copied too, or, from 16 MB on, split by items if their number allows it. What lies
     there already, as the state of a federation with this mesh does, is returned as it is.
     """
     return jax.tree.map(_put, state, state_shardings(state, mesh))
