@@ -18,10 +18,12 @@ from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state, use_c
 
 ON_EIGHT_DEVICES = """
     import json, sys
+    from functools import partial
     import jax, numpy as np, optax
     import fcf_jax as fcf
     from fcf_jax import parallel
-    from fcf_jax.channel import Pieces, clip_and_noise
+    from fcf_jax.channel import Pieces, choose_formats, clip_and_noise, fixed_point
+    from fcf_jax.core import cohort_sum
     from fcf_jax.core import placement as server_placement
     from fcf_jax.core.packing import chunk_specs
     from fcf_jax.data import simulate_taste
@@ -78,6 +80,24 @@ ON_EIGHT_DEVICES = """
     cut = fcf.evaluate(model, filled[:39], *pair)
     assert fcf.evaluate(model, state.item_factors, *pair) == cut
 
+    # devices that keep the sums of their items alone, in floating point and in integers
+    mesh, factors = parallel.client_mesh(3), jax.numpy.asarray(filled[:39])
+    exact = fixed_point(choose_formats(Pieces(90.0, 20.0, 90.0, 900.0), max_clients=150), max_clients=150)
+
+    @partial(jax.jit, static_argnums=0)
+    def sums(sharing, clients):
+        totals = {link: cohort_sum.accumulate(
+            model, factors, clients, channel=link, sharing=sharing)[0] for link in (None, exact)}
+        return [cohort_sum.accumulation_of(link).read(model, factors, totals[link]) for link in totals]
+
+    whole = sums(None, host)
+    parts = sums(server_placement.Sharing(mesh, "clients"), parallel.place_clients(host, mesh))
+    for name, one, other in zip(("sums in floating point", "in integers"), whole, parts):
+        assert not other.upload.is_fully_replicated
+        errors[name] = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in (
+            (one.upload, parallel.fetch(other.upload)), (one.user_gram, parallel.fetch(other.user_gram)),
+            (one.confidence_sum, parallel.fetch(other.confidence_sum))))
+
     # in a shard_map of one's own, light confidences and heavy ones
     mesh = jax.make_mesh((8,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
     placed = parallel.place_clients(host, parallel.client_mesh(8))
@@ -107,7 +127,7 @@ def test_eight_devices_agree_with_one():
     )
     assert output.returncode == 0, output.stderr[-2000:]
     errors = json.loads(output.stdout.splitlines()[-1])
-    assert len(errors) == 6
+    assert len(errors) == 8
     assert max(errors.values()) <= 1e-5, errors  # float32 sums in another order
 
 
