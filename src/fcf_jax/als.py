@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require, require_catalogue, require_pair
 from fcf_jax.core.cohort_sum import solve_clients
-from fcf_jax.core.objective import total_loss
+from fcf_jax.core.objective import for_items, total_loss
 from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
 from fcf_jax.core.server import draw_item_factors
 
@@ -117,7 +117,8 @@ def sweep(
     """Solve all users for fixed Y, then all items for fixed X; arguments as for `run_sweeps`."""
     user_factors, loss = solve_clients(model, item_factors, clients, mesh=mesh)
     next_item_factors, _ = solve_clients(model, user_factors, items, mesh=mesh)
-    return next_item_factors.astype(item_factors.dtype), AlsInfo(total_loss(model, item_factors, loss))
+    of_items = for_items(model, clients.item_counts, clients.row_counts.shape[0])
+    return next_item_factors.astype(item_factors.dtype), AlsInfo(total_loss(of_items, item_factors, loss))
 
 
 def converge_als(

@@ -40,7 +40,8 @@ def require(**arguments: Any) -> None:
         if not isinstance(value, jax.core.Tracer) and not rule.holds(value):
             raise ValueError(f"expected {rule.expected}, got {_in_words(value)}; {rule.remedy}")
         if isinstance(value, Model):
-            numbers = {name: getattr(value, name) for name in Model._fields if name in _RULES}
+            fields = ((name, getattr(value, name)) for name in Model._fields if name in _RULES)
+            numbers = {name: number for name, number in fields if number is not None}
             require(**numbers)
 
 
@@ -152,6 +153,11 @@ _RULES = {
         ),
         "solve_tolerance of at least 0 and below 1",
         "0 solves to the level of rounding",
+    ),
+    "regularization_exponent": Rule(
+        lambda value: (numbers := _numbers(value)) is not None and bool(np.all(np.abs(numbers) < np.inf)),
+        "regularization_exponent (nu) to be finite",
+        "1.0 scales lambda by the length of a history, None leaves it the same for all",
     ),
     "seed": _whole("seed", 0, "0 is the default"),
     "k": _whole("k", 1, "ask for at least one item; 10 is the paper's"),

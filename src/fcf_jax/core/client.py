@@ -9,7 +9,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.equations import RowSums, one_client, owned_by
+from fcf_jax.core.equations import RowSums, history_lengths, one_client, owned_by
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import (
     catalogue_loss,
@@ -17,6 +17,7 @@ from fcf_jax.core.objective import (
     gram,
     history_loss,
     item_gradient,
+    regularization_of,
     residuals,
     sparse_residuals,
 )
@@ -76,7 +77,8 @@ def client_update(
     item_gram = gram(item_factors) if item_gram is None else item_gram
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
     solution = solve_history(model, item_factors, item_gram, observations)
-    info = ClientInfo(_loss(model, item_gram, solution, rows, one_client()), solution.error)
+    loss = _loss(model, item_gram, solution, rows, one_client(), num_items=item_factors.shape[0])
+    info = ClientInfo(loss, solution.error)
     return ClientUpdate(solution.user_factors, residuals(solution.scores[0], observations)), info
 
 
@@ -113,7 +115,7 @@ def chunk_uploads(
         user_factors=solution.user_factors,
         weights=is_client.astype(solution.user_factors.dtype),
         is_clipped=jnp.zeros_like(is_client),
-        loss=_loss(model, broadcast.item_gram, solution, observations, row_sums),
+        loss=_loss(model, broadcast.item_gram, solution, observations, row_sums, num_items=shared.num_items),
         solve_error=solution.error,
     )
 
@@ -124,12 +126,19 @@ def _loss(
     solution: Solution,
     observations: Observations,
     row_sums: RowSums,
+    *,
+    num_items: int,
 ) -> Float[Array, "*clients"]:
     """Compute each client's share of J."""
     of_history = jax.vmap(lambda scores, row: history_loss(model, scores, row))
-    of_catalogue = jnp.vectorize(lambda x: catalogue_loss(model, item_gram, x), signature="(k)->()")
+
+    def of_catalogue(x: Array, regularization: Array) -> Array:
+        return catalogue_loss(model._replace(regularization=regularization), item_gram, x)
+
     observed = row_sums.total(of_history(solution.scores, observations))
-    return observed + of_catalogue(solution.user_factors)
+    regularization = regularization_of(model, history_lengths(observations, row_sums), num_items)
+    unobserved = jnp.vectorize(of_catalogue, signature="(k),()->()")(solution.user_factors, regularization)
+    return observed + unobserved
 
 
 def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:

@@ -220,7 +220,8 @@ def solve_chunks(
         The final total, the stacked outputs, and the largest solve error of a client.
     """
     model, num_users = broadcast.model, clients.row_counts.shape[0]
-    shared = shared_part(model, broadcast.item_factors, broadcast.item_gram)
+    num_items = clients.item_counts.shape[-1]  # Y may have padding rows
+    shared = shared_part(model, broadcast.item_factors, broadcast.item_gram, num_items=num_items)
 
     def solve(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.linalg import einsum, matmul
+from fcf_jax.core.linalg import eigh, einsum, matmul
 from fcf_jax.core.placement import Sharing
 from fcf_jax.core.records import Model
 
@@ -17,25 +17,25 @@ _BLOCK_BYTES, _BLOCK_BYTES_OF_GPUS = 2**19, 2**28
 
 
 class Curvature(NamedTuple):
-    """The items' Hessians 2 (kappa_i S + lambda I), diagonal in the eigenbasis of S.
+    """The items' Hessians 2 (kappa_i S + lambda_i I), diagonal in the eigenbasis of S.
 
     Attributes:
         user_gram: S.
         kappa: kappa_i.
-        regularization: lambda.
+        regularization: lambda_i.
         basis: eigenvectors of S; not differentiated.
         eigenvalues: of S, at least 0; not differentiated.
     """
 
     user_gram: Float[Array, "factors factors"]
     kappa: Float[Array, "items"]
-    regularization: Float[Array, ""]
+    regularization: Float[Array, "items"]
     basis: Float[Array, "factors factors"]
     eigenvalues: Float[Array, "factors"]
 
     def diagonal(self, eigenvalues: Float[Array, "some"]) -> Float[Array, "items some"]:
         """Compute the diagonals of the Hessians for some of the eigenvalues; not differentiated."""
-        kappa, shrinkage = jax.lax.stop_gradient((self.kappa[:, None], self.regularization))
+        kappa, shrinkage = jax.lax.stop_gradient((self.kappa[:, None], self.regularization[:, None]))
         rounding = jnp.finfo(kappa.dtype)
         largest = 2.0 * (kappa * jnp.max(self.eigenvalues) + shrinkage)
         floor = rounding.eps * largest + rounding.tiny  # for lambda = 0
@@ -47,21 +47,22 @@ def curvature_of(
 ) -> Curvature:
     """Compute the eigendecomposition of S, once for all items."""
     dtype = user_gram.dtype
-    kappa, regularization = kappa.astype(dtype), jnp.asarray(model.regularization, dtype)
-    eigenvalues, basis = _eigh(jax.lax.stop_gradient(user_gram))
+    kappa = kappa.astype(dtype)
+    regularization = jnp.broadcast_to(jnp.ravel(jnp.asarray(model.regularization, dtype)), kappa.shape)
+    eigenvalues, basis = eigh(jax.lax.stop_gradient(user_gram))
     return Curvature(user_gram, kappa, regularization, basis, jnp.maximum(eigenvalues, 0.0))
 
 
 def multiply(curvature: Curvature, step: Float[Array, "items factors"]) -> Float[Array, "items factors"]:
-    """Compute 2 y_i (kappa_i S + lambda I) for every item."""
-    shrinkage = curvature.regularization * step
+    """Compute 2 y_i (kappa_i S + lambda_i I) for every item."""
+    shrinkage = curvature.regularization[:, None] * step
     return 2.0 * (curvature.kappa[:, None] * matmul(step, curvature.user_gram) + shrinkage)
 
 
 def precondition(
     gradient: Float[Array, "items factors"], curvature: Curvature
 ) -> Float[Array, "items factors"]:
-    """Compute g_i (2 (kappa_i S + lambda I))^-1 for every item.
+    """Compute g_i (2 (kappa_i S + lambda_i I))^-1 for every item.
 
     Differentiated implicitly, since eigenvectors of equal eigenvalues have no derivative.
     """
@@ -117,7 +118,7 @@ def inverse_products(
     if sharing is None or axis is None:
         return share(changes, gradient, curvature)
     whole, by_item = PartitionSpec(), PartitionSpec(axis)
-    of_curvature = jax.tree.map(lambda _: whole, curvature)._replace(kappa=by_item)
+    of_curvature = jax.tree.map(lambda _: whole, curvature)._replace(kappa=by_item, regularization=by_item)
     specs = PartitionSpec(None, axis), by_item, of_curvature
     by_device = jax.shard_map(
         share, mesh=sharing.mesh, in_specs=specs, out_specs=whole, axis_names={axis}, check_vma=False
@@ -145,7 +146,9 @@ def _products_by_blocks(
             return jax.lax.dynamic_slice_in_dim(leaf, begin, block_items, axis)
 
         vectors = jnp.concatenate([of_block(changes, 1), of_block(gradient, 0)[None]])
-        hessians = curvature._replace(kappa=of_block(curvature.kappa, 0)).diagonal(curvature.eigenvalues)
+        kappa, regularization = (of_block(leaf, 0) for leaf in (curvature.kappa, curvature.regularization))
+        of_items = curvature._replace(kappa=kappa, regularization=regularization)
+        hessians = of_items.diagonal(curvature.eigenvalues)
         scale = jnp.where(is_new[:, None], jax.lax.rsqrt(hessians), 0.0)
         scaled = jnp.swapaxes(scale * einsum("aik,kl->ail", vectors, curvature.basis), 0, 1)
         return total + jnp.sum(einsum("iak,ibk->iab", scaled, scaled), axis=0)
@@ -184,8 +187,3 @@ def _products(left: tuple[Array, Array], right: tuple[Array, Array]) -> InverseP
         mixed=einsum("aij,ij->a", left[0], right[1]),
         gradient=einsum("ij,ij->", left[1], right[1]),
     )
-
-
-@jax.custom_batching.sequential_vmap  # not batched: batched LAPACK calls can block forever on a CPU
-def _eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
-    return jnp.linalg.eigh(matrix)

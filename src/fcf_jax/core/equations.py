@@ -1,10 +1,12 @@
 r"""The normal equations A x = b of the clients that own a batch of rows.
 
-    A_u = M + \sum_{i in I_u} (c_i - w0) y_i y_i^T,   M = w0 G + lambda I,   b_u = \sum_{i in I_u} c_i p_i y_i
+    A_u = w0 G + lambda_u I + \sum_{i in I_u} (c_i - w0) y_i y_i^T,   b_u = \sum_{i in I_u} c_i p_i y_i
 
-In whitened terms, with M = L L^T, z = L^-1 y and x = L^-T x', they are
+In whitened terms, with w0 G + lambda I = L L^T, z = L^-1 y and x = L^-T x', they are
 
-    (I + \sum_{i in I_u} (c_i - w0) z_i z_i^T) x' = \sum_{i in I_u} c_i p_i z_i,   x.y_i = x'.z_i
+    (D_u + \sum_{i in I_u} (c_i - w0) z_i z_i^T) x' = \sum_{i in I_u} c_i p_i z_i,   x.y_i = x'.z_i
+
+where D_u = I if lambda_u = lambda for all, and is diagonal if L comes from the eigenvectors of G.
 """
 
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from fcf_jax.core.linalg import einsum
-from fcf_jax.core.records import Model
+from fcf_jax.core.records import Observations, Scalar
 
 
 class RowSums(NamedTuple):
@@ -56,7 +58,8 @@ class Equations(NamedTuple):
         observed_factors: y_i of the observed items; z_i in whitened terms.
         targets: c p, 0 in empty slots.
         extra: c - w0, 0 in empty slots.
-        shared: M; None in whitened terms, where it is the identity.
+        shared: w0 G; None in whitened terms: 0.
+        ridge: lambda_u; in whitened terms D_u, whose numbers are all 1 or one for each factor.
         right: more of the right-hand side.
     """
 
@@ -64,15 +67,13 @@ class Equations(NamedTuple):
     targets: Float[Array, "rows slots"]
     extra: Float[Array, "rows slots"]
     shared: Float[Array, "factors factors"] | None
+    ridge: Scalar | Float[Array, "*clients 1"] | Float[Array, "*clients factors"]
     right: Float[Array, "*clients factors"]
 
 
-def shared_matrix(
-    model: Model, item_gram: Float[Array, "factors factors"]
-) -> Float[Array, "factors factors"]:
-    """Compute M = w0 G + lambda I, the part of A that all clients share."""
-    identity = jnp.eye(item_gram.shape[0], dtype=item_gram.dtype)
-    return model.unobserved_weight * item_gram + model.regularization * identity
+def history_lengths(observations: Observations, row_sums: RowSums) -> Int[Array, "*clients"]:
+    """Count the interactions of each client."""
+    return row_sums.total(jnp.sum(observations.mask, axis=-1, dtype=jnp.int32))
 
 
 def normal_matrices(equations: Equations, row_sums: RowSums) -> Float[Array, "*clients factors factors"]:
@@ -82,7 +83,8 @@ def normal_matrices(equations: Equations, row_sums: RowSums) -> Float[Array, "*c
         return jnp.matmul(factors.T * extra[None, :], factors, precision="highest")
 
     seen = row_sums.total(jax.vmap(of_row)(equations.observed_factors, equations.extra))
-    return seen + (jnp.eye(seen.shape[-1]) if equations.shared is None else equations.shared)
+    ridge = jnp.asarray(equations.ridge)[..., None] * jnp.eye(seen.shape[-1], dtype=seen.dtype)
+    return seen + ridge + (0.0 if equations.shared is None else equations.shared)
 
 
 def observed_scores(
@@ -100,7 +102,7 @@ def product(
 ) -> Float[Array, "*clients factors"]:
     """Compute A x; `scores` are those of x."""
     of_history = row_sums.total(einsum("rsk,rs->rk", equations.observed_factors, equations.extra * scores))
-    return of_history + _times_shared(equations, user_factors)
+    return of_history + times_common(equations, user_factors)
 
 
 def first_residual(equations: Equations, row_sums: RowSums) -> Float[Array, "*clients factors"]:
@@ -117,10 +119,14 @@ def residual_at(
 ) -> Float[Array, "*clients factors"]:
     """Compute the residual at x, summed over the history item by item, so that large terms cancel first."""
     left = equations._replace(targets=equations.targets - equations.extra * scores)
-    return first_residual(left, row_sums) - _times_shared(equations, user_factors)
+    return first_residual(left, row_sums) - times_common(equations, user_factors)
 
 
-def _times_shared(equations: Equations, user_factors: Float[Array, "*clients factors"]) -> Array:
+def times_common(
+    equations: Equations, user_factors: Float[Array, "*clients factors"]
+) -> Float[Array, "*clients factors"]:
+    """Compute (w0 G + lambda_u I) x, the part of A x that no history enters."""
+    shrunk = equations.ridge * user_factors
     if equations.shared is None:
-        return user_factors
-    return einsum("...k,kl->...l", user_factors, equations.shared)
+        return shrunk
+    return shrunk + einsum("...k,kl->...l", user_factors, equations.shared)

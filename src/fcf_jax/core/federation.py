@@ -19,16 +19,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import numpy as np
 import optax
 from jax import numpy as jnp
 from jax.sharding import Mesh
 from jax.tree_util import Partial, register_dataclass
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.checks import require, require_catalogue
 from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
 from fcf_jax.core.kernels.choice import suited
+from fcf_jax.core.objective import for_items
 from fcf_jax.core.packing import padded_size
 from fcf_jax.core.placement import kept_in_place, sharing_of
 from fcf_jax.core.precision import cast, cast_like, precision_of
@@ -199,7 +201,13 @@ def weights_of_users(cohort: Cohort, *, num_users: int) -> Float[Array, "users"]
 
 
 def step(
-    setup: Setup, key: Key, state: ServerState, total: Any, *, num_users: int
+    setup: Setup,
+    key: Key,
+    state: ServerState,
+    total: Any,
+    *,
+    num_users: int,
+    item_counts: Int[Array | np.ndarray, "items"],
 ) -> tuple[ServerState, RoundInfo]:
     """Read the total of `collect`, apply the channel's server ends, and update the server's state."""
     precision = precision_of(state.item_factors)
@@ -211,6 +219,7 @@ def step(
         state = state._replace(channel_state=cast_like(channel_state, state.channel_state))
         if setup.num_rows > setup.num_items:  # take the noise off padding rows
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
+    model = for_items(model, jnp.pad(item_counts, (0, setup.num_rows - setup.num_items)), num_users)
     sharing = sharing_of(state, setup.mesh)
     state, info = server_update(model, state, sums, setup.optimizer, num_users=num_users, sharing=sharing)
     return kept_in_place(state, setup.mesh), info
@@ -250,7 +259,7 @@ def _round(
         total, solve_error, num_left_out = sum_over_cohort(
             collect_from, clients, cohort.client_ids, row_capacity=row_capacity, num_shares=setup.num_shares
         )
-    state, info = step(setup, key, state, total, num_users=num_users)
+    state, info = step(setup, key, state, total, num_users=num_users, item_counts=clients.item_counts)
     is_whole = num_left_out == 0
     return state, info._replace(
         loss=jnp.where(is_whole, info.loss, jnp.nan),

@@ -42,6 +42,11 @@ def inverse_cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], 
     return inverse * scale[None, :], is_definite(smallest)
 
 
+def add_ridge(matrix: Float[Array, "n n"], ridge: Any) -> Float[Array, "n n"]:
+    """Compute A + ridge I."""
+    return matrix + ridge * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+
+
 def solve_definite(matrix: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
     """Solve A x = b for a positive definite A; the implicit derivatives exist to all orders."""
     inverse, _ = inverse_cholesky(jax.lax.stop_gradient(matrix))
@@ -113,3 +118,9 @@ def matmul(left: Float[Array, "n k"], right: Float[Array, "k m"]) -> Float[Array
 def einsum(subscripts: str, *operands: Array) -> Array:
     """Compute `jnp.einsum` at the highest precision."""
     return jnp.einsum(subscripts, *operands, precision="highest")
+
+
+@jax.custom_batching.sequential_vmap  # not batched: batched LAPACK calls can block forever on a CPU
+def eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
+    """Compute eigenvalues, ascending, and eigenvectors; not differentiable where eigenvalues are equal."""
+    return jnp.linalg.eigh(matrix)

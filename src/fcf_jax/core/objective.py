@@ -8,7 +8,7 @@ short, so the functions visit observed items only; the Gram matrix G = Y^T Y acc
 
 from jax import numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.checks import require
 from fcf_jax.core.precision import cast, in_one_precision, precision_of
@@ -93,6 +93,34 @@ def scores(
     return jnp.matmul(item_factors[observations.item_ids], user_factor, precision="highest")
 
 
+def regularization_of(
+    model: Model, counts: Scalar | Int[Array, "*rows"] | Float[Array, "*rows"], num_others: Scalar
+) -> Scalar | Float[Array, "*rows"]:
+    """Compute lambda of users or items: lambda (n + w0 N)^nu, the same for all without an exponent.
+
+    Args:
+        model: gives lambda, nu and w0.
+        counts: n, the interactions of each user or item.
+        num_others: N, the number of items for users, and of users for items.
+
+    References:
+        Rendle et al., RecSys 2022, equation 7.
+    """
+    if model.regularization_exponent is None:
+        return model.regularization
+    # a sum of 0 belongs to a factor of 0
+    frequency = jnp.maximum(counts + model.unobserved_weight * num_others, 1.0)
+    return model.regularization * frequency**model.regularization_exponent
+
+
+def for_items(model: Model, item_counts: Int[Array, "items"], num_users: int) -> Model:
+    """Return the model with lambda of each item, [items, 1] if it differs: what the server's step uses."""
+    if model.regularization_exponent is None:
+        return model
+    of_items = jnp.asarray(regularization_of(model, item_counts, num_users))[:, None]
+    return model._replace(regularization=of_items, regularization_exponent=None)
+
+
 def residuals(scores: Float[Array, "*rows slots"], observations: Observations) -> Float[Array, "*rows slots"]:
     """Compute e_i = c_i (p_i - s_i) on the observed items, 0 in empty slots."""
     return jnp.where(observations.mask, observations.confidence * (observations.preference - scores), 0.0)
@@ -120,7 +148,7 @@ def history_loss(model: Model, scores: Float[Array, "slots"], observations: Obse
 def catalogue_loss(
     model: Model, item_gram: Float[Array, "factors factors"], user_factor: Float[Array, "factors"]
 ) -> Float[Array, ""]:
-    """Compute w0 x^T G x + lambda |x|^2: the loss of a user if all items were unobserved."""
+    """Compute w0 x^T G x + lambda |x|^2: the loss of a user if all items were unobserved; lambda as given."""
     unobserved = jnp.dot(
         user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest"
     )
@@ -146,8 +174,9 @@ def loss(
         arXiv:1901.09888, the cost function; Hu et al. 2008, equation 3.
     """
     user_scores = scores(item_factors, user_factor, observations)
+    own = regularization_of(model, jnp.sum(observations.mask), item_factors.shape[0])
     return history_loss(model, user_scores, observations) + catalogue_loss(
-        model, gram(item_factors), user_factor
+        model._replace(regularization=own), gram(item_factors), user_factor
     )
 
 
@@ -178,11 +207,11 @@ def total_loss(
     """Compute J from the sum of the clients' shares, by adding lambda |Y|^2.
 
     Args:
-        model: gives lambda.
+        model: gives lambda; with an exponent, the result of `for_items`.
         item_factors: Y.
         of_clients: sum over the users of `loss`.
     """
-    return of_clients + model.regularization * jnp.sum(item_factors**2)
+    return of_clients + jnp.sum(model.regularization * item_factors**2)
 
 
 @in_one_precision

@@ -62,12 +62,18 @@ class Model(NamedTuple):
         unobserved_weight: w0 >= 0, the confidence of items outside a history; 0 for explicit ratings.
         solve_tolerance: relative error, in the energy norm, at which a client may stop, below 1; 0: at the
             level of rounding. Heavy confidence is solved directly, which is exact.
+        regularization_exponent: nu in lambda_u = lambda (|I_u| + w0 M)^nu, for a user with |I_u| interactions
+            and a catalogue of M items, and likewise for items; None: lambda is the same for all, as with 0.
+
+    References:
+        Rendle et al., RecSys 2022, "Revisiting the Performance of iALS", equation 7: the exponent.
     """
 
     weighting: Weighting
     regularization: Scalar
     unobserved_weight: Scalar = 1.0
     solve_tolerance: Scalar = 0.0
+    regularization_exponent: Scalar | None = None
 
 
 @runtime_checkable

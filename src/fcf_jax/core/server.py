@@ -61,7 +61,7 @@ def server_update(
     added once and not scaled. A round without clients changes only the round index.
 
     Args:
-        model: gives lambda.
+        model: gives lambda; with an exponent, the result of `core.objective.for_items`.
         state: state before the round.
         sums: sums over the cohort.
         optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, `sharing`,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.checks import require
 from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.objective import regularization_of
 from fcf_jax.core.packing import fill_up, pack_clients
 from fcf_jax.core.precision import cast, precision_of
 from fcf_jax.core.records import Model, PackedClients, as_pytree
@@ -230,7 +231,8 @@ def explain_score(
     observed, w0 = factors[observed_item_ids], float(model.unobserved_weight)
     if factorization is None:
         extra = np.asarray(confidence, np.float64) - w0
-        shared = w0 * factors.T @ factors + float(model.regularization) * np.eye(factors.shape[1])
+        ridge = float(regularization_of(model, extra.size, factors.shape[0]))
+        shared = w0 * factors.T @ factors + ridge * np.eye(factors.shape[1])
         try:
             factorization = cho_factor(shared + (observed.T * extra) @ observed)
         except np.linalg.LinAlgError as error:

@@ -43,6 +43,7 @@ def load_run(folder: str | PathLike[str]) -> FederatedCollaborativeFilter:
         alpha=config.model.alpha,
         regularization=config.model.regularization,
         unobserved_weight=config.model.unobserved_weight,
+        regularization_exponent=config.model.regularization_exponent,
         num_rounds=config.federation.num_rounds,
         cohort_size=config.federation.cohort_size,
         strengths=config.data.strengths,

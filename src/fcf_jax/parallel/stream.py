@@ -67,7 +67,7 @@ def run_rounds_streamed(
         total, solve_error = collect_streamed(
             _collect, shared, present, block_chunks=block_chunks, mesh=setup.mesh
         )
-        state, info = _step_in_place(num_users, setup, key, state, total)
+        state, info = _step_in_place(num_users, setup, key, state, total, np.asarray(clients.item_counts))
         infos.append(info._replace(solve_error=solve_error, client_ids=cohort.client_ids))
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves) if num_rounds else leaves[0], *infos)
 
@@ -170,6 +170,6 @@ def _add_block(collect: Callable, total: tuple | None, shared: Any, block: Packe
 
 @partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _step_in_place(
-    num_users: int, setup: Setup, key: Key, state: ServerState, total: Any
+    num_users: int, setup: Setup, key: Key, state: ServerState, total: Any, item_counts: Array
 ) -> tuple[ServerState, RoundInfo]:
-    return rounds.step(setup, key, state, total, num_users=num_users)
+    return rounds.step(setup, key, state, total, num_users=num_users, item_counts=item_counts)

@@ -19,6 +19,7 @@ Ids = int | str | npt.ArrayLike
 IdsAndScores = tuple[np.ndarray, np.ndarray]
 _NUMBERS = (
     "num_factors", "num_rounds", "cohort_size", "seed", "alpha", "regularization", "unobserved_weight",
+    "regularization_exponent",
 )  # fmt: skip
 
 

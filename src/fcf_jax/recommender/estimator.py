@@ -69,6 +69,8 @@ class FederatedCollaborativeFilter(Queries):
         initial_item_factors: what `fit` starts from: an array [items, factors], or a fitted model, whose
             items are matched by label; items that it lacks start as without it. None: drawn item factors.
         seed: seed of the first item factors and of the cohorts, at least 0.
+        regularization_exponent: nu: a user or item with n interactions among N items or users has the lambda
+            lambda (n + w0 N)^nu; 0: lambda is the same for all.
 
     Raises:
         ValueError: for a value that is out of range.
@@ -94,6 +96,7 @@ class FederatedCollaborativeFilter(Queries):
         default=None, repr=False
     )
     seed: int = 0
+    regularization_exponent: float = 0.0
     _item_factors: jax.Array | None = dataclasses.field(default=None, init=False, repr=False)
     _item_labels: np.ndarray | None = dataclasses.field(default=None, init=False, repr=False)
     _histories: Interactions | None = dataclasses.field(default=None, init=False, repr=False)

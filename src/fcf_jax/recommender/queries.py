@@ -31,6 +31,7 @@ class Queries:
     alpha: float
     regularization: float
     unobserved_weight: float
+    regularization_exponent: float
     strengths: Strengths
     _item_factors: jax.Array | None
     _item_labels: np.ndarray | None
@@ -278,7 +279,12 @@ class Queries:
     @property
     def _model(self) -> Model:
         weighting = implicit_feedback(alpha=float(self.alpha))
-        return Model(weighting, float(self.regularization), float(self.unobserved_weight))
+        return Model(
+            weighting,
+            float(self.regularization),
+            float(self.unobserved_weight),
+            regularization_exponent=float(self.regularization_exponent) or None,
+        )
 
     def _solve(self, item_factors: jax.Array, histories: Interactions) -> np.ndarray:
         return solve_new_users(self._model, item_factors, histories)

@@ -33,8 +33,8 @@ def choose(by_kernels: Callable, plain: Callable, *arguments: Any) -> Any:
         plain: (model, factors, clients, ...) -> the same.
         arguments: model, factors and clients, and whatever else.
     """
-    _, factors, clients, *_ = arguments
-    plan = _plan_for(factors, clients)
+    model, factors, clients, *_ = arguments
+    plan = _plan_for(model, factors, clients)
     return plain(*arguments) if plan is None else _either(partial(by_kernels, plan), plain, *arguments)
 
 
@@ -73,11 +73,13 @@ def _most_confidence(model: Model, rows: Any) -> Array:
     return jnp.max(extra_confidence(model, observe(model, rows))) / model.unobserved_weight
 
 
-def _plan_for(factors: Any, clients: PackedClients) -> Plan | None:
+def _plan_for(model: Model, factors: Any, clients: PackedClients) -> Plan | None:
     """Return the sizes of the kernels for these clients; None where there are none."""
     if clients.items is None:
         return None
     obstacle = obstacle_to(factors.shape[1], jnp.result_type(factors))
+    if model.regularization_exponent is not None:
+        obstacle = "they solve with one lambda for all, got a regularization_exponent"
     if obstacle is not None:
         remark_on_kernels(obstacle)
         return None

@@ -12,13 +12,12 @@ from typing import NamedTuple
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fcf_jax.core.equations import shared_matrix
 from fcf_jax.core.kernels.clients import Rows, Solved, solve
 from fcf_jax.core.kernels.items import Pieces, sum_over_users
 from fcf_jax.core.kernels.launch import Weighted
 from fcf_jax.core.kernels.plans import Plan
 from fcf_jax.core.kernels.root import inverse_root_of
-from fcf_jax.core.linalg import matmul
+from fcf_jax.core.linalg import add_ridge, matmul
 from fcf_jax.core.objective import extra_confidence, gram, observe, sparse_residuals
 from fcf_jax.core.records import ClientData, CohortSum, ItemMajor, Model, Observations, PackedClients
 
@@ -91,7 +90,7 @@ def whiten(model: Model, item_factors: Float[Array, "items factors"], plan: Plan
     """Compute Z and N, once a round."""
     num_factors = item_factors.shape[1]
     missing = plan.num_factors - num_factors
-    matrix = shared_matrix(model, gram(item_factors))
+    matrix = add_ridge(model.unobserved_weight * gram(item_factors), model.regularization)
     inverse_root, is_definite = inverse_root_of(matrix, size=plan.num_factors, launch=plan.clients)
     table = jnp.pad(matmul(item_factors, inverse_root.T), ((0, 0), (0, missing)))
     return Whitened(table, inverse_root, is_definite)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.objective import for_items, total_loss
 from fcf_jax.core.records import ClientData, CohortSum, Model, PackedClients
 from fcf_jax.data import Interactions, Split
 from fcf_jax.evaluation import (
@@ -81,9 +82,10 @@ def measures_of(
             sums, _ = collect_streamed(
                 collect, (model, item_factors), clients, block_chunks=block_chunks, mesh=mesh
             )
-        return float(sums.loss) + float(model.regularization) * float(np.sum(on_host**2))
+        return float(total_loss(of_items, jnp.asarray(on_host), sums.loss))
 
     train, k = dataset.split.train, evaluation.lengths
+    of_items = for_items(model, clients.item_counts, train.num_users)
     data = scored_data(dataset.split, evaluation, seed=seed)
 
     def metrics(on_host: ItemFactors) -> dict[str, float]:

@@ -176,7 +176,12 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
     """
     is_explicit = feedback == "explicit"
     weighting = explicit_ratings(mean=mean_rating) if is_explicit else implicit_feedback(alpha=model.alpha)
-    return Model(weighting, model.regularization, model.unobserved_weight)
+    return Model(
+        weighting,
+        model.regularization,
+        model.unobserved_weight,
+        regularization_exponent=model.regularization_exponent or None,
+    )
 
 
 def of_popularity(data: DataConfig, measured: dict[str, Any]) -> dict[str, Any]:

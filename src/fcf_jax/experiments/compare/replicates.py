@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float64
 
 from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.federation import Federation
+from fcf_jax.core.objective import for_items, total_loss
 from fcf_jax.core.packing import choose_row_width, pack_clients, pack_items, stack_clients
 from fcf_jax.core.records import Model, PackedClients, RoundInfo, ServerState
 from fcf_jax.evaluation import (
@@ -229,7 +230,8 @@ def _assessor(
 ) -> Callable[[Array], Assessment]:
     def assess(model: Model, item_factors: Array, clients: PackedClients, data: EvaluationData | None):
         user_factors, loss = solve_clients(model, item_factors, clients)
-        loss = loss + model.regularization * jnp.sum(item_factors**2)
+        of_items = for_items(model, clients.item_counts, clients.row_counts.shape[0])
+        loss = total_loss(of_items, item_factors, loss)
         metrics = None if data is None else user_metrics(model, item_factors, data, k=k)
         return user_factors, loss, metrics
 

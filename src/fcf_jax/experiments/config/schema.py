@@ -36,6 +36,12 @@ class ModelConfig(Section):
     unobserved_weight: float = Field(
         default=1.0, ge=0, description="w0, confidence of unobserved items; 0 for explicit ratings"
     )
+    regularization_exponent: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="nu: a user with n interactions among M items has lambda (n + w0 M)^nu, items likewise",
+    )
     init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the initial item factors")
 
 
