@@ -136,10 +136,18 @@ def gathered(batch: Batch) -> Equations:
 
 
 def _gathered_whitened(batch: Batch, shared: Shared) -> Equations:
-    right, ridge = matmul(batch.right, shared.inverse_root.T), 1.0
+    right, ridge = _whitened_right(batch.right, shared.inverse_root), 1.0
     if shared.diagonal is not None:
         ridge = 1.0 + (batch.ridge - shared.ridge) / shared.diagonal
     return Equations(shared.whitened[batch.item_ids], batch.targets, batch.extra, None, ridge, right)
+
+
+def _whitened_right(
+    right: Float[Array, "*clients factors"], inverse_root: Float[Array, "factors factors"]
+) -> Float[Array, "*clients factors"]:
+    """Compute L^-1 right; a round has none, so that the product is worth a branch."""
+    is_any = any_in_batch(jnp.any(right != 0))
+    return jax.lax.cond(is_any, lambda right: matmul(right, inverse_root.T), lambda right: right, right)
 
 
 def _in_units(
