@@ -22,7 +22,7 @@ from fcf_jax.core.objective import (
     sparse_residuals,
 )
 from fcf_jax.core.precision import in_one_precision
-from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Uploads
+from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Scalar, Uploads
 from fcf_jax.core.solve import Shared, Solution, solve_history, solve_rows
 
 # Norms are rounded up so that float32 never understates one, for up to a million interactions. Relative
@@ -127,7 +127,7 @@ def _loss(
     observations: Observations,
     row_sums: RowSums,
     *,
-    num_items: int,
+    num_items: Scalar,
 ) -> Float[Array, "*clients"]:
     """Compute each client's share of J."""
     of_history = jax.vmap(lambda scores, row: history_loss(model, scores, row))

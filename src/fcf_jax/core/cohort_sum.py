@@ -222,6 +222,7 @@ def solve_chunks(
     model, num_users = broadcast.model, clients.row_counts.shape[0]
     num_items = clients.item_counts.shape[-1]  # Y may have padding rows
     shared = shared_part(model, broadcast.item_factors, broadcast.item_gram, num_items=num_items)
+    broadcast, shared = packing.beginning_like((as_pytree(broadcast), shared), clients.owners)
 
     def solve(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk

@@ -68,7 +68,7 @@ class Shared(NamedTuple):
     """
 
     matrix: Float[Array, "factors factors"]
-    num_items: int
+    num_items: Scalar
     ridge: Scalar
     diagonal: Float[Array, "factors"] | None
     inverse_root: Float[Array, "factors factors"]
@@ -257,9 +257,10 @@ def _relative_error(decrement: Array, first_decrement: Array) -> Array:
 
 def _power_of_two(size: Array) -> Array:
     """Return the largest power of two up to `size`: division by it is exact. 1 for 0, inf and nan."""
-    is_size = (size > 0) & jnp.isfinite(size)
-    _, exponent = jnp.frexp(jnp.where(is_size, size, 1.0))
-    return jnp.ldexp(jnp.ones_like(size), exponent - 1)
+    kind = jnp.finfo(size.dtype)
+    size = jnp.where((size >= kind.tiny) & jnp.isfinite(size), size, 1.0)
+    bits = jax.lax.bitcast_convert_type(size, f"int{kind.bits}")
+    return jax.lax.bitcast_convert_type(bits & (-1 << kind.nmant), size.dtype)  # the exponent alone
 
 
 @jax.custom_batching.custom_vmap

@@ -344,10 +344,17 @@ def split_chunks(share: Callable, mesh: Mesh | None, *, out_specs: Any = None) -
 
 
 def beginning_like(tree: T, *others: Any) -> T:
-    """Return the tree with 0 added, a 0 that depends on other arrays.
+    """Return the tree with 0 added to its arrays, a 0 that depends on other arrays.
 
-    In somebody's `shard_map`, a loop over what differs by device must begin with what JAX takes to differ.
+    In somebody's `shard_map`, a loop over what differs by device must begin with what JAX takes to differ,
+    and a linear solve must use nothing else.
     """
     zeros = [jnp.where(False, other.ravel()[0], 0).astype(jnp.int32) for other in others]
     zero = jnp.sum(jnp.stack(zeros))
-    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)
+
+    def with_zero(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        return leaf | (zero > 0) if leaf.dtype == bool else leaf + zero.astype(leaf.dtype)
+
+    return jax.tree.map(with_zero, tree)

@@ -158,7 +158,7 @@ def solve_rows(
 
 
 def _ridge(
-    model: Model, observations: Observations, row_sums: RowSums, *, num_items: int
+    model: Model, observations: Observations, row_sums: RowSums, *, num_items: Scalar
 ) -> Scalar | Float[Array, "*clients 1"]:
     """Return lambda_u, in a shape that multiplies [*clients, factors]."""
     ridge = regularization_of(model, history_lengths(observations, row_sums), num_items)
