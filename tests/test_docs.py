@@ -94,6 +94,7 @@ TOY = [
     "federation.num_rounds=2", "evaluation.every=2", "evaluation.baseline=false",
     "privacy.min_cohort=2",
 ]  # fmt: skip
+TOY_USERS = ["data.min_strength=1", "data.test_users=5", "data.validation_users=5"]
 SLOW = {"compare", "tune", "audit"}  # they have tests of their own
 
 
@@ -118,7 +119,8 @@ def test_commands_of_the_readme_run(toy_sets, capsys):
     commands = commands_on(DOCS.parent / "README.md")
     assert len(commands) >= 15
     for command in commands:
-        toy = [] if "--resume" in command else [part for one in TOY for part in ("--set", one)]
+        settings = [] if "--resume" in command else TOY + TOY_USERS * ("movielens-1m-strong" in command)
+        toy = [part for one in settings for part in ("--set", one)]
         if command[0] in SLOW or "parallel." in " ".join(command):
             without_folder = [one for one in command[1:] if one != "--out" and not one.startswith("runs/")]
             command = ["config", *without_folder]
