@@ -196,6 +196,11 @@ _CHECKS = (
         commands=_AUDITS,
     ),
     _Check(
+        lambda c, f: c.model.regularization_exponent > 0,
+        "model.regularization_exponent: the attacks expect one lambda for all users; set it to 0",
+        commands=_AUDITS,
+    ),
+    _Check(
         lambda c, f: c.privacy.spec.protects_uploads,
         lambda c, f: (
             f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.mode}: pairs (e, x) cannot "
@@ -241,6 +246,12 @@ _CHECKS = (
         lambda c, f: c.privacy.has_noise and c.data.feedback == "explicit",
         "data.feedback: explicit ratings are centred on their mean, which has no noise; "
         'set data.feedback = "implicit" under noise',
+        when="data",
+    ),
+    _Check(
+        lambda c, f: c.privacy.has_noise and c.model.regularization_exponent > 0,
+        "model.regularization_exponent: lambda of an item is computed from its count, which has no noise; set "
+        "it to 0 under noise",
         when="data",
     ),
     _Check(
