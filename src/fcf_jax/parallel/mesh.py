@@ -127,8 +127,13 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 
 def fetch(array: jax.Array) -> np.ndarray:
     """Copy the whole of an array to the host, wherever its parts lie. Collective: call on all processes."""
-    if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
+    if array.is_fully_replicated:
+        return np.asarray(array.addressable_data(0))
+    if array.is_fully_addressable:  # np.asarray(array) would keep its copy as long as the array
+        whole = np.empty(array.shape, array.dtype)
+        for part in array.addressable_shards:
+            whole[part.index] = part.data
+        return whole
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 

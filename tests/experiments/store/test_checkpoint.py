@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tracemalloc
 import zipfile
 
 import jax
@@ -59,6 +60,20 @@ def test_any_state_comes_back_bit_for_bit(checkpoints):
     assert jax.tree.structure(state) == jax.tree.structure(STATE)
     assert [leaf.dtype for leaf in jax.tree.leaves(state)] == [leaf.dtype for leaf in jax.tree.leaves(LIKE)]
     assert bits(state) == bits(STATE)
+
+
+def test_a_large_state_is_not_held_again(checkpoints):
+    state = [np.full(2**17, number, np.float64) for number in range(16)]
+    size = sum(leaf.nbytes for leaf in state)
+    tracemalloc.start()
+    checkpoints.save(1, state)
+    _, of_saving = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    restored = checkpoints.latest(state)
+    _, of_reading = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert of_saving < 0.3 * size and of_reading < 1.3 * size  # buffers of 2 MB
+    assert bits(restored.state) == bits(state)
 
 
 def test_states_of_several_trainings_side_by_side_come_back(checkpoints):

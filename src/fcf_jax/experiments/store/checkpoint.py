@@ -10,27 +10,28 @@ The archive's comment ends with the SHA-256 of everything before it.
 
 import contextlib
 import hashlib
-import io
 import json
 import math
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 from pydantic import BaseModel, Field
 
 from fcf_jax.experiments.errors import CheckpointError
-from fcf_jax.experiments.store.files import write_atomically
+from fcf_jax.experiments.store.files import written_atomically
 from fcf_jax.messages import one_line
 from fcf_jax.parallel.mesh import fetch
 
 FORMAT = 2
 _HEADER = "header"
 _COMMENT, _DIGEST_LENGTH = b"sha256:", 64
+_CHUNK_BYTES = 2**20
 
 
 class Restored(NamedTuple):
@@ -79,9 +80,9 @@ class Checkpoints:
         Raises:
             OSError: when it cannot be written; earlier checkpoints are intact.
         """
-        content = _encode(done, state, score, self._fingerprints)
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / _name(done), content)
+        with written_atomically(self._folder / _name(done)) as file:
+            _write(file, done, state, score, self._fingerprints)
         paths = self._paths()
         for path in set(paths[: -self._keep]) - {_best(paths)}:
             path.unlink()
@@ -98,7 +99,7 @@ class Checkpoints:
         """
         for path in reversed(self._paths()):
             try:
-                header, arrays = _decode(path.read_bytes())
+                header, arrays = _read(path)
                 if path.name != _name(header.done):
                     raise _DamagedError(f"it is of round {header.done}")
                 _refuse_others(path, header.fingerprints, self._fingerprints)
@@ -139,36 +140,53 @@ def _name(done: int) -> str:
     return f"round-{done:08d}.npz"
 
 
-def _encode(done: int, state: Any, score: float | None, fingerprints: Mapping[str, str]) -> bytes:
-    leaves, arrays = [], {}
-    for name, leaf in _named_leaves(state):
-        key = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
-        leaves.append({"name": name, "array": _describe(name, leaf), "key": key})
-        arrays[name] = _to_host(leaf)
+def _write(
+    file: BinaryIO, done: int, state: Any, score: float | None, fingerprints: Mapping[str, str]
+) -> None:
+    """Write the state leaf by leaf, as `numpy.savez` does with the whole of it in memory."""
+    of_state = _named_leaves(state)
+    leaves = [
+        {"name": name, "array": _describe(name, leaf), "key": _impl_of(leaf)} for name, leaf in of_state
+    ]
     score = None if score is None or math.isnan(score) else float(score)
     header = {"done": done, "score": score, "fingerprints": dict(fingerprints), "leaves": leaves}
-    buffer = io.BytesIO()
-    np.savez(buffer, **{_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}, **arrays)
-    with zipfile.ZipFile(buffer, "a") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
+        _write_array(archive, _HEADER, np.frombuffer(json.dumps(header).encode(), np.uint8))
+        for name, leaf in of_state:
+            _write_array(archive, name, _to_host(leaf))
         archive.comment = _COMMENT + bytes(_DIGEST_LENGTH)
-    content = buffer.getbuffer()
-    content[-_DIGEST_LENGTH:] = _digest(content)
-    return content.tobytes()
+    digest = _digest(file)
+    file.seek(-_DIGEST_LENGTH, os.SEEK_END)
+    file.write(digest)
 
 
-def _decode(content: bytes) -> tuple[_Header, dict[str, np.ndarray]]:
-    if content[-_DIGEST_LENGTH:] != _digest(content):
-        raise _DamagedError("its SHA-256 differs")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = dict(archive)
-        return _Header.model_validate_json(arrays.pop(_HEADER).tobytes(), strict=True), arrays
-    except Exception as error:  # another program wrote it: a zip, NPY or JSON can fail in any way
-        raise _DamagedError(one_line(str(error))) from error
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def _digest(content: bytes | memoryview) -> bytes:
-    return hashlib.sha256(content[:-_DIGEST_LENGTH]).hexdigest().encode()
+def _read(path: Path) -> tuple[_Header, dict[str, np.ndarray]]:
+    with path.open("rb") as file:
+        digest = _digest(file)
+        if file.read() != digest:
+            raise _DamagedError("its SHA-256 differs")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = dict(archive)
+            return _Header.model_validate_json(arrays.pop(_HEADER).tobytes(), strict=True), arrays
+        except Exception as error:  # another program wrote it: a zip, NPY or JSON can fail in any way
+            raise _DamagedError(one_line(str(error))) from error
+
+
+def _digest(file: BinaryIO) -> bytes:
+    """Compute the digest of all but the place for it, where the file is then read on."""
+    left, digest = file.seek(0, os.SEEK_END) - _DIGEST_LENGTH, hashlib.sha256()
+    file.seek(0)
+    while left > 0 and (part := file.read(min(left, _CHUNK_BYTES))):
+        digest.update(part)
+        left -= len(part)
+    return digest.hexdigest().encode()
 
 
 def _best(paths: list[Path]) -> Path | None:
@@ -213,6 +231,10 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 def _describe(name: str, leaf: Any) -> str:
     return f"{name} {leaf.dtype} {list(leaf.shape)}"
+
+
+def _impl_of(leaf: Any) -> str | None:
+    return str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
 
 
 def _is_key(leaf: Any) -> bool:

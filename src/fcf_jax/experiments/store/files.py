@@ -147,7 +147,7 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         with _naming(path):
-            with temporary.open("wb") as file:
+            with temporary.open("w+b") as file:
                 yield file
                 _flush(file)
             os.replace(temporary, path)
