@@ -246,7 +246,7 @@ def concatenated(path: str | PathLike[str], tables: Sequence[Table]) -> Table:
     num_skipped = sum(table.num_skipped for table in tables)
     if not any(len(table.users) for table in tables):
         skipped = f" ({num_skipped} bad lines skipped)" if num_skipped else ""
-        raise ValueError(f"{path}: expected interactions, found none{skipped}; choose another data.path")
+        raise ValueError(f"{path}: expected interactions, found none{skipped}; choose another file")
     if len(tables) == 1:
         return tables[0]
     return Table(

@@ -36,7 +36,7 @@ def test_a_known_file_name_with_other_content_is_read_as_generic(file):
 
 
 def test_missing_paths_and_unclear_folders(file, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such file or folder; set data\.path"):
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder; give a data file"):
         read_interactions(tmp_path / "absent")
     assert "found nothing" in failure(tmp_path)
     file(PLAIN)

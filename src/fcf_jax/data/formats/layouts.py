@@ -240,7 +240,7 @@ def find_files(path: Path, layout: str) -> list[Path]:
             f"expected data.layout to be one of {', '.join(LAYOUT_NAMES)}, got {layout!r}; choose one"
         )
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder; set data.path to a data file or its folder")
+        raise FileNotFoundError(f"{path}: no such file or folder; give a data file or its folder")
     if path.is_file():
         return [path]
     if not path.is_dir():

@@ -136,7 +136,7 @@ def load(path: Path, request: Request) -> Loaded:
     text = read_text(path)
     number, lines = first_lines(text.head)
     if not lines:
-        raise ValueError(f"{path}: expected interactions, found an empty file; choose another data.path")
+        raise ValueError(f"{path}: expected interactions, found an empty file; choose another file")
     where = f"{path}:{number}"
     name = _layout_of(where, text.file_name, lines, request)
     layout = LAYOUTS.get(name, Layout())
