@@ -33,6 +33,7 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     ([*PARTS, "data.split=published", "data.source=simulated"], "data.train_path: .*simulated"),
     (PARTS, 'data.split: expected "published" .* got "ratio"'),
     (["data.path=a", "data.negatives_path=b"], 'data.split: expected "leave_one_out"'),
+    (["data.path=a", "data.split=published", "data.negatives_ids=first_appearance"], "data.negatives_ids"),
     (["data.negatives_path=b", "data.split=leave_one_out"], "data.negatives_path"),
     (["data.test_users=5"], 'data.split: expected "strong"'),
     (["data.split=strong", "data.validation_fraction=0.1"], "data.validation_fraction"),

@@ -14,7 +14,7 @@ from fcf_jax.data import (
 )
 from fcf_jax.data.feedback import transformed
 from fcf_jax.experiments.build.reading import filtered, read_data, read_published
-from fcf_jax.experiments.build.splits import SPLITS, Loaded, notes_of
+from fcf_jax.experiments.build.splits import SPLITS, Loaded, notes_of, with_negatives
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig
@@ -140,4 +140,5 @@ def _simulated(data: DataConfig) -> Interactions:
 def _published(data: DataConfig) -> tuple[Split, dict[str, int], tuple[str, ...]]:
     read = read_published(data)
     split = Split(read.train, read.validation, read.test)
+    split = with_negatives(split, data)
     return split.map(lambda part: transform_strengths(part, data)), read.counts, read.notes

@@ -15,7 +15,7 @@ from fcf_jax.data import (
     split_temporal,
     split_users,
 )
-from fcf_jax.data.negatives import read_negatives
+from fcf_jax.data.negatives import Negatives, read_negatives
 from fcf_jax.data.read import Appearance
 from fcf_jax.data.selection import positions_of
 from fcf_jax.data.split import split_given
@@ -66,13 +66,41 @@ def _leave_one_out(loaded: Loaded, data: DataConfig, seed: int) -> Split:
     interactions, has_validation = loaded.interactions, data.validation_fraction > 0
     if data.negatives_path is None:
         return split_leave_one_out(interactions, validation=has_validation)
-    user_ids, item_ids = _numbers(loaded, data)
-    given = read_negatives(data.negatives_path, user_ids, item_ids, num_users=interactions.num_users)
+    given = _negatives_of(data.negatives_path, loaded, data)
+    split = _given(interactions, given, data, validation=has_validation)
+    return dataclasses.replace(split, negatives=given.items)
+
+
+def _given(
+    interactions: Interactions, given: Negatives, data: DataConfig, *, validation: bool = False
+) -> Split:
     try:
-        split = split_given(interactions, given.user_ids, given.item_ids, validation=has_validation)
+        return split_given(interactions, given.user_ids, given.item_ids, validation=validation)
     except ValueError as error:
         raise ValueError(f"{data.negatives_path}: {error}, or set data.negatives_ids") from error
+
+
+def with_negatives(split: Split, data: DataConfig) -> Split:
+    """Add the sampled negatives of a published split, if a file of them is named.
+
+    Raises:
+        ValueError: naming the file, for test items that are not those of the test set.
+    """
+    if data.negatives_path is None:
+        return split
+    given = _negatives_of(data.negatives_path, Loaded(split.train, {}), data)
+    in_test = _given(split.test, given, data).test
+    if in_test.num_interactions < split.test.num_interactions:
+        raise ValueError(
+            f"{data.negatives_path}: expected a line for each of {split.test.num_interactions} test items, "
+            f"got {in_test.num_interactions}; check which test set the file is of"
+        )
     return dataclasses.replace(split, negatives=given.items)
+
+
+def _negatives_of(path: str, loaded: Loaded, data: DataConfig) -> Negatives:
+    user_ids, item_ids = _numbers(loaded, data)
+    return read_negatives(path, user_ids, item_ids, num_users=loaded.interactions.num_users)
 
 
 def _numbers(loaded: Loaded, data: DataConfig) -> tuple[dict[str, int], dict[str, int]]:

@@ -250,8 +250,8 @@ _CHECKS = (
     ),
     _Check(
         lambda c, f: c.privacy.has_noise and c.model.regularization_exponent > 0,
-        "model.regularization_exponent: lambda of an item is computed from its count, which has no noise; set "
-        "it to 0 under noise",
+        "model.regularization_exponent: lambda of an item is computed from its count, which has no noise; "
+        "set it to 0 under noise",
         when="data",
     ),
     _Check(

@@ -33,10 +33,17 @@ DATA_CHECKS = (
         ),
     ),
     Check(
-        lambda c, f: c.data.negatives_path is not None and c.data.split != "leave_one_out",
+        lambda c, f: c.data.negatives_path is not None and c.data.split not in ("leave_one_out", "published"),
         lambda c, f: (
-            f'data.split: expected "leave_one_out" for data.negatives_path, got "{c.data.split}"; set it, or '
-            "take the config movielens-1m-ncf"
+            'data.split: expected "leave_one_out" or "published" for data.negatives_path, got '
+            f'"{c.data.split}"; set it, or take the config movielens-1m-ncf'
+        ),
+    ),
+    Check(
+        lambda c, f: c.data.split == "published" and c.data.negatives_ids != "labels",
+        lambda c, f: (
+            'data.negatives_ids: expected "labels" for a published split, whose files have the same numbers, '
+            f'got "{c.data.negatives_ids}"; leave it out'
         ),
     ),
     Check(

@@ -102,8 +102,8 @@ class DataConfig(Section):
     negatives_path: str | None = Field(
         default=None,
         min_length=1,
-        description="of leave_one_out: file with the test item and sampled negatives of each user (NCF); the "
-        "test set is that of the file",
+        description="of leave_one_out and published: file with the test item and sampled negatives of each "
+        "user (NCF); its test items are the test set",
     )
     negatives_ids: Literal["labels", "first_appearance"] = Field(
         default="labels",
