@@ -40,7 +40,7 @@ TOYS = {
     ),
     "against_simulators": Toy([*ONCE, "--peers", "numpy_loop"], ("results", "numpy_loop", "ratio", "median")),
     "clipping": Toy(ONCE, ("results", 0, "ratios", "clipped, with noise", "median")),
-    "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 1, "fraction_of_ideal")),
+    "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 2, "fraction_of_ideal_and_fixed")),
     "gpu": Toy(
         ["--small", "--repeats", "1", "--only", "card", "agreement", "kernels", "billion"],
         ("pieces", "billion", "roofline_ratio"),

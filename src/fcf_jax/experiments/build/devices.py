@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
-from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
+from fcf_jax.core.records import Histories, Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.experiments.config.schema import ParallelConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
@@ -32,7 +32,8 @@ from fcf_jax.parallel.stream import run_rounds_streamed
 
 _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
-_CLIENTS_WORTH_A_DEVICE = 200  # with fewer per device, devices wait for each other (benchmarks/README.md)
+_WORTH_A_DEVICE = 2000  # interactions of a cohort; with fewer, devices wait for each other
+_WORTH_A_DEVICE_PER_ITEM = 1.5  # each device repeats the work on all items (benchmarks/README.md)
 _MOST_CPU_DEVICES = 64  # each has threads of its own; more than one per core are for trying out
 _WORTH_KEEPING = 0.1  # seconds; programs that compile faster are not cached
 _PIECE = 2**26  # bytes of a broadcast
@@ -95,8 +96,14 @@ def refuse_more_devices(parallel: ParallelConfig) -> None:
             )
 
 
-def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None) -> Mesh | None:
-    """Arrange the devices; None for one device, also if a small cohort is faster on one.
+def devices_worth(cohort_size: int, histories: Histories) -> int:
+    """Compute how many devices make the rounds of such a cohort fastest; 0 is one, too."""
+    interactions = cohort_size / max(histories.num_users, 1) * len(histories.item_ids)
+    return int(interactions / (_WORTH_A_DEVICE + _WORTH_A_DEVICE_PER_ITEM * histories.num_items))
+
+
+def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None, histories: Histories) -> Mesh | None:
+    """Arrange the devices; None for one device, also if a small cohort of these clients is faster on one.
 
     Raises:
         ConfigError: for more devices than there are.
@@ -105,7 +112,8 @@ def mesh_of(parallel: ParallelConfig, *, cohort_size: int | None) -> Mesh | None
     num_devices = parallel.devices or jax.device_count()
     if parallel.devices is None:
         if cohort_size is not None and jax.process_count() == 1:
-            num_devices = min(num_devices, max(cohort_size // _CLIENTS_WORTH_A_DEVICE, parallel.item_shards))
+            worth = devices_worth(cohort_size, histories)
+            num_devices = min(num_devices, max(worth, parallel.item_shards))
         num_devices -= num_devices % parallel.item_shards
     return None if num_devices == 1 else client_mesh(num_devices, item_shards=parallel.item_shards)
 

@@ -260,7 +260,7 @@ class PlacedProblem(NamedTuple):
 def place(problem: Problem) -> PlacedProblem:
     """Place the clients on their devices, and prepare loss and metrics."""
     config = problem.config
-    mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size)
+    mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size, histories=problem.train)
     histories = trained_histories(config.privacy, problem.train, seed=config.data.seed)
     clients = pack_on(
         mesh,
