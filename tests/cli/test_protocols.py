@@ -13,7 +13,7 @@ from fcf_jax.experiments.config.load import load_config
 pytestmark = pytest.mark.usefixtures("undrawn")
 SHORT = [
     "model.num_factors=4", "model.regularization=2.0", "model.alpha=3.0", "federation.num_rounds=2",
-    "evaluation.baseline=false",
+    "model.unobserved_weight=1.0", "model.regularization_exponent=0.0", "evaluation.baseline=false",
 ]  # fmt: skip
 
 
