@@ -1,6 +1,7 @@
 """`fcf tune`."""
 
 import importlib.util
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,13 +43,13 @@ def tune(
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Find K, alpha, lambda and the numbers of the server step, and write a config that has them.
+    """Find K, alpha, lambda, nu and the numbers of the server step, and write a config that has them.
 
     The test set is never looked at.
     """
     if importlib.util.find_spec("optuna") is None:
         raise CommandError(_NO_OPTUNA, 2)
-    from fcf_jax.experiments.tune.tuning import MAY_CHANGE
+    from fcf_jax.experiments.tune.trials import MAY_CHANGE
 
     with input_errors():
         resolved, folder = open_run("tune", config, overrides, out, resume=resume, may_change=MAY_CHANGE)
@@ -101,4 +102,8 @@ def _print_result(tuned: "Tuned", folder: Path) -> None:
         show(title, rows)
     if tuned.config == tuned.given:
         say(f"Nothing better was found: {TUNED.name} is the configuration as given.")
-    say(f"Written to {folder}; run it with: fcf run {folder / TUNED.name}")
+    for note in tuned.at_bounds:
+        say(note)
+    name = shlex.quote(str(folder / TUNED.name))
+    say(f"Written to {folder}; run it with: fcf run {name}")
+    say(f"Mean and sd over 5 seeds, beside ALS: fcf compare {name} --set comparison.num_builds=5")

@@ -30,7 +30,8 @@ def check_implicit(interactions: "Interactions", *, alpha: float) -> None:
     if len(gains) and gains[position] > _MAX_CONFIDENCE_GAIN:
         raise ValueError(
             f"expected alpha * strength <= {_MAX_CONFIDENCE_GAIN:g}, got {gains[position]:g} "
-            f"for {_name_of(interactions, position)}; lower model.alpha or scale the strengths (log_scaled)"
+            f"for {_name_of(interactions, position)}; lower model.alpha (fcf tune: "
+            "tuning.alpha, too) or scale the strengths (log_scaled)"
         )
 
 

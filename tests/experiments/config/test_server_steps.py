@@ -36,7 +36,7 @@ ONE_NEW_ROW = """
     from fcf_jax.experiments.build.problem import payload_bytes
     from fcf_jax.experiments.config.load import explain, load_config
     from fcf_jax.experiments.errors import ConfigError
-    from fcf_jax.experiments.tune.study import server_start, space_around
+    from fcf_jax.experiments.tune.space import server_start, space_around
 
     config = load_config(None, ["server.step=momentum"])
     assert "momentum" in explain()  # a choice, with its default

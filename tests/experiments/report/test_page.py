@@ -130,7 +130,8 @@ def tuning(finished, tmp_path):
         "stage,trial,state,value,last_step,model.alpha\nmodel,0,complete,0.123456789,9,4.0\n"
         "model,1,pruned,,2,2.5\nmodel,2,complete,0.15,9,0.1\n"
     )
-    document = {"metric": "map_at_10", "start_value": 0.12, "best_value": 0.15, "popularity": 0.0625}
+    document = {"metric": "map_at_10", "start_value": 0.12, "best_value": 0.15, "popularity": 0.0625,
+                "at_bounds": ["model.alpha is at the high end: raise tuning.alpha's high"]}  # fmt: skip
     (folder / "tuning.json").write_text(json.dumps(document))
     return folder
 
@@ -350,7 +351,7 @@ def test_tuning_shows_what_was_gained_then_its_best_values_then_its_trials(tunin
     best = [["value", "at first", "best"], ["MAP@10", "0.12346", "0.15"], ["model.alpha", "4", "0.1"]]
     assert next(iter(shown.tables.items())) == ("Best values of the model", best)
     assert shown.tables["Trials"][2] == ["model", "1", "pruned", "", "2", "2.5"]
-    assert "Tuned configuration" in shown.text
+    assert "Tuned configuration" in shown.text and "raise tuning.alpha's high" in shown.text
     (tuning / "tuned.toml").unlink()
     assert cli.main(["report", str(tuning)]) == 0
     assert "did not finish" in read(tuning / "report.html").text

@@ -22,7 +22,7 @@ from fcf_jax.experiments.tune.candidates import (
     candidate_mesh,
     federated_learner,
 )
-from fcf_jax.experiments.tune.study import server_start
+from fcf_jax.experiments.tune.space import server_start
 
 SIZES = ["data.num_users=60", "data.num_items=30", "data.mean_history=8", "model.num_factors=4"]
 KEY = jax.random.key(0)
@@ -51,12 +51,18 @@ def problem_of(held_out):
 
 def test_als_candidates_agree_with_fit_als_and_do_not_recompile(data, mesh, problem_of):
     learner = als_learner(problem_of(), data)
-    settings = {"model.alpha": [4.0, 1.0], "model.regularization": [1.0, 3.0]}
+    exponents = [0.0, 0.5]
+    settings = {
+        "model.alpha": [4.0, 1.0], "model.regularization": [1.0, 3.0],
+        "model.regularization_exponent": exponents,
+    }  # fmt: skip
     batch, report = advance(learner, begin(learner, settings, mesh, num_places=2), data, [3, 5])
     batch, after = advance(learner, batch, data, [2, 0])
     for place, last in enumerate((after, report)):
         model = Model(
-            implicit_feedback(alpha=settings["model.alpha"][place]), settings["model.regularization"][place]
+            implicit_feedback(alpha=settings["model.alpha"][place]),
+            settings["model.regularization"][place],
+            regularization_exponent=exponents[place],
         )
         item_factors, info = fit_als(KEY, model, data.clients, data.items, num_factors=4, num_sweeps=5)
         np.testing.assert_allclose(batch.states[place], item_factors, atol=1e-5)
@@ -66,7 +72,9 @@ def test_als_candidates_agree_with_fit_als_and_do_not_recompile(data, mesh, prob
         expected = evaluate_data(model, item_factors, data.validation)
         assert score == pytest.approx(expected, rel=1e-4)
     with count_compilations() as compilations:
-        others = {"model.alpha": [2.0], "model.regularization": [0.5]}
+        others = {
+            "model.alpha": [2.0], "model.regularization": [0.5], "model.regularization_exponent": [1.0]
+        }  # fmt: skip
         advance(learner, begin(learner, others, mesh, num_places=2), data, [4])
     assert compilations.count == 0
 
@@ -80,7 +88,7 @@ def test_als_candidates_agree_with_fit_als_and_do_not_recompile(data, mesh, prob
     ids=["guarded_gram", "adam"],
 )
 def test_federated_candidates_agree_with_run_rounds_and_do_not_recompile(keys, data, mesh, problem_of):
-    problem = problem_of(*keys, "federation.num_rounds=5")
+    problem = problem_of(*keys, "federation.num_rounds=5", "federation.solve_tolerance=0")
     config = problem.config
     start = {name: value for name, value in server_start(config.server).items() if name != "server.memory"}
     other = {name: 0.9 * value + 0.01 for name, value in start.items()}

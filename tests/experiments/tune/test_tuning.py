@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shlex
 import tomllib
 
 import numpy as np
@@ -14,8 +15,9 @@ from fcf_jax.experiments.build.held_out import load_held_out
 from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config, with_values
 from fcf_jax.experiments.store.run_directory import claimed
-from fcf_jax.experiments.tune import tuning
+from fcf_jax.experiments.tune import trials
 from fcf_jax.experiments.tune.candidates import advance
+from fcf_jax.experiments.tune.space import lambda_scale, model_start, space_around
 
 SHORT = [
     "--set", "model.num_factors=4", "--set", "federation.num_rounds=6", "--set", "evaluation.baseline=false",
@@ -113,7 +115,7 @@ def stop_at(monkeypatch, call, error):
             raise error
         return advance(*arguments)
 
-    monkeypatch.setattr(tuning, "advance", stopping)
+    monkeypatch.setattr(trials, "advance", stopping)
 
 
 def test_resumed_study_equals_an_unbroken_one(tuned, published, tmp_path, monkeypatch, capsys):
@@ -142,8 +144,37 @@ def test_finished_study_is_not_done_again_and_is_shown_beside_popularity(tuned, 
     held_out = load_held_out(config := load_config(str(tuned / "config.toml")))
     model = resolve(config, held_out.dataset).model
     floor = evaluate_popularity(model, held_out.train, held_out.validation)["map_at_10"]
-    assert f"; popularity has {floor:.4f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"; popularity has {floor:.4f}" in printed
+    at_bounds = json.loads((tuned / "tuning.json").read_text())["at_bounds"]
+    assert all(note in printed and f"# {note}\n" in before[0].decode() for note in at_bounds)
     assert ((tuned / "tuned.toml").read_bytes(), (tuned / "study.log").read_bytes()) == before
+
+
+def test_the_command_for_several_seeds_is_said_and_takes_the_tuned_model(
+    tuned, tmp_path, monkeypatch, capsys
+):
+    assert cli.main(["tune", str(tuned / "config.toml"), "--resume", "--out", str(tuned)]) == 0
+    printed, seen = capsys.readouterr().out, []
+
+    def idle(problem, datasets, *unused, **unused_too):
+        seen.append((problem.config, len(datasets)))
+        raise OSError(5, "instead of the work")
+
+    monkeypatch.setattr("fcf_jax.experiments.compare.comparison.run_comparison", idle)
+    command = shlex.split(printed[printed.rindex("fcf compare") :])[1:]
+    assert cli.main([*command, "--out", str(tmp_path / "seeds")]) == 1
+    ((config, num_datasets),) = seen
+    assert config.comparison.num_builds == 5 and num_datasets in (1, 5)
+    assert config.model == load_config(str(tuned / "tuned.toml")).model
+
+
+def test_private_rounds_are_tuned_without_nu():
+    private = load_config(None, ["privacy.mode=central_noise", "privacy.seed=0", "server.step=gram"])
+    assert {*model_start(private)} == {*model_start(load_config())} - {"model.regularization_exponent"}
+    start = lambda_scale(private, load_held_out(load_config()).train).effective(model_start(private))
+    space = space_around(start, private.tuning, private.server)
+    assert (space["model.regularization"].low, space["model.regularization"].high) == (0.1, 1000.0)
 
 
 @pytest.mark.parametrize(

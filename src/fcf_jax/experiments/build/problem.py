@@ -174,13 +174,14 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
         feedback: "implicit" or "explicit".
         mean_rating: subtracted from explicit ratings.
     """
-    is_explicit = feedback == "explicit"
+    is_explicit, exponent = feedback == "explicit", model.regularization_exponent
     weighting = explicit_ratings(mean=mean_rating) if is_explicit else implicit_feedback(alpha=model.alpha)
+    is_zero = not isinstance(exponent, jax.Array) and exponent == 0
     return Model(
         weighting,
         model.regularization,
         model.unobserved_weight,
-        regularization_exponent=model.regularization_exponent or None,
+        regularization_exponent=None if is_zero else exponent,
     )
 
 

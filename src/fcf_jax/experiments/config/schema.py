@@ -1,11 +1,12 @@
 """The sections and keys of a configuration, with defaults, bounds and meaning (`fcf config --explain`)."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import optax
 from pydantic import Field
 
 from fcf_jax.core.sampling import Sampling, poisson_capacity
+from fcf_jax.experiments.config.command_sections import ComparisonConfig, TuningConfig
 from fcf_jax.experiments.config.data_sections import DataConfig, EvaluationConfig
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
 from fcf_jax.experiments.config.section import Section
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 else:  # a new row of these tables is a new choice
     _ServerStepName = Literal[tuple(SERVER_STEPS)]
     _PrivacyModeName = Literal[tuple(PRIVACY_MODES)]
-_Positive = Annotated[float, Field(gt=0)]
 
 
 def _defaults(field: str) -> str:
@@ -230,26 +230,6 @@ class PrivacyConfig(Section):
         return max(1, round((self.head_items if self.has_noise else 1.0) * num_items))
 
 
-class ComparisonConfig(Section):
-    """Replicates of `fcf compare`, and the differences that it accepts."""
-
-    num_builds: int = Field(
-        default=10, ge=1, description="replicates of both sides, each with another start and split"
-    )
-    margin_percent: float = Field(
-        default=1.0, gt=0, description="equivalence margin (TOST), in percent of the mean of ALS"
-    )
-    tolerance_percent: float = Field(
-        default=0.5, ge=0, description="in percent of the mean of ALS; a metric worse by more is reported"
-    )
-    max_rounds: int = Field(
-        default=200,
-        ge=0,
-        description="federation.num_rounds is the fewest, and more follow until the loss has settled, up to "
-        "so many: with everybody in every round, a constant learning rate and no noise",
-    )
-
-
 class ParallelConfig(Section):
     """Devices and processes that share the work."""
 
@@ -286,40 +266,6 @@ class CheckpointConfig(Section):
     keep: int = Field(
         default=2, ge=1, description="latest checkpoints that are kept, besides that with the best MAP"
     )
-
-
-class TuningConfig(Section):
-    """Search space of `fcf tune`; other commands ignore it."""
-
-    metric: str | None = Field(
-        default=None, description="on the validation set; unset = map_at_K, or rmse for explicit ratings"
-    )
-    num_model_trials: int = Field(
-        default=30, ge=0, description="trials of K, alpha and lambda, by centralised ALS; 0 = none"
-    )
-    num_server_trials: int = Field(
-        default=20, ge=0, description="trials of the server step after these, by federations; 0 = none"
-    )
-    batch_size: int = Field(
-        default=2, ge=1, description="trials side by side, after which the search learns from them"
-    )
-    validation_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="held out to score trials if data.validation_fraction is 0"
-    )
-    num_factors: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[10, 25, 50, 100], min_length=1, description="values of K to try, besides model.num_factors"
-    )
-    alpha: list[_Positive] = Field(
-        default=[0.2, 50.0],
-        min_length=2,
-        max_length=2,
-        description="low and high; unused for explicit ratings",
-    )
-    regularization: list[_Positive] = Field(
-        default=[0.1, 100.0], min_length=2, max_length=2, description="low and high"
-    )
-    num_sweeps: int = Field(default=40, ge=1, description="most sweeps of ALS in a trial")
-    seed: int = Field(default=0, ge=0, description="seed of the search; models start from federation.seed")
 
 
 class ExperimentConfig(Section):

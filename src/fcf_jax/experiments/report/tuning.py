@@ -19,7 +19,8 @@ from fcf_jax.experiments.build.held_out import HeldOut
 from fcf_jax.experiments.report.drawing import png_of
 from fcf_jax.experiments.store.files import write_atomically
 from fcf_jax.experiments.store.run_directory import CONFIG, TRIALS, TUNED, TUNING
-from fcf_jax.experiments.tune.study import finished, params_of, start_trial
+from fcf_jax.experiments.tune.space import EFFECTIVE
+from fcf_jax.experiments.tune.study import finished, start_trial, values_of
 from fcf_jax.experiments.tune.tuning import Tuned, value_at_start
 
 _PANEL = (3.0, 2.7)  # inches
@@ -41,7 +42,7 @@ def write_tuning(folder: Path, held_out: HeldOut, tuned: Tuned) -> None:
     write_atomically(folder / TUNED.name, f"{header}{tomli_w.dumps(tuned.config.to_dict())}".encode())
     TRIALS.write(folder, list(_trials(tuned)))
     values = {name: getattr(tuned, name) for name in ("metric", "start_value", "best_value", "popularity")}
-    TUNING.write(folder, values)
+    TUNING.write(folder, values | {"at_bounds": list(tuned.at_bounds)})
     write_atomically(folder / "tuning.png", png_of(_figure(tuned)))
 
 
@@ -50,9 +51,9 @@ def tuning_tables(tuned: Tuned) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for name, study in tuned.studies.items():
         start, best = start_trial(study), study.best_trial
         rows = {tuned.metric: (value_at_start(study), best.value)}
-        rows |= {key: (start.params[key], value) for key, value in params_of(best).items()}
+        rows |= {key: (values_of(start)[key], value) for key, value in values_of(best).items()}
         yield (
-            f"{name}, by {'ALS' if name == 'model' else 'FCF'}: {_counts(study)}",
+            f"{name}, by {'FCF' if name == 'server' else 'ALS'}: {_counts(study)}",
             [{"": key, "start": before, "best": after} for key, (before, after) in rows.items()],
         )
 
@@ -88,20 +89,23 @@ def _header(held_out: HeldOut, tuned: Tuned) -> str:
         f"# {tuned.metric} on {validation.num_interactions} held-out interactions: "
         f"{tuned.best_value:.6g}{before}\n"
         f"# Data: training {held_out.train.fingerprint()[:16]}, "
-        f"validation {validation.fingerprint()[:16]}.\n\n"
+        f"validation {validation.fingerprint()[:16]}.\n"
+        + "".join(f"# {one}\n" for one in tuned.at_bounds)
+        + "\n"
     )
 
 
 def _trials(tuned: Tuned) -> Iterator[dict[str, Any]]:
     studies = tuned.studies
-    keys = [key for study in studies.values() for key in start_trial(study).params]
+    keys = [key for study in studies.values() for key in values_of(start_trial(study))]
     for name, study in studies.items():
         for trial in study.get_trials(deepcopy=False):
             facts = {
                 "stage": name, "trial": trial.number, "state": trial.state.name.lower(),
                 "value": trial.value, "last_step": trial.last_step,
             }  # fmt: skip
-            yield facts | dict.fromkeys(keys) | params_of(trial)
+            searched = {EFFECTIVE: trial.params.get(EFFECTIVE)} if tuned.model else {}
+            yield facts | dict.fromkeys(keys) | values_of(trial) | searched
 
 
 def _figure(tuned: Tuned) -> Figure:
@@ -134,7 +138,7 @@ def _draw_history(axes: Axes, study: Study, name: str) -> None:
 
 def _draw_slice(axes: Axes, study: Study, key: str) -> None:
     distribution, trials = study.best_trial.distributions[key], finished(study)
-    places = [params_of(trial)[key] for trial in trials]
+    places = [trial.params[key] for trial in trials]
     if isinstance(distribution, CategoricalDistribution):
         places = [distribution.choices.index(place) for place in places]
         axes.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])
@@ -146,7 +150,7 @@ def _draw_slice(axes: Axes, study: Study, key: str) -> None:
     _scatter(axes, trials, places)
     best = places[trials.index(study.best_trial)]
     axes.plot(best, study.best_value, "*", color="tab:orange", markersize=13)
-    axes.set(xlabel=key.partition(".")[2])
+    axes.set(xlabel=key.rpartition(".")[2])
 
 
 def _scatter(axes: Axes, trials: list[FrozenTrial], places: Sequence[float]) -> None:

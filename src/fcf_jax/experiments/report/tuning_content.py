@@ -36,6 +36,7 @@ def tuning_content(stored: StoredTuning, *, anchor: str) -> Content:
         if is_finished
         else f"This tuning did not finish: {count} so far.",
         "is_finished": is_finished,
+        "warnings": document.get("at_bounds", []),
         "tiles": _tiles(document, stored.trials) if document else [],
         "best": [
             {"stage": stage, "rows": rows}

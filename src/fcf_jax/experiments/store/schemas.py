@@ -229,9 +229,11 @@ class TuningDocument(TypedDict):
         start_value: as configured; null if that diverged, or if the server step was not tuned.
         best_value: tuned.
         popularity: of the ranking by popularity; null for an error, which it does not predict.
+        at_bounds: sentences on values found at the end of their range, with the remedy.
     """
 
     metric: str
     start_value: Number
     best_value: Number
     popularity: NotRequired[Number]
+    at_bounds: NotRequired[list[str]]

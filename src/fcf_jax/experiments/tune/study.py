@@ -1,4 +1,4 @@
-"""Searches of `fcf tune`: start and space, and an optuna study in a journal that outlives its process."""
+"""Searches of `fcf tune`: optuna studies in a journal that outlives its process."""
 
 import warnings
 from pathlib import Path
@@ -6,32 +6,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from fcf_jax.experiments.config.schema import ModelConfig, ServerConfig, TuningConfig
 from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.experiments.tune.space import FACTORS, LambdaScale, Params, Space
 
 FILE = "study.log"
-SHAPES = ("model.num_factors", "server.memory")  # keys that decide about shapes: one value in a batch
+SHAPES = (FACTORS, "server.memory")  # keys that decide about shapes: one value in a batch
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_DIGITS = 4  # significant digits of a tried value: enough for distinct trials, and easy to read
-_MEMORIES = [0, 2, 5, 10]
-_RATE_FACTOR = 10.0  # learning rates are tried up to this factor above and below the step's default
-_RANGES = {  # key -> low, high, whether logarithmic
-    "server.b1": (0.0, 0.95, False),
-    "server.b2": (0.9, 0.999, False),
-    "server.confidence_factor": (0.5, 5.0, False),  # 1 is bold, 3 is safe on MovieLens
-    "server.initial_damping": (0.5, 8.0, True),
-}
 
 Direction = Literal["minimize", "maximize"]
-Params = dict[str, Any]  # values by key of the configuration, such as "model.alpha"
-Space = dict[str, BaseDistribution]  # by key
 
 
 class Search(NamedTuple):
@@ -39,71 +28,27 @@ class Search(NamedTuple):
 
     Attributes:
         name: of the study.
-        start: values of the first trial.
-        space: a distribution for each key of the start.
+        start: values of the first trial, by key of the configuration.
+        scale: between lambda and the parameter that stands for it.
+        space: a distribution for each parameter of the start.
         num_trials: finished trials that end the search.
-        num_steps: sweeps or rounds of a trial, at most.
         facts: what a resumed search must have in common with the one that began the study, by name.
         direction: whether the metric is to be minimized or maximized.
+        num_steps: sweeps or rounds of a trial, at most.
         seed: of the samplers.
+        start_value: of the first trial, if it is known already: then trials are asked for one by one.
     """
 
     name: str
     start: Params
+    scale: LambdaScale
     space: Space
     num_trials: int
     num_steps: int
     facts: dict[str, Any]
     direction: Direction
     seed: int
-
-
-def model_start(model: ModelConfig, feedback: str) -> Params:
-    """Return the configured K, alpha (for implicit feedback only) and lambda."""
-    alpha = {} if feedback == "explicit" else {"model.alpha": model.alpha}
-    return {
-        "model.num_factors": model.num_factors,
-        **alpha,
-        "model.regularization": model.regularization,
-    }
-
-
-def server_start(server: ServerConfig) -> Params:
-    """Return the numbers that the server step uses: as configured, otherwise the defaults of the step."""
-    resolved = {"learning_rate": "rate", "confidence_factor": "factor"}  # properties that fill in defaults
-    keys = list(server.spec.tuned)
-    if server.decay == "cosine":
-        keys.append("server.final_learning_rate")
-    names = {key: key.partition(".")[2] for key in keys}
-    return {key: getattr(server, resolved.get(name, name)) for key, name in names.items()}
-
-
-def space_around(start: Params, tuning: TuningConfig, server: ServerConfig) -> Space:
-    """Return a distribution for each key of the start, wide enough to contain the start.
-
-    Starts on a logarithmic scale are above 0, which the checks for "tune" guarantee.
-
-    Args:
-        start: from `model_start` or `server_start`.
-        tuning: ranges of the model's keys.
-        server: whose default learning rate is the middle of the range.
-    """
-    rate = server.spec.learning_rate or 0.0
-    choices = {"model.num_factors": tuning.num_factors, "server.memory": _MEMORIES}
-    ranges = _RANGES | {
-        "model.alpha": (*tuning.alpha, True),
-        "model.regularization": (*tuning.regularization, True),
-        "server.learning_rate": (rate / _RATE_FACTOR, rate * _RATE_FACTOR, True),
-        "server.final_learning_rate": (0.0, rate / _RATE_FACTOR, False),
-    }
-    space: Space = {}
-    for key, value in start.items():
-        if key in choices:
-            space[key] = CategoricalDistribution(sorted({*choices[key], value}))
-        else:
-            low, high, is_logarithmic = ranges[key]
-            space[key] = FloatDistribution(min(low, value), max(high, value), log=is_logarithmic)
-    return space
+    start_value: float | None = None
 
 
 def journal(folder: Path) -> BaseStorage:
@@ -141,14 +86,27 @@ def open_study(storage: BaseStorage, search: Search) -> Study:
         study.set_user_attr("facts", search.facts)
     _check_facts(study.user_attrs["facts"], search.facts)
     if not study.trials:
-        study.enqueue_trial(search.start, user_attrs={"is_start": True})
+        _begin(study, search)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(left.number, state=TrialState.FAIL)
         if left.user_attrs.get("is_start"):
-            study.enqueue_trial(search.start, user_attrs={"is_start": True})
-        elif left.params.keys() == search.space.keys():  # otherwise the process was killed while sampling
-            study.enqueue_trial(left.params)
+            _begin(study, search)
+        elif search.start_value is None and left.params.keys() == search.space.keys():
+            study.enqueue_trial(left.params)  # with fewer keys, the process was killed while sampling
     return study
+
+
+def _begin(study: Study, search: Search) -> None:
+    attributes: Params = {"is_start": True}
+    params = search.scale.effective(search.start)
+    if search.start_value is None:
+        study.enqueue_trial(params, user_attrs=attributes)
+    else:
+        attributes["values"] = search.start
+        trial = create_trial(
+            value=search.start_value, params=params, distributions=search.space, user_attrs=attributes
+        )
+        study.add_trial(trial)
 
 
 def ask(study: Study, search: Search, *, batch_size: int) -> list[Trial]:
@@ -165,9 +123,22 @@ def ask(study: Study, search: Search, *, batch_size: int) -> list[Trial]:
     for place in range(min(batch_size, search.num_trials - num_done)):
         num_random = max(batch_size * len(shapes), search.num_trials // 5)
         study.sampler = _sampler(shape, [search.seed, num_done, place], num_random=num_random)
-        trials.append(study.ask(search.space))
+        trials.append(_valued(study.ask(search.space), search))
         shape = {name: value for name, value in trials[0].params.items() if name in SHAPES}
     return trials
+
+
+def ask_for(study: Study, search: Search, params: Params) -> Trial:
+    """Begin a trial of given parameters, which a resumed search asks for again."""
+    study.sampler = _sampler(params, [search.seed], num_random=0)
+    return _valued(study.ask(search.space), search)
+
+
+def _valued(trial: Trial, search: Search) -> Trial:
+    """Store the values that a trial stands for: those of the start as configured, others rounded."""
+    is_start = trial.user_attrs.get("is_start")
+    trial.set_user_attr("values", search.start if is_start else search.scale.values(trial.params))
+    return trial
 
 
 def finished(study: Study) -> list[FrozenTrial]:
@@ -186,11 +157,9 @@ def start_trial(study: Study) -> FrozenTrial:
     return next(trial for trial in finished(study) if trial.user_attrs.get("is_start"))
 
 
-def params_of(trial: Trial | FrozenTrial) -> Params:
-    """Return the values of a trial, rounded to a few digits; those of the start as configured."""
-    if trial.user_attrs.get("is_start"):
-        return trial.params
-    return {name: _rounded(value) for name, value in trial.params.items()}
+def values_of(trial: Trial | FrozenTrial) -> Params:
+    """Return the values of a trial, by key of the configuration; none if it was killed while sampling."""
+    return trial.user_attrs.get("values", {})
 
 
 class _AlreadyLocked(JournalFileOpenLock):
@@ -211,8 +180,14 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def _check_facts(begun: dict[str, Any], now: dict[str, Any]) -> None:
+    for name in now:
+        if name not in begun:
+            raise ConfigError(
+                f"{name}: expected a study of this version, got one that does not know it; "
+                "choose another --out"
+            )
     for name in begun | now:
-        if begun.get(name) != now.get(name):
+        if begun[name] != now.get(name):
             raise ConfigError(
                 f"{name}: the study was begun with {begun.get(name)}, now it is {now.get(name)}; "
                 "set it back or choose another --out"
@@ -223,8 +198,8 @@ def _shapes(search: Search) -> list[Params]:
     """List the shapes, that of the start first; a space has at most one key of `SHAPES`."""
     return [
         {name: choice}
-        for name, distribution in search.space.items()
-        if isinstance(distribution, CategoricalDistribution)
+        for name in SHAPES
+        if isinstance(distribution := search.space.get(name), CategoricalDistribution)
         for choice in sorted(distribution.choices, key=lambda choice: choice != search.start[name])
     ]
 
@@ -235,7 +210,3 @@ def _sampler(shape: Params, seeds: list[int], *, num_random: int) -> BaseSampler
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = TPESampler(n_startup_trials=num_random, multivariate=True, constant_liar=True, seed=seed)
         return PartialFixedSampler(shape, sampler)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

@@ -6,63 +6,25 @@ References:
     arXiv:1901.09888, the choice of hyperparameters.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import optuna
-from jax.sharding import Mesh
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
-from fcf_jax.als import has_converged
 from fcf_jax.evaluation import popularity, summarize, user_metrics_of_scores
 from fcf_jax.experiments.build.held_out import HeldOut
-from fcf_jax.experiments.build.problem import Problem, resolve
+from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig
-from fcf_jax.experiments.errors import DivergedError
-from fcf_jax.experiments.loop import Schedule
 from fcf_jax.experiments.progress import ProgressLine
-from fcf_jax.experiments.tune.candidates import (
-    CandidateData,
-    Learner,
-    Report,
-    advance,
-    als_learner,
-    begin,
-    candidate_data,
-    candidate_mesh,
-    federated_learner,
-)
-from fcf_jax.experiments.tune.study import (
-    SHAPES,
-    Direction,
-    Params,
-    Search,
-    ask,
-    best_trial,
-    finished,
-    model_start,
-    open_study,
-    params_of,
-    server_start,
-    space_around,
-    start_trial,
-)
-
-_REPORTS = 8  # of a trial, at each of which it may be pruned
-MAY_CHANGE = (
-    "parallel.",
-    "data.path",
-    "data.train_path",
-    "data.test_path",
-    "checkpoint.",
-    "tuning.num_server_trials",
-)  # when a study is resumed
+from fcf_jax.experiments.tune.candidates import als_learner, candidate_data, candidate_mesh, federated_learner
+from fcf_jax.experiments.tune.growth import grow
+from fcf_jax.experiments.tune.space import lambda_scale, model_start, notes_on_bounds, server_start
+from fcf_jax.experiments.tune.study import start_trial, values_of
+from fcf_jax.experiments.tune.trials import Stage, Task, search_all
 
 
 class Tuned(NamedTuple):
@@ -72,19 +34,23 @@ class Tuned(NamedTuple):
         given: configuration before tuning.
         config: the same with the best values.
         model: study by ALS; None if the model was not tuned.
+        factors: study of larger K by ALS; None if there was none to try.
         server: study by federations with the best model; None if the server step was not tuned.
         start_value: value of the federation before tuning; None if the server step was not tuned.
         best_value: value of the federation after tuning, of ALS if the server step was not tuned.
         popularity: value of the ranking by popularity; None for an error, which it does not predict.
+        at_bounds: a sentence for each value found at the end of its range.
     """
 
     given: ExperimentConfig
     config: ExperimentConfig
     model: Study | None
+    factors: Study | None
     server: Study | None
     start_value: float | None
     best_value: float
     popularity: float | None
+    at_bounds: tuple[str, ...]
 
     @property
     def metric(self) -> str:
@@ -93,66 +59,15 @@ class Tuned(NamedTuple):
 
     @property
     def studies(self) -> dict[str, Study]:
-        """The studies by name: "model" and "server", if there are any."""
-        studies = {"model": self.model, "server": self.server}
+        """The studies by name, in order: "model", "factors" and "server", as far as there are any."""
+        studies = {"model": self.model, "factors": self.factors, "server": self.server}
         return {name: study for name, study in studies.items() if study is not None}
-
-
-class _Stage(NamedTuple):
-    """Training of the trials of one study.
-
-    Attributes:
-        name: of the study.
-        make_learner: sets up the training of a candidate.
-        num_trials: finished trials that end the stage.
-        num_steps: sweeps or rounds of a trial, at most.
-        stops_early: whether a trial ends when its loss has converged.
-    """
-
-    name: str
-    make_learner: Callable[[Problem, CandidateData], Learner]
-    num_trials: int
-    num_steps: int
-    stops_early: bool
-
-
-class _Task(NamedTuple):
-    """Constants of all stages.
-
-    Attributes:
-        held_out: training and validation set.
-        data: the same, packed on every device of the mesh.
-        mesh: devices that share the candidates.
-        storage: of the studies.
-        progress: shows the progress.
-        metric: that decides.
-        k: lengths of the recommendation lists.
-        batch_size: candidates side by side.
-    """
-
-    held_out: HeldOut
-    data: CandidateData
-    mesh: Mesh
-    storage: BaseStorage
-    progress: ProgressLine
-    metric: str
-    k: tuple[int, ...]
-    batch_size: int
-
-    @property
-    def direction(self) -> Direction:
-        """Whether the metric is to be minimized or maximized."""
-        return "minimize" if self.metric.endswith("rmse") else "maximize"
-
-    def is_better(self, value: float, other: float) -> bool:
-        """Return whether a value of the metric is better than another; False for nan."""
-        return value < other if self.direction == "minimize" else value > other
 
 
 def run_tuning(
     config: ExperimentConfig, held_out: HeldOut, storage: BaseStorage, progress: ProgressLine
 ) -> Tuned:
-    """Tune the model, then the server step on top of it; finished trials of the studies are kept.
+    """Tune the model, then K, then the server step on top of them; finished trials of the studies are kept.
 
     The first trial of each study has the configured values. At the end the tuned federation is compared
     with the configured one, so that the result is never worse on the validation set.
@@ -169,26 +84,37 @@ def run_tuning(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     task, tuning = _prepare(config, held_out, storage, progress), config.tuning
-    model = server = start_value = None
+    model = factors = server = start_value = None
     tuned, best_value = config, math.nan
     if tuning.num_model_trials:
-        stage = _Stage("model", als_learner, tuning.num_model_trials, tuning.num_sweeps, stops_early=True)
-        model = _search(task, stage, config, model_start(config.model, config.data.feedback))
-        tuned, best_value = with_values(config, params_of(model.best_trial)), model.best_value
+        stage = Stage("model", als_learner, tuning.num_model_trials, tuning.num_sweeps, stops_early=True)
+        model = search_all(task, stage, config, model_start(config))
+        tuned, best_value = _improved(config, model)
+        stage = stage._replace(name="factors", num_trials=tuning.num_factors_trials)
+        if factors := grow(task, stage, tuned, best_value):
+            tuned, best_value = _improved(tuned, factors)
     if tuning.num_server_trials:
         num_rounds = config.federation.num_rounds
-        stage = _Stage("server", federated_learner, tuning.num_server_trials, num_rounds, stops_early=False)
-        server = as_given = _search(task, stage, tuned, server_start(config.server))
+        stage = Stage("server", federated_learner, tuning.num_server_trials, num_rounds, stops_early=False)
+        server = as_given = search_all(task, stage, tuned, server_start(config.server))
         if tuned != config:
-            as_given = _search(task, stage._replace(name="as_given", num_trials=1), config, {})
-        tuned, best_value = with_values(tuned, params_of(server.best_trial)), server.best_value
+            as_given = search_all(task, stage._replace(name="as_given", num_trials=1), config, {})
+        tuned, best_value = _improved(tuned, server)
         start_value = value_at_start(as_given)
         if task.is_better(start_value, best_value):  # the tuned model needs more rounds than there are
             tuned, best_value = config, start_value
-    return Tuned(config, tuned, model, server, start_value, best_value, _popularity(task, config))
+    notes = notes_on_bounds(tuned, config, task.scale) if model else ()
+    return Tuned(
+        config, tuned, model, factors, server, start_value, best_value, _popularity(task, config), notes
+    )
 
 
-def _popularity(task: _Task, config: ExperimentConfig) -> float | None:
+def _improved(config: ExperimentConfig, study: Study) -> tuple[ExperimentConfig, float]:
+    """Return the configuration with the best values of a study, and its value of the metric."""
+    return with_values(config, values_of(study.best_trial)), study.best_value
+
+
+def _popularity(task: Task, config: ExperimentConfig) -> float | None:
     if task.direction == "minimize":
         return None
     model = resolve(config, task.held_out.dataset).model
@@ -205,7 +131,7 @@ def value_at_start(study: Study) -> float:
 
 def _prepare(
     config: ExperimentConfig, held_out: HeldOut, storage: BaseStorage, progress: ProgressLine
-) -> _Task:
+) -> Task:
     mesh = candidate_mesh(config.tuning.batch_size, max_devices=config.parallel.devices)
     data = candidate_data(
         held_out.train,
@@ -215,7 +141,7 @@ def _prepare(
         max_users=config.evaluation.max_users,
         seed=config.data.seed,
     )
-    return _Task(
+    return Task(
         held_out,
         data,
         mesh,
@@ -224,82 +150,5 @@ def _prepare(
         metric=config.tuning_metric,
         k=config.evaluation.lengths,
         batch_size=config.tuning.batch_size,
+        scale=lambda_scale(config, held_out.train),
     )
-
-
-def _search(task: _Task, stage: _Stage, config: ExperimentConfig, start: Params) -> Study:
-    """Search around `start`, with everything else as in `config`; batches of trials end together."""
-    values = {key: value for key, value in config.by_key().items() if not key.startswith(MAY_CHANGE)}
-    fingerprints = {
-        "training data": task.held_out.train.fingerprint(),
-        "validation data": task.held_out.validation.fingerprint(),
-    }
-    search = Search(
-        name=stage.name,
-        start=start,
-        space=space_around(start, config.tuning, config.server),
-        num_trials=stage.num_trials,
-        num_steps=stage.num_steps,
-        facts=values | fingerprints,
-        direction=task.direction,
-        seed=config.tuning.seed,
-    )
-    shape_keys = [key for key in SHAPES if key in start]
-
-    @functools.cache
-    def learner_of(*shape: int) -> Learner:
-        task.progress.compiling(f"{stage.name} trials")
-        shaped = with_values(config, dict(zip(shape_keys, shape, strict=True)))
-        problem = resolve(shaped, task.held_out.dataset)._replace(formats=None)  # sums in floating point
-        return stage.make_learner(problem, task.data)
-
-    study = open_study(task.storage, search)
-    while len(finished(study)) < search.num_trials:
-        trials = ask(study, search, batch_size=task.batch_size)
-        learner = learner_of(*(trials[0].params[key] for key in shape_keys))
-        for trial, value in zip(trials, _train(task, stage, learner, trials), strict=True):
-            study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
-        _show(task, study, stage)
-    if best_trial(study) is None:
-        remedy = "raise tuning.regularization" if stage.name == "model" else "set a safer server.step"
-        raise DivergedError(f"every trial of the {stage.name} diverged or was pruned; {remedy}")
-    return study
-
-
-def _train(task: _Task, stage: _Stage, learner: Learner, trials: list[Trial]) -> list[float | None]:
-    """Train trials of one shape side by side.
-
-    Returns:
-        The value of each, None for those that were pruned or diverged.
-    """
-    params = [params_of(trial) for trial in trials]
-    settings = {key: [each[key] for each in params] for key in params[0] if key not in SHAPES}
-    batch = begin(learner, settings, task.mesh, num_places=task.batch_size)
-    values: list[float | None] = [None] * len(trials)
-    is_running = [True] * len(trials)
-    schedule = Schedule(stage.num_steps, evaluate_every=max(stage.num_steps // _REPORTS, 1))
-    for first, size in schedule.reports:
-        batch, report = advance(learner, batch, task.data, [size * running for running in is_running])
-        done = first + size
-        for place, trial in enumerate(trials):
-            if not is_running[place]:
-                continue
-            of_trial: Report = jax.tree.map(lambda leaf, place=place: leaf[place], report)
-            value = summarize(of_trial.metrics)[task.metric] if of_trial.is_finite else math.nan
-            has_settled = stage.stops_early and bool(has_converged(of_trial.previous_loss, of_trial.loss))
-            is_last = done == stage.num_steps or has_settled
-            if math.isfinite(value):
-                trial.report(value, done)
-                values[place] = value if is_last else None
-            is_running[place] = math.isfinite(value) and not is_last and not trial.should_prune()
-        if not any(is_running):
-            break
-    return values
-
-
-def _show(task: _Task, study: Study, stage: _Stage) -> None:
-    best, status = best_trial(study), ""
-    if best is not None:
-        params = (f"{key.partition('.')[2]} {value:.4g}" for key, value in params_of(best).items())
-        status = f"best {task.metric} {best.value:.4f}: {'  '.join(params)}"
-    task.progress.show(f"{stage.name} trials", len(finished(study)), stage.num_trials, status)
