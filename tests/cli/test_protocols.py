@@ -20,7 +20,7 @@ SHORT = [
 def run(folder, config, *overrides):
     """Run a shipped config on toy data; return its summary and the item factors by label."""
     settings = [part for one in (*SHORT, *overrides) for part in ("--set", one)]
-    assert cli.main(["run", config, *settings, "--quiet", "--out", str(folder)]) == 0
+    assert cli.main(["run", config, *settings, "--out", str(folder)]) == 0
     with np.load(folder / "item_factors.npz") as arrays:
         factors = dict(zip(arrays["item_ids"].tolist(), arrays["item_factors"].astype(float), strict=True))
     return json.loads((folder / "summary.json").read_text()), factors
@@ -114,7 +114,7 @@ def movielens(tmp_path_factory):
     return folder, rows
 
 
-def test_given_negatives_rank_the_test_item_as_in_ncf(movielens, tmp_path):
+def test_given_negatives_rank_the_test_item_as_in_ncf(movielens, tmp_path, capsys):
     folder, rows = movielens
     users, items = (list(dict.fromkeys(row[column] for row in rows)) for column in (0, 1))
     held_out = {user: item for user, item, _, _ in rows}  # the latest of each user
@@ -134,6 +134,9 @@ def test_given_negatives_rank_the_test_item_as_in_ncf(movielens, tmp_path):
     given = [f"data.path={folder}", f"data.negatives_path={path}", "evaluation.baseline=true"]
     given += ["evaluation.k=[1, 4]"]
     summary, factors = run(tmp_path / "run", "movielens-1m-ncf", *given)
+    printed = capsys.readouterr().out
+    assert "60 test items, ranked in the catalogue and among 12 negatives: test.negative" in printed
+    assert "sampled_hit_rate_at_4" in printed and "…" not in printed
     ranks = []
     for user, wanted in held_out.items():
         scores = fold_in(factors, [item for one, item, _, _ in rows if one == user and item != wanted])

@@ -23,6 +23,7 @@ from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.messages import count_of
 
 _UNKNOWN = "-"
+_LONG_NAME = 20  # characters of a metric; with longer ones, 80 columns have no room for blanks at the edges
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
@@ -143,16 +144,19 @@ def _summary_table(summary: "Summary") -> Table:
     """Return a row for each metric that is known of any side, with popularity first: the floor."""
     difference = summary["difference_percent"]
     columns = {"popularity": summary.get("popularity"), "federated": summary["federated"]}
-    table = Table(title="federated vs centralised (ALS)" if summary["centralized"] else None)
+    shown_names = [name for name in summary["federated"] if not name.startswith("normalized_")]
+    table = Table(
+        title="federated vs centralised (ALS)" if summary["centralized"] else None,
+        pad_edge=max(map(len, shown_names)) < _LONG_NAME,
+    )
     columns |= {"centralised": summary["centralized"]}
     shown = {heading: values for heading, values in columns.items() if values}
     for heading in ["", *shown, *(["difference %"] if difference else [])]:
         table.add_column(heading, justify="right" if heading else "left")
-    for name in summary["federated"]:
-        if not name.startswith("normalized_"):
-            cells = [_number(values.get(name)) for values in shown.values()]
-            if set(cells) != {_UNKNOWN}:
-                table.add_row(name, *cells, *([_number(difference.get(name), "+.2f")] if difference else []))
+    for name in shown_names:
+        cells = [_number(values.get(name)) for values in shown.values()]
+        if set(cells) != {_UNKNOWN}:
+            table.add_row(name, *cells, *([_number(difference.get(name), "+.2f")] if difference else []))
     return table
 
 
