@@ -89,6 +89,7 @@ def test_tuned_config_is_ready_and_no_worse_than_the_start(tuned):
     rows = rows_of(tuned)
     assert [row["stage"] for row in rows] == ["model"] * 5 + ["server"] * 3
     assert (float(rows[0]["model.alpha"]), float(rows[0]["model.regularization"])) == (4.0, 1.0)
+    assert float(rows[0]["effective_regularization"]) == 1.0 and rows[5]["effective_regularization"] == ""
     assert float(rows[5]["server.learning_rate"]) == 0.1
     given, found = load_config(str(tuned / "config.toml")), load_config(str(tuned / "tuned.toml"))
     values = (tuned / "tuned.toml").read_text().splitlines()[1].split(": ")[1]

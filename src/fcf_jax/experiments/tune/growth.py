@@ -19,8 +19,6 @@ from fcf_jax.experiments.tune.study import Search, ask_for, finished, values_of
 from fcf_jax.experiments.tune.trials import Stage, Task, begin_search, show, trainer
 
 _MULTIPLES = tuple(1.5**power for power in (0, 1, -1, 2, -2))  # of the best lambda so far, in this order
-MOST_TRIALS = len(_MULTIPLES)  # for one K
-_ROOM = 100.0  # lambda moves by less than this factor in all
 
 
 def grow(task: Task, stage: Stage, config: ExperimentConfig, value: float) -> Study | None:
@@ -42,9 +40,10 @@ def grow(task: Task, stage: Stage, config: ExperimentConfig, value: float) -> St
     if not larger or not stage.num_trials:
         return None
     start: Params = {FACTORS: config.model.num_factors, LAMBDA: config.model.regularization}
+    room = max(_MULTIPLES) ** (len(larger) + 1)  # lambda moves by less than this factor in all
     space: Space = {
         FACTORS: CategoricalDistribution([start[FACTORS], *larger]),
-        LAMBDA: FloatDistribution(start[LAMBDA] / _ROOM, start[LAMBDA] * _ROOM, log=True),
+        LAMBDA: FloatDistribution(start[LAMBDA] / room, start[LAMBDA] * room, log=True),
     }
     search, study = begin_search(task, stage, config, start, space=space, start_value=value)
     train = trainer(task, stage, config, search)
@@ -52,15 +51,15 @@ def grow(task: Task, stage: Stage, config: ExperimentConfig, value: float) -> St
         before = _best(study, search, below=num_factors)
         first = values_of(before)[LAMBDA]
         wanted = [rounded(first * multiple) for multiple in _MULTIPLES[: stage.num_trials]]
-        wanted = wanted[sum(values_of(one)[FACTORS] == num_factors for one in finished(study)) :]
-        for place in range(0, len(wanted), task.batch_size):
+        done = sum(values_of(one)[FACTORS] == num_factors for one in finished(study))
+        while done < len(wanted):
             batch = [
-                {FACTORS: num_factors, LAMBDA: regularization}
-                for regularization in wanted[place : place + task.batch_size]
+                ask_for(study, search, {FACTORS: num_factors, LAMBDA: regularization})
+                for regularization in wanted[done : done + task.batch_size]
             ]
-            train(study, [ask_for(study, search, params) for params in batch])
-            left = max(len(wanted) - place - task.batch_size, 0)
-            show(task, study, f"K = {num_factors} trials", len(finished(study)) + left)
+            train(study, batch)
+            done += len(batch)
+            show(task, study, f"K = {num_factors} trials", done, len(wanted))
         if not task.is_better(study.best_value, _value_of(before)):
             break
     return study

@@ -149,7 +149,7 @@ def search_all(task: Task, stage: Stage, config: ExperimentConfig, start: Params
     train = trainer(task, stage, config, search)
     while len(finished(study)) < search.num_trials:
         train(study, ask(study, search, batch_size=task.batch_size))
-        show(task, study, f"{stage.name} trials", stage.num_trials)
+        show(task, study, f"{stage.name} trials", len(finished(study)), stage.num_trials)
     if best_trial(study) is None:
         remedy = "raise tuning.regularization" if stage.name == "model" else "set a safer server.step"
         raise DivergedError(f"every trial of the {stage.name} diverged or was pruned; {remedy}")
@@ -214,10 +214,10 @@ def _train(
     return values
 
 
-def show(task: Task, study: Study, what: str, num_trials: int) -> None:
-    """Show how many trials of a study have ended, and the best of them."""
+def show(task: Task, study: Study, what: str, done: int, num_trials: int) -> None:
+    """Show how many trials have ended, and the best of the study."""
     best, status = best_trial(study), ""
     if best is not None:
         found = (f"{key.partition('.')[2]} {value:.4g}" for key, value in values_of(best).items())
         status = f"best {task.metric} {best.value:.4f}: {'  '.join(found)}"
-    task.progress.show(what, len(finished(study)), num_trials, status)
+    task.progress.show(what, done, num_trials, status)
