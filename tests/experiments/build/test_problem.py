@@ -57,6 +57,6 @@ def test_items_without_interactions_have_no_factor_unless_that_is_private(overri
     placed = place(resolve(config, *load_datasets(config, split_seeds=[0])))
     state = placed.problem.federation().init(jax.random.key(0))
     is_untouched = placed.problem.train.item_counts == 0
-    item_factors = placed.item_factors(state)
+    item_factors = placed.item_factors(state.item_factors)
     assert is_untouched.any() and item_factors[~is_untouched].all()
     assert np.all(item_factors[is_untouched] == 0) != bool(overrides)
