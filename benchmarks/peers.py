@@ -5,8 +5,7 @@ p = 1 where r > 0. Iterations start from given item factors, solve all users, th
 
 - `implicit` takes its matrix for confidences: it gets c, and gives all other pairs the weight 1.
 - `irspack` under loss type ORIGINAL has the confidence alpha0 + value, and alpha0 elsewhere: it gets alpha r
-  and alpha0 = 1. With nu = 0 its regularization does not depend on the number of interactions. Its loss is
-  J / 2.
+  and alpha0 = 1. Its lambda (n + alpha0 N)^nu is ours with w0 = 1. Its loss is J / 2.
 
 Their conjugate gradients take three steps, from the factors of the last iteration, whatever the residual.
 """
@@ -38,6 +37,7 @@ class Task(NamedTuple):
         alpha: of the confidence 1 + alpha r.
         regularization: lambda.
         seed: of the users' start, drawn as `implicit` does.
+        exponent: nu in lambda (n + N)^nu, which `irspack` has too.
     """
 
     strengths: "csr_matrix"
@@ -45,6 +45,7 @@ class Task(NamedTuple):
     alpha: float
     regularization: float
     seed: int = 0
+    exponent: float = 0.0
 
 
 class Iterations(NamedTuple):
@@ -98,7 +99,7 @@ def _irspack(task: Task, *, solver: str) -> Iterations:
         .set_K(num_factors)
         .set_alpha0(1.0)
         .set_reg(task.regularization)
-        .set_nu(0.0)
+        .set_nu(task.exponent)
         .set_loss_type(core.LossType.ORIGINAL)
         .set_init_stdev(0.1)
         .set_random_seed(task.seed)

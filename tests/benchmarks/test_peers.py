@@ -8,21 +8,28 @@ import readme
 USERS, ITEMS, FACTORS, ALPHA, REGULARIZATION = 20, 12, 3, 4.0, 0.7
 
 
-def solved(factors, confidence, preference):
+def regularization_of(confidence, exponent):
+    """Lambda of every row, lambda (n + N)^nu."""
+    return REGULARIZATION * ((confidence > 1).sum(1) + confidence.shape[1]) ** exponent
+
+
+def solved(factors, confidence, preference, exponent):
     """Solve every row of the other side, densely."""
-    matrices = np.einsum("ui,ik,il->ukl", confidence, factors, factors) + REGULARIZATION * np.eye(FACTORS)
+    ridges = regularization_of(confidence, exponent)[:, None, None] * np.eye(FACTORS)
+    matrices = np.einsum("ui,ik,il->ukl", confidence, factors, factors) + ridges
     right = (confidence * preference) @ factors
     return np.linalg.solve(matrices, right[..., None])[..., 0]
 
 
-def iterated(name, strengths, start):
+def iterated(name, strengths, start, exponent=0.0):
     """Run one iteration of a peer, whose loss is returned too, if it has one."""
     if not peers.is_installed(name):
         pytest.skip(f"{peers.PEERS[name].package} is not installed")
     sparse = pytest.importorskip("scipy.sparse")
     matrix = sparse.csr_matrix(strengths.astype(np.float32))
     with peers.single_threaded_blas():
-        iterations = peers.PEERS[name].prepare(peers.Task(matrix, start, ALPHA, REGULARIZATION))
+        task = peers.Task(matrix, start, ALPHA, REGULARIZATION, exponent=exponent)
+        iterations = peers.PEERS[name].prepare(task)
         iterations.run(1)
     return np.array(iterations.item_factors()), iterations.loss and iterations.loss()
 
@@ -33,18 +40,23 @@ def draw(num_factors):
     return strengths, rng.normal(0, 0.3, (ITEMS, num_factors)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", peers.PEERS)
-def test_an_iteration_of_a_peer_matches_dense_reference(name):
+@pytest.mark.parametrize(
+    ("name", "exponent"), [*((name, 0.0) for name in peers.PEERS), ("irspack_cg", 0.7), ("irspack_exact", 0.7)]
+)
+def test_an_iteration_of_a_peer_matches_dense_reference(name, exponent):
     strengths, start = draw(FACTORS)
-    found, loss = iterated(name, strengths, start)  # three steps are exact with three factors
+    found, loss = iterated(name, strengths, start, exponent)  # three steps are exact with three factors
     confidence, preference = 1 + ALPHA * strengths, strengths > 0
-    user_factors = solved(start.astype(np.float64), confidence, preference)
-    item_factors = solved(user_factors, confidence.T, preference.T)
+    user_factors = solved(start.astype(np.float64), confidence, preference, exponent)
+    item_factors = solved(user_factors, confidence.T, preference.T, exponent)
     np.testing.assert_allclose(found, item_factors, atol=1e-4)
     if loss is not None:
         errors = confidence * (preference - user_factors @ item_factors.T) ** 2
-        squares = (user_factors**2).sum() + (item_factors**2).sum()
-        assert loss == pytest.approx(errors.sum() + REGULARIZATION * squares, rel=1e-5)
+        penalties = (
+            np.sum(regularization_of(each, exponent) * (factors**2).sum(1))
+            for each, factors in ((confidence, user_factors), (confidence.T, item_factors))
+        )
+        assert loss == pytest.approx(errors.sum() + sum(penalties), rel=1e-5)
 
 
 def test_conjugate_gradients_of_both_peers_agree_before_they_converge():

@@ -35,6 +35,11 @@ class Toy(NamedTuple):
 
 
 TOYS = {
+    "accuracy": Toy(
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--set", "evaluation.k=5"]
+        + ["--num-factors", "3", "--num-seeds", "2", "--num-rounds", "2"],
+        ("results", 0, "methods", "federated", "recall_at_5", "sd"),
+    ),
     "against_implicit": Toy(
         [*ONCE, "--only", "rounds", "quality"], ("results", 0, "quality", "rows", 0, "seconds")
     ),
@@ -76,7 +81,7 @@ TOYS = {
     ),
     "side_by_side": Toy([*ONCE, "--num-runs", "2"], ("rows", 0, "ms a round")),
 }  # fmt: skip
-OF_COMMANDS = {"kill_and_resume", "privacy_utility"}
+OF_COMMANDS = {"accuracy", "kill_and_resume", "privacy_utility"}
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
 PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
 BLOCKED = {
