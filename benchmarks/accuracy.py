@@ -32,8 +32,11 @@ from fcf_jax.experiments.build.dataset import Dataset, load_dataset
 from fcf_jax.experiments.build.devices import start_devices
 from fcf_jax.experiments.build.problem import PlacedProblem, place, resolve
 from fcf_jax.experiments.config.load import load_config
+from fcf_jax.experiments.errors import ConfigError
 
 PAGE = README.parents[1] / "docs" / "accuracy.md"
+_NUMBERS = ("alpha", "unobserved_weight", "regularization", "regularization_exponent")
+_SETTING = "alpha, w0, lambda, nu"
 _PEERS = ("implicit_cg", "irspack_cg", "irspack_exact")
 
 
@@ -114,6 +117,7 @@ def trainings(placed: PlacedProblem, seed: int, peers: list[str]) -> Iterator[tu
         config.model.regularization,
         seed,
         config.model.regularization_exponent,
+        config.model.unobserved_weight,
     )
     for peer in peers:
         if task.exponent and PEERS[peer].package == "implicit":
@@ -142,6 +146,7 @@ def measure_setting(
             "alpha": model.alpha,
             "regularization": model.regularization,
             "regularization_exponent": model.regularization_exponent,
+            "unobserved_weight": model.unobserved_weight,
             "num_rounds": placed.problem.config.federation.num_rounds,
         },
         "seeds": num_seeds,
@@ -192,9 +197,7 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         setting = result["setting"]
         head = {
             "K": setting["num_factors"],
-            "alpha, lambda, nu": ", ".join(
-                cell(setting[key]) for key in ("alpha", "regularization", "regularization_exponent")
-            ),
+            _SETTING: ", ".join(cell(setting[key]) for key in _NUMBERS),
             "rounds": setting["num_rounds"],
         }
         for name, found in result["methods"].items():
@@ -204,7 +207,7 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {
             "method": "popularity",
             **head,
-            "alpha, lambda, nu": None,
+            _SETTING: None,
             "rounds": None,
             **floor,
             "from": None,
@@ -213,7 +216,7 @@ def _rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if one.protocol == document["source"]:
             cells = {key: f"{one.metrics[key]:.4f}" if key in one.metrics else None for key in metrics}
             yield {
-                "method": f"published {one.method}", "K": one.num_factors, "alpha, lambda, nu": None,
+                "method": f"published {one.method}", "K": one.num_factors, _SETTING: None,
                 "rounds": None, **cells, "from": one.source,
             }  # fmt: skip
 
@@ -251,7 +254,10 @@ def main() -> None:
         return
     if arguments.source is None:
         parser.error("expected CONFIG, or --table")
-    config = load_config(arguments.source, arguments.overrides)
+    try:
+        config = load_config(arguments.source, arguments.overrides)
+    except ConfigError as error:
+        sys.exit(str(error))
     start_devices(config.parallel)
     dataset = load_dataset(config)
     protocol = Protocol(

@@ -1,11 +1,13 @@
 """Centralised peers on the same model as ours: `implicit`, and the iALS of `irspack`. Needs no JAX.
 
 All minimise J = sum over all (u, i) of c (p - x.y)^2, plus lambda (|X|^2 + |Y|^2), with c = 1 + alpha r and
-p = 1 where r > 0. Iterations start from given item factors, solve all users, then all items, on all cores.
+p = 1 where r > 0, and c = w0 and p = 0 elsewhere. Iterations start from given item factors, solve all users,
+then all items, on all cores.
 
-- `implicit` takes its matrix for confidences: it gets c, and gives all other pairs the weight 1.
-- `irspack` under loss type ORIGINAL has the confidence alpha0 + value, and alpha0 elsewhere: it gets alpha r
-  and alpha0 = 1. Its lambda (n + alpha0 N)^nu is ours with w0 = 1. Its loss is J / 2.
+- `implicit` takes its matrix for confidences, and gives all other pairs the weight 1: it gets c / w0 and
+  lambda / w0.
+- `irspack` under loss type ORIGINAL has the confidence alpha0 + value, and alpha0 elsewhere: it gets c - w0
+  and alpha0 = w0. Its lambda (n + alpha0 N)^nu is ours. Its loss is J / 2.
 
 Their conjugate gradients take three steps, from the factors of the last iteration, whatever the residual.
 """
@@ -37,7 +39,8 @@ class Task(NamedTuple):
         alpha: of the confidence 1 + alpha r.
         regularization: lambda.
         seed: of the users' start, drawn as `implicit` does.
-        exponent: nu in lambda (n + N)^nu, which `irspack` has too.
+        exponent: nu in lambda (n + w0 N)^nu, which `irspack` has too.
+        unobserved_weight: w0.
     """
 
     strengths: "csr_matrix"
@@ -46,6 +49,7 @@ class Task(NamedTuple):
     regularization: float
     seed: int = 0
     exponent: float = 0.0
+    unobserved_weight: float = 1.0
 
 
 class Iterations(NamedTuple):
@@ -78,15 +82,16 @@ def _implicit(task: Task, *, use_cg: bool) -> Iterations:
     model = importlib.import_module("implicit.cpu.als").AlternatingLeastSquares(use_cg=use_cg)
     model.cg_steps = CG_STEPS
     matrix: Any = task.strengths.astype(np.float32)  # copies
-    matrix.data = 1.0 + np.float32(task.alpha) * matrix.data
+    matrix.data = (1.0 + np.float32(task.alpha) * matrix.data) / np.float32(task.unobserved_weight)
+    regularization = task.regularization / task.unobserved_weight
     transposed = matrix.T.tocsr()
     items = np.array(task.item_factors)
     users = draw_factors(matrix.shape[0], items.shape[1], seed=task.seed)
 
     def run(num_iterations: int) -> None:
         for _ in range(num_iterations):
-            model.solver(matrix, users, items, task.regularization, num_threads=0)
-            model.solver(transposed, items, users, task.regularization, num_threads=0)
+            model.solver(matrix, users, items, regularization, num_threads=0)
+            model.solver(transposed, items, users, regularization, num_threads=0)
 
     return Iterations(run, lambda: items)
 
@@ -97,7 +102,7 @@ def _irspack(task: Task, *, solver: str) -> Iterations:
     config = (  # one chain: each call returns a copy
         core.IALSModelConfigBuilder()
         .set_K(num_factors)
-        .set_alpha0(1.0)
+        .set_alpha0(task.unobserved_weight)
         .set_reg(task.regularization)
         .set_nu(task.exponent)
         .set_loss_type(core.LossType.ORIGINAL)
@@ -117,7 +122,9 @@ def _irspack(task: Task, *, solver: str) -> Iterations:
         .set_ialspp_subspace_dimension(64)
         .build()
     )
-    trainer = core.IALSTrainer(config, np.float32(task.alpha) * task.strengths.astype(np.float32))
+    extra: Any = task.strengths.astype(np.float32)  # copies
+    extra.data = np.float32(1.0 - task.unobserved_weight) + np.float32(task.alpha) * extra.data
+    trainer = core.IALSTrainer(config, extra)
     trainer.user = draw_factors(len(task.strengths.indptr) - 1, num_factors, seed=task.seed)
     trainer.item = np.array(task.item_factors)
 

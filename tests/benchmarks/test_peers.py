@@ -5,12 +5,12 @@ import peers
 import pytest
 import readme
 
-USERS, ITEMS, FACTORS, ALPHA, REGULARIZATION = 20, 12, 3, 4.0, 0.7
+USERS, ITEMS, FACTORS, ALPHA, REGULARIZATION, W0 = 20, 12, 3, 4.0, 0.7, 0.6
 
 
 def regularization_of(confidence, exponent):
-    """Lambda of every row, lambda (n + N)^nu."""
-    return REGULARIZATION * ((confidence > 1).sum(1) + confidence.shape[1]) ** exponent
+    """Lambda of every row, lambda (n + w0 N)^nu."""
+    return REGULARIZATION * ((confidence > 1).sum(1) + W0 * confidence.shape[1]) ** exponent
 
 
 def solved(factors, confidence, preference, exponent):
@@ -28,7 +28,7 @@ def iterated(name, strengths, start, exponent=0.0):
     sparse = pytest.importorskip("scipy.sparse")
     matrix = sparse.csr_matrix(strengths.astype(np.float32))
     with peers.single_threaded_blas():
-        task = peers.Task(matrix, start, ALPHA, REGULARIZATION, exponent=exponent)
+        task = peers.Task(matrix, start, ALPHA, REGULARIZATION, 0, exponent, W0)
         iterations = peers.PEERS[name].prepare(task)
         iterations.run(1)
     return np.array(iterations.item_factors()), iterations.loss and iterations.loss()
@@ -41,12 +41,14 @@ def draw(num_factors):
 
 
 @pytest.mark.parametrize(
-    ("name", "exponent"), [*((name, 0.0) for name in peers.PEERS), ("irspack_cg", 0.7), ("irspack_exact", 0.7)]
+    ("name", "exponent"),
+    [*((name, 0.0) for name in peers.PEERS), ("irspack_cg", 0.7), ("irspack_exact", 0.7)],
 )
 def test_an_iteration_of_a_peer_matches_dense_reference(name, exponent):
     strengths, start = draw(FACTORS)
     found, loss = iterated(name, strengths, start, exponent)  # three steps are exact with three factors
-    confidence, preference = 1 + ALPHA * strengths, strengths > 0
+    preference = strengths > 0
+    confidence = np.where(preference, 1 + ALPHA * strengths, W0)
     user_factors = solved(start.astype(np.float64), confidence, preference, exponent)
     item_factors = solved(user_factors, confidence.T, preference.T, exponent)
     np.testing.assert_allclose(found, item_factors, atol=1e-4)
