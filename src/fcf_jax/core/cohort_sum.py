@@ -38,7 +38,8 @@ from fcf_jax.core.records import (
     Uploads,
     as_pytree,
 )
-from fcf_jax.core.solve import any_in_batch, shared_part
+from fcf_jax.core.solve import shared_part
+from fcf_jax.core.transformed import any_in_batch, beginning_like
 
 Total = TypeVar("Total")
 
@@ -222,7 +223,7 @@ def solve_chunks(
     model, num_users = broadcast.model, clients.row_counts.shape[0]
     num_items = clients.item_counts.shape[-1]  # Y may have padding rows
     shared = shared_part(model, broadcast.item_factors, broadcast.item_gram, num_items=num_items)
-    broadcast, shared = packing.beginning_like((as_pytree(broadcast), shared), clients.owners)
+    broadcast, shared = beginning_like((as_pytree(broadcast), shared), clients.owners)
 
     def solve(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk
@@ -239,7 +240,7 @@ def solve_chunks(
 
     chunks = clients.rows, clients.owners, clients.client_ids
     start_of_scan = start, jnp.zeros((), broadcast.item_factors.dtype)
-    start_of_scan = packing.beginning_like(start_of_scan, broadcast.item_factors, clients.owners)
+    start_of_scan = beginning_like(start_of_scan, broadcast.item_factors, clients.owners)
     (end, worst), outputs = jax.lax.scan(solve_if_filled if may_skip else solve, start_of_scan, chunks)
     return end, outputs, worst
 

@@ -17,8 +17,8 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from fcf_jax.core.methods import any_in_batch
 from fcf_jax.core.records import PackedClients
+from fcf_jax.core.transformed import any_in_batch
 
 _SPREAD = 1.25  # standard deviation of the rows per user in means, where they are traced
 _FEW = 8192  # up to so many clients, a search compares with all

@@ -32,6 +32,7 @@ from fcf_jax.core.equations import (
 )
 from fcf_jax.core.linalg import einsum, inverse_cholesky, matmul
 from fcf_jax.core.records import Scalar
+from fcf_jax.core.transformed import any_in_batch
 
 _DIRECT_STEPS = 2  # the solve and one refinement
 _MOST_GRADIENT_STEPS = 128
@@ -261,14 +262,3 @@ def _power_of_two(size: Array) -> Array:
     size = jnp.where((size >= kind.tiny) & jnp.isfinite(size), size, 1.0)
     bits = jax.lax.bitcast_convert_type(size, f"int{kind.bits}")
     return jax.lax.bitcast_convert_type(bits & (-1 << kind.nmant), size.dtype)  # the exponent alone
-
-
-@jax.custom_batching.custom_vmap
-def any_in_batch(flag: Array) -> Array:
-    """Return the flag; under `vmap`, whether any flag is set, so that `cond` takes one branch for all."""
-    return flag
-
-
-@any_in_batch.def_vmap
-def _any_in_batch_rule(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return any_in_batch(jnp.any(flag)), False

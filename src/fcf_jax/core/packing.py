@@ -341,20 +341,3 @@ def split_chunks(share: Callable, mesh: Mesh | None, *, out_specs: Any = None) -
         axis_names={"clients"},
         check_vma=False,  # the sums of all shares begin with the same zeros
     )
-
-
-def beginning_like(tree: T, *others: Any) -> T:
-    """Return the tree with 0 added to its arrays, a 0 that depends on other arrays.
-
-    In somebody's `shard_map`, a loop over what differs by device must begin with what JAX takes to differ,
-    and a linear solve must use nothing else.
-    """
-    zeros = [jnp.where(False, other.ravel()[0], 0).astype(jnp.int32) for other in others]
-    zero = jnp.sum(jnp.stack(zeros))
-
-    def with_zero(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array):
-            return leaf
-        return leaf | (zero > 0) if leaf.dtype == bool else leaf + zero.astype(leaf.dtype)
-
-    return jax.tree.map(with_zero, tree)

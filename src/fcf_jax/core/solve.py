@@ -29,7 +29,6 @@ from fcf_jax.core.methods import (
     Batch,
     Shared,
     Solution,
-    any_in_batch,
     gathered,
     rounding_level,
     solve_by_gradients,
@@ -38,6 +37,7 @@ from fcf_jax.core.methods import (
 from fcf_jax.core.objective import extra_confidence, gram, regularization_of, sparse_residuals
 from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import Model, Observations, Scalar
+from fcf_jax.core.transformed import any_in_batch, beginning_like
 
 # Conjugate gradients are faster up to these (c - w0) / w0 (benchmarks/README.md), and further with short
 # histories or a coarse tolerance; beyond the last they take many steps, and rounding shows.
@@ -96,6 +96,7 @@ def solve_history(
     ridge = _ridge(model, rows, row_sums, num_items=item_factors.shape[0])
     batch = _batch_of(model, item_factors, model.unobserved_weight * item_gram, ridge, rows, row_sums)
     tolerance = jnp.zeros((), item_factors.dtype)
+    batch = beginning_like(batch, rows.item_ids)
     return _solution(lambda batch, row_sums, _: solve_directly(batch, row_sums), batch, row_sums, tolerance)
 
 
