@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import shlex
+import shutil
 import tomllib
 
 import numpy as np
@@ -15,7 +16,7 @@ from fcf_jax.experiments.build.held_out import load_held_out
 from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config, with_values
 from fcf_jax.experiments.store.run_directory import claimed
-from fcf_jax.experiments.tune import trials
+from fcf_jax.experiments.tune import trials, tuning
 from fcf_jax.experiments.tune.candidates import advance
 from fcf_jax.experiments.tune.space import lambda_scale, model_start, space_around
 
@@ -145,11 +146,18 @@ def test_finished_study_is_not_done_again_and_is_shown_beside_popularity(tuned, 
     held_out = load_held_out(config := load_config(str(tuned / "config.toml")))
     model = resolve(config, held_out.dataset).model
     floor = evaluate_popularity(model, held_out.train, held_out.validation)["map_at_10"]
-    printed = capsys.readouterr().out
-    assert f"; popularity has {floor:.4f}" in printed
-    at_bounds = json.loads((tuned / "tuning.json").read_text())["at_bounds"]
-    assert all(note in printed and f"# {note}\n" in before[0].decode() for note in at_bounds)
+    assert f"; popularity has {floor:.4f}" in capsys.readouterr().out
     assert ((tuned / "tuned.toml").read_bytes(), (tuned / "study.log").read_bytes()) == before
+
+
+def test_a_value_at_the_end_of_its_range_is_printed_and_written(tuned, tmp_path, monkeypatch, capsys):
+    note, folder = "model.alpha is at the high end", tmp_path / "study"
+    shutil.copytree(tuned, folder)
+    monkeypatch.setattr(tuning, "notes_on_bounds", lambda found, given, scale: (note,))
+    assert cli.main(["tune", "--resume", "--out", str(folder)]) == 0
+    assert f"\n{note}\n" in capsys.readouterr().out
+    assert f"\n# {note}\n" in (folder / "tuned.toml").read_text()
+    assert json.loads((folder / "tuning.json").read_text())["at_bounds"] == [note]
 
 
 def test_the_command_for_several_seeds_is_said_and_takes_the_tuned_model(
