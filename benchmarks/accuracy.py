@@ -110,8 +110,10 @@ def trainings(placed: PlacedProblem, seed: int, peers: list[str]) -> Iterator[tu
         problem.model, start, placed.clients, items, num_sweeps=num_rounds, mesh=mesh
     )
     yield "ALS", fcf.parallel.fetch(found)
+    from scipy.sparse import csr_matrix
+
     task = Task(
-        problem.train.to_scipy().tocsr(),
+        csr_matrix(problem.train.to_scipy()),
         np.array(start),
         config.model.alpha,
         config.model.regularization,
