@@ -82,7 +82,7 @@ def test_sums_match_dense_reference_and_are_the_same_bits_twice(histories, clien
     assert relative_error(sums.confidence_sum, np.sum(c - 1.0, axis=0)) <= 1e-6
     loss = objective(x, y, c, p, regularization=REGULARIZATION) - REGULARIZATION * np.sum(y**2)
     assert relative_error(sums.loss, loss) <= 1e-5
-    assert int(sums.num_clients) == NUM_USERS and 0 <= float(error) < 2e-5
+    assert int(sums.num_clients) == NUM_USERS and 0 <= float(error) < 1e-5
     again, _ = by_kernels(alpha, item_factors, clients)
     assert all(np.array_equal(*pair) for pair in zip(sums, again, strict=True))
 

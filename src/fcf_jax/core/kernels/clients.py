@@ -28,7 +28,8 @@ from fcf_jax.core.kernels.launch import Launch, Weighted
 MOST_CHEBYSHEV_STEPS = 24  # beyond, conjugate gradients are as fast
 MOST_GRADIENT_STEPS = 256
 # (c - w0) / w0 up to which the rounding of the products is below 1e-5, and is below it after one correction
-LIGHT, HEAVY, _ROUNDING = 16.0, 256.0, 1e-5
+LIGHT, HEAVY = 16.0, 256.0
+_ROUNDING = 2.0**-17  # of the matrix, relative to its part from the history
 _CORRECTION_TILE = 16  # a wider one would take more registers than the rest of the kernel
 
 
@@ -130,7 +131,7 @@ def _kernel(order, starts, lengths, ids, extra, target, table, numbers, *out, la
     factors, error, gain = out
     factors[client, :] = unit * factor
     # a correction leaves of the residual what the solve before left of the right-hand side
-    rounding = jnp.where(num_corrections > 0, before / energy, _ROUNDING * weight / LIGHT)
+    rounding = jnp.where(num_corrections > 0, before / energy, _ROUNDING * weight / (1.0 + weight))
     error[client] = jnp.sqrt(jnp.sum(residual * residual) / energy) + rounding
     gain[client] = unit * unit * jnp.sum(factor * (right + residual))
 
