@@ -34,7 +34,6 @@ def _rounds(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
         f"{name} / {words}": spread_cell(found["ratios"].get(f"{mine} / {peer}"), is_bold=True)
         for name, mine in (("round", "guarded_round"), ("inexact", "inexact_round"))
         for peer, words in _RATIOS.items()
-        if not (name == "inexact" and peer == "implicit_exact")
     }
     yield {
         "round, ms": times.get("guarded_round"),
