@@ -1,5 +1,6 @@
 """Interactions on the host: reading, simulation and splits. NumPy only; pandas and SciPy load when used."""
 
+from fcf_jax.data.features import Features, read_features
 from fcf_jax.data.feedback import check_explicit, check_implicit
 from fcf_jax.data.formats.columns import Columns
 from fcf_jax.data.formats.layouts import LAYOUT_NAMES
@@ -16,11 +17,13 @@ __all__ = [
     "BadLinePolicy",
     "Columns",
     "DuplicatePolicy",
+    "Features",
     "Interactions",
     "ReadReport",
     "Split",
     "check_explicit",
     "check_implicit",
+    "read_features",
     "read_interactions",
     "read_published_split",
     "simulate_taste",

@@ -159,14 +159,14 @@ def _npz_columns(path: Path, columns: Columns) -> tuple[dict[str, str], Iterable
             raise ValueError(
                 f"{path}: expected an NPZ archive, got a single array (.npy); save columns with np.savez"
             )
-        with _reading(path, "NPZ archive"):
+        with reading(path, "NPZ archive"):
             archive = zipfile.ZipFile(stream)
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         names = _chosen(str(path), list(members), columns)
         chosen = {kind: members[name] for kind, name in names.items()}
         num_bytes = 2 * sum(member.file_size for member in chosen.values())
         check_fits_memory(num_bytes, "its arrays", "split the file", where=str(path))
-        with _reading(path, "NPZ archive"):
+        with reading(path, "NPZ archive"):
             arrays = {kind: _npy_array(archive, member) for kind, member in chosen.items()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
@@ -200,7 +200,7 @@ def _npy_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 def _parquet_batches(path: Path, columns: Columns) -> tuple[dict[str, str], Iterable[Mapping[str, Any]]]:
     from pyarrow import parquet
 
-    with _reading(path, "Parquet file"):
+    with reading(path, "Parquet file"):
         file = parquet.ParquetFile(path)
         found = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
         num_rows = file.metadata.num_rows
@@ -213,7 +213,7 @@ def _batches_of(path: Path, file: Any, names: Mapping[str, str]) -> Iterator[Map
     with file:
         batches = file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(names.values())))
         while True:
-            with _reading(path, "Parquet file"):
+            with reading(path, "Parquet file"):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -221,7 +221,7 @@ def _batches_of(path: Path, file: Any, names: Mapping[str, str]) -> Iterator[Map
 
 
 @contextlib.contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def reading(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a decoder raises for a damaged file into a ValueError of one line."""
     try:
         yield
