@@ -1,5 +1,6 @@
 """Splits: disjoint and complete; per user, every history keeps a training interaction."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from fcf_jax.data import (
     Interactions,
     Split,
     simulate_taste,
+    split_cold_items,
     split_leave_one_out,
     split_per_user,
     split_temporal,
@@ -181,3 +183,39 @@ def test_capped_histories_are_parts_of_the_whole_ones():
     assert kept.fingerprint() == capped.select(capped.user_ids != 7).fingerprint()
     with pytest.raises(ValueError, match="max_user_items"):
         cap_histories(histories, max_user_items=0, seed=1)
+
+
+def test_cold_items_are_the_last_to_appear_and_in_no_other_part():
+    users, items = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    times = [5, 9, 1, 9, 7, 2, 7, 8, 3, 9]  # items appear at 5, 1, 2, 7, 3
+    labels = ["e", "d", "c", "b", "a"]
+    data = Interactions.from_arrays(users, items, timestamps=times, num_items=5, item_labels=labels)
+    split = split_cold_items(data, cold_fraction=0.4, test_fraction=0.5, seed=0)
+    assert split.cold.item_labels.tolist() == ["e", "b"]
+    assert labelled_items(split.cold) == [(0, "b"), (0, "e"), (1, "b"), (1, "e")]
+    assert split.train.item_labels.tolist() == split.test.item_labels.tolist() == ["d", "c", "a"]
+    assert sorted(labelled_items(split.train) + labelled_items(split.test)) == [
+        (0, "a"), (0, "d"), (1, "c"), (2, "a"), (2, "c"), (2, "d"),
+    ]  # fmt: skip
+    again = split_cold_items(data, cold_fraction=0.4, test_fraction=0.5, seed=1)
+    assert again.cold.fingerprint() == split.cold.fingerprint()
+
+
+def labelled_items(part):
+    return sorted(zip(part.user_ids.tolist(), part.item_labels[part.item_ids].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cold_fraction": 1.0}, r"share of cold items in \(0, 1\), got 1.0"),
+        ({"cold_fraction": 0.97}, "beside 13 cold items, got 13 items in all"),
+        ({"timestamps": None}, "expected timestamps, got none; set data.timestamp_column"),
+    ],
+)
+def test_cold_items_that_cannot_be_held_out_are_refused(changes, message):
+    data = build([(user, item) for user in range(3) for item in range(13)])
+    if "timestamps" in changes:
+        data = dataclasses.replace(data, timestamps=None)
+    with pytest.raises(ValueError, match=message):
+        split_cold_items(data, cold_fraction=changes.get("cold_fraction", 0.1), seed=0)

@@ -13,7 +13,9 @@ from fcf_jax.evaluation import (
     evaluate_data,
     evaluation_data,
     per_user,
+    solve_new_users,
     user_metrics,
+    user_metrics_of_factors,
     user_metrics_of_scores,
 )
 from fcf_jax.evaluation.metrics import metric_names
@@ -296,3 +298,13 @@ def test_evaluation_refuses_what_it_cannot_evaluate():
         evaluate(IMPLICIT, random_factors(), train, test, k=0)
     with pytest.raises(ValueError, match="k of at least 1"):
         evaluate(IMPLICIT, random_factors(), train, test, k=[10, 0])
+
+
+def test_metrics_of_solved_factors_agree_with_folding_in():
+    train, test = map(interactions, random_split())
+    item_factors, data = random_factors(), evaluation_data(train, test, chunk_scores=8 * NUM_ITEMS)
+    user_factors = jnp.asarray(solve_new_users(IMPLICIT, item_factors, train))
+    folded = user_metrics(IMPLICIT, item_factors, data, k=[3, 10])
+    given = user_metrics_of_factors(IMPLICIT, user_factors, item_factors, data, k=[3, 10])
+    for one, other in zip(jax.tree.leaves(folded), jax.tree.leaves(given), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)

@@ -1,5 +1,6 @@
 """Interactions on the host: reading, simulation and splits. NumPy only; pandas and SciPy load when used."""
 
+from fcf_jax.data.cold_split import split_cold_items
 from fcf_jax.data.features import Features, read_features
 from fcf_jax.data.feedback import check_explicit, check_implicit
 from fcf_jax.data.formats.columns import Columns
@@ -28,6 +29,7 @@ __all__ = [
     "read_published_split",
     "simulate_taste",
     "simulate_uniform",
+    "split_cold_items",
     "split_leave_one_out",
     "split_per_user",
     "split_temporal",

@@ -27,6 +27,8 @@ from fcf_jax.messages import count_of
 if TYPE_CHECKING:
     import pandas as pd
 
+_SHOWN = 6  # columns in a message
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
@@ -139,7 +141,9 @@ class Features:
     @property
     def summary(self) -> str:
         """What was taken for features, and what was left out."""
-        taken = ", ".join(code.meaning for code in self.codes)
+        shown = [code.meaning for code in self.codes[:_SHOWN]]
+        rest = len(self.codes) - len(shown)
+        taken = ", ".join(shown) + (f" and {count_of(rest, 'other')}" if rest else "")
         left_out = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
         return f"{taken}: {count_of(self.num_features, 'column')}" + (left_out and f"; left out: {left_out}")
 

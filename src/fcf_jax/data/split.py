@@ -29,6 +29,8 @@ class Split:
         validation_fold_in: Likewise, of the users of `validation`.
         negatives: Items among which the test items are ranked as well, for each user, padded with -1; None
             without.
+        cold: Interactions of the users of `train` with items that were held out whole, over a catalogue of
+            their own; None: no item was.
     """
 
     train: Interactions
@@ -37,6 +39,7 @@ class Split:
     fold_in: Interactions | None = None
     validation_fold_in: Interactions | None = None
     negatives: Int[np.ndarray, "users negatives"] | None = None
+    cold: Interactions | None = None
 
     @property
     def histories(self) -> Interactions:
@@ -108,7 +111,7 @@ def split_leave_one_out(interactions: Interactions, *, validation: bool = False)
     Raises:
         ValueError: Without timestamps.
     """
-    timestamps = _timestamps(interactions)
+    timestamps = timestamps_of(interactions)
     latest_first = np.lexsort((-interactions.item_ids, -timestamps, interactions.user_ids))
     lengths = interactions.history_lengths
     num_test = (lengths >= 2).astype(np.int64)
@@ -174,7 +177,7 @@ def split_temporal(
         ValueError: For fractions out of range, without timestamps, or if nothing is left for training.
     """
     _check_fractions(test_fraction, validation_fraction)
-    timestamps = _timestamps(interactions)
+    timestamps = timestamps_of(interactions)
     test = timestamps >= _first_held_out(timestamps, test_fraction)
     held_out = timestamps >= _first_held_out(timestamps, test_fraction + validation_fraction)
     if held_out.all() and len(held_out):
@@ -279,7 +282,8 @@ def _check_fractions(test_fraction: float, validation_fraction: float) -> None:
         )
 
 
-def _timestamps(interactions: Interactions) -> npt.NDArray[np.int64]:
+def timestamps_of(interactions: Interactions) -> npt.NDArray[np.int64]:
+    """Return the timestamps; raise ValueError if there are none."""
     if interactions.timestamps is None:
         raise ValueError("expected timestamps, got none; set data.timestamp_column or split per user")
     return interactions.timestamps

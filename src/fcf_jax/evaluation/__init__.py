@@ -1,5 +1,6 @@
 """Evaluation of how well item factors rank unseen items, user by user, with uncertainty."""
 
+from fcf_jax.evaluation.chance import chance_metrics, evaluate_chance
 from fcf_jax.evaluation.compare import (
     ModelDifference,
     PairedDifference,
@@ -17,7 +18,13 @@ from fcf_jax.evaluation.metrics import (
 )
 from fcf_jax.evaluation.packed import EvaluationData, evaluation_data
 from fcf_jax.evaluation.popularity import evaluate_popularity, popularity
-from fcf_jax.evaluation.ranking import evaluate, evaluate_data, user_metrics, user_metrics_of_scores
+from fcf_jax.evaluation.ranking import (
+    evaluate,
+    evaluate_data,
+    user_metrics,
+    user_metrics_of_factors,
+    user_metrics_of_scores,
+)
 from fcf_jax.evaluation.recommend import (
     Explanation,
     Recommendations,
@@ -38,8 +45,10 @@ __all__ = [
     "SampledMetrics",
     "UserMetrics",
     "best_ranking_metrics",
+    "chance_metrics",
     "equivalence_test",
     "evaluate",
+    "evaluate_chance",
     "evaluate_data",
     "evaluate_popularity",
     "evaluation_data",
@@ -55,5 +64,6 @@ __all__ = [
     "solve_new_users",
     "summarize",
     "user_metrics",
+    "user_metrics_of_factors",
     "user_metrics_of_scores",
 ]

@@ -39,6 +39,7 @@ Lengths = int | Sequence[int]  # of the ranked lists
 class _Chunk(NamedTuple):
     """One chunk of `EvaluationData`: the rows of its users and their owners, as in `PackedClients`."""
 
+    client_ids: Int[Array, "clients"]
     train: ClientData
     train_owners: Int[Array, "train_rows"]
     test: ClientData
@@ -83,6 +84,28 @@ def user_metrics_of_scores(
     return _metrics_of_scores(as_pytree(model), item_scores, data, lengths=lengths_of(k))
 
 
+@in_one_precision
+def user_metrics_of_factors(
+    model: Model,
+    user_factors: Float[Array, "all_users factors"],
+    item_factors: Float[Array, "items factors"],
+    data: EvaluationData,
+    *,
+    k: Lengths = 10,
+) -> UserMetrics:
+    """Evaluate given user factors, such as those folded in from a history with other items.
+
+    Args:
+        model: its weighting gives the preferences p of the test items, for the squared error; users are not
+            folded in.
+        user_factors: X of all users, by user id.
+        item_factors: Y of the items of `data`.
+        data: result of `evaluation_data`.
+        k: length of the ranked list, at least 1, or several.
+    """
+    return _metrics_of_factors(as_pytree(model), user_factors, item_factors, data, lengths=lengths_of(k))
+
+
 @functools.partial(jax.jit, static_argnames="lengths")
 def _user_metrics(
     model: Model, item_factors: Array, data: EvaluationData, *, lengths: tuple[int, ...]
@@ -106,10 +129,27 @@ def _metrics_of_scores(
     return _by_user(lambda chunk: _chunk_metrics(model, scores, chunk, lengths=lengths), data)
 
 
+@functools.partial(jax.jit, static_argnames="lengths")
+def _metrics_of_factors(
+    model: Model, user_factors: Array, item_factors: Array, data: EvaluationData, *, lengths: tuple[int, ...]
+) -> UserMetrics:
+    def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:
+        own = user_factors.at[chunk.client_ids].get(mode="fill", fill_value=0.0)  # 0 for padding
+        return jnp.matmul(own, item_factors.T, precision="highest")
+
+    return _by_user(lambda chunk: _chunk_metrics(model, scores_of(chunk), chunk, lengths=lengths), data)
+
+
 def _by_user(of_chunk: Callable[[_Chunk], UserMetrics], data: EvaluationData) -> UserMetrics:
     masked = (None, None) if data.masked is None else (data.masked.rows, data.masked.owners)
     chunks = _Chunk(
-        data.train.rows, data.train.owners, data.test.rows, data.test.owners, *masked, data.negatives
+        data.train.client_ids,
+        data.train.rows,
+        data.train.owners,
+        data.test.rows,
+        data.test.owners,
+        *masked,
+        data.negatives,
     )
     by_chunk = jax.lax.map(of_chunk, chunks)  # [chunks, clients]
     num_users = data.user_ids.shape[0]
