@@ -211,4 +211,5 @@ def converge_als(problem: Problem, train: fcf.Interactions) -> tuple[jax.Array, 
     """
     start = start_of(problem)
     items = pack_on(problem.mesh, partial(fcf.pack_items, num_factors=problem.num_factors), train)
-    return fcf.als.converge_als(problem.model, start, problem.clients, items, mesh=problem.mesh)
+    found, info = fcf.als.converge_als(problem.model, start, problem.clients, items, mesh=problem.mesh)
+    return found, np.asarray(info.loss).tolist()

@@ -15,6 +15,7 @@ _NAMESPACES = {
     "fcf": fcf,
     "fcf.optimizers": fcf.optimizers,
     "fcf.als": fcf.als,
+    "fcf.features": fcf.features,
     "fcf.channel": fcf.channel,
     "fcf.parallel": fcf.parallel,
     "fcf.evaluation": fcf.evaluation,

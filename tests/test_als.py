@@ -74,9 +74,10 @@ def test_another_model_compiles_nothing(small, num_compiled):
 def test_converged_als_stops_once_a_sweep_gains_little(small):
     start = draw_item_factors(KEY, num_items=17, num_factors=NUM_FACTORS)
     blocks = []
-    item_factors, losses = converge_als(
+    item_factors, report = converge_als(
         MODEL, start, small.clients, small.items, on_block=lambda *told: blocks.append(told)
     )
+    losses = report.loss.tolist()
     assert len(losses) >= MIN_SWEEPS and len(losses) % 10 == 0
     assert losses[-2] - losses[-1] < TOLERANCE * losses[-2]
     assert blocks == [(count, losses[count - 1]) for count in range(10, len(losses) + 1, 10)]
@@ -89,9 +90,10 @@ def test_all_sweeps_are_one_program_on_a_mesh_as_well(small, num_compiled):
     mesh = client_mesh(1)
     clients, items = place_clients(small.clients, mesh), place_clients(small.items, mesh)
     start, counts = draw_item_factors(KEY, num_items=17, num_factors=NUM_FACTORS), []
-    _, losses = converge_als(
+    _, info = converge_als(
         MODEL, start, clients, items, mesh=mesh, on_block=lambda *told: counts.append(num_compiled())
     )
+    losses = info.loss
     assert len(losses) >= MIN_SWEEPS and losses[-1] < losses[0]
     assert len(set(counts)) == 1  # nothing after the first block
 

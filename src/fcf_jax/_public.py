@@ -2,6 +2,7 @@
 
 from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
 from fcf_jax._exported import register
+from fcf_jax.core import features
 from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.cohorts import gather_cohort
@@ -52,6 +53,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "explicit_ratings",
+    "features",
     "federated_cf",
     "gather_cohort",
     "guarded_gram",

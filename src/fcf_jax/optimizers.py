@@ -232,8 +232,11 @@ def running_sums(
             mean_confidence_sum=jnp.zeros(num_items, dtype),
         )
 
-    def update(gradient, state, params, *, model, num_users, user_gram, confidence_sum, **unused):
-        w0, shrinkage = model.unobserved_weight, model.regularization * params
+    def update(
+        gradient, state, params, *, model, num_users, user_gram, confidence_sum, item_prior=None, **unused
+    ):
+        shrunk = params if item_prior is None else params - item_prior
+        w0, shrinkage = model.unobserved_weight, model.regularization * shrunk
         seen = shrinkage - 0.5 * gradient + w0 * matmul(params, user_gram)
         time = state.round_index.astype(params.dtype)
 

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from fcf_jax.core.packing import padded_size
-from fcf_jax.core.records import Model, PackedClients
+from fcf_jax.core.records import Link, Model, PackedClients
 
 
 class Rule(NamedTuple):
@@ -75,6 +75,44 @@ def require_item_factors(item_factors: Any, clients: PackedClients, mesh: Mesh |
     num_items = clients.item_counts.shape[-1]
     if item_factors.shape[0] not in {num_items, padded_size(num_items, mesh)}:
         require_catalogue(item_factors.shape[0], name="item_factors", clients=clients)
+
+
+def require_user_map(user_map: Any, clients: PackedClients, channel: Link | None = None) -> None:
+    """Check that clients have features if there is a map for them, of the same number, and no channel.
+
+    Raises:
+        ValueError: if one of the two is missing, for other numbers of features, or for a channel.
+    """
+    num_features = 0 if user_map is None else user_map.shape[-2]
+    require_num_features(num_features, clients)
+    require_no_channel(channel, num_user_features=num_features)
+
+
+def require_no_channel(channel: Link | None, *, num_user_features: int) -> None:
+    """Check that there is no channel if users have features.
+
+    Raises:
+        ValueError: for both together.
+    """
+    if channel is not None and num_user_features:
+        raise ValueError(
+            "expected no channel where users have features, got one: their sums of features would pass it "
+            "without noise or masks; leave the user features out (item features need nothing of the clients)"
+        )
+
+
+def require_num_features(num_features: int, clients: PackedClients) -> None:
+    """Check that clients have so many features.
+
+    Raises:
+        ValueError: if they have not.
+    """
+    found = 0 if clients.features is None else clients.features.shape[-1]
+    if found != num_features:
+        raise ValueError(
+            f"expected clients with {num_features} features, as the map from features to factors has, got "
+            f"{found}; give pack_clients and federated_cf (num_user_features) the same features"
+        )
 
 
 def require_pair(clients: PackedClients, items: PackedClients) -> None:
@@ -159,6 +197,8 @@ _RULES = {
         "regularization_exponent (nu) to be finite",
         "1.0 scales lambda by the length of a history, None leaves it the same for all",
     ),
+    "feature_regularization": _number("feature_regularization (lambda_F)", "1.0 is the default"),
+    "num_user_features": _whole("num_user_features", 0, "0: users have no features"),
     "seed": _whole("seed", 0, "0 is the default"),
     "k": _whole("k", 1, "ask for at least one item; 10 is the paper's"),
     "init_scale": _number("init_scale", "0.1 is the default"),

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.equations import RowSums, history_lengths, one_client, owned_by
+from fcf_jax.core.features import prior_factors
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import (
     catalogue_loss,
@@ -22,7 +23,7 @@ from fcf_jax.core.objective import (
     sparse_residuals,
 )
 from fcf_jax.core.precision import in_one_precision
-from fcf_jax.core.records import Broadcast, Model, Observations, Pieces, Scalar, Uploads
+from fcf_jax.core.records import Broadcast, FeatureUploads, Model, Observations, Pieces, Scalar, Uploads
 from fcf_jax.core.solve import Shared, Solution, solve_history, solve_rows
 
 # Norms are rounded up so that float32 never understates one, for up to a million interactions. Relative
@@ -62,6 +63,7 @@ def client_update(
     item_factors: Float[Array, "items factors"],
     observations: Observations,
     item_gram: Float[Array, "factors factors"] | None = None,
+    prior: Float[Array, "factors"] | None = None,
 ) -> tuple[ClientUpdate, ClientInfo]:
     """Solve the user factor and compute the residuals of the observed items.
 
@@ -70,14 +72,16 @@ def client_update(
         item_factors: Y, as received from the server.
         observations: the client's weighted history.
         item_gram: Y^T Y, if the server sends it; None: the client computes it.
+        prior: A^T f of the client's features; None: 0.
 
     References:
         arXiv:1901.09888, Algorithm 1, the function run by each client.
     """
     item_gram = gram(item_factors) if item_gram is None else item_gram
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    solution = solve_history(model, item_factors, item_gram, observations)
-    loss = _loss(model, item_gram, solution, rows, one_client(), num_items=item_factors.shape[0])
+    solution = solve_history(model, item_factors, item_gram, observations, prior)
+    num_items = item_factors.shape[0]
+    loss = _loss(model, item_gram, solution, rows, one_client(), num_items=num_items, prior=prior)
     info = ClientInfo(loss, solution.error)
     return ClientUpdate(solution.user_factors, residuals(solution.scores[0], observations)), info
 
@@ -90,6 +94,7 @@ def chunk_uploads(
     client_ids: Int[Array, "clients"],
     *,
     num_users: int,
+    features: Float[Array, "clients features"] | None = None,
 ) -> Uploads:
     """Compute the uploads of all clients of a chunk at once, each as `client_update` does for one client.
 
@@ -100,9 +105,17 @@ def chunk_uploads(
         owners: position of the client that owns a row; `clients` for a padding row.
         client_ids: user id of each client; `num_users` for a padding client.
         num_users: N.
+        features: f of each client; None: no features.
     """
     model, row_sums = broadcast.model, owned_by(owners, num_clients=client_ids.shape[0])
-    solution = solve_rows(model, broadcast.item_factors, shared, observations, row_sums)
+    prior = of_features = None
+    if features is not None and broadcast.user_map is not None:
+        prior = prior_factors(features, broadcast.user_map)
+        own = regularization_of(model, history_lengths(observations, row_sums), shared.num_items)
+        of_features = FeatureUploads(
+            features, jnp.broadcast_to(jnp.asarray(own, prior.dtype), client_ids.shape)
+        )
+    solution = solve_rows(model, broadcast.item_factors, shared, observations, row_sums, prior)
     is_client = client_ids < num_users
     return Uploads(
         broadcast=broadcast,
@@ -115,8 +128,17 @@ def chunk_uploads(
         user_factors=solution.user_factors,
         weights=is_client.astype(solution.user_factors.dtype),
         is_clipped=jnp.zeros_like(is_client),
-        loss=_loss(model, broadcast.item_gram, solution, observations, row_sums, num_items=shared.num_items),
+        loss=_loss(
+            model,
+            broadcast.item_gram,
+            solution,
+            observations,
+            row_sums,
+            num_items=shared.num_items,
+            prior=prior,
+        ),
         solve_error=solution.error,
+        features=of_features,
     )
 
 
@@ -128,16 +150,19 @@ def _loss(
     row_sums: RowSums,
     *,
     num_items: Scalar,
+    prior: Float[Array, "*clients factors"] | None = None,
 ) -> Float[Array, "*clients"]:
     """Compute each client's share of J."""
     of_history = jax.vmap(lambda scores, row: history_loss(model, scores, row))
 
-    def of_catalogue(x: Array, regularization: Array) -> Array:
-        return catalogue_loss(model._replace(regularization=regularization), item_gram, x)
+    def of_catalogue(x: Array, regularization: Array, *prior: Array) -> Array:
+        return catalogue_loss(model._replace(regularization=regularization), item_gram, x, *prior)
 
     observed = row_sums.total(of_history(solution.scores, observations))
     regularization = regularization_of(model, history_lengths(observations, row_sums), num_items)
-    unobserved = jnp.vectorize(of_catalogue, signature="(k),()->()")(solution.user_factors, regularization)
+    prior_of_each, signature = ((), "(k),()->()") if prior is None else ((prior,), "(k),(),(k)->()")
+    each = jnp.vectorize(of_catalogue, signature=signature)
+    unobserved = each(solution.user_factors, regularization, *prior_of_each)
     return observed + unobserved
 
 

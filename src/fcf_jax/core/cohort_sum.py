@@ -19,8 +19,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core import packing
-from fcf_jax.core.checks import require, require_item_factors
+from fcf_jax.core.checks import require, require_item_factors, require_user_map
 from fcf_jax.core.client import chunk_uploads
+from fcf_jax.core.features import empty_sums, feature_sums
 from fcf_jax.core.kernels import choice as kernels
 from fcf_jax.core.kernels import full_round
 from fcf_jax.core.kernels.remarks import remark_on_scatters
@@ -31,6 +32,7 @@ from fcf_jax.core.records import (
     Accumulation,
     Broadcast,
     CohortSum,
+    FeatureSums,
     Key,
     Link,
     Model,
@@ -54,6 +56,7 @@ def cohort_sum(
     channel_state: Any = None,
     key: Key | None = None,
     mesh: Mesh | None = None,
+    user_map: Float[Array, "features factors"] | None = None,
 ) -> tuple[CohortSum, Float[Array, ""]]:
     """Solve the factors of all packed clients, and sum their uploads.
 
@@ -65,12 +68,14 @@ def cohort_sum(
         channel_state: state of the channel; None: its first state.
         key: key of the channel's client ends.
         mesh: devices that share the chunks, along its axis "clients"; None: one device.
+        user_map: A, for clients with features; None: they have none.
 
     Returns:
         The sums, and the largest solve error of a client.
 
     Raises:
-        ValueError: for item factors of another catalogue, or a model with negative numbers.
+        ValueError: for item factors of another catalogue, a model with negative numbers, or features without
+            a map or with a channel.
 
     References:
         arXiv:1901.09888, Algorithm 1: the server's sum over the users' gradients.
@@ -78,7 +83,14 @@ def cohort_sum(
     item_factors = jnp.asarray(item_factors)
     sharing = None if mesh is None else Sharing(mesh)
     total, worst = accumulate(
-        model, item_factors, clients, channel=channel, channel_state=channel_state, key=key, sharing=sharing
+        model,
+        item_factors,
+        clients,
+        channel=channel,
+        channel_state=channel_state,
+        key=key,
+        sharing=sharing,
+        user_map=user_map,
     )
     return accumulation_of(channel).read(model, item_factors, total), worst
 
@@ -99,6 +111,7 @@ def accumulate(
     key: Key | None = None,
     sharing: Sharing | None = None,
     user_weights: Float[Array, "users"] | None = None,
+    user_map: Float[Array, "features factors"] | None = None,
 ) -> tuple[Any, Float[Array, ""]]:
     """Add up the uploads of the clients, without reading the total; other arguments as for `cohort_sum`.
 
@@ -112,12 +125,13 @@ def accumulate(
     require(model=model)
     mesh = None if sharing is None else sharing.mesh
     require_item_factors(item_factors, clients, mesh)
+    require_user_map(user_map, clients, channel)
     accumulation = accumulation_of(channel)
     if channel is not None and channel_state is None:
         channel_state = channel.init()
 
     def share(received: tuple, clients: PackedClients) -> tuple[Any, Array]:
-        model, item_factors, channel, channel_state, key, user_weights = received
+        model, item_factors, channel, channel_state, key, user_weights, user_map = received
 
         def add(total: Any, uploads: Uploads) -> tuple[Any, None]:
             uploads = _weighted(uploads, user_weights)
@@ -125,18 +139,24 @@ def accumulate(
                 uploads = cast(channel.client(key, channel_state, uploads), precision_of(item_factors))
             return accumulation.add(total, uploads), None
 
-        broadcast = broadcast_of(model, item_factors, channel, sharing)
-        start = accumulation.start(item_factors)
+        broadcast = broadcast_of(model, item_factors, channel, sharing)._replace(user_map=user_map)
+        start = begin(item_factors, user_map)
         total, _, worst = solve_chunks(broadcast, clients, add, start, may_skip=True)
         if packing.is_split(mesh):
             total, worst = jax.tree.map(_over_devices, total, kept), jax.lax.pmax(worst, "clients")
         return total, worst
 
-    kept = _kept_sums(jax.eval_shape(accumulation.start, item_factors), item_factors, sharing)
+    def begin(item_factors: Array, user_map: Array | None) -> Any:
+        start = accumulation.start(item_factors)
+        return start if user_map is None else start._replace(features=empty_sums(user_map))
+
+    kept = _kept_sums(jax.eval_shape(begin, item_factors, user_map), item_factors, sharing)
     if clients.items is not None and channel is None and user_weights is None and not packing.is_split(mesh):
-        return _sum_all(share, model, item_factors, clients)
+        if user_map is None:
+            return _sum_all(share, model, item_factors, clients)
+        kernels.remark_on_features(clients)
     remark_on_scatters()
-    received = as_pytree((model, item_factors, channel, channel_state, key, user_weights))
+    received = as_pytree((model, item_factors, channel, channel_state, key, user_weights, user_map))
     by_device = packing.split_chunks(share, mesh, out_specs=(kept, PartitionSpec()))
     return by_device(received, clients._replace(items=None))
 
@@ -163,7 +183,7 @@ def _sum_all(share: Callable, model: Model, item_factors: Array, clients: Packed
     """Add up a full round without a channel, by kernels where they serve."""
 
     def plain(model: Model, item_factors: Array, clients: PackedClients) -> tuple[Any, Array]:
-        return share((model, item_factors, None, None, None, None), clients._replace(items=None))
+        return share((model, item_factors, None, None, None, None, None), clients._replace(items=None))
 
     model, clients = as_pytree((model, kernels.suited(model, clients)))
     return kernels.choose(full_round.sum_clients, plain, model, item_factors, clients)
@@ -220,6 +240,7 @@ def solve_chunks(
     Returns:
         The final total, the stacked outputs, and the largest solve error of a client.
     """
+    require_user_map(broadcast.user_map, clients)
     model, num_users = broadcast.model, clients.row_counts.shape[0]
     num_items = clients.item_counts.shape[-1]  # Y may have padding rows
     shared = shared_part(model, broadcast.item_factors, broadcast.item_gram, num_items=num_items)
@@ -228,7 +249,13 @@ def solve_chunks(
     def solve(carry: tuple[Total, Array], chunk: tuple) -> tuple[tuple[Total, Array], Any]:
         (total, worst), (rows, owners, client_ids) = carry, chunk
         uploads = chunk_uploads(
-            broadcast, shared, observe(model, rows), owners, client_ids, num_users=num_users
+            broadcast,
+            shared,
+            observe(model, rows),
+            owners,
+            client_ids,
+            num_users=num_users,
+            features=_features_of(clients, client_ids),
         )
         total, output = use(total, uploads)
         worst = jnp.maximum(worst, jnp.max(jax.lax.stop_gradient(uploads.solve_error)))
@@ -243,6 +270,15 @@ def solve_chunks(
     start_of_scan = beginning_like(start_of_scan, broadcast.item_factors, clients.owners)
     (end, worst), outputs = jax.lax.scan(solve_if_filled if may_skip else solve, start_of_scan, chunks)
     return end, outputs, worst
+
+
+def _features_of(
+    clients: PackedClients, client_ids: Int[Array, "clients"]
+) -> Float[Array, "clients features"] | None:
+    """Gather the features of a chunk's clients, 0 for padding."""
+    if clients.features is None:
+        return None
+    return jnp.asarray(clients.features).at[client_ids].get(mode="fill", fill_value=0.0)
 
 
 def _is_filled(client_ids: Int[Array, "clients"], *, num_users: int) -> Bool[Array, ""]:
@@ -264,6 +300,7 @@ def solve_clients(
     clients: PackedClients,
     *,
     mesh: Mesh | None = None,
+    user_map: Float[Array, "features factors"] | None = None,
 ) -> tuple[Float[Array, "users factors"], Float[Array, ""]]:
     """Solve the factors of all packed clients; users that are not packed get 0.
 
@@ -275,6 +312,7 @@ def solve_clients(
         factors: Y; X if the clients are items.
         clients: clients to solve.
         mesh: devices that share the chunks; None: one device.
+        user_map: A, for clients with features (B if the clients are items); None: they have none.
 
     Returns:
         The factors, and the sum of the clients' losses.
@@ -288,21 +326,27 @@ def solve_clients(
         solved = solved.at[uploads.client_ids].add(uploads.user_factors, mode="drop")
         return (solved, loss + jnp.sum(uploads.loss)), None
 
-    def share(received: tuple[Model, Array], clients: PackedClients) -> tuple[Array, Array]:
-        model, factors = received
+    def share(received: tuple, clients: PackedClients) -> tuple[Array, Array]:
+        model, factors, user_map = received
         unsolved = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
         start = unsolved, jnp.zeros((), factors.dtype)
-        total, _, _ = solve_chunks(broadcast_of(model, factors), clients, place, start)
+        broadcast = broadcast_of(model, factors)._replace(user_map=user_map)
+        total, _, _ = solve_chunks(broadcast, clients, place, start)
         return jax.lax.psum(total, "clients") if packing.is_split(mesh) else total
 
-    def plain(model: Model, factors: Array, clients: PackedClients) -> tuple[Array, Array]:
-        return packing.split_chunks(share, mesh)((model, factors), clients._replace(items=None))
+    def plain(
+        model: Model, factors: Array, clients: PackedClients, user_map: Array | None = None
+    ) -> tuple[Array, Array]:
+        return packing.split_chunks(share, mesh)((model, factors, user_map), clients._replace(items=None))
 
     require(model=model)
+    require_user_map(user_map, clients)
     require_item_factors(factors, clients, mesh)
     arguments = as_pytree(model), jnp.asarray(factors), kernels.suited(model, clients)
-    if packing.is_split(mesh):
-        return plain(*arguments)
+    if user_map is not None:
+        kernels.remark_on_features(clients)
+    if user_map is not None or packing.is_split(mesh):
+        return plain(*arguments, user_map)
     return kernels.choose(full_round.solve_clients, plain, *arguments)
 
 
@@ -347,7 +391,15 @@ def _add(sums: CohortSum, uploads: Uploads) -> CohortSum:
         loss=sums.loss + jnp.sum(uploads.weights * uploads.loss),
         num_clients=sums.num_clients + jnp.sum(uploads.is_client, dtype=jnp.int32),
         num_clipped=sums.num_clipped + num_clipped(uploads),
+        features=_add_features(sums.features, uploads),
     )
+
+
+def _add_features(sums: FeatureSums | None, uploads: Uploads) -> FeatureSums | None:
+    if sums is None or uploads.features is None:
+        return None
+    of_chunk = feature_sums(uploads.features, uploads.user_factors, uploads.weights)
+    return jax.tree.map(jnp.add, sums, of_chunk)
 
 
 def add_unobserved(model: Model, item_factors: Float[Array, "items factors"], sums: CohortSum) -> CohortSum:

@@ -13,7 +13,6 @@ where F is the sum of the uploads of Theta out of N clients.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,15 +22,15 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 from jax.sharding import Mesh
-from jax.tree_util import Partial, register_dataclass
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.checks import require, require_catalogue
+from fcf_jax.core.checks import require, require_catalogue, require_no_channel, require_num_features
 from fcf_jax.core.cohort_sum import accumulate, accumulation_of
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
+from fcf_jax.core.features import checked_features
 from fcf_jax.core.kernels.choice import suited
 from fcf_jax.core.objective import for_items
-from fcf_jax.core.packing import padded_size
 from fcf_jax.core.placement import kept_in_place, sharing_of
 from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import (
@@ -46,8 +45,9 @@ from fcf_jax.core.records import (
     ServerState,
     as_pytree,
 )
-from fcf_jax.core.sampling import Drawing, Sampling, draw_cohort, draw_cohorts, drawing, round_keys
+from fcf_jax.core.sampling import Sampling, draw_cohort, draw_cohorts, drawing, round_keys
 from fcf_jax.core.server import draw_item_factors, server_init, server_update
+from fcf_jax.core.setup import Setup
 
 
 class Federation(NamedTuple):
@@ -68,36 +68,6 @@ class Federation(NamedTuple):
     round: Callable[..., tuple[ServerState, RoundInfo]]
 
 
-@partial(
-    register_dataclass,
-    data_fields=["model", "channel", "init_scale", "sampling"],
-    meta_fields=["optimizer", "num_items", "num_factors", "cohort_size", "mesh"],
-)
-@dataclass(frozen=True)
-class Setup:
-    """The arguments of `federated_cf`: numbers of the first four may be traced, all else is static."""
-
-    model: Model
-    channel: Link | None
-    init_scale: Scalar
-    sampling: Drawing
-    optimizer: optax.GradientTransformation
-    num_items: int
-    num_factors: int
-    cohort_size: int | None
-    mesh: Mesh | None
-
-    @property
-    def num_shares(self) -> int:
-        """Number of devices that share the clients of a round."""
-        return 1 if self.mesh is None else self.mesh.shape["clients"]
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the item factors: the items, padded to a multiple of the devices that split them."""
-        return padded_size(self.num_items, self.mesh)
-
-
 def federated_cf(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -109,6 +79,8 @@ def federated_cf(
     init_scale: Scalar = 0.1,
     channel: Link | None = None,
     mesh: Mesh | None = None,
+    item_features: Float[Array | np.ndarray, "items features"] | None = None,
+    num_user_features: int = 0,
 ) -> Federation:
     """Set up Federated Collaborative Filtering.
 
@@ -127,15 +99,23 @@ def federated_cf(
         mesh: devices that share a round's work, from `fcf_jax.parallel.client_mesh`; place state and
             clients on it too. The result is that of one device, up to the order of sums. If it splits the
             items, the item factors are padded with rows of zeros. None: one device.
+        item_features: g_i of each item, from which the server learns B (`fcf_jax.features`); None: items have
+            no features.
+        num_user_features: length of f_u, for clients packed with features, from which the clients' sums give
+            A; 0: users have no features.
 
     Raises:
-        ValueError: for a size below 1, a negative number, an unknown sampling, or no optax transformation.
+        ValueError: for a size below 1, a negative number, an unknown sampling, no optax transformation,
+            item features of another number of items, or user features with a channel.
 
     References:
         arXiv:1901.09888, Algorithm 1.
     """
     require(num_items=num_items, num_factors=num_factors, cohort_size=cohort_size)
-    require(model=model, init_scale=init_scale, optimizer=optimizer)
+    require(model=model, init_scale=init_scale, optimizer=optimizer, num_user_features=num_user_features)
+    require_no_channel(channel, num_user_features=num_user_features)
+    if item_features is not None:
+        item_features = jnp.asarray(checked_features(item_features, num_items, name="item_features"))
     setup = Setup(
         model=as_pytree(model),
         channel=as_pytree(channel),
@@ -146,6 +126,8 @@ def federated_cf(
         cohort_size=cohort_size,
         sampling=drawing(sampling),
         mesh=mesh,
+        item_features=item_features,
+        num_user_features=num_user_features,
     )
     return Federation(init=Partial(_init, setup), round=Partial(_round, setup))
 
@@ -189,6 +171,7 @@ def collect(
         key=round_keys(key, state.round_index).client,
         sharing=sharing_of(state, setup.mesh),
         user_weights=user_weights,
+        user_map=None if state.features is None else state.features.user_map,
     )
 
 
@@ -221,7 +204,18 @@ def step(
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
     model = for_items(model, jnp.pad(item_counts, (0, setup.num_rows - setup.num_items)), num_users)
     sharing = sharing_of(state, setup.mesh)
-    state, info = server_update(model, state, sums, setup.optimizer, num_users=num_users, sharing=sharing)
+    item_features = setup.item_features
+    if item_features is not None:
+        item_features = jnp.pad(item_features, ((0, setup.num_rows - setup.num_items), (0, 0)))
+    state, info = server_update(
+        model,
+        state,
+        sums,
+        setup.optimizer,
+        num_users=num_users,
+        sharing=sharing,
+        item_features=item_features,
+    )
     return kept_in_place(state, setup.mesh), info
 
 
@@ -239,7 +233,9 @@ def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | 
         item_factors = jnp.where(channel.item_weights[:, None] > 0, item_factors, 0.0)
     if num_padded:
         item_factors = jnp.pad(item_factors, ((0, num_padded), (0, 0)))
-    state = server_init(item_factors, setup.optimizer, mesh=setup.mesh)
+    state = server_init(
+        item_factors, setup.optimizer, mesh=setup.mesh, num_user_features=setup.num_user_features
+    )
     return state if channel is None else state._replace(channel_state=channel.init())
 
 
@@ -279,6 +275,7 @@ def check_round(
     """
     require(clients=clients, row_capacity=row_capacity)
     require_catalogue(setup.num_items, name="num_items", clients=clients)
+    require_num_features(setup.num_user_features, clients)
     found, expected = state.item_factors.shape, (setup.num_rows, setup.num_factors)
     if found != expected:
         raise ValueError(

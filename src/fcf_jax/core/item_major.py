@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from fcf_jax.core.records import Histories, ItemMajor
+from fcf_jax.core.histories import Histories, ItemMajor
 
 PIECE = 2048  # most interactions of a piece: the most popular item alone would keep the others waiting
 

@@ -146,7 +146,7 @@ def _gathered_whitened(batch: Batch, shared: Shared) -> Equations:
 def _whitened_right(
     right: Float[Array, "*clients factors"], inverse_root: Float[Array, "factors factors"]
 ) -> Float[Array, "*clients factors"]:
-    """Compute L^-1 right; a round has none, so that the product is worth a branch."""
+    """Compute L^-1 right; a round without features has none, so that the product is worth a branch."""
     is_any = any_in_batch(jnp.any(right != 0))
     return jax.lax.cond(is_any, lambda right: matmul(right, inverse_root.T), lambda right: right, right)
 

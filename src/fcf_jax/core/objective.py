@@ -146,13 +146,17 @@ def history_loss(model: Model, scores: Float[Array, "slots"], observations: Obse
 
 
 def catalogue_loss(
-    model: Model, item_gram: Float[Array, "factors factors"], user_factor: Float[Array, "factors"]
+    model: Model,
+    item_gram: Float[Array, "factors factors"],
+    user_factor: Float[Array, "factors"],
+    prior: Float[Array, "factors"] | None = None,
 ) -> Float[Array, ""]:
-    """Compute w0 x^T G x + lambda |x|^2: the loss of a user if all items were unobserved; lambda as given."""
+    """Compute w0 x^T G x + lambda |x - m|^2: a user's loss if all items were unobserved; lambda as given."""
     unobserved = jnp.dot(
         user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest"
     )
-    return model.unobserved_weight * unobserved + model.regularization * jnp.sum(user_factor**2)
+    shrunk = user_factor if prior is None else user_factor - prior
+    return model.unobserved_weight * unobserved + model.regularization * jnp.sum(shrunk**2)
 
 
 @in_one_precision
@@ -161,6 +165,7 @@ def loss(
     item_factors: Float[Array, "items factors"],
     user_factor: Float[Array, "factors"],
     observations: Observations,
+    prior: Float[Array, "factors"] | None = None,
 ) -> Float[Array, ""]:
     """Compute one user's share of J over all items, lambda |x|^2 included, lambda |Y|^2 not.
 
@@ -169,6 +174,7 @@ def loss(
         item_factors: Y.
         user_factor: x, not necessarily the solution.
         observations: the user's weighted history.
+        prior: m = A^T f, for lambda |x - m|^2 in place of lambda |x|^2; None: 0.
 
     References:
         arXiv:1901.09888, the cost function; Hu et al. 2008, equation 3.
@@ -176,7 +182,7 @@ def loss(
     user_scores = scores(item_factors, user_factor, observations)
     own = regularization_of(model, jnp.sum(observations.mask), item_factors.shape[0])
     return history_loss(model, user_scores, observations) + catalogue_loss(
-        model._replace(regularization=own), gram(item_factors), user_factor
+        model._replace(regularization=own), gram(item_factors), user_factor, prior
     )
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from fcf_jax.core.features import checked_features
+from fcf_jax.core.histories import Histories
 from fcf_jax.core.item_major import item_major
-from fcf_jax.core.records import ClientData, Histories, PackedClients
+from fcf_jax.core.records import ClientData, PackedClients
 
 T = TypeVar("T")
 _ROW_WIDTHS = (4, 8, 16, 32, 64, 128)
@@ -37,6 +39,7 @@ def pack_clients(
     num_shares: int = 1,
     device: Any = None,
     by_item: bool | None = None,
+    features: Any = None,
 ) -> PackedClients:
     """Pack all histories, in an order that fills the chunks evenly.
 
@@ -52,10 +55,14 @@ def pack_clients(
             (`fcf_jax.parallel.run_rounds_streamed`); None: the default device.
         by_item: whether to keep a second copy of the histories item by item, 8 bytes per interaction. The
             kernels for full rounds on one GPU need it. None: only if the result is for a single GPU.
+        features: f of each user, [users, features]; None: users have no features.
 
     Raises:
-        ValueError: for a row width below 1, or for 2**31 or more slots.
+        ValueError: for a row width below 1, for 2**31 or more slots, or for features of another number of
+            users or that are not finite.
     """
+    if features is not None:
+        features = checked_features(features, interactions.num_users, name="features")
     row_width = choose_row_width(interactions) if row_width is None else row_width
     with jax.default_device(device):
         (holder,) = jax.device_put(0).devices()
@@ -69,7 +76,10 @@ def pack_clients(
         clients = pack(interactions, chunks, row_width=row_width)
         if by_item is None:
             by_item = num_shares == 1 and is_gpu
-        return clients._replace(items=item_major(interactions)) if by_item else clients
+        return clients._replace(
+            items=item_major(interactions) if by_item else None,
+            features=None if features is None else jax.device_put(features),
+        )
 
 
 def pack_items(
@@ -82,8 +92,12 @@ def pack_items(
     num_shares: int = 1,
     device: Any = None,
     by_item: bool | None = None,
+    features: Any = None,
 ) -> PackedClients:
-    """Pack the interactions by item, as ALS needs them; arguments as for `pack_clients`."""
+    """Pack the interactions by item, as ALS needs them; arguments as for `pack_clients`.
+
+    The features, if any, are those of the items.
+    """
     return pack_clients(
         interactions.transpose(),
         num_factors=num_factors,
@@ -93,6 +107,7 @@ def pack_items(
         num_shares=num_shares,
         device=device,
         by_item=by_item,
+        features=features,
     )
 
 
@@ -266,6 +281,7 @@ def fill_up(
         row_counts=clients.row_counts,
         item_counts=clients.item_counts,
         items=clients.items,
+        features=clients.features,
     )
 
 
@@ -273,10 +289,13 @@ def cut_chunks(clients: PackedClients, start: int, size: int) -> PackedClients:
     """Copy `size` chunks from chunk `start` on, on the host; padding chunks replace those beyond the end."""
     part = jax.tree.map(
         lambda leaf: np.asarray(leaf)[start : start + size],
-        clients._replace(first_row=(), row_counts=(), item_counts=(), items=None),
+        clients._replace(first_row=(), row_counts=(), item_counts=(), items=None, features=None),
     )
     part = part._replace(
-        first_row=clients.first_row[:0], row_counts=clients.row_counts, item_counts=clients.item_counts
+        first_row=clients.first_row[:0],
+        row_counts=clients.row_counts,
+        item_counts=clients.item_counts,
+        features=clients.features,
     )
     return part if len(part.owners) == size else fill_up(part, num_chunks=size)
 
@@ -313,7 +332,7 @@ def stack_clients(packings: Sequence[PackedClients]) -> PackedClients:
 def chunk_specs() -> PackedClients:
     """Return the partition specs of packed clients: chunks are split along the mesh axis "clients"."""
     chunked, whole = PartitionSpec("clients"), PartitionSpec()
-    return PackedClients(chunked, chunked, chunked, whole, whole, whole)  # type: ignore[arg-type]
+    return PackedClients(chunked, chunked, chunked, whole, whole, whole, features=whole)  # type: ignore[arg-type]
 
 
 def padded_size(num_items: int, mesh: Mesh | None) -> int:

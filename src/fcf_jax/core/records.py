@@ -5,13 +5,15 @@ Dimension names in all signatures: `users`, `items`, `factors`; `slots` (places 
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from fcf_jax.core.histories import ItemMajor
 
 Key = PRNGKeyArray
 Scalar = float | Float[Array, ""] | Int[Array, ""]  # hyperparameters may be Python numbers or traced
@@ -64,6 +66,8 @@ class Model(NamedTuple):
             level of rounding. Heavy confidence is solved directly, which is exact.
         regularization_exponent: nu in lambda_u = lambda (|I_u| + w0 M)^nu, for a user with |I_u| interactions
             and a catalogue of M items, and likewise for items; None: lambda is the same for all, as with 0.
+        feature_regularization: lambda_F >= 0, the weight of |A|^2 and |B|^2, where users or items have
+            features (`fcf_jax.features`); unused without.
 
     References:
         Rendle et al., RecSys 2022, "Revisiting the Performance of iALS", equation 7: the exponent.
@@ -74,66 +78,7 @@ class Model(NamedTuple):
     unobserved_weight: Scalar = 1.0
     solve_tolerance: Scalar = 0.0
     regularization_exponent: Scalar | None = None
-
-
-@runtime_checkable
-class Histories(Protocol):
-    """Protocol of interactions in CSR form, one row per user; `fcf_jax.Interactions` satisfies it."""
-
-    @property
-    def num_users(self) -> int:
-        """Number of rows."""
-        ...
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        ...
-
-    @property
-    def indptr(self) -> np.ndarray:
-        """Row pointers, [users + 1]: user u has the interactions indptr[u] to indptr[u + 1]."""
-        ...
-
-    @property
-    def item_ids(self) -> np.ndarray:
-        """Item of each interaction, ascending within each user."""
-        ...
-
-    @property
-    def strengths(self) -> np.ndarray:
-        """Strength r of each interaction."""
-        ...
-
-    def transpose(self) -> "Histories":
-        """Return the same interactions with items as rows."""
-        ...
-
-
-class ItemMajor(NamedTuple):
-    """The histories of all packed clients item by item, and what GPU kernels need to divide their work.
-
-    The users of an item are consecutive and ascending. A popular item is cut into pieces.
-
-    Attributes:
-        user_ids: user of each interaction.
-        strengths: strength r of each interaction.
-        piece_starts: first interaction of each piece, and the number of interactions.
-        piece_items: item of each piece, ascending.
-        piece_order: pieces, the longest first.
-        first_piece: first piece of each item, and the number of pieces.
-        user_order: users, the longest history first.
-        history_lengths: number of interactions of each user.
-    """
-
-    user_ids: Int[Array, "interactions"]
-    strengths: Float[Array, "interactions"]
-    piece_starts: Int[Array, "pieces_and_1"]
-    piece_items: Int[Array, "pieces"]
-    piece_order: Int[Array, "pieces"]
-    first_piece: Int[Array, "items_and_1"]
-    user_order: Int[Array, "users"]
-    history_lengths: Int[Array, "users"]
+    feature_regularization: Scalar = 1.0
 
 
 class PackedClients(NamedTuple):
@@ -151,6 +96,7 @@ class PackedClients(NamedTuple):
         item_counts: number of packed users with each item of the catalogue. Its length tells apart packings
             of other catalogues, under `jit` too.
         items: the same histories item by item, for the kernels of a GPU; None: not needed.
+        features: f of each user, by user id; None: no features.
     """
 
     rows: ClientData
@@ -160,6 +106,7 @@ class PackedClients(NamedTuple):
     row_counts: Int[Array, "users"]
     item_counts: Int[Array, "items"]
     items: ItemMajor | None = None
+    features: Float[Array, "users features"] | None = None
 
 
 class Cohort(NamedTuple):
@@ -200,6 +147,7 @@ class Broadcast(NamedTuple):
         item_gram: G = Y^T Y.
         item_weights: w_i, the weight of each item in a client's norms; None: all 1.
         norm_gram: Y^T W^2 Y with W = diag(w).
+        user_map: A; None: users have no features.
     """
 
     model: Model
@@ -207,6 +155,43 @@ class Broadcast(NamedTuple):
     item_gram: Float[Array, "factors factors"]
     item_weights: Float[Array, "items"] | None
     norm_gram: Float[Array, "factors factors"]
+    user_map: Float[Array, "features factors"] | None = None
+
+
+class FeatureUploads(NamedTuple):
+    """What clients with features send for A, in factored form: lambda_u f f^T and lambda_u f x^T.
+
+    Attributes:
+        features: f of each client.
+        regularization: lambda_u.
+    """
+
+    features: Float[Array, "clients features"]
+    regularization: Float[Array, "clients"]
+
+
+class FeatureSums(NamedTuple):
+    r"""Sums for A over clients, each times its a_u.
+
+    Attributes:
+        gram: \sum_u a_u lambda_u f_u f_u^T.
+        cross: \sum_u a_u lambda_u f_u x_u^T.
+    """
+
+    gram: Float[Array, "features features"]
+    cross: Float[Array, "features factors"]
+
+
+class FeatureState(NamedTuple):
+    """What the server keeps of the users' features.
+
+    Attributes:
+        user_map: A, the map from features to prior means.
+        sums: averages over rounds of the scaled sums.
+    """
+
+    user_map: Float[Array, "features factors"]
+    sums: FeatureSums
 
 
 class Uploads(NamedTuple):
@@ -226,6 +211,7 @@ class Uploads(NamedTuple):
         is_clipped: whether a link of the channel has clipped the client.
         loss: share of J of each client, without a_u.
         solve_error: upper bound on the relative error of x_u in the energy norm.
+        features: what the clients send for A; None: users have no features.
     """
 
     broadcast: Broadcast
@@ -240,6 +226,7 @@ class Uploads(NamedTuple):
     is_clipped: Bool[Array, "clients"]
     loss: Float[Array, "clients"]
     solve_error: Float[Array, "clients"]
+    features: FeatureUploads | None = None
 
 
 class CohortSum(NamedTuple):
@@ -253,6 +240,7 @@ class CohortSum(NamedTuple):
         num_clients: number of clients in the sums; under noise, the expected number.
         num_clipped: number of clients that the channel clipped; nan where the channel does not reveal it.
         num_clipped_entries: number of entries clipped to the bounds of fixed-point formats.
+        features: sums for A; None: users have no features.
     """
 
     upload: Float[Array, "items factors"]
@@ -262,6 +250,7 @@ class CohortSum(NamedTuple):
     num_clients: Int[Array, ""] | Float[Array, ""]
     num_clipped: Int[Array, ""] | Float[Array, ""]
     num_clipped_entries: Int[Array, ""] | int = 0
+    features: FeatureSums | None = None
 
 
 class Accumulation(NamedTuple):
@@ -320,12 +309,14 @@ class ServerState(NamedTuple):
         optimizer_state: state of the server's optax step.
         round_index: number of rounds done.
         channel_state: state of the channel, such as adaptive clip norms.
+        features: A and what it is computed from; None: users have no features.
     """
 
     item_factors: Float[Array, "items factors"]
     optimizer_state: Any
     round_index: Int[Array, ""]
     channel_state: Any = ()
+    features: FeatureState | None = None
 
 
 class RoundInfo(NamedTuple):

@@ -10,11 +10,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from fcf_jax.core.checks import require
+from fcf_jax.core.features import first_feature_state, item_prior, map_penalty, next_feature_state
 from fcf_jax.core.linalg import safe_sqrt
 from fcf_jax.core.objective import total_loss
 from fcf_jax.core.placement import Sharing, state_shardings
 from fcf_jax.core.precision import cast, cast_like, precision_of
-from fcf_jax.core.records import CohortSum, Key, Model, RoundInfo, Scalar, ServerState
+from fcf_jax.core.records import CohortSum, FeatureState, Key, Model, RoundInfo, Scalar, ServerState
 
 
 def server_init(
@@ -22,16 +23,27 @@ def server_init(
     optimizer: optax.GradientTransformation,
     *,
     mesh: Mesh | None = None,
+    num_user_features: int = 0,
 ) -> ServerState:
-    """Return the first state, with these item factors and a new optimizer state.
+    """Return the first state, with these item factors, a new optimizer state and, for features, A = 0.
 
-    All its arrays are distinct, so that it can be donated. With a mesh, each device makes its own part.
+    All its arrays are distinct, so that it can be donated.
+
+    Args:
+        item_factors: Y.
+        optimizer: any optax transformation.
+        mesh: devices of the state; each makes its own part. None: one device.
+        num_user_features: length of f_u; 0: users have no features.
+
+    Raises:
+        ValueError: for no optax transformation, or a negative number.
     """
-    require(optimizer=optimizer)
+    require(optimizer=optimizer, num_user_features=num_user_features)
 
     def first_state(item_factors: Array) -> ServerState:
         optimizer_state = optimizer.init(cast(item_factors, precision_of(item_factors)))
-        return ServerState(item_factors, optimizer_state, jnp.zeros((), jnp.int32))
+        features = first_feature_state(num_user_features, item_factors) if num_user_features else None
+        return ServerState(item_factors, optimizer_state, jnp.zeros((), jnp.int32), features=features)
 
     if mesh is not None:
         shardings = state_shardings(jax.eval_shape(first_state, item_factors), mesh)
@@ -54,6 +66,7 @@ def server_update(
     *,
     num_users: int,
     sharing: Sharing | None = None,
+    item_features: Float[Array, "items features"] | None = None,
 ) -> tuple[ServerState, RoundInfo]:
     """Update the item factors with the gradient that the cohort's sums estimate.
 
@@ -65,9 +78,11 @@ def server_update(
         state: state before the round.
         sums: sums over the cohort.
         optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, `sharing`,
-            and, scaled by N / Theta, `user_gram`, `confidence_sum` and `value` (the loss).
+            `item_prior` (the means B^T g_i, or None) and, scaled by N / Theta, `user_gram`, `confidence_sum`
+            and `value` (the loss).
         num_users: N, at least the number of clients in the sums.
         sharing: devices that share the step, from `core.placement.sharing_of`; None: one device.
+        item_features: g_i of each item; None: items have no features.
 
     Returns:
         The next state, and the info of the round without `solve_error` and `client_ids`.
@@ -79,12 +94,19 @@ def server_update(
     precision = precision_of(state.item_factors)
     model, sums, item_factors = cast((model, sums, state.item_factors), precision)
     scale = num_users / jnp.maximum(sums.num_clients, 1).astype(item_factors.dtype)
-    gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * item_factors
-    loss = total_loss(model, item_factors, scale * sums.loss)
+    prior = None if item_features is None else item_prior(model, item_factors, item_features)
+    shrunk = item_factors if prior is None else item_factors - prior.means
+    gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * shrunk
+    loss = total_loss(model, shrunk, scale * sums.loss)
+    if prior is not None:
+        loss = loss + map_penalty(model, prior.item_map)
+    if state.features is not None:
+        loss = loss + map_penalty(model, state.features.user_map)
     extra = {
         "model": model,
         "num_users": num_users,
         "sharing": sharing,
+        "item_prior": None if prior is None else prior.means,
         "user_gram": scale * sums.user_gram,
         "confidence_sum": scale * sums.confidence_sum,
         "value": loss,
@@ -92,9 +114,10 @@ def server_update(
 
     def take_step(before: Any) -> Any:
         updates, after = _update(optimizer, gradient, before[1], item_factors, **extra)
-        return cast_like((optax.apply_updates(item_factors, updates), after), before)
+        features = _next_features(model, before[2], sums, num_users, state.round_index)
+        return cast_like((optax.apply_updates(item_factors, updates), after, features), before)
 
-    before = state.item_factors, state.optimizer_state
+    before = state.item_factors, state.optimizer_state, state.features
     after = _step_if(sums.num_clients > 0, jax.jit(take_step), before)
     info = RoundInfo(
         loss=loss,
@@ -106,7 +129,19 @@ def server_update(
         client_ids=jnp.zeros(0, jnp.int32),
     )
     next_round = state.round_index + 1
-    return state._replace(item_factors=after[0], optimizer_state=after[1], round_index=next_round), info
+    item_factors, optimizer_state, features = after
+    return ServerState(item_factors, optimizer_state, next_round, state.channel_state, features), info
+
+
+def _next_features(
+    model: Model, state: FeatureState | None, sums: CohortSum, num_users: int, round_index: Array
+) -> FeatureState | None:
+    """Compute A from the cohorts' sums, averaged over about the rounds in which all users take part once."""
+    if state is None or sums.features is None:
+        return state
+    share = sums.num_clients.astype(state.user_map.dtype) / num_users
+    scaled = jax.tree.map(lambda total: total / share, sums.features)
+    return next_feature_state(model, state, scaled, jnp.maximum(share, 1.0 / (round_index + 1)))
 
 
 def _step_if(has_clients: Array, take_step: Callable, before: Any) -> Any:

@@ -64,14 +64,16 @@ def solve_user_factor(
     item_factors: Float[Array, "items factors"],
     observations: Observations,
     item_gram: Float[Array, "factors factors"] | None = None,
+    prior: Float[Array, "factors"] | None = None,
 ) -> Float[Array, "factors"]:
-    """Solve one user's factor in closed form: x = (Y^T C Y + lambda I)^-1 Y^T C p.
+    """Solve one user's factor in closed form: x = (Y^T C Y + lambda I)^-1 (Y^T C p + lambda m).
 
     Args:
         model: gives lambda and w0. With lambda = 0 and a singular matrix the result is still finite.
         item_factors: Y.
         observations: the user's weighted history.
         item_gram: Y^T Y, if computed already, such as once for many users; None: computed here.
+        prior: m, the mean that the factor is drawn to, such as A^T f of the user's features; None: 0.
 
     Returns:
         The factor. In float32 it is within 1e-5 of float64 for alpha r up to 1e5, and within 1e-2 up to 1e6
@@ -81,7 +83,7 @@ def solve_user_factor(
         arXiv:1901.09888, the user-factor update; Hu et al. 2008, equation 4.
     """
     item_gram = gram(item_factors) if item_gram is None else item_gram
-    return solve_history(model, item_factors, item_gram, observations).user_factors
+    return solve_history(model, item_factors, item_gram, observations, prior).user_factors
 
 
 def solve_history(
@@ -89,12 +91,14 @@ def solve_history(
     item_factors: Float[Array, "items factors"],
     item_gram: Float[Array, "factors factors"],
     observations: Observations,
+    prior: Float[Array, "factors"] | None = None,
 ) -> Solution:
     """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
     row_sums = one_client()
     ridge = _ridge(model, rows, row_sums, num_items=item_factors.shape[0])
     batch = _batch_of(model, item_factors, model.unobserved_weight * item_gram, ridge, rows, row_sums)
+    batch = _towards(prior, batch)
     tolerance = jnp.zeros((), item_factors.dtype)
     batch = beginning_like(batch, rows.item_ids)
     return _solution(lambda batch, row_sums, _: solve_directly(batch, row_sums), batch, row_sums, tolerance)
@@ -136,6 +140,7 @@ def solve_rows(
     shared: Shared,
     observations: Observations,
     row_sums: RowSums,
+    prior: Float[Array, "clients factors"] | None = None,
 ) -> Solution:
     """Solve the factors of all clients in a batch of rows, each by the method that is faster for it.
 
@@ -145,10 +150,11 @@ def solve_rows(
         shared: `shared_part` of the same model and Y.
         observations: the weighted histories, [rows, slots].
         row_sums: assigns rows to clients.
+        prior: m_u, the mean that each factor is drawn to; None: 0.
     """
     dtype = item_factors.dtype
     ridge = _ridge(model, observations, row_sums, num_items=shared.num_items)
-    batch = _batch_of(model, item_factors, shared.matrix, ridge, observations, row_sums)
+    batch = _towards(prior, _batch_of(model, item_factors, shared.matrix, ridge, observations, row_sums))
     tolerance = jnp.maximum(jnp.asarray(model.solve_tolerance, dtype), rounding_level(dtype))
     lengths = history_lengths(observations, row_sums).astype(dtype)
     light = _light_confidence(item_factors.shape[1], lengths, tolerance)
@@ -193,6 +199,11 @@ def _batch_of(
     return Batch(item_factors, observations.item_ids, targets, extra, shared, ridge, right)
 
 
+def _towards(prior: Float[Array, "*clients factors"] | None, batch: Batch) -> Batch:
+    """Add lambda_u m_u to the right-hand sides."""
+    return batch if prior is None else batch._replace(right=batch.right + batch.ridge * prior)
+
+
 def _solution(
     method: Callable[[Batch, RowSums, Float[Array, ""]], Solution],
     batch: Batch,
@@ -212,7 +223,7 @@ def _solution(
 
     def multiply(unknowns: Float[Array, "numbers"]) -> Float[Array, "numbers"]:
         user_factors, scores, targets, tolerance = unravel(unknowns)
-        equations = gathered(batch._replace(targets=targets))
+        equations = gathered(batch._replace(targets=targets, right=jnp.zeros_like(batch.right)))
         missed = scores - observed_scores(equations, row_sums, user_factors)
         residual = residual_at(equations, row_sums, user_factors, scores)
         return ravel_pytree((-residual, missed, targets, tolerance))[0]

@@ -253,7 +253,7 @@ def _train_als(
     if problem.config.parallel.stream or is_capped:  # the baseline sees everything, on the device
         clients = pack_on(mesh, partial(pack_clients, train, num_factors=num_factors), is_streamed=False)
     progress.compiling("ALS sweep")
-    item_factors, losses = converge_als(
+    item_factors, info = converge_als(
         problem.model,
         problem.first_item_factors(),
         clients,
@@ -261,7 +261,9 @@ def _train_als(
         mesh=mesh,
         on_block=lambda done, loss: progress.show("ALS sweep", done, None, f"loss {loss:.6g}"),
     )
-    records += [{"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(losses)]
+    records += [
+        {"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(info.loss.tolist())
+    ]
     return placed.measure(fetch(item_factors))
 
 

@@ -133,13 +133,16 @@ def _blocks(clients: PackedClients, block_chunks: int, mesh: Mesh | None) -> Ite
     """Yield blocks of one shape, each copied to the device while the block before is computed."""
     num_chunks = clients.client_ids.shape[0]
     block_chunks = min(block_chunks, num_chunks)
-    whole = clients.first_row, clients.row_counts, clients.item_counts
-    first_row, row_counts, item_counts = jax.device_put(whole) if mesh is None else replicate(whole, mesh)
+    whole = clients.first_row, clients.row_counts, clients.item_counts, clients.features
+    whole = jax.device_put(whole) if mesh is None else replicate(whole, mesh)
+    first_row, row_counts, item_counts, features = whole
 
     def place(start: int) -> PackedClients:
-        block = cut_chunks(clients, start, block_chunks)
+        block = cut_chunks(clients._replace(features=None), start, block_chunks)
         placed = jax.device_put(block) if mesh is None else place_clients(block, mesh)
-        return placed._replace(first_row=first_row, row_counts=row_counts, item_counts=item_counts)
+        return placed._replace(
+            first_row=first_row, row_counts=row_counts, item_counts=item_counts, features=features
+        )
 
     upcoming = place(0)
     for start in range(block_chunks, num_chunks, block_chunks):

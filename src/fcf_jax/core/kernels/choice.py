@@ -68,6 +68,12 @@ def suited(model: Model, clients: PackedClients) -> PackedClients:
     return clients._replace(items=None)
 
 
+def remark_on_features(clients: PackedClients) -> None:
+    """Log that clients with features are computed without kernels."""
+    if clients.items is not None:
+        remark_on_kernels("they solve without a prior mean, got clients with features")
+
+
 @jax.jit
 def _most_confidence(model: Model, rows: Any) -> Array:
     return jnp.max(extra_confidence(model, observe(model, rows))) / model.unobserved_weight

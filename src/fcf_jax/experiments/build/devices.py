@@ -16,7 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from fcf_jax.core.federation import Federation, cohort_rows, run_rounds
-from fcf_jax.core.records import Histories, Key, PackedClients, RoundInfo, ServerState
+from fcf_jax.core.histories import Histories
+from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.experiments.config.schema import ParallelConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
