@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fcf_jax"
 FLOORS = {  # a module imports from floors below its own, or from its own part
     "messages": 0,
     "data": 1, "core": 1,
-    "optimizers": 2, "als": 2, "channel": 2,
+    "optimizers": 2, "als": 2, "joint": 2, "objectives": 2, "channel": 2,
     "parallel": 3, "_exported": 3,
     "evaluation": 4, "privacy": 4,
     "recommender": 5,

@@ -1,6 +1,6 @@
 """Public names of the package, imported when the first of them is used."""
 
-from fcf_jax import als, channel, data, evaluation, optimizers, parallel, privacy
+from fcf_jax import als, channel, data, evaluation, joint, objectives, optimizers, parallel, privacy
 from fcf_jax._exported import register
 from fcf_jax.core import features
 from fcf_jax.core.client import ClientInfo, ClientUpdate, client_update, dense_upload
@@ -59,8 +59,10 @@ __all__ = [
     "guarded_gram",
     "implicit_feedback",
     "item_gradient",
+    "joint",
     "load_run",
     "loss",
+    "objectives",
     "optimizers",
     "pack_clients",
     "pack_items",

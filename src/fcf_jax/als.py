@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from fcf_jax.core.checks import require, require_catalogue, require_pair
 from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.features import fit_map, item_prior, map_penalty
-from fcf_jax.core.objective import for_items, total_loss
+from fcf_jax.core.objective import for_items, of_items, total_loss
 from fcf_jax.core.precision import precision_of
 from fcf_jax.core.records import Key, Model, PackedClients, Scalar, as_pytree
 from fcf_jax.core.server import draw_item_factors
@@ -75,7 +75,11 @@ def fit_als(
     require(key=key, num_factors=num_factors, num_sweeps=num_sweeps, init_scale=init_scale)
     require_pair(clients, items)
     start = draw_item_factors(
-        key, num_items=items.row_counts.shape[0], num_factors=num_factors, init_scale=init_scale
+        key,
+        num_items=items.row_counts.shape[0],
+        num_factors=num_factors,
+        init_scale=init_scale,
+        biases=model.biases,
     )
     return run_sweeps(model, start, clients, items, num_sweeps=num_sweeps)
 
@@ -132,16 +136,17 @@ def sweep(
     """
     user_map = _first_user_map(item_factors, clients, user_map)
     user_factors, loss = solve_clients(model, item_factors, clients, mesh=mesh, user_map=user_map)
-    of_items = for_items(model, clients.item_counts, clients.row_counts.shape[0])
-    prior = None if items.features is None else item_prior(of_items, item_factors, items.features)
+    of_each = for_items(model, clients.item_counts, clients.row_counts.shape[0])
+    prior = None if items.features is None else item_prior(of_each, item_factors, items.features)
     item_map = None if prior is None else prior.item_map
-    next_item_factors, _ = solve_clients(model, user_factors, items, mesh=mesh, user_map=item_map)
-    loss = total_loss(of_items, item_factors if prior is None else item_factors - prior.means, loss)
+    next_item_factors, _ = solve_clients(of_items(model), user_factors, items, mesh=mesh, user_map=item_map)
+    loss = total_loss(of_each, item_factors if prior is None else item_factors - prior.means, loss)
     for feature_map in (user_map, item_map):
         if feature_map is not None:
             loss = loss + map_penalty(model, feature_map)
     if clients.features is not None:  # the items' packing counts the histories
         of_users = for_items(model, items.item_counts, items.row_counts.shape[0])
+        of_users = of_users._replace(biases=model.biases)
         user_map = fit_map(of_users, user_factors, clients.features)
     return next_item_factors.astype(item_factors.dtype), AlsInfo(loss, user_map)
 

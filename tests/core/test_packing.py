@@ -22,7 +22,8 @@ from fcf_jax.data import Interactions, read_interactions
 def unpack(clients):
     """The interactions in a packed batch: sorted (user, item, strength) of every filled slot."""
     owners, ids = np.asarray(clients.owners), np.append(np.asarray(clients.client_ids), 0)
-    item_ids, strengths, mask = (np.asarray(leaf) for leaf in clients.rows)
+    rows = clients.rows
+    item_ids, strengths, mask = (np.asarray(leaf) for leaf in (rows.item_ids, rows.strengths, rows.mask))
     chunk = np.arange(owners.shape[0])[:, None]
     owner_is_client = owners < clients.client_ids.shape[1]
     assert not mask[~owner_is_client].any()

@@ -110,7 +110,7 @@ def batch_of_users(observed, gains, dtype):
 def solve_batch(item_factors, observations, model=MODEL):
     row_sums = owned_by(jnp.arange(observations.mask.shape[0]), num_clients=observations.mask.shape[0])
     shared = shared_part(model, item_factors, gram(item_factors))
-    return solve_rows(model, item_factors, shared, observations, row_sums)
+    return solve_rows(model, shared, observations, row_sums)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])  # as above

@@ -23,7 +23,7 @@ ON_EIGHT_DEVICES = """
     import fcf_jax as fcf
     from fcf_jax import parallel
     from fcf_jax.channel import Pieces, choose_formats, clip_and_noise, fixed_point
-    from fcf_jax.core import cohort_sum
+    from fcf_jax.core import accumulation, cohort_sum
     from fcf_jax.core import placement as server_placement
     from fcf_jax.core.packing import chunk_specs
     from fcf_jax.data import simulate_taste
@@ -88,7 +88,7 @@ ON_EIGHT_DEVICES = """
     def sums(sharing, clients):
         totals = {link: cohort_sum.accumulate(
             model, factors, clients, channel=link, sharing=sharing)[0] for link in (None, exact)}
-        return [cohort_sum.accumulation_of(link).read(model, factors, totals[link]) for link in totals]
+        return [accumulation.accumulation_of(link).read(model, factors, totals[link]) for link in totals]
 
     whole = sums(None, host)
     parts = sums(server_placement.Sharing(mesh, "clients"), parallel.place_clients(host, mesh))

@@ -18,7 +18,7 @@ since matrix products are blocked differently, and each chunk chooses its method
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from fcf_jax.channel.link import link
-from fcf_jax.core.cohort_sum import add_unobserved, num_clipped, sent_confidence, sent_factors
+from fcf_jax.core.accumulation import add_unobserved, num_clipped, sent_confidence, sent_factors
 from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Pieces, Uploads
 
 _LIMIT = 2.0**31
@@ -157,7 +157,7 @@ def _accumulation(formats: Pieces[FixedPoint]) -> Accumulation:
 
     def start(item_factors: Float[Array, "items factors"]) -> CohortSum:
         shapes, count = piece_shapes(*item_factors.shape), jnp.zeros((), jnp.int32)
-        zeros = {name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}
+        zeros: Any = {name: jnp.zeros(shape, jnp.uint32) for name, shape in shapes.items()}
         return CohortSum(**zeros, num_clients=count, num_clipped=count, num_clipped_entries=count)
 
     def read(model: Model, item_factors: Float[Array, "items factors"], total: CohortSum) -> CohortSum:
@@ -169,7 +169,9 @@ def _accumulation(formats: Pieces[FixedPoint]) -> Accumulation:
 
 def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> CohortSum:
     """Encode every number of every client separately, and add the words."""
-    factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
+    factors, observations = sent_factors(uploads), uploads.observations
+    if observations.negative_ids is not None:
+        raise ValueError("expected interactions that stand alone, got pairs; sum them in floating point")
     of_rows = factors.at[uploads.owners].get(mode="clip")
     pieces = Pieces(
         upload=uploads.seen[:, :, None] * of_rows[:, None, :],
@@ -180,9 +182,9 @@ def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> Coh
     encoded = [encode(piece, number) for piece, number in zip(pieces, formats, strict=True)]
     words, num_clipped_entries = Pieces(*(each[0] for each in encoded)), sum(each[1] for each in encoded)
     return CohortSum(
-        upload=total.upload.at[item_ids].add(words.upload),
+        upload=total.upload.at[observations.item_ids].add(words.upload),
         user_gram=total.user_gram + jnp.sum(words.user_gram, axis=0, dtype=jnp.uint32),
-        confidence_sum=total.confidence_sum.at[item_ids].add(words.confidence_sum),
+        confidence_sum=total.confidence_sum.at[observations.item_ids].add(words.confidence_sum),
         loss=total.loss + jnp.sum(words.loss, dtype=jnp.uint32),
         num_clients=total.num_clients + jnp.sum(uploads.is_client, dtype=jnp.int32),
         num_clipped=total.num_clipped + num_clipped(uploads),

@@ -11,6 +11,8 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh
 
+from fcf_jax.core.biases import Biases
+from fcf_jax.core.objectives.record import Objective
 from fcf_jax.core.packing import padded_size
 from fcf_jax.core.records import Link, Model, PackedClients
 
@@ -43,6 +45,33 @@ def require(**arguments: Any) -> None:
             fields = ((name, getattr(value, name)) for name in Model._fields if name in _RULES)
             numbers = {name: number for name, number in fields if number is not None}
             require(**numbers)
+            _require_pairs_alone(value)
+
+
+def _require_pairs_alone(model: Model) -> None:
+    """Refuse weight on unobserved items beside pairs, whose scores are differences."""
+    if model.objective is None or not model.objective.is_pairwise:
+        return
+    if not isinstance(model.unobserved_weight, jax.core.Tracer) and np.any(
+        np.asarray(model.unobserved_weight) != 0
+    ):
+        raise ValueError(
+            f"expected unobserved_weight (w0) of 0 with {model.objective.name}, "
+            f"got {model.unobserved_weight}; negatives take its place"
+        )
+
+
+def require_negatives(model: Model, negative_ids: Any) -> None:
+    """Check that histories have negatives if the objective compares with them, and only then.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    is_pairwise = model.objective is not None and model.objective.is_pairwise
+    if is_pairwise and negative_ids is None:
+        raise ValueError("expected pairs, got histories without negatives; use fcf_jax.data.with_pairs")
+    if negative_ids is not None and not is_pairwise:
+        raise ValueError("expected histories, got pairs; give the model a pairwise objective, such as bpr()")
 
 
 def require_catalogue(num_items: int, *, name: str, **packings: PackedClients) -> None:
@@ -185,6 +214,16 @@ _RULES = {
     "alpha": _number("alpha", "0 gives every interaction the confidence 1"),
     "regularization": _number("regularization (lambda)", "1.0 suits implicit feedback"),
     "unobserved_weight": _number("unobserved_weight (w0)", "use 1 as the paper does, or 0 for ratings"),
+    "objective": Rule(
+        lambda value: value is None or isinstance(value, Objective),
+        "objective to be None or an Objective",
+        "call what builds it, such as fcf_jax.objectives.logistic()",
+    ),
+    "biases": Rule(
+        lambda value: value is None or isinstance(value, Biases),
+        "biases to be None or Biases",
+        "call fcf_jax.objectives.biases()",
+    ),
     "solve_tolerance": Rule(
         lambda value: (
             (numbers := _numbers(value)) is not None and bool(np.all((numbers >= 0) & (numbers < 1)))

@@ -83,7 +83,7 @@ def client_update(
     num_items = item_factors.shape[0]
     loss = _loss(model, item_gram, solution, rows, one_client(), num_items=num_items, prior=prior)
     info = ClientInfo(loss, solution.error)
-    return ClientUpdate(solution.user_factors, residuals(solution.scores[0], observations)), info
+    return ClientUpdate(solution.user_factors, residuals(model, solution.scores[0], observations)), info
 
 
 def chunk_uploads(
@@ -108,14 +108,14 @@ def chunk_uploads(
         features: f of each client; None: no features.
     """
     model, row_sums = broadcast.model, owned_by(owners, num_clients=client_ids.shape[0])
-    prior = of_features = None
+    num_items, prior, of_features = shared.catalogue.num_items, None, None
     if features is not None and broadcast.user_map is not None:
         prior = prior_factors(features, broadcast.user_map)
-        own = regularization_of(model, history_lengths(observations, row_sums), shared.num_items)
+        own = regularization_of(model, history_lengths(observations, row_sums), num_items)
         of_features = FeatureUploads(
             features, jnp.broadcast_to(jnp.asarray(own, prior.dtype), client_ids.shape)
         )
-    solution = solve_rows(model, broadcast.item_factors, shared, observations, row_sums, prior)
+    solution = solve_rows(model, shared, observations, row_sums, prior)
     is_client = client_ids < num_users
     return Uploads(
         broadcast=broadcast,
@@ -134,7 +134,7 @@ def chunk_uploads(
             solution,
             observations,
             row_sums,
-            num_items=shared.num_items,
+            num_items=num_items,
             prior=prior,
         ),
         solve_error=solution.error,
@@ -175,6 +175,11 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
     rounding error of float32 is added, so that no norm is understated.
     """
     broadcast, observations, factors = uploads.broadcast, uploads.observations, uploads.user_factors
+    if observations.negative_ids is not None:
+        raise ValueError(
+            "expected interactions that stand alone, got pairs, whose norms have no short formula; "
+            "do not clip a pairwise objective"
+        )
     w0, item_weights = broadcast.model.unobserved_weight, broadcast.item_weights
     row_sums = owned_by(uploads.owners, num_clients=factors.shape[0])
     importance = 1.0 if item_weights is None else item_weights[observations.item_ids] ** 2
@@ -185,7 +190,7 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
     squared_scores = jnp.sum(jnp.matmul(factors, broadcast.norm_gram, precision="highest") * factors, axis=-1)
     unobserved = jnp.maximum(squared_scores - of_history(uploads.scores**2), 0.0)
     unobserved = unobserved + _CANCELLATION * squared_scores
-    observed = of_history(residuals(uploads.scores, observations) ** 2)
+    observed = of_history(residuals(broadcast.model, uploads.scores, observations) ** 2)
     minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(uploads.scores))
     rounding = _ROUNDING * safe_sqrt(of_history(minuends**2))  # of c (p - s), however small that is
     residual_norm = safe_sqrt(w0**2 * unobserved + observed) + rounding

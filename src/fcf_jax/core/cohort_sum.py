@@ -19,20 +19,19 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core import packing
+from fcf_jax.core.accumulation import accumulation_of
 from fcf_jax.core.checks import require, require_item_factors, require_user_map
 from fcf_jax.core.client import chunk_uploads
-from fcf_jax.core.features import empty_sums, feature_sums
+from fcf_jax.core.features import empty_sums
 from fcf_jax.core.kernels import choice as kernels
 from fcf_jax.core.kernels import full_round
 from fcf_jax.core.kernels.remarks import remark_on_scatters
-from fcf_jax.core.objective import extra_confidence, gram, observe
+from fcf_jax.core.objective import gram, observe
 from fcf_jax.core.placement import Sharing, shares_items_of_clients
 from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import (
-    Accumulation,
     Broadcast,
     CohortSum,
-    FeatureSums,
     Key,
     Link,
     Model,
@@ -93,11 +92,6 @@ def cohort_sum(
         user_map=user_map,
     )
     return accumulation_of(channel).read(model, item_factors, total), worst
-
-
-def accumulation_of(channel: Link | None) -> Accumulation:
-    """Return the channel's rule for adding up uploads, by default in floating point."""
-    return _FLOAT_SUMS if channel is None or channel.accumulation is None else channel.accumulation
 
 
 @in_one_precision
@@ -348,64 +342,3 @@ def solve_clients(
     if user_map is not None or packing.is_split(mesh):
         return plain(*arguments, user_map)
     return kernels.choose(full_round.solve_clients, plain, *arguments)
-
-
-def sent_factors(uploads: Uploads) -> Float[Array, "clients factors"]:
-    """Compute a_u x_u."""
-    return uploads.weights[:, None] * uploads.user_factors
-
-
-def sent_confidence(uploads: Uploads) -> Float[Array, "rows slots"]:
-    """Compute a_u (c_ui - w0), 0 in empty slots."""
-    extra = extra_confidence(uploads.broadcast.model, uploads.observations)
-    return extra * uploads.weights.at[uploads.owners].get(mode="clip")[:, None]
-
-
-def num_clipped(uploads: Uploads) -> Array:
-    """Count the clients that a link has clipped."""
-    return jnp.sum(uploads.is_client & uploads.is_clipped, dtype=jnp.int32)
-
-
-def _empty_sums(item_factors: Float[Array, "items factors"]) -> CohortSum:
-    (num_items, num_factors), dtype = item_factors.shape, item_factors.dtype
-    return CohortSum(
-        upload=jnp.zeros((num_items, num_factors), dtype),
-        user_gram=jnp.zeros((num_factors, num_factors), dtype),
-        confidence_sum=jnp.zeros(num_items, dtype),
-        loss=jnp.zeros((), dtype),
-        num_clients=jnp.zeros((), jnp.int32),
-        num_clipped=jnp.zeros((), jnp.int32),
-        num_clipped_entries=jnp.zeros((), jnp.int32),
-    )
-
-
-def _add(sums: CohortSum, uploads: Uploads) -> CohortSum:
-    """Add the uploads of a chunk; of the item gradients only `seen` x^T, `add_unobserved` adds the rest."""
-    factors, item_ids = sent_factors(uploads), uploads.observations.item_ids
-    of_rows = factors.at[uploads.owners].get(mode="clip")
-    gram_of_chunk = jnp.matmul(factors.T, uploads.user_factors, precision="highest")
-    return sums._replace(
-        upload=sums.upload.at[item_ids].add(uploads.seen[:, :, None] * of_rows[:, None, :]),
-        user_gram=sums.user_gram + gram_of_chunk,
-        confidence_sum=sums.confidence_sum.at[item_ids].add(sent_confidence(uploads)),
-        loss=sums.loss + jnp.sum(uploads.weights * uploads.loss),
-        num_clients=sums.num_clients + jnp.sum(uploads.is_client, dtype=jnp.int32),
-        num_clipped=sums.num_clipped + num_clipped(uploads),
-        features=_add_features(sums.features, uploads),
-    )
-
-
-def _add_features(sums: FeatureSums | None, uploads: Uploads) -> FeatureSums | None:
-    if sums is None or uploads.features is None:
-        return None
-    of_chunk = feature_sums(uploads.features, uploads.user_factors, uploads.weights)
-    return jax.tree.map(jnp.add, sums, of_chunk)
-
-
-def add_unobserved(model: Model, item_factors: Float[Array, "items factors"], sums: CohortSum) -> CohortSum:
-    """Add -w0 Y (sum of a x x^T), the part of the item gradients that sparse sums leave out."""
-    unobserved = model.unobserved_weight * jnp.matmul(item_factors, sums.user_gram, precision="highest")
-    return sums._replace(upload=sums.upload - unobserved)
-
-
-_FLOAT_SUMS = Accumulation(start=_empty_sums, add=_add, read=add_unobserved)

@@ -9,7 +9,7 @@ In whitened terms, with w0 G + lambda I = L L^T, z = L^-1 y and x = L^-T x', the
 where D_u = I if lambda_u = lambda for all, and is diagonal if L comes from the eigenvectors of G.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -35,6 +35,13 @@ class RowSums(NamedTuple):
         if self.owners is None:
             return jnp.sum(values, axis=0)
         return jax.ops.segment_sum(values, self.owners, self.num_clients, indices_are_sorted=True)
+
+    def largest(self, values: Shaped[Array, "rows ..."]) -> Shaped[Array, "..."]:
+        """Return the largest of each client's rows, at least 0: [rows, ...] -> [*clients, ...]."""
+        if self.owners is None:
+            return jnp.max(values, axis=0)
+        found = jax.ops.segment_max(values, self.owners, self.num_clients, indices_are_sorted=True)
+        return jnp.maximum(found, 0)
 
     def spread(self, values: Shaped[Array, "..."]) -> Shaped[Array, "rows ..."]:
         """Repeat each client's value for its rows: [*clients, ...] -> [rows, ...]."""
@@ -123,7 +130,7 @@ def residual_at(
 
 
 def times_common(
-    equations: Equations, user_factors: Float[Array, "*clients factors"]
+    equations: Any, user_factors: Float[Array, "*clients factors"]
 ) -> Float[Array, "*clients factors"]:
     """Compute (w0 G + lambda_u I) x, the part of A x that no history enters."""
     shrunk = equations.ridge * user_factors

@@ -22,6 +22,7 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fcf_jax.core.biases import without_constant
 from fcf_jax.core.linalg import add_ridge, matmul, solve_definite
 from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import FeatureState, FeatureSums, FeatureUploads, Model, Scalar
@@ -63,11 +64,11 @@ def fit_map(
     """Compute B, the best linear map from the features of items to their factors; likewise A of users.
 
     Args:
-        model: gives lambda and lambda_F; with an exponent, the result of `core.objective.for_items`.
+        model: gives lambda and lambda_F; for items, the result of `core.objective.for_items`.
         factors: Y; X for users.
         features: one row for each item or user; a row of zeros has no influence.
     """
-    factors, features = jnp.asarray(factors), jnp.asarray(features)
+    factors, features = without_constant(jnp.asarray(factors), model.biases), jnp.asarray(features)
     own = jnp.broadcast_to(jnp.ravel(jnp.asarray(model.regularization, factors.dtype)), factors.shape[:1])
     return best_map(feature_sums(FeatureUploads(features, own), factors), model.feature_regularization)
 

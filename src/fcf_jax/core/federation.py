@@ -25,8 +25,9 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from fcf_jax.core.accumulation import accumulation_of
 from fcf_jax.core.checks import require, require_catalogue, require_no_channel, require_num_features
-from fcf_jax.core.cohort_sum import accumulate, accumulation_of
+from fcf_jax.core.cohort_sum import accumulate
 from fcf_jax.core.cohorts import rows_needed, sum_over_cohort
 from fcf_jax.core.features import checked_features
 from fcf_jax.core.kernels.choice import suited
@@ -224,10 +225,13 @@ def _init(setup: Setup, key: Key, item_factors: Float[Array, "items factors"] | 
     num_padded, channel = setup.num_rows - setup.num_items, setup.channel
     if item_factors is None:
         item_factors = draw_item_factors(
-            key, num_items=setup.num_items, num_factors=setup.num_factors, init_scale=setup.init_scale
+            key,
+            num_items=setup.num_items,
+            num_factors=setup.num_factors,
+            init_scale=setup.init_scale,
+            biases=setup.model.biases,
         )
-    elif item_factors.shape != (setup.num_items, setup.num_factors):
-        expected = (setup.num_items, setup.num_factors)
+    elif item_factors.shape != (expected := (setup.num_items, setup.num_columns)):
         raise ValueError(f"expected item factors of shape {expected}, got {item_factors.shape}")
     if channel is not None and channel.item_weights is not None:  # items that are never sent stay 0
         item_factors = jnp.where(channel.item_weights[:, None] > 0, item_factors, 0.0)
@@ -276,7 +280,7 @@ def check_round(
     require(clients=clients, row_capacity=row_capacity)
     require_catalogue(setup.num_items, name="num_items", clients=clients)
     require_num_features(setup.num_user_features, clients)
-    found, expected = state.item_factors.shape, (setup.num_rows, setup.num_factors)
+    found, expected = state.item_factors.shape, (setup.num_rows, setup.num_columns)
     if found != expected:
         raise ValueError(
             f"expected a state with item factors {expected}, as num_items and num_factors say, got {found}; "

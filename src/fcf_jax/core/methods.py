@@ -31,6 +31,7 @@ from fcf_jax.core.equations import (
     times_common,
 )
 from fcf_jax.core.linalg import einsum, inverse_cholesky, matmul
+from fcf_jax.core.objective import of_slots
 from fcf_jax.core.records import Scalar
 from fcf_jax.core.transformed import any_in_batch
 
@@ -55,12 +56,29 @@ class Solution(NamedTuple):
     error: Float[Array, "*clients"]
 
 
-class Shared(NamedTuple):
-    """What all clients of a round share: w0 G, and the item factors in whitened terms.
+class Catalogue(NamedTuple):
+    """What the equations of all clients take from the item factors.
 
     Attributes:
-        matrix: w0 G.
+        item_factors: Y; with biases, without the column of what is constant for a client.
+        offsets: o, what that column adds to the scores of each item; None without biases.
+        matrix: w0 G of these item factors.
+        right: -w0 Y^T o; None without biases.
         num_items: M, the size of the catalogue.
+    """
+
+    item_factors: Float[Array, "items factors"]
+    offsets: Float[Array, "items"] | None
+    matrix: Float[Array, "factors factors"]
+    right: Float[Array, "factors"] | None
+    num_items: Scalar
+
+
+class Shared(NamedTuple):
+    """What all clients of a round share: the catalogue, and the item factors in whitened terms.
+
+    Attributes:
+        catalogue: Y, w0 G and offsets.
         ridge: lambda of a client without a history.
         diagonal: eigenvalues of w0 G + lambda I, if clients have lambdas of their own; None: they have one.
         inverse_root: L^-1 with w0 G + lambda I = L L^T; not differentiated.
@@ -68,8 +86,7 @@ class Shared(NamedTuple):
         is_definite: False if w0 G + lambda I is clearly not positive semidefinite.
     """
 
-    matrix: Float[Array, "factors factors"]
-    num_items: Scalar
+    catalogue: Catalogue
     ridge: Scalar
     diagonal: Float[Array, "factors"] | None
     inverse_root: Float[Array, "factors factors"]
@@ -83,6 +100,7 @@ class Batch(NamedTuple):
     Attributes:
         item_factors: Y.
         item_ids: the observed items.
+        negative_ids: of pairs; None without.
         targets: c p, 0 in empty slots.
         extra: c - w0, 0 in empty slots.
         shared: w0 G.
@@ -92,6 +110,7 @@ class Batch(NamedTuple):
 
     item_factors: Float[Array, "items factors"]
     item_ids: Int[Array, "rows slots"]
+    negative_ids: Int[Array, "rows slots"] | None
     targets: Float[Array, "rows slots"]
     extra: Float[Array, "rows slots"]
     shared: Float[Array, "factors factors"]
@@ -132,7 +151,7 @@ def rounding_level(dtype: Any) -> float:
 
 def gathered(batch: Batch) -> Equations:
     """Gather the item factors of the histories."""
-    observed_factors = batch.item_factors[batch.item_ids]
+    observed_factors = of_slots(batch.item_factors, batch.item_ids, batch.negative_ids)
     return Equations(observed_factors, batch.targets, batch.extra, batch.shared, batch.ridge, batch.right)
 
 
@@ -140,7 +159,8 @@ def _gathered_whitened(batch: Batch, shared: Shared) -> Equations:
     right, ridge = _whitened_right(batch.right, shared.inverse_root), 1.0
     if shared.diagonal is not None:
         ridge = 1.0 + (batch.ridge - shared.ridge) / shared.diagonal
-    return Equations(shared.whitened[batch.item_ids], batch.targets, batch.extra, None, ridge, right)
+    whitened = of_slots(shared.whitened, batch.item_ids, batch.negative_ids)
+    return Equations(whitened, batch.targets, batch.extra, None, ridge, right)
 
 
 def _whitened_right(

@@ -8,8 +8,9 @@ short, so the functions visit observed items only; the Gram matrix G = Y^T Y acc
 
 from jax import numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
+from fcf_jax.core.biases import Biases, without_constant
 from fcf_jax.core.checks import require
 from fcf_jax.core.precision import cast, in_one_precision, precision_of
 from fcf_jax.core.records import ClientData, Model, Observations, Scalar, Weighting
@@ -71,7 +72,8 @@ def _weigh_explicit(data: ClientData, *, mean: Scalar) -> Observations:
 
 def observe(model: Model, data: ClientData) -> Observations:
     """Weigh the histories; confidence and preference have the type of the strengths."""
-    return cast(model.weighting(data), data.strengths.dtype)
+    observations = cast(model.weighting(data), data.strengths.dtype)
+    return observations._replace(negative_ids=data.negative_ids)
 
 
 def gram(factors: Float[Array, "rows factors"]) -> Float[Array, "factors factors"]:
@@ -89,8 +91,26 @@ def scores(
     user_factor: Float[Array, "factors"],
     observations: Observations,
 ) -> Float[Array, "slots"]:
-    """Predict s_i = x.y_i for the observed items."""
-    return jnp.matmul(item_factors[observations.item_ids], user_factor, precision="highest")
+    """Predict s_i = x.y_i for the observed items, x.(y_i - y_j) for pairs."""
+    observed = of_slots(item_factors, observations.item_ids, observations.negative_ids)
+    return jnp.matmul(observed, user_factor, precision="highest")
+
+
+def of_slots(
+    values: Shaped[Array, "items *rest"],
+    item_ids: Int[Array, "..."],
+    negative_ids: Int[Array, "..."] | None,
+) -> Shaped[Array, "..."]:
+    """Look up the values of the observed items; of pairs, what they differ by from those of the negatives."""
+    return values[item_ids] if negative_ids is None else values[item_ids] - values[negative_ids]
+
+
+def add_to_items(
+    total: Shaped[Array, "items *rest"], observations: Observations, values: Shaped[Array, "..."]
+) -> Shaped[Array, "items *rest"]:
+    """Add gradients to those of the observed items, with the opposite sign to those of negatives in pairs."""
+    total = total.at[observations.item_ids].add(values)
+    return total if observations.negative_ids is None else total.at[observations.negative_ids].add(-values)
 
 
 def regularization_of(
@@ -113,17 +133,32 @@ def regularization_of(
     return model.regularization * frequency**model.regularization_exponent
 
 
+def of_items(model: Model) -> Model:
+    """Return the model by which items are solved with user factors given."""
+    return model if model.biases is None else model._replace(biases=Biases(is_of_items=True))
+
+
 def for_items(model: Model, item_counts: Int[Array, "items"], num_users: int) -> Model:
-    """Return the model with lambda of each item, [items, 1] if it differs: what the server's step uses."""
+    """Return the model of items for the server's step, with lambda of each, [items, 1] if it differs."""
+    model = of_items(model)
     if model.regularization_exponent is None:
         return model
-    of_items = jnp.asarray(regularization_of(model, item_counts, num_users))[:, None]
-    return model._replace(regularization=of_items, regularization_exponent=None)
+    of_each = jnp.asarray(regularization_of(model, item_counts, num_users))[:, None]
+    return model._replace(regularization=of_each, regularization_exponent=None)
 
 
-def residuals(scores: Float[Array, "*rows slots"], observations: Observations) -> Float[Array, "*rows slots"]:
-    """Compute e_i = c_i (p_i - s_i) on the observed items, 0 in empty slots."""
-    return jnp.where(observations.mask, observations.confidence * (observations.preference - scores), 0.0)
+def residuals(
+    model: Model, scores: Float[Array, "*rows slots"], observations: Observations
+) -> Float[Array, "*rows slots"]:
+    """Compute e_i = c_i (p_i - s_i) on the observed items, 0 in empty slots.
+
+    With another objective, e_i is -1/2 c_i dd/ds.
+    """
+    if model.objective is None:
+        missed = observations.preference - scores
+    else:
+        missed = model.objective.residual(observations.preference, scores)
+    return jnp.where(observations.mask, observations.confidence * missed, 0.0)
 
 
 def sparse_residuals(
@@ -133,6 +168,9 @@ def sparse_residuals(
 
     This is the residual of an observed item minus -w0 s_i, the residual of an unobserved item.
     """
+    if model.objective is not None:
+        of_unobserved = jnp.where(observations.mask, -model.unobserved_weight * scores, 0.0)
+        return residuals(model, scores, observations) - of_unobserved
     extra = observations.confidence - model.unobserved_weight
     return jnp.where(
         observations.mask, observations.confidence * observations.preference - extra * scores, 0.0
@@ -140,8 +178,14 @@ def sparse_residuals(
 
 
 def history_loss(model: Model, scores: Float[Array, "slots"], observations: Observations) -> Float[Array, ""]:
-    """Sum c_i (p_i - s_i)^2 - w0 s_i^2 over the observed items: their loss minus their part of w0 x^T G x."""
-    observed = observations.confidence * (observations.preference - scores) ** 2
+    """Sum c_i (p_i - s_i)^2 - w0 s_i^2 over the observed items: their loss minus their part of w0 x^T G x.
+
+    With another objective, c_i d(p_i, s_i) takes the place of the first term.
+    """
+    if model.objective is None:
+        observed = observations.confidence * (observations.preference - scores) ** 2
+    else:
+        observed = observations.confidence * model.objective.loss(observations.preference, scores)
     return jnp.sum(jnp.where(observations.mask, observed - model.unobserved_weight * scores**2, 0.0))
 
 
@@ -151,11 +195,14 @@ def catalogue_loss(
     user_factor: Float[Array, "factors"],
     prior: Float[Array, "factors"] | None = None,
 ) -> Float[Array, ""]:
-    """Compute w0 x^T G x + lambda |x - m|^2: a user's loss if all items were unobserved; lambda as given."""
+    """Compute w0 x^T G x + lambda |x - m|^2: a user's loss if all items were unobserved; lambda as given.
+
+    The constant coordinate of biases does not count in |x - m|.
+    """
     unobserved = jnp.dot(
         user_factor, jnp.matmul(item_gram, user_factor, precision="highest"), precision="highest"
     )
-    shrunk = user_factor if prior is None else user_factor - prior
+    shrunk = without_constant(user_factor if prior is None else user_factor - prior, model.biases)
     return model.unobserved_weight * unobserved + model.regularization * jnp.sum(shrunk**2)
 
 
@@ -202,8 +249,9 @@ def all_residuals(
         observations: the user's weighted history.
     """
     catalogue_scores = jnp.matmul(item_factors, user_factor, precision="highest")
-    seen = sparse_residuals(model, catalogue_scores[observations.item_ids], observations)
-    return (-model.unobserved_weight * catalogue_scores).at[observations.item_ids].add(seen)
+    observed = of_slots(catalogue_scores, observations.item_ids, observations.negative_ids)
+    seen = sparse_residuals(model, observed, observations)
+    return add_to_items(-model.unobserved_weight * catalogue_scores, observations, seen)
 
 
 @in_one_precision
@@ -213,11 +261,11 @@ def total_loss(
     """Compute J from the sum of the clients' shares, by adding lambda |Y|^2.
 
     Args:
-        model: gives lambda; with an exponent, the result of `for_items`.
+        model: gives lambda; with an exponent or biases, the result of `for_items`.
         item_factors: Y.
         of_clients: sum over the users of `loss`.
     """
-    return of_clients + jnp.sum(model.regularization * item_factors**2)
+    return of_clients + jnp.sum(model.regularization * without_constant(item_factors, model.biases) ** 2)
 
 
 @in_one_precision
@@ -229,7 +277,8 @@ def item_gradient(
 ) -> Float[Array, "items factors"]:
     """Compute one user's share of dJ/dY: -2 c_i (p_i - x.y_i) x for every item, without lambda.
 
-    Summed over all users, with 2 lambda Y added once, this is the full gradient.
+    Summed over all users, with 2 lambda Y added once, this is the full gradient. The column of a constant
+    coordinate is to be left out.
 
     Args:
         model: gives w0; its weighting is in `observations` already.

@@ -155,7 +155,7 @@ def pack(interactions: Histories, chunks: np.ndarray, *, row_width: int) -> Pack
     rows = _fill_rows(interactions, first_row[:num_users], is_present[:num_users], num_rows, row_width)
     put = jax.device_put  # jnp.asarray would compile a program for every shape
     return PackedClients(
-        rows=ClientData(*(put(leaf.reshape(*owners.shape, row_width)) for leaf in rows)),
+        rows=jax.tree.map(lambda leaf: put(leaf.reshape(*owners.shape, row_width)), rows),
         owners=put(owners),
         client_ids=put(chunks.astype(np.int32)),
         first_row=put(first_row[:num_users].astype(np.int32)),
@@ -184,19 +184,25 @@ def _owners(chunk_counts: np.ndarray, first_in_chunk: np.ndarray, rows_per_chunk
 
 def _fill_rows(
     interactions: Histories, first_row: np.ndarray, is_present: np.ndarray, num_rows: int, row_width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> ClientData:
     """Write each history from its first row on; the remaining slots stay empty."""
-    item_ids = np.zeros(num_rows * row_width, np.int32)
-    strengths = np.zeros(num_rows * row_width, np.float32)
-    mask = np.zeros(num_rows * row_width, bool)
+    negative_ids = getattr(interactions, "negative_ids", None)
     lengths = np.diff(interactions.indptr)
     shift = first_row * row_width - interactions.indptr[:-1]  # histories are consecutive in CSR and in slots
     slots = np.arange(len(interactions.item_ids)) + np.repeat(shift, lengths)
     kept = slice(None) if is_present.all() else np.repeat(is_present, lengths)
-    item_ids[slots[kept]] = interactions.item_ids[kept]
-    strengths[slots[kept]] = interactions.strengths[kept]
-    mask[slots[kept]] = True
-    return item_ids, strengths, mask
+
+    def filled(values: Any, dtype: type) -> Any:
+        empty = np.zeros(num_rows * row_width, dtype)
+        empty[slots[kept]] = values if np.ndim(values) == 0 else values[kept]
+        return empty
+
+    return ClientData(
+        item_ids=filled(interactions.item_ids, np.int32),
+        strengths=filled(interactions.strengths, np.float32),
+        mask=filled(True, bool),
+        negative_ids=None if negative_ids is None else filled(negative_ids, np.int32),
+    )
 
 
 def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_shares: int) -> np.ndarray:

@@ -13,7 +13,9 @@ from jax import numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from fcf_jax.core.biases import Biases
 from fcf_jax.core.histories import ItemMajor
+from fcf_jax.core.objectives.record import Objective
 
 Key = PRNGKeyArray
 Scalar = float | Float[Array, ""] | Int[Array, ""]  # hyperparameters may be Python numbers or traced
@@ -30,11 +32,14 @@ class ClientData(NamedTuple):
         item_ids: item of each interaction, 0 in empty slots.
         strengths: strength r of each interaction.
         mask: False in empty slots.
+        negative_ids: unobserved item that each interaction is compared with, for pairwise objectives; None:
+            interactions stand alone.
     """
 
     item_ids: Int[Array, "*batch slots"]
     strengths: Float[Array, "*batch slots"]
     mask: Bool[Array, "*batch slots"]
+    negative_ids: Int[Array, "*batch slots"] | None = None
 
 
 class Observations(NamedTuple):
@@ -45,12 +50,14 @@ class Observations(NamedTuple):
         confidence: c of each observed item.
         preference: p of each observed item.
         mask: False in empty slots.
+        negative_ids: as those of `ClientData`.
     """
 
     item_ids: Int[Array, "*batch slots"]
     confidence: Float[Array, "*batch slots"]
     preference: Float[Array, "*batch slots"]
     mask: Bool[Array, "*batch slots"]
+    negative_ids: Int[Array, "*batch slots"] | None = None
 
 
 class Model(NamedTuple):
@@ -68,6 +75,9 @@ class Model(NamedTuple):
             and a catalogue of M items, and likewise for items; None: lambda is the same for all, as with 0.
         feature_regularization: lambda_F >= 0, the weight of |A|^2 and |B|^2, where users or items have
             features (`fcf_jax.features`); unused without.
+        objective: loss of an observed item, such as `fcf_jax.objectives.logistic()`; None: c (p - x.y)^2.
+        biases: `fcf_jax.objectives.biases()` for biases of users and items, with lambda as all coordinates;
+            None: none.
 
     References:
         Rendle et al., RecSys 2022, "Revisiting the Performance of iALS", equation 7: the exponent.
@@ -79,6 +89,8 @@ class Model(NamedTuple):
     solve_tolerance: Scalar = 0.0
     regularization_exponent: Scalar | None = None
     feature_regularization: Scalar = 1.0
+    objective: Objective | None = None
+    biases: Biases | None = None
 
 
 class PackedClients(NamedTuple):

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from fcf_jax.core.biases import Biases, with_biases, without_constant
 from fcf_jax.core.checks import require
 from fcf_jax.core.features import first_feature_state, item_prior, map_penalty, next_feature_state
 from fcf_jax.core.linalg import safe_sqrt
@@ -74,7 +75,7 @@ def server_update(
     added once and not scaled. A round without clients changes only the round index.
 
     Args:
-        model: gives lambda; with an exponent, the result of `core.objective.for_items`.
+        model: gives lambda; with an exponent or biases, the result of `core.objective.for_items`.
         state: state before the round.
         sums: sums over the cohort.
         optimizer: any optax transformation; as extra arguments it gets `model`, `num_users`, `sharing`,
@@ -97,6 +98,7 @@ def server_update(
     prior = None if item_features is None else item_prior(model, item_factors, item_features)
     shrunk = item_factors if prior is None else item_factors - prior.means
     gradient = -2.0 * scale * sums.upload + 2.0 * model.regularization * shrunk
+    gradient = without_constant(gradient, model.biases)
     loss = total_loss(model, shrunk, scale * sums.loss)
     if prior is not None:
         loss = loss + map_penalty(model, prior.item_map)
@@ -107,13 +109,14 @@ def server_update(
         "num_users": num_users,
         "sharing": sharing,
         "item_prior": None if prior is None else prior.means,
-        "user_gram": scale * sums.user_gram,
+        "user_gram": scale * _of_learned(sums.user_gram, model),
         "confidence_sum": scale * sums.confidence_sum,
         "value": loss,
     }
 
     def take_step(before: Any) -> Any:
         updates, after = _update(optimizer, gradient, before[1], item_factors, **extra)
+        updates = without_constant(updates, model.biases)
         features = _next_features(model, before[2], sums, num_users, state.round_index)
         return cast_like((optax.apply_updates(item_factors, updates), after, features), before)
 
@@ -144,6 +147,11 @@ def _next_features(
     return next_feature_state(model, state, scaled, jnp.maximum(share, 1.0 / (round_index + 1)))
 
 
+def _of_learned(user_gram: Float[Array, "factors factors"], model: Model) -> Array:
+    """Leave the constant coordinate of items, which is not learned, out of their Hessians."""
+    return without_constant(without_constant(user_gram, model.biases).T, model.biases)
+
+
 def _step_if(has_clients: Array, take_step: Callable, before: Any) -> Any:
     """Take the step if there are clients; on a GPU, a branch would make the host wait for their sums."""
 
@@ -169,11 +177,11 @@ def _update(optimizer: optax.GradientTransformationExtraArgs, *arguments: Any, *
 
 
 def draw_item_factors(
-    key: Key, *, num_items: int, num_factors: int, init_scale: Scalar = 0.1
-) -> Float[Array, "items factors"]:
-    """Draw the first item factors from N(0, init_scale^2).
+    key: Key, *, num_items: int, num_factors: int, init_scale: Scalar = 0.1, biases: Biases | None = None
+) -> Float[Array, "items columns"]:
+    """Draw the first item factors from N(0, init_scale^2); biases begin at 0.
 
     `fit_als` and `federation.init` draw the same factors from the same key.
     """
     key = jax.random.clone(key)  # may be drawn again: JAX's check of reused keys need not object
-    return init_scale * jax.random.normal(key, (num_items, num_factors))
+    return with_biases(init_scale * jax.random.normal(key, (num_items, num_factors)), biases)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
 
+from fcf_jax.core.biases import num_columns
 from fcf_jax.core.packing import padded_size
 from fcf_jax.core.records import Link, Model, Scalar
 from fcf_jax.core.sampling import Drawing
@@ -38,6 +39,11 @@ class Setup:
     def num_shares(self) -> int:
         """Number of devices that share the clients of a round."""
         return 1 if self.mesh is None else self.mesh.shape["clients"]
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the item factors: K, and those of biases."""
+        return num_columns(self.num_factors, self.model.biases)
 
     @property
     def num_rows(self) -> int:

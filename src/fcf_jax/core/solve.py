@@ -17,6 +17,8 @@ from jax import numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from fcf_jax.core.biases import with_constant, without_constant
+from fcf_jax.core.checks import require_negatives
 from fcf_jax.core.equations import (
     RowSums,
     history_lengths,
@@ -27,6 +29,7 @@ from fcf_jax.core.equations import (
 from fcf_jax.core.linalg import add_ridge, eigh, inverse_cholesky, matmul
 from fcf_jax.core.methods import (
     Batch,
+    Catalogue,
     Shared,
     Solution,
     gathered,
@@ -34,7 +37,8 @@ from fcf_jax.core.methods import (
     solve_by_gradients,
     solve_directly,
 )
-from fcf_jax.core.objective import extra_confidence, gram, regularization_of, sparse_residuals
+from fcf_jax.core.newton import solve_by_newton
+from fcf_jax.core.objective import extra_confidence, gram, of_slots, regularization_of, sparse_residuals
 from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import Model, Observations, Scalar
 from fcf_jax.core.transformed import any_in_batch, beginning_like
@@ -95,13 +99,16 @@ def solve_history(
 ) -> Solution:
     """Solve one user's factor by the direct method, with scores [1, slots]; see `solve_user_factor`."""
     rows = jax.tree.map(lambda leaf: leaf[None], observations)
-    row_sums = one_client()
-    ridge = _ridge(model, rows, row_sums, num_items=item_factors.shape[0])
-    batch = _batch_of(model, item_factors, model.unobserved_weight * item_gram, ridge, rows, row_sums)
-    batch = _towards(prior, batch)
-    tolerance = jnp.zeros((), item_factors.dtype)
-    batch = beginning_like(batch, rows.item_ids)
-    return _solution(lambda batch, row_sums, _: solve_directly(batch, row_sums), batch, row_sums, tolerance)
+    row_sums, tolerance = one_client(), jnp.zeros((), item_factors.dtype)
+    catalogue = _catalogue(model, item_factors, item_gram, num_items=item_factors.shape[0])
+
+    def solve(batch: Batch) -> Solution:
+        batch = beginning_like(batch, rows.item_ids)
+        return _solution(
+            lambda batch, row_sums, _: solve_directly(batch, row_sums), batch, row_sums, tolerance
+        )
+
+    return _solve_objective(model, catalogue, rows, row_sums, solve, prior)
 
 
 def shared_part(
@@ -120,7 +127,8 @@ def shared_part(
         num_items: M, the size of the catalogue; None: the rows of Y, if none is padding.
     """
     num_items = item_factors.shape[0] if num_items is None else num_items
-    matrix, diagonal = model.unobserved_weight * item_gram, None
+    catalogue = _catalogue(model, item_factors, item_gram, num_items=num_items)
+    matrix, diagonal = catalogue.matrix, None
     ridge = jnp.asarray(regularization_of(model, jnp.zeros(()), num_items), matrix.dtype)
     if model.regularization_exponent is None:
         inverse_root, is_definite = inverse_cholesky(jax.lax.stop_gradient(add_ridge(matrix, ridge)))
@@ -130,13 +138,34 @@ def shared_part(
         floor = rounding.eps * eigenvalues[-1] + rounding.tiny  # for lambda = 0
         diagonal = jnp.maximum(jnp.maximum(eigenvalues, 0.0) + jax.lax.stop_gradient(ridge), floor)
         inverse_root, is_definite = jax.lax.rsqrt(diagonal)[:, None] * basis.T, jnp.isfinite(floor)
-    whitened = matmul(jax.lax.stop_gradient(item_factors), inverse_root.T)
-    return Shared(matrix, num_items, ridge, diagonal, inverse_root, whitened, is_definite)
+    whitened = matmul(jax.lax.stop_gradient(catalogue.item_factors), inverse_root.T)
+    return Shared(catalogue, ridge, diagonal, inverse_root, whitened, is_definite)
+
+
+def _catalogue(
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    item_gram: Float[Array, "factors factors"],
+    *,
+    num_items: Scalar,
+) -> Catalogue:
+    """Part the item factors into those that a client weighs with its own factor, and offsets."""
+    matrix = model.unobserved_weight * item_gram
+    if model.biases is None:
+        return Catalogue(item_factors, None, matrix, None, num_items)
+    free, constant = without_constant(matrix, model.biases), model.biases.constant
+    right = -free[constant]
+    return Catalogue(
+        item_factors=without_constant(item_factors, model.biases),
+        offsets=item_factors[:, constant],
+        matrix=free.at[constant].set(0.0),
+        right=right,
+        num_items=num_items,
+    )
 
 
 def solve_rows(
     model: Model,
-    item_factors: Float[Array, "items factors"],
     shared: Shared,
     observations: Observations,
     row_sums: RowSums,
@@ -145,23 +174,53 @@ def solve_rows(
     """Solve the factors of all clients in a batch of rows, each by the method that is faster for it.
 
     Args:
-        model: gives lambda, nu, w0 and the tolerance.
-        item_factors: Y.
+        model: gives lambda, nu, w0, the tolerance, the objective and biases.
         shared: `shared_part` of the same model and Y.
         observations: the weighted histories, [rows, slots].
         row_sums: assigns rows to clients.
         prior: m_u, the mean that each factor is drawn to; None: 0.
     """
-    dtype = item_factors.dtype
-    ridge = _ridge(model, observations, row_sums, num_items=shared.num_items)
-    batch = _towards(prior, _batch_of(model, item_factors, shared.matrix, ridge, observations, row_sums))
+    num_factors, dtype = shared.whitened.shape[1], shared.whitened.dtype
     tolerance = jnp.maximum(jnp.asarray(model.solve_tolerance, dtype), rounding_level(dtype))
     lengths = history_lengths(observations, row_sums).astype(dtype)
-    light = _light_confidence(item_factors.shape[1], lengths, tolerance)
-    most = row_sums.spread(model.unobserved_weight * light)
-    is_heavy = row_sums.total((jnp.max(batch.extra, axis=-1) > most).astype(jnp.int32)) > 0
-    helpers = jax.lax.stop_gradient(_Helpers(shared, is_heavy, any_in_batch(jnp.any(is_heavy))))
-    return _solution(partial(_solve_each, helpers), batch, row_sums, jax.lax.stop_gradient(tolerance))
+    most = row_sums.spread(model.unobserved_weight * _light_confidence(num_factors, lengths, tolerance))
+
+    def solve(batch: Batch) -> Solution:
+        is_heavy = row_sums.total((jnp.max(batch.extra, axis=-1) > most).astype(jnp.int32)) > 0
+        helpers = jax.lax.stop_gradient(_Helpers(shared, is_heavy, any_in_batch(jnp.any(is_heavy))))
+        return _solution(partial(_solve_each, helpers), batch, row_sums, jax.lax.stop_gradient(tolerance))
+
+    return _solve_objective(model, shared.catalogue, observations, row_sums, solve, prior)
+
+
+def _solve_objective(
+    model: Model,
+    catalogue: Catalogue,
+    observations: Observations,
+    row_sums: RowSums,
+    solve: Callable[[Batch], Solution],
+    prior: Float[Array, "*clients factors"] | None,
+) -> Solution:
+    """Solve squared errors once, other objectives step by step; `solve` solves one system of equations."""
+    require_negatives(model, observations.negative_ids)
+    ridge = _ridge(model, observations, row_sums, num_items=catalogue.num_items)
+    batch = _towards(prior, _batch_of(model, catalogue, ridge, observations, row_sums))
+    offsets = _offsets_of(catalogue, observations)
+    if model.objective is None:
+        solution = solve(batch)
+    else:
+        solution = solve_by_newton(model, batch, offsets, observations, row_sums, solve)
+    if catalogue.offsets is None:
+        return solution
+    user_factors = with_constant(solution.user_factors, model.biases)
+    return Solution(user_factors, solution.scores + offsets, solution.error)
+
+
+def _offsets_of(catalogue: Catalogue, observations: Observations) -> Float[Array, "rows slots"]:
+    """Look up what biases add to the scores of the observed items."""
+    if catalogue.offsets is None:
+        return jnp.zeros_like(observations.confidence)
+    return of_slots(catalogue.offsets, observations.item_ids, observations.negative_ids)
 
 
 def _ridge(
@@ -186,17 +245,22 @@ def _light_confidence(
 
 def _batch_of(
     model: Model,
-    item_factors: Float[Array, "items factors"],
-    shared: Float[Array, "factors factors"],
+    catalogue: Catalogue,
     ridge: Scalar | Float[Array, "*clients 1"],
     observations: Observations,
     row_sums: RowSums,
 ) -> Batch:
-    """Set up the equations of weighted histories [rows, slots]; `model` gives w0."""
+    """Set up the equations of squared errors of weighted histories [rows, slots]; `model` gives w0."""
     extra = extra_confidence(model, observations)
-    targets = sparse_residuals(model, jnp.zeros_like(extra), observations)
-    right = jnp.zeros_like(row_sums.total(item_factors[observations.item_ids[:, 0]]))
-    return Batch(item_factors, observations.item_ids, targets, extra, shared, ridge, right)
+    item_ids, negative_ids = observations.item_ids, observations.negative_ids
+    offsets = _offsets_of(catalogue, observations)
+    targets = sparse_residuals(model._replace(objective=None), offsets, observations)
+    right = jnp.zeros_like(row_sums.total(catalogue.item_factors[item_ids[:, 0]]))
+    if catalogue.right is not None:
+        right = right + catalogue.right
+    return Batch(
+        catalogue.item_factors, item_ids, negative_ids, targets, extra, catalogue.matrix, ridge, right
+    )
 
 
 def _towards(prior: Float[Array, "*clients factors"] | None, batch: Batch) -> Batch:

@@ -10,6 +10,7 @@ from fcf_jax.data.interactions import Interactions
 from fcf_jax.data.published import read_published_split
 from fcf_jax.data.read import ReadReport, read_interactions
 from fcf_jax.data.rows import DuplicatePolicy
+from fcf_jax.data.sampled import Pairs, with_negatives, with_pairs
 from fcf_jax.data.simulate import simulate_taste, simulate_uniform
 from fcf_jax.data.split import Split, split_leave_one_out, split_per_user, split_temporal, split_users
 
@@ -20,6 +21,7 @@ __all__ = [
     "DuplicatePolicy",
     "Features",
     "Interactions",
+    "Pairs",
     "ReadReport",
     "Split",
     "check_explicit",
@@ -34,4 +36,6 @@ __all__ = [
     "split_per_user",
     "split_temporal",
     "split_users",
+    "with_negatives",
+    "with_pairs",
 ]

@@ -115,7 +115,7 @@ def _user_metrics(
 
     def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:
         row_sums = owned_by(chunk.train_owners, num_clients=num_clients)
-        solution = solve_rows(model, item_factors, shared, observe(model, chunk.train), row_sums)
+        solution = solve_rows(model, shared, observe(model, chunk.train), row_sums)
         return jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
 
     return _by_user(lambda chunk: _chunk_metrics(model, scores_of(chunk), chunk, lengths=lengths), data)

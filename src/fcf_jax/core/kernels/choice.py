@@ -86,6 +86,8 @@ def _plan_for(model: Model, factors: Any, clients: PackedClients) -> Plan | None
     obstacle = obstacle_to(factors.shape[1], jnp.result_type(factors))
     if model.regularization_exponent is not None:
         obstacle = "they solve with one lambda for all, got a regularization_exponent"
+    if model.objective is not None or model.biases is not None:
+        obstacle = "they know squared errors without biases"
     if obstacle is not None:
         remark_on_kernels(obstacle)
         return None

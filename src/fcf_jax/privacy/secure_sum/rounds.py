@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
 from fcf_jax.channel.fixed_point import Formats, Stds, check_formats
-from fcf_jax.core.cohort_sum import add_unobserved
+from fcf_jax.core.accumulation import add_unobserved
 from fcf_jax.core.packing import one_chunk_each, present_ids
 from fcf_jax.core.records import CohortSum, Key, Link, Model, PackedClients, Pieces, as_pytree
 from fcf_jax.privacy.secure_sum import protocol

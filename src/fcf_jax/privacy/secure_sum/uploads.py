@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from fcf_jax.channel.fixed_point import Formats, Stds, encode, piece_shapes, read_pieces
 from fcf_jax.channel.noise import gaussian
-from fcf_jax.core.cohort_sum import broadcast_of, sent_confidence, sent_factors, solve_chunks
+from fcf_jax.core.accumulation import sent_confidence, sent_factors
+from fcf_jax.core.cohort_sum import broadcast_of, solve_chunks
 from fcf_jax.core.records import CohortSum, Key, Link, Model, PackedClients, Uploads
 
 

@@ -1,0 +1,130 @@
+"""Sampled negatives of training: items that a user has not interacted with, beside those that it has.
+
+Objectives that cannot sum over the whole catalogue, such as logistic ones, compare with a sample of it. It is
+drawn once, on the user's device.
+"""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from fcf_jax.data.interactions import Interactions
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of an observed and an unobserved item, in rows of users; `pack_clients` takes them as histories.
+
+    Attributes:
+        indptr: The pairs of user u are at positions indptr[u] to indptr[u + 1] - 1.
+        item_ids: The observed item of each pair, ascending within a user.
+        strengths: Strength of its interaction.
+        negative_ids: The unobserved item of each pair.
+        num_items: Size of the catalogue.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    item_ids: npt.NDArray[np.int32]
+    strengths: npt.NDArray[np.float32]
+    negative_ids: npt.NDArray[np.int32]
+    num_items: int
+
+    @property
+    def num_users(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    def transpose(self) -> "Pairs":
+        """Refuse, because a pair has two items.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("expected interactions with one item each, got pairs; they have no form by item")
+
+
+def with_negatives(interactions: Interactions, *, num_negatives: int, seed: int = 0) -> Interactions:
+    """Add unobserved items as interactions of strength 0, drawn uniformly without replacement.
+
+    Args:
+        interactions: Histories with strengths above 0.
+        num_negatives: Negatives for each interaction, at least 1; a user gets fewer if the catalogue has
+            fewer.
+        seed: Of the sample, at least 0.
+
+    Raises:
+        ValueError: For a strength of 0 or less, which would pass for a negative, or no negatives.
+
+    References:
+        Johnson 2014, section 3.2, subsamples the items without interactions likewise.
+    """
+    _require(num_negatives)
+    if interactions.strengths.min(initial=np.inf) <= 0:
+        raise ValueError(
+            f"expected strengths above 0, got {interactions.strengths.min():g}; leave such interactions out"
+        )
+    generator, num_items = np.random.default_rng(seed), interactions.num_items
+    users, items = [interactions.user_ids], [interactions.item_ids]
+    for user, length in enumerate(interactions.history_lengths):
+        num_drawn = min(num_negatives * length, num_items - length)
+        places = generator.choice(num_items - length, num_drawn, replace=False, shuffle=False)
+        users.append(np.full(num_drawn, user))
+        items.append(_unobserved(interactions, np.full(num_drawn, user), places))
+    strengths = np.zeros(sum(map(len, items)), np.float32)
+    strengths[: interactions.num_interactions] = interactions.strengths
+    return Interactions.from_arrays(
+        np.concatenate(users),
+        np.concatenate(items),
+        strengths,
+        num_users=interactions.num_users,
+        num_items=num_items,
+        user_labels=interactions.user_labels,
+        item_labels=interactions.item_labels,
+    )
+
+
+def with_pairs(interactions: Interactions, *, num_negatives: int, seed: int = 0) -> Pairs:
+    """Pair each interaction with unobserved items, drawn uniformly with replacement.
+
+    Args:
+        interactions: Histories.
+        num_negatives: Pairs of each interaction, at least 1. A user with all items has none.
+        seed: Of the sample, at least 0.
+
+    Raises:
+        ValueError: For no negatives.
+
+    References:
+        Rendle et al. 2009, section 4.2: D_S, of which pairs are drawn.
+    """
+    _require(num_negatives)
+    unobserved = interactions.num_items - interactions.history_lengths
+    has_pairs = np.repeat(unobserved > 0, interactions.history_lengths)
+    users = np.repeat(interactions.user_ids[has_pairs], num_negatives)
+    places = np.random.default_rng(seed).integers(0, unobserved[users])
+    lengths = np.where(unobserved > 0, interactions.history_lengths, 0) * num_negatives
+    return Pairs(
+        indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        item_ids=np.repeat(interactions.item_ids[has_pairs], num_negatives),
+        strengths=np.repeat(interactions.strengths[has_pairs], num_negatives),
+        negative_ids=_unobserved(interactions, users, places),
+        num_items=interactions.num_items,
+    )
+
+
+def _require(num_negatives: int) -> None:
+    if num_negatives < 1:
+        raise ValueError(f"expected num_negatives of at least 1, got {num_negatives}; 4 is usual")
+
+
+def _unobserved(
+    interactions: Interactions, users: npt.NDArray[np.integer], places: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int32]:
+    """Return the item at each place of the ascending list of a user's unobserved items."""
+    indptr, num_items = interactions.indptr, interactions.num_items
+    # unobserved items below the j-th observed one; ascending over all users once each has its own range
+    below = interactions.item_ids - (np.arange(interactions.num_interactions) - indptr[interactions.user_ids])
+    below = below + (num_items + 1) * interactions.user_ids
+    passed = np.searchsorted(below, places + (num_items + 1) * users.astype(np.int64), side="right")
+    return (places + passed - indptr[users]).astype(np.int32)
