@@ -13,8 +13,10 @@ import fcf_jax as fcf
 
 _NAMESPACES = {
     "fcf": fcf,
+    "fcf.objectives": fcf.objectives,
     "fcf.optimizers": fcf.optimizers,
     "fcf.als": fcf.als,
+    "fcf.joint": fcf.joint,
     "fcf.features": fcf.features,
     "fcf.channel": fcf.channel,
     "fcf.parallel": fcf.parallel,

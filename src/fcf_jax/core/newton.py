@@ -68,7 +68,7 @@ def solve_by_newton(
         return at.error > tolerance
 
     def step(at: _Newton) -> _Newton:
-        equations = _quadratic_model(*fixed, at.scores)
+        equations = _quadratic_model(*fixed, free_scores=at.scores)
         found = solve(equations)
         change, of_scores = found.user_factors - at.user_factors, found.scores - at.scores
         is_moving = is_unfinished(at)
@@ -91,7 +91,9 @@ def solve_by_newton(
     end = jax.lax.while_loop(
         lambda at: (at.step < _MOST_STEPS) & any_in_batch(jnp.any(is_unfinished(at))), step, start
     )
-    equations = _quadratic_model(*given, observed_scores(gathered(batch), row_sums, end.user_factors))
+    equations = _quadratic_model(
+        *given, free_scores=observed_scores(gathered(batch), row_sums, end.user_factors)
+    )
     found = solve(equations)
     change, of_scores = found.user_factors - end.user_factors, found.scores - end.scores
     error = _relative_size(equations, row_sums, change, of_scores, found)
