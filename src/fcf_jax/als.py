@@ -183,7 +183,9 @@ def converge_als(
     item_factors = jax.device_put(item_factors, clients.row_counts.sharding)  # as sweeps return them
     losses, blocks = [], []
     while len(losses) < MIN_SWEEPS or not has_converged(*losses[-2:]):
-        user_map = blocks[-1].user_map[-1] if blocks and blocks[-1].user_map is not None else None
+        user_map = None
+        if blocks and blocks[-1].user_map is not None:
+            user_map = jnp.asarray(blocks[-1].user_map[-1], precision_of(item_factors))
         item_factors, info = run_sweeps(
             model, item_factors, clients, items, num_sweeps=_BLOCK_SWEEPS, mesh=mesh, user_map=user_map
         )

@@ -99,15 +99,15 @@ def test_rows_are_matched_by_label_and_others_have_the_constant_alone(tmp_path):
     np.testing.assert_array_equal(aligned[[0, 2]], features.matrix[[3, 0]])
     assert aligned[1].tolist() == [1.0] + [0.0] * (features.num_features - 1)
     assert features.num_missing([10, 99, 7]) == 1
-    assert features.others([10, 99, 7]).tolist() == ["8", "9"]
-    with pytest.raises(ValueError, match=r"which are \['x'\], got those of \['7', '8', '9', ...\]"):
+    assert features.others([10, 99, 7]).tolist() == [8, 9]
+    with pytest.raises(ValueError, match=r"which are \['x'\], got those of \[7, 8, 9, ...\]"):
         features.check_some_known(["x"], entity="user")
 
 
 def test_new_rows_are_encoded_as_known_ones_were(tmp_path):
     features = features_of(tmp_path, "people.csv", PEOPLE, "user")
     rows = [{"age": "20", "gender": "F", "likes": "a|b"}, {"age": "40", "gender": "F"}]
-    np.testing.assert_allclose(new_rows(features, rows), features.matrix[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(new_rows(features.codes, rows), features.matrix[[0, 2]], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_new_rows_are_encoded_as_known_ones_were(tmp_path):
 def test_values_of_new_rows_that_mean_nothing_are_refused(values, message, tmp_path):
     features = features_of(tmp_path, "people.csv", PEOPLE, "user")
     with pytest.raises(BadValueError, match=message):
-        new_rows(features, [values])
+        new_rows(features.codes, [values])
 
 
 def test_array_is_taken_as_it_is_beside_a_constant():
     features = Features.from_array([[3.0], [5.0]], labels=["a", "b"], names=["price"])
     assert features.names == ("constant", "price")
     assert features.of(["b", "c"]).tolist() == [[1.0, 5.0], [1.0, 0.0]]
-    assert new_rows(features, [{"price": "4"}]).tolist() == [[1.0, 4.0]]
+    assert new_rows(features.codes, [{"price": "4"}]).tolist() == [[1.0, 4.0]]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fcf_jax.data.encoding import (
     find_code,
 )
 from fcf_jax.data.formats.attributes import Attributes, Entity, attributes_of_frame, read_attributes
+from fcf_jax.data.labels import labels_of
 from fcf_jax.data.rows import first_of
 from fcf_jax.data.selection import positions_of
 from fcf_jax.messages import count_of
@@ -148,7 +149,9 @@ class Features:
         return f"{taken}: {count_of(self.num_features, 'column')}" + (left_out and f"; left out: {left_out}")
 
 
-def read_features(path: str | PathLike[str], *, entity: Entity) -> Features:
+def read_features(
+    path: str | PathLike[str], *, entity: Entity, codes: Sequence[ColumnCode] | None = None
+) -> Features:
     """Read side features from a table of attributes.
 
     Text with a header (CSV, TSV, `;`, `|`), Parquet, and the files of MovieLens as they are: `u.user`,
@@ -159,32 +162,36 @@ def read_features(path: str | PathLike[str], *, entity: Entity) -> Features:
     Args:
         path: The file.
         entity: Whose features: "user" or "item".
+        codes: How other attributes became features, `Features.codes`, for a model that was trained on those;
+            None: found from the values.
 
     Raises:
         ValueError: In one line, with FILE:LINE where there is one, the fault and the remedy.
         OSError: If the file cannot be read.
     """
-    return _encoded(read_attributes(Path(path), entity))
+    return _encoded(read_attributes(Path(path), entity), codes)
 
 
-def new_rows(features: Features, rows: Sequence[Mapping[str, str]]) -> Float32[np.ndarray, "rows features"]:
+def new_rows(
+    codes: Sequence[ColumnCode], rows: Sequence[Mapping[str, str]]
+) -> Float32[np.ndarray, "rows features"]:
     """Encode the attributes of new entities as those of known ones were.
 
     Args:
-        features: Of the known entities.
+        codes: `Features.codes` of the known entities.
         rows: Values by the name of their column; absent ones count as missing.
 
     Raises:
         BadValueError: For a text where a number is expected, a column that is no feature, or a value that no
             known entity has.
     """
-    codes = {code.name: code for code in features.codes}
+    by_name = {code.name: code for code in codes}
     for row, values in enumerate(rows):
         for name, value in values.items():
-            if name not in codes:
-                raise BadValueError(row, f"expected one of {', '.join(codes)}, got {name!r}; correct it")
-            _check_known(row, codes[name], value)
-    return encode_rows(features.codes, rows)
+            if name not in by_name:
+                raise BadValueError(row, f"expected one of {', '.join(by_name)}, got {name!r}; correct it")
+            _check_known(row, by_name[name], value)
+    return encode_rows(codes, rows)
 
 
 def _check_known(row: int, code: ColumnCode, value: str) -> None:
@@ -198,16 +205,11 @@ def _unknown_row(num_features: int) -> Float32[np.ndarray, "features"]:
     return np.eye(1, num_features, dtype=np.float32)[0]
 
 
-def _encoded(table: Attributes) -> Features:
-    codes: list[ColumnCode] = []
+def _encoded(table: Attributes, codes: Sequence[ColumnCode] | None = None) -> Features:
     left_out: dict[str, str] = {}
     try:
-        for name, texts in table.columns.items():
-            code = _code_of(table, name, texts)
-            if isinstance(code, ColumnCode):
-                codes.append(code)
-            else:
-                left_out[name] = code
+        if codes is None:
+            codes, left_out = _codes_of(table)
         rows = [
             dict(zip(table.columns, values, strict=True))
             for values in zip(*table.columns.values(), strict=True)
@@ -215,12 +217,20 @@ def _encoded(table: Attributes) -> Features:
         matrix = encode_rows(codes, rows)
     except BadValueError as error:
         raise ValueError(f"{table.place(error.row)}: {error}") from error
-    if not codes:
-        why = ", ".join(f"{name} ({reason})" for name, reason in left_out.items())
-        raise ValueError(f"{table.where}: expected a column of attributes, got none among {why}; add one")
-    return Features(
-        np.array(table.labels, object).astype(str), matrix, feature_names(codes), tuple(codes), left_out
-    )
+    if not any(code.name in table.columns for code in codes):
+        wanted = ", ".join(code.name for code in codes) or "attributes"
+        found = ", ".join(f"{name} ({left_out[name]})" if left_out else name for name in table.columns)
+        raise ValueError(f"{table.where}: expected a column of {wanted}, got none among {found}; add one")
+    labels = labels_of(table.labels)
+    names = feature_names(codes)
+    return Features(labels.distinct[labels.codes], matrix, names, tuple(codes), left_out)
+
+
+def _codes_of(table: Attributes) -> tuple[list[ColumnCode], dict[str, str]]:
+    """Return the codes of columns that are features, and why the others are not."""
+    found = {name: _code_of(table, name, texts) for name, texts in table.columns.items()}
+    codes = [code for code in found.values() if isinstance(code, ColumnCode)]
+    return codes, {name: reason for name, reason in found.items() if isinstance(reason, str)}
 
 
 def _code_of(table: Attributes, name: str, texts: Sequence[str]) -> ColumnCode | str:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 from jax import numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from fcf_jax.core.packing import choose_row_width, pack
 from fcf_jax.core.records import PackedClients
@@ -42,6 +42,7 @@ def evaluation_data(
     *,
     masked: Interactions | None = None,
     negatives: Int[np.ndarray, "all_users negatives"] | None = None,
+    features: Float[np.ndarray, "all_users features"] | None = None,
     max_users: int | None = None,
     seed: int = 0,
     chunk_scores: int = _CHUNK_SCORES,
@@ -55,6 +56,7 @@ def evaluation_data(
         masked: further items that are never recommended, such as a validation set; None: no item.
         negatives: sampled negatives of each user, each once, padded with -1: the test items are also ranked
             among them; None: only in the whole catalogue.
+        features: f of each user, for models whose users have features; None: no features.
         max_users: size of the random sample of users to evaluate if there are more, at least 1; None: all.
         seed: seed of the sample, at least 0.
         chunk_scores: approximate number of scores computed at a time; a GPU wants more.
@@ -76,8 +78,11 @@ def evaluation_data(
     def packed(part: Interactions) -> PackedClients:
         return pack(part, chunks, row_width=choose_row_width(part))
 
+    histories = packed(train)
+    if features is not None:
+        histories = histories._replace(features=jnp.asarray(features))
     return EvaluationData(
-        train=packed(train),
+        train=histories,
         test=packed(test),
         user_ids=jax.device_put(user_ids.astype(np.int32)),
         num_items=train.num_items,

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.equations import owned_by
+from fcf_jax.core.features import prior_factors
 from fcf_jax.core.objective import gram, observe
 from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import ClientData, Model, as_pytree
@@ -51,7 +53,12 @@ class _Chunk(NamedTuple):
 
 @in_one_precision
 def user_metrics(
-    model: Model, item_factors: Float[Array, "items factors"], data: EvaluationData, *, k: Lengths = 10
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    data: EvaluationData,
+    *,
+    k: Lengths = 10,
+    user_map: Float[Array | np.ndarray, "features factors"] | None = None,
 ) -> UserMetrics:
     """Evaluate every user of `data`, in the order of `data.user_ids`.
 
@@ -64,8 +71,9 @@ def user_metrics(
         data: result of `evaluation_data`.
         k: length of the ranked list, at least 1, or several: one pass ranks for all of them; may exceed the
             number of items.
+        user_map: A, for users with features; None: they have none.
     """
-    return _user_metrics(as_pytree(model), item_factors, data, lengths=lengths_of(k))
+    return _user_metrics(as_pytree(model), item_factors, data, user_map, lengths=lengths_of(k))
 
 
 @in_one_precision
@@ -108,14 +116,22 @@ def user_metrics_of_factors(
 
 @functools.partial(jax.jit, static_argnames="lengths")
 def _user_metrics(
-    model: Model, item_factors: Array, data: EvaluationData, *, lengths: tuple[int, ...]
+    model: Model,
+    item_factors: Array,
+    data: EvaluationData,
+    user_map: Array | None,
+    *,
+    lengths: tuple[int, ...],
 ) -> UserMetrics:
     shared = shared_part(model, item_factors, gram(item_factors))
     num_clients = data.train.client_ids.shape[1]
 
     def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:
         row_sums = owned_by(chunk.train_owners, num_clients=num_clients)
-        solution = solve_rows(model, shared, observe(model, chunk.train), row_sums)
+        prior = None
+        if user_map is not None and data.train.features is not None:
+            prior = prior_factors(_of_clients(data.train.features, chunk), user_map)
+        solution = solve_rows(model, shared, observe(model, chunk.train), row_sums, prior)
         return jnp.matmul(solution.user_factors, item_factors.T, precision="highest")
 
     return _by_user(lambda chunk: _chunk_metrics(model, scores_of(chunk), chunk, lengths=lengths), data)
@@ -134,10 +150,14 @@ def _metrics_of_factors(
     model: Model, user_factors: Array, item_factors: Array, data: EvaluationData, *, lengths: tuple[int, ...]
 ) -> UserMetrics:
     def scores_of(chunk: _Chunk) -> Float[Array, "clients items"]:
-        own = user_factors.at[chunk.client_ids].get(mode="fill", fill_value=0.0)  # 0 for padding
-        return jnp.matmul(own, item_factors.T, precision="highest")
+        return jnp.matmul(_of_clients(user_factors, chunk), item_factors.T, precision="highest")
 
     return _by_user(lambda chunk: _chunk_metrics(model, scores_of(chunk), chunk, lengths=lengths), data)
+
+
+def _of_clients(of_users: Float[Array, "all_users _n"], chunk: _Chunk) -> Float[Array, "clients _n"]:
+    """Return the rows of a chunk's clients, 0 for padding."""
+    return jnp.asarray(of_users).at[chunk.client_ids].get(mode="fill", fill_value=0.0)
 
 
 def _by_user(of_chunk: Callable[[_Chunk], UserMetrics], data: EvaluationData) -> UserMetrics:
@@ -182,7 +202,12 @@ def evaluate(
 
 
 def evaluate_data(
-    model: Model, item_factors: Float[Array, "items factors"], data: EvaluationData, *, k: Lengths = 10
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    data: EvaluationData,
+    *,
+    k: Lengths = 10,
+    user_map: Float[Array | np.ndarray, "features factors"] | None = None,
 ) -> dict[str, float]:
     """Evaluate as `evaluate` does, on data that is packed already, such as repeatedly during training.
 
@@ -191,6 +216,7 @@ def evaluate_data(
         item_factors: Y, trained on any users. Rows of zeros at the end, by which a mesh pads them, are cut.
         data: result of `evaluation_data`.
         k: length of the ranked list, at least 1, or several.
+        user_map: A, for users with features; None: they have none.
 
     Raises:
         ValueError: for k below 1, or item factors of another number of items.
@@ -204,7 +230,7 @@ def evaluate_data(
             f"expected item factors of {count_of(data.num_items, 'item')}, got {item_factors.shape[0]}; "
             "evaluate on the data set that they were trained on"
         )
-    return summarize(user_metrics(model, item_factors, data, k=lengths))
+    return summarize(user_metrics(model, item_factors, data, k=lengths, user_map=user_map))
 
 
 def _chunk_metrics(

@@ -50,25 +50,40 @@ class Explanation(NamedTuple):
 
 
 def solve_new_users(
-    model: Model, item_factors: Float[Array, "items factors"], histories: Interactions
+    model: Model,
+    item_factors: Float[Array, "items factors"],
+    histories: Interactions,
+    *,
+    features: Float[np.ndarray, "users features"] | None = None,
+    user_map: Float[Array | np.ndarray, "features factors"] | None = None,
 ) -> npt.NDArray[np.floating]:
-    """Solve the factor of each user from its history, [users, factors]; 0 for an empty history.
+    """Solve the factor of each user from its history, [users, factors].
 
-    Requests of similar size share a compiled program. `core.cohort_sum.solve_clients` does the same for
-    packed clients.
+    With features, the factor of an empty history is A^T f, otherwise 0. Requests of similar size share a
+    compiled program. `core.cohort_sum.solve_clients` does the same for packed clients.
+
+    Args:
+        model: model of the training.
+        item_factors: Y.
+        histories: one row for each user.
+        features: f of each user; None: no features.
+        user_map: A, where users have features.
     """
     num_missing = _power_of_two(histories.num_users, least=_FEWEST) - histories.num_users
     indptr = np.pad(histories.indptr, (0, num_missing), mode="edge")
-    padded = dataclasses.replace(histories, indptr=indptr, user_labels=None)
-    clients = pack_clients(padded, row_width=_ROW_WIDTH, by_item=False)  # else of many shapes
+    filled = dataclasses.replace(histories, indptr=indptr, user_labels=None)
+    clients = pack_clients(filled, row_width=_ROW_WIDTH, by_item=False)  # else of many shapes
     clients = fill_up(clients, num_rows=_power_of_two(clients.owners.shape[1], least=_FEWEST))
-    solved = _solve(as_pytree(model), item_factors, clients)
+    if features is not None and user_map is not None:
+        padded = np.pad(np.asarray(features, np.float32), ((0, num_missing), (0, 0)))
+        clients = clients._replace(features=jnp.asarray(padded))
+    solved = _solve(as_pytree(model), item_factors, clients, user_map)
     return np.asarray(solved)[: histories.num_users]
 
 
 @jax.jit
-def _solve(model: Model, item_factors: Array, clients: PackedClients) -> Array:
-    solved, _ = solve_clients(model, item_factors, clients)
+def _solve(model: Model, item_factors: Array, clients: PackedClients, user_map: Array | None) -> Array:
+    solved, _ = solve_clients(model, item_factors, clients, user_map=user_map)
     return solved
 
 

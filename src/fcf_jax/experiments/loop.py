@@ -142,19 +142,40 @@ class Block(NamedTuple):
     is_compiled: bool
 
 
+class Learned(NamedTuple):
+    """What a state has learned.
+
+    Attributes:
+        item_factors: Y.
+        user_map: A; None: users have no features.
+    """
+
+    item_factors: jax.Array
+    user_map: jax.Array | None
+
+    @classmethod
+    def of(cls, state: ServerState) -> "Learned":
+        """Return the arrays of a state, which the next block takes the memory of."""
+        return cls(state.item_factors, None if state.features is None else state.features.user_map)
+
+    def copied(self) -> "Learned":
+        """Return copies, which stay."""
+        return jax.tree.map(jnp.copy, self)
+
+
 class Training(NamedTuple):
     """Result of all rounds, or of those before a stop or divergence.
 
     Attributes:
         done: rounds done.
-        item_factors: the last good ones.
+        learned: the last good item factors and user map.
         records: of each round and each evaluation.
         starts: rounds at which a process took over from another.
         divergence: None if training did not diverge.
     """
 
     done: int
-    item_factors: jax.Array
+    learned: Learned
     records: list[Record]
     starts: list[int]
     divergence: Divergence | None
@@ -191,7 +212,7 @@ def train(
     if begun is not None:
         done, state = begun.done, runner.place(begun.state)
         records, starts = begun.records, begun.starts
-    good = jnp.copy(state.item_factors)  # a block takes the memory of the state that it begins with
+    good = Learned.of(state).copied()  # a block takes the memory of the state that it begins with
     losses = [one[watched] for one in records if one["kind"] == "round"]
     for _, size in schedule.blocks(done=done):
         if not charge(size):
@@ -200,7 +221,7 @@ def train(
         if not is_compiled:
             on_compile()
             compiled.add(size)
-        start, started = jnp.copy(state.item_factors), time.perf_counter()
+        start, started = Learned.of(state).copied(), time.perf_counter()
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
@@ -215,7 +236,7 @@ def train(
         done += size
         if on_block(Block(done, size, state, records, rounds[-1]["loss"], seconds, is_compiled)):
             break
-    return Training(done, state.item_factors, records, starts, None)
+    return Training(done, Learned.of(state), records, starts, None)
 
 
 def seconds_per_round(training: Training, schedule: Schedule) -> float:

@@ -2,14 +2,16 @@
 
 import contextlib
 import csv
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 
-from fcf_jax.data import Interactions, check_implicit
+from fcf_jax.data import Interactions, check_implicit, read_features
 from fcf_jax.data.feedback import at_least
 from fcf_jax.data.rows import first_of
 from fcf_jax.data.selection import of_users, positions_of, with_items
@@ -22,6 +24,8 @@ from fcf_jax.experiments.build.dataset import (
 )
 from fcf_jax.experiments.build.problem import model_of
 from fcf_jax.experiments.build.reading import path_of
+from fcf_jax.experiments.build.side_features import file_of, user_labels_of
+from fcf_jax.experiments.candidates import candidates_of
 from fcf_jax.experiments.store.run_directory import TrainedModel
 from fcf_jax.messages import count_of
 from fcf_jax.recommender import FederatedCollaborativeFilter
@@ -39,20 +43,27 @@ class Histories(NamedTuple):
     Attributes:
         interactions: with strengths transformed as in training.
         num_unknown: number of interactions left out because their items are not in the model.
+        features: f of each user, for a run with user features; None: 0 but for the constant.
+        seen: items that are never recommended, over the items that can be; None: those of `interactions`.
     """
 
     interactions: Interactions
     num_unknown: int
+    features: Float32[np.ndarray, "users features"] | None = None
+    seen: Interactions | None = None
 
     @property
     def user_labels(self) -> np.ndarray:
         """Original id of each user."""
-        labels = self.interactions.user_labels
-        return np.arange(self.interactions.num_users) if labels is None else labels
+        return user_labels_of(self.interactions)
 
     def of_users(self, user_ids: np.ndarray) -> "Histories":
         """Return the histories of some users; the count stays that of all."""
-        return self._replace(interactions=of_users(self.interactions, user_ids))
+        return self._replace(
+            interactions=of_users(self.interactions, user_ids),
+            features=None if self.features is None else self.features[user_ids],
+            seen=None if self.seen is None else of_users(self.seen, user_ids),
+        )
 
 
 class Recommendation(NamedTuple):
@@ -98,7 +109,8 @@ def recommend_in_blocks(
     """
     import pandas as pd
 
-    of_items = np.array([titles.get(str(label), "") for label in model.item_ids.tolist()], object)
+    item_ids = candidates_of(model).item_ids
+    of_items = np.array([titles.get(str(label), "") for label in item_ids.tolist()], object)
     for first in range(0, histories.interactions.num_users, _BLOCK_USERS):
         users = np.arange(first, min(first + _BLOCK_USERS, histories.interactions.num_users))
         ids, scores = _recommended(model, histories.of_users(users), count=count)
@@ -108,7 +120,7 @@ def recommend_in_blocks(
             {
                 "user": histories.user_labels[users[rows]],
                 "rank": ranks + 1,
-                "item": model.item_ids[items],
+                "item": item_ids[items],
                 "score": scores[rows, ranks],
             }
         )
@@ -118,8 +130,16 @@ def recommend_in_blocks(
 def _recommended(model: TrainedModel, histories: Histories, *, count: int) -> Recommendations:
     shared = model_of(model.config.model, model.config.data.feedback, model.mean_rating)
     item_factors = jnp.asarray(model.item_factors)
-    user_factors = solve_new_users(shared, item_factors, histories.interactions)
-    found = recommend_many(item_factors, user_factors, histories.interactions, k=count)
+    user_map = None if model.features is None else model.features.user_map
+    features = histories.features
+    if user_map is not None and features is None:
+        features = np.eye(1, len(user_map), dtype=np.float32).repeat(histories.interactions.num_users, axis=0)
+    user_factors = solve_new_users(
+        shared, item_factors, histories.interactions, features=features, user_map=user_map
+    )
+    candidates = jnp.asarray(candidates_of(model).item_factors)
+    seen = histories.interactions if histories.seen is None else histories.seen
+    found = recommend_many(candidates, user_factors, seen, k=count)
     return found._replace(scores=found.scores + model.mean_rating)  # 0 for implicit feedback
 
 
@@ -152,15 +172,31 @@ def titles_of(model: TrainedModel) -> dict[str, str]:
 
 
 def histories_of_all(model: TrainedModel) -> Histories:
-    """Read the whole histories of all users in the data of the run.
+    """Read the whole histories of all users in the data of the run, and their features.
 
     Raises:
         ValueError: in one line, for bad data.
         OSError: if the data cannot be read.
     """
+    return _with_features(model, _known(model, _all_interactions(model)))
+
+
+def _all_interactions(model: TrainedModel) -> Interactions:
     data = model.config.data
-    interactions = load_published(data) if data.split == "published" else load_interactions(data)[0]
-    return _known(model, interactions)
+    return load_published(data) if data.split == "published" else load_interactions(data)[0]
+
+
+def _with_features(model: TrainedModel, histories: Histories) -> Histories:
+    """Add the features of users, from the file that the run read."""
+    data = model.config.data
+    if data.user_features is None or model.features is None:
+        return histories
+    path, codes = file_of(data, data.user_features), model.features.user_codes
+    try:
+        features = read_features(path, entity="user", codes=codes)
+    except ValueError as error:
+        raise ValueError(f"data.user_features: {error}") from error
+    return histories._replace(features=features.of(histories.user_labels))
 
 
 def history_of_user(model: TrainedModel, user: str) -> Histories:
@@ -169,12 +205,13 @@ def history_of_user(model: TrainedModel, user: str) -> Histories:
     Raises:
         ValueError: for a user that is not in the data.
     """
-    histories = histories_of_all(model)
-    (position,) = positions_of([user], histories.user_labels)
+    interactions = _all_interactions(model)
+    labels = user_labels_of(interactions)
+    (position,) = positions_of([user], labels)
     if position < 0:
-        examples = first_of(histories.user_labels)
-        raise ValueError(f"--user {user}: not in the data of this run; its users are {examples}")
-    return histories.of_users(np.array([position]))
+        raise ValueError(f"--user {user}: not in the data of this run; its users are {first_of(labels)}")
+    history = of_users(interactions, np.array([position]))
+    return _with_features(model, _known(model, dataclasses.replace(history, user_labels=labels[[position]])))
 
 
 def history_from_file(model: TrainedModel, path: Path) -> Histories:
@@ -220,14 +257,15 @@ def _transformed(items: list[str], strengths: list[float], model: TrainedModel) 
 def _known(model: TrainedModel, interactions: Interactions) -> Histories:
     """Replace original item ids by those of the model, and leave out items that are not in it."""
     known = with_items(interactions, model.item_ids)
-    num_unknown = interactions.num_interactions - known.num_interactions
-    if num_unknown and not known.num_interactions:
+    seen = with_items(interactions, candidates_of(model).item_ids)
+    num_unknown = interactions.num_interactions - seen.num_interactions
+    if num_unknown and not seen.num_interactions:
         labels = interactions.item_labels
         unknown = interactions.item_ids[0] if labels is None else labels[interactions.item_ids[0]]
         raise ValueError(
             f"expected items of the model, got only unknown ones such as {unknown}; correct them"
         )
-    return Histories(known, num_unknown)
+    return Histories(known, num_unknown, seen=seen)
 
 
 def _named(
@@ -235,6 +273,6 @@ def _named(
 ) -> list[Recommendation]:
     """Return original ids and titles for ids of the model; places without an item are left out."""
     is_item = ids >= 0
-    labels = model.item_ids[ids[is_item]].tolist()
+    labels = candidates_of(model).item_ids[ids[is_item]].tolist()
     named = [None if titles is None else titles.get(str(label)) for label in labels]
     return [Recommendation(*one) for one in zip(labels, scores[is_item].tolist(), named, strict=True)]

@@ -14,6 +14,7 @@ from fcf_jax.core.records import ServerState
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
+from fcf_jax.experiments.build.trained import write_model
 from fcf_jax.experiments.cautions import (
     caution_of_secure_sums,
     caution_of_start,
@@ -26,6 +27,7 @@ from fcf_jax.experiments.loop import (
     NEVER,
     Begun,
     Block,
+    Learned,
     Schedule,
     Stop,
     Training,
@@ -43,7 +45,6 @@ from fcf_jax.experiments.store.run_directory import (
     SUMMARY,
     MetricsLog,
     write_environment,
-    write_item_factors,
 )
 from fcf_jax.experiments.store.schemas import Summary
 from fcf_jax.messages import count_of
@@ -75,15 +76,15 @@ def run_experiment(
     """
     placed = place(problem)
     training = _train(placed, folder, progress, resume=resume, stop=stop)
-    item_factors = placed.item_factors(training.item_factors)
-    _write_model(problem, item_factors, folder)
+    learned = placed.fetched(training.learned)
+    write_model(problem, fetch(placed.clients.item_counts), *learned, folder)
     if training.divergence is not None:
         raise DivergedError(
             f"diverged in round {training.divergence.round} (loss {training.divergence.loss:g}); "
             f"the last good item factors are in {folder}; "
             f"{remedy_of_divergence(problem, training.divergence)}"
         )
-    federated = _last_evaluation(training) or placed.measure(item_factors)
+    federated = _last_evaluation(training) or placed.measure(*learned)
     has_baseline = problem.config.evaluation.baseline
     centralized = _train_als(placed, training.records, progress) if has_baseline else None
     METRICS.write(folder, training.records)
@@ -223,7 +224,7 @@ def _evaluation(
     return {
         "kind": "evaluation",
         "round": done,
-        **placed.measure(placed.item_factors(state.item_factors)),
+        **placed.measure(*placed.fetched(Learned.of(state))),
         **spent,
     }
 
@@ -247,11 +248,14 @@ def _train_als(
     """Train centralised ALS, add its losses to the records and measure its item factors."""
     problem, mesh = placed.problem, placed.mesh
     train, num_factors = problem.train, problem.config.model.num_factors
-    items = pack_on(mesh, partial(pack_items, train, num_factors=num_factors), is_streamed=False)
+    features = problem.dataset.features
+    pack = partial(pack_items, train, num_factors=num_factors, features=features.of_items(train))
+    items = pack_on(mesh, pack, is_streamed=False)
     clients, privacy = placed.clients, problem.config.privacy
     is_capped = privacy.has_noise and privacy.max_user_items is not None
     if problem.config.parallel.stream or is_capped:  # the baseline sees everything, on the device
-        clients = pack_on(mesh, partial(pack_clients, train, num_factors=num_factors), is_streamed=False)
+        pack = partial(pack_clients, train, num_factors=num_factors, features=features.of_users(train))
+        clients = pack_on(mesh, pack, is_streamed=False)
     progress.compiling("ALS sweep")
     item_factors, info = converge_als(
         problem.model,
@@ -261,10 +265,10 @@ def _train_als(
         mesh=mesh,
         on_block=lambda done, loss: progress.show("ALS sweep", done, None, f"loss {loss:.6g}"),
     )
-    records += [
-        {"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in enumerate(info.loss.tolist())
-    ]
-    return placed.measure(fetch(item_factors))
+    losses = enumerate(info.loss.tolist())
+    records += [{"kind": "als_sweep", "round": sweep, "loss": loss} for sweep, loss in losses]
+    user_map = None if info.user_map is None else np.asarray(info.user_map[-1], item_factors.dtype)
+    return placed.measure(fetch(item_factors), user_map)
 
 
 def _summarize(
@@ -300,10 +304,15 @@ def _summarize(
         "data_counts": problem.dataset.counts,
         "data_fingerprint": split.train.fingerprint(),
     }
+    if split.cold is not None:
+        summary["num_cold_items"] = split.cold.num_items
+        summary["num_cold_interactions"] = split.cold.num_interactions
+        summary["feature_popularity"] = placed.measures.feature_popularity()
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
     summary["warnings"] = _warnings(problem, summary, training.records)
-    return cast(Summary, {**summary, **fixed_point_summary(problem, training.records)})
+    more = {**problem.dataset.features.counts, **fixed_point_summary(problem, training.records)}
+    return cast(Summary, {**summary, **more})
 
 
 def _warnings(problem: Problem, summary: Summary, records: list[dict[str, Any]]) -> list[str]:
@@ -325,9 +334,3 @@ def _warnings_of_metrics(problem: Problem, summary: Summary) -> list[str]:
     if "explicit_baseline_rmse" in summary:
         return cautions_of_rating(sides, summary["explicit_baseline_rmse"])
     return cautions(problem.config, problem.train, sides, summary.get("popularity", {}))
-
-
-def _write_model(problem: Problem, item_factors: np.ndarray, folder: Path) -> None:
-    train = problem.train
-    labels = np.arange(train.num_items) if train.item_labels is None else train.item_labels
-    write_item_factors(folder, item_factors, labels, mean_rating=problem.dataset.mean_rating)

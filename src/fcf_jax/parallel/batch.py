@@ -117,6 +117,7 @@ def sweep_side_by_side(
     items: PackedClients,
     *,
     num_sweeps: int,
+    user_maps: Float[Array, "runs features factors"] | None = None,
     at_a_time: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "runs items factors"], AlsInfo]:
@@ -128,6 +129,7 @@ def sweep_side_by_side(
         clients: clients of all runs, or stacked.
         items: the same interactions by item, stacked if the clients are.
         num_sweeps: number of sweeps of each run.
+        user_maps: A of each run to begin with, if users have features; None: 0.
         at_a_time: runs computed together on a device; None: as for `run_side_by_side`.
         mesh: devices that share the runs, from `run_mesh`; None: one device.
 
@@ -137,10 +139,14 @@ def sweep_side_by_side(
     Raises:
         ValueError: if leading axes differ.
     """
-    _check_runs(item_factors.shape[0], models=models, clients=_stacked(clients), items=_stacked(items))
+    num_runs = item_factors.shape[0]
+    _check_runs(
+        num_runs, models=models, user_maps=user_maps, clients=_stacked(clients), items=_stacked(items)
+    )
     if at_a_time is None:
         at_a_time = _runs_that_fit(item_factors, item_factors, clients)
-    return _sweep_all(num_sweeps, at_a_time, mesh, (item_factors, as_pytree(models)), clients, items)
+    runs = (item_factors, as_pytree(models), user_maps)
+    return _sweep_all(num_sweeps, at_a_time, mesh, runs, clients, items)
 
 
 def map_runs(
@@ -239,12 +245,12 @@ def _sweep_all(
     num_sweeps: int,
     at_a_time: int,
     mesh: Mesh | None,
-    runs: tuple[Array, Model],
+    runs: tuple[Array, Model, Array | None],
     clients: PackedClients,
     items: PackedClients,
 ) -> tuple[Array, AlsInfo]:
-    def run(item_factors: Array, model: Model, clients: PackedClients, items: PackedClients):
-        return run_sweeps(model, item_factors, clients, items, num_sweeps=num_sweeps)
+    def run(item_factors: Array, model: Model, user_map: Array | None, *packings: PackedClients):
+        return run_sweeps(model, item_factors, *packings, num_sweeps=num_sweeps, user_map=user_map)
 
     return map_runs(run, *_split_arguments(runs, clients, items), at_a_time=at_a_time, mesh=mesh)
 

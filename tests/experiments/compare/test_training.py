@@ -11,6 +11,7 @@ from fcf_jax.experiments.compare.replicates import States
 from fcf_jax.experiments.compare.training import _has_rounds_left, _refuse_divergence, _Task, have_settled
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.errors import DivergedError
+from fcf_jax.experiments.loop import Learned
 
 
 def test_divergence_names_the_replicate_and_a_remedy():
@@ -56,4 +57,6 @@ def test_rounds_go_on_while_an_exact_loss_falls(override, goes_on):
 
 
 def states_after(num_rounds):
-    return States(ServerState(np.zeros((2, 3, 1)), (), np.full(2, num_rounds)), np.zeros((2, 3, 1)))
+    return States(
+        ServerState(np.zeros((2, 3, 1)), (), np.full(2, num_rounds)), Learned(np.zeros((2, 3, 1)), None)
+    )

@@ -38,6 +38,8 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     (["data.test_users=5"], 'data.split: expected "strong"'),
     (["data.split=strong", "data.validation_fraction=0.1"], "data.validation_fraction"),
     (["data.split=strong", "data.feedback=explicit", "model.unobserved_weight=0"], "data.split"),
+    (["data.cold_fraction=0.2"], 'data.split: expected "cold_items"'),
+    (["data.user_features=a.csv", *SECURE], 'data.user_features: .* got privacy.mode = "secure_sum"'),
     (["data.path=a", "data.split=published", "data.min_strength=4"], "data.min_strength"),
     (["evaluation.masked=train_and_validation"], "evaluation.masked"),
     (["data.feedback=explicit"], "model.unobserved_weight"),
@@ -67,6 +69,7 @@ OF_COMMANDS = [
     ("audit", [*CENTRAL, "privacy.item_weight_power=0.5"], "privacy.item_weight_power"),
     ("audit", ["model.regularization_exponent=1"], "model.regularization_exponent: the attacks"),
     ("audit rank_one", SECURE, "--upload rank_one"),
+    ("tune", ["data.item_features=a.csv"], "data.user_features: fcf tune trains without features"),
     ("plan", ["federation.num_rounds=0"], "federation.num_rounds"),
     ("plan", LOCAL, "privacy.mode: .* got local_noise"),
 ]

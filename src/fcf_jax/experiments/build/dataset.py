@@ -14,6 +14,7 @@ from fcf_jax.data import (
 )
 from fcf_jax.data.feedback import transformed
 from fcf_jax.experiments.build.reading import filtered, read_data, read_published
+from fcf_jax.experiments.build.side_features import SideFeatures, features_of
 from fcf_jax.experiments.build.splits import SPLITS, Loaded, notes_of, with_negatives
 from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.mistakes import Facts
@@ -28,12 +29,14 @@ class Dataset(NamedTuple):
         mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
         counts: interactions and lines that reading merged, dropped or skipped, by name.
         notes: what was taken for what and what was left out, a line each.
+        features: side features of users and items.
     """
 
     split: Split
     mean_rating: float
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
+    features: SideFeatures = SideFeatures()
 
 
 def load_dataset(config: ExperimentConfig) -> Dataset:
@@ -65,12 +68,15 @@ def load_datasets(config: ExperimentConfig, split_seeds: Sequence[int]) -> list[
         splits = [
             way.split(loaded, data, seed) for seed in (split_seeds if way.is_random else split_seeds[:1])
         ]
-    notes = (*notes, *notes_of(splits[0], data))
+    features = features_of(data, *splits[0].parts)
+    notes = (*notes, *notes_of(splits[0], data), *features.notes)
     for split in splits:
         _check_strengths(split, None if data.feedback == "explicit" else config.model.alpha)
         train = split.train
         check(config, facts=Facts(train.num_users, train.num_items, train.num_interactions))
-    return [Dataset(split, _mean_rating(split.train, data.feedback), counts, notes) for split in splits]
+    return [
+        Dataset(split, _mean_rating(split.train, data.feedback), counts, notes, features) for split in splits
+    ]
 
 
 def has_random_split(data: DataConfig) -> bool:

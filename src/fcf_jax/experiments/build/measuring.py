@@ -11,19 +11,23 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.features import item_prior, map_penalty
 from fcf_jax.core.objective import for_items, total_loss
 from fcf_jax.core.records import ClientData, CohortSum, Model, PackedClients
-from fcf_jax.data import Interactions, Split
+from fcf_jax.data import Interactions
+from fcf_jax.data.selection import of_users
 from fcf_jax.evaluation import (
     EvaluationData,
     evaluate_data,
     evaluation_data,
     popularity,
+    solve_new_users,
     summarize,
     user_metrics_of_scores,
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.build.new_items import NewItems
 from fcf_jax.experiments.config.schema import EvaluationConfig
 from fcf_jax.parallel.mesh import replicate
 from fcf_jax.parallel.stream import collect_streamed
@@ -32,20 +36,23 @@ _INTERACTIONS_AT_A_TIME = 2**22
 _OFFSET_REGULARIZATION = 5.0  # added to the number of ratings behind an offset
 
 ItemFactors = np.ndarray  # [items, factors], on the host
+UserMap = np.ndarray | None  # A [features, factors], on the host; None: users have no features
 
 
 class Measures(NamedTuple):
     """Functions of item factors, and of popularity, which has none.
 
     Attributes:
-        loss: item factors -> min_X J(X, Y) on the training set.
-        metrics: item factors -> metrics on the test set, by name.
+        loss: (item factors, user map) -> min_X J(X, Y) on the training set.
+        metrics: (item factors, user map) -> metrics on the test set, by name.
         popularity: () -> metrics on the test set and loss of the ranking by popularity.
+        feature_popularity: () -> metrics of cold items by the popularity that their features predict.
     """
 
-    loss: Callable[[ItemFactors], float]
-    metrics: Callable[[ItemFactors], dict[str, float]]
+    loss: Callable[[ItemFactors, UserMap], float]
+    metrics: Callable[[ItemFactors, UserMap], dict[str, float]]
     popularity: Callable[[], dict[str, float]]
+    feature_popularity: Callable[[], dict[str, float]] = dict
 
 
 def measures_of(
@@ -57,6 +64,7 @@ def measures_of(
     evaluation: EvaluationConfig,
     seed: int,
     block_chunks: int | None,
+    new_items: NewItems | None = None,
 ) -> Measures:
     """Prepare loss and metrics; all metrics are nan without any test item.
 
@@ -68,49 +76,95 @@ def measures_of(
         evaluation: section of the configuration.
         seed: of the sample of users, if not all are evaluated.
         block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
+        new_items: items that are measured apart; None: none.
     """
 
     @jax.jit
-    def collect(received: tuple[Model, Array], clients: PackedClients) -> tuple[CohortSum, Array]:
-        return cohort_sum(*received, clients, mesh=mesh)
+    def collect(
+        received: tuple[Model, Array, Array | None], clients: PackedClients
+    ) -> tuple[CohortSum, Array]:
+        model, item_factors, user_map = received
+        return cohort_sum(model, item_factors, clients, mesh=mesh, user_map=user_map)
 
-    def profiled_loss(on_host: ItemFactors) -> float:
-        item_factors = jnp.asarray(on_host) if mesh is None else replicate(jnp.asarray(on_host), mesh)
+    def placed(on_host: np.ndarray | None) -> Array | None:
+        if on_host is None or mesh is None:
+            return None if on_host is None else jnp.asarray(on_host)
+        return replicate(jnp.asarray(on_host), mesh)
+
+    def profiled_loss(item_factors: ItemFactors, user_map: UserMap) -> float:
+        received = model, placed(item_factors), placed(user_map)
         if block_chunks is None:
-            sums, _ = collect((model, item_factors), clients)
+            sums, _ = collect(received, clients)
         else:
-            sums, _ = collect_streamed(
-                collect, (model, item_factors), clients, block_chunks=block_chunks, mesh=mesh
-            )
-        return float(total_loss(of_items, jnp.asarray(on_host), sums.loss))
+            sums, _ = collect_streamed(collect, received, clients, block_chunks=block_chunks, mesh=mesh)
+        return float(whole_loss(of_items, jnp.asarray(item_factors), sums.loss, item_features, user_map))
 
     train, k = dataset.split.train, evaluation.lengths
+    item_features = dataset.features.of_items(train)
     of_items = for_items(model, clients.item_counts, train.num_users)
-    data = scored_data(dataset.split, evaluation, seed=seed)
+    data = scored_data(dataset, evaluation, seed=seed)
 
-    def metrics(on_host: ItemFactors) -> dict[str, float]:
+    def metrics(item_factors: ItemFactors, user_map: UserMap) -> dict[str, float]:
         if data is None:
             return dict.fromkeys(metric_names(k), float("nan"))
-        return evaluate_data(model, jnp.asarray(on_host), data, k=k)
+        found = evaluate_data(model, jnp.asarray(item_factors), data, k=k, user_map=user_map)
+        return found | (new_metrics(item_factors, user_map) if new_items is not None else {})
+
+    def new_metrics(item_factors: ItemFactors, user_map: UserMap) -> dict[str, float]:
+        assert new_items is not None
+        histories = of_users(train, new_items.user_ids)
+        features = dataset.features.of_users(histories)
+        solved = solve_new_users(
+            model, jnp.asarray(item_factors), histories, features=features, user_map=user_map
+        )
+        return new_items.metrics(of_items, solved, item_factors)
 
     def measure_popularity() -> dict[str, float]:
         shares = popularity(train)
         found = dict.fromkeys(metric_names(k), float("nan"))
         if data is not None:
             found = summarize(user_metrics_of_scores(model, shares, data, k=k))
-        return {**found, "loss": loss_of_scores(model, train, shares)}
+        of_new = {} if new_items is None else new_items.popularity(model)
+        return {**found, **of_new, "loss": loss_of_scores(model, train, shares)}
 
-    return Measures(profiled_loss, metrics, measure_popularity)
+    def measure_feature_popularity() -> dict[str, float]:
+        return {} if new_items is None else new_items.feature_popularity(model)
+
+    return Measures(profiled_loss, metrics, measure_popularity, measure_feature_popularity)
 
 
-def scored_data(split: Split, evaluation: EvaluationConfig, *, seed: int) -> EvaluationData | None:
+def whole_loss(
+    of_items: Model,
+    item_factors: Array,
+    sum_of_clients: Array,
+    item_features: npt.NDArray[np.float32] | None,
+    user_map: Array | np.ndarray | None,
+) -> Array:
+    """Add what the server knows to the clients' sum of J: the item factors' share, and those of the maps.
+
+    Args:
+        of_items: the model as `core.objective.for_items` gives it.
+        item_factors: Y.
+        sum_of_clients: of their shares of J.
+        item_features: g of each item; None: no features.
+        user_map: A; None: users have no features.
+    """
+    penalty = 0.0 if user_map is None else map_penalty(of_items, jnp.asarray(user_map))
+    if item_features is not None:
+        prior = item_prior(of_items, item_factors, jnp.asarray(item_features))
+        item_factors, penalty = item_factors - prior.means, penalty + map_penalty(of_items, prior.item_map)
+    return total_loss(of_items, item_factors, sum_of_clients) + penalty
+
+
+def scored_data(dataset: Dataset, evaluation: EvaluationConfig, *, seed: int) -> EvaluationData | None:
     """Pack the histories and test items of the users that are evaluated; None without any test item.
 
     Args:
-        split: of the data.
+        dataset: its split, and the features of its users.
         evaluation: section of the configuration.
         seed: of the sample of users, if not all are evaluated.
     """
+    split = dataset.split
     if split.test.num_interactions == 0:
         return None
     return evaluation_data(
@@ -118,6 +172,7 @@ def scored_data(split: Split, evaluation: EvaluationConfig, *, seed: int) -> Eva
         split.test,
         masked=split.validation if evaluation.masked == "train_and_validation" else None,
         negatives=split.negatives,
+        features=dataset.features.of_users(split.histories),
         max_users=evaluation.max_users,
         seed=seed,
     )

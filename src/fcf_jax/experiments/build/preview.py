@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fcf_jax.experiments.build.reading import ReadData, read_data
+from fcf_jax.experiments.build.side_features import SideFeatures, features_of
 from fcf_jax.experiments.config.schema import DataConfig
 from fcf_jax.experiments.errors import ConfigError
 
@@ -41,7 +42,9 @@ def preview_of(data: DataConfig) -> Preview:
     fault = _fault(data) if data.on_bad_line == "error" and read.report.bad_lines_skipped else []
     files = ", ".join(Path(file).name for file in read.report.files)
     where = f"{files} ({read.report.encoding}): {read.report.num_rows:,} rows"
-    return Preview([where, *read.notes, *fault], _rows(read), _counts(read))
+    features = features_of(data, read.interactions)
+    counts = [*_counts(read), *_features(features)]
+    return Preview([where, *read.notes, *features.notes, *fault], _rows(read), counts)
 
 
 def _fault(data: DataConfig) -> list[str]:
@@ -80,6 +83,13 @@ def _counts(read: ReadData) -> list[dict[str, Any]]:
     if (times := interactions.timestamps) is not None:
         facts["times"] = f"{_date(int(times.min()))} to {_date(int(times.max()))}"
     return [{"fact": name, "value": value} for name, value in facts.items()]
+
+
+def _features(features: SideFeatures) -> list[dict[str, Any]]:
+    return [
+        {"fact": name.removeprefix("num_").replace("_", " "), "value": f"{count:,}"}
+        for name, count in features.counts.items()
+    ]
 
 
 def _date(seconds: int) -> str:

@@ -25,11 +25,12 @@ from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_o
 from fcf_jax.experiments.build.facts import largest_bounds
 from fcf_jax.experiments.build.histories import trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
+from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.start import start_from
 from fcf_jax.experiments.config.mistakes import formats_of
 from fcf_jax.experiments.config.protection import Protection, protection_of
 from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig, ModelConfig, PrivacyConfig
-from fcf_jax.experiments.loop import Schedule
+from fcf_jax.experiments.loop import Learned, Schedule
 from fcf_jax.parallel.mesh import fetch
 
 _PREDICTIONS = ("rmse", "normalized_rmse", "loss")
@@ -82,14 +83,23 @@ class Problem(NamedTuple):
         return self.config.federation.cohort_among(self.train.num_users) or self.train.num_users
 
     @property
+    def num_user_features(self) -> int:
+        """Length of a user's features; 0 without."""
+        users = self.dataset.features.users
+        return 0 if users is None else users.num_features
+
+    @property
     def payload_bytes(self) -> tuple[int, int]:
         """Bytes (up, down) of one client in one round, in dense float32 form.
 
         A client receives Y [items, factors] and sends a gradient of the same shape; for steps that use the
         curvature also x x^T [factors, factors], the confidences [items] if they have a weight, and the loss
-        if there is no noise. Only learned items count; noisy item counts, sent once, do not.
+        if there is no noise. Only learned items count; noisy item counts, sent once, do not. With features,
+        a client receives A [features, factors], and sends f x^T of that shape and f f^T [features, features].
         """
-        return payload_bytes(self.config, num_items=self.train.num_items)
+        return payload_bytes(
+            self.config, num_items=self.train.num_items, num_user_features=self.num_user_features
+        )
 
     def federation(
         self,
@@ -119,6 +129,8 @@ class Problem(NamedTuple):
             init_scale=config.model.init_scale,
             channel=self._channel(item_weights),
             mesh=mesh,
+            item_features=self.dataset.features.of_items(self.train),
+            num_user_features=self.num_user_features,
         )
 
     def first_item_factors(self) -> Float[Array, "items factors"]:
@@ -182,6 +194,7 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
         model.regularization,
         model.unobserved_weight,
         regularization_exponent=None if is_zero else exponent,
+        feature_regularization=model.feature_regularization,
     )
 
 
@@ -195,11 +208,13 @@ def of_popularity(data: DataConfig, measured: dict[str, Any]) -> dict[str, Any]:
     return {name: value * np.nan if name in _PREDICTIONS else value for name, value in measured.items()}
 
 
-def payload_bytes(config: ExperimentConfig, *, num_items: int) -> tuple[int, int]:
+def payload_bytes(config: ExperimentConfig, *, num_items: int, num_user_features: int = 0) -> tuple[int, int]:
     """Count the bytes (up, down) of one client in one round; see `Problem.payload_bytes`."""
     shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_factors)
     up = sum(math.prod(shapes[name]) for name in config.sent_pieces)
-    return _NUMBER_BYTES * up, _NUMBER_BYTES * math.prod(shapes["upload"])
+    of_map = num_user_features * config.model.num_factors
+    up, down = up + of_map + num_user_features**2, math.prod(shapes["upload"]) + of_map
+    return _NUMBER_BYTES * up, _NUMBER_BYTES * down
 
 
 def rounds_key(privacy: PrivacyConfig, key: Key) -> Key:
@@ -242,16 +257,27 @@ class PlacedProblem(NamedTuple):
         """Fetch the item factors to the host, without the padding of the last device.
 
         Items without interactions get 0, as in ALS, instead of what is left of their random start. Under
-        noise they do not: which items have interactions is private.
+        noise they do not: which items have interactions is private. Features give them a factor, too.
         """
-        on_host = fetch(item_factors)[: self.problem.train.num_items]
-        if self.problem.config.privacy.has_noise or self.problem.start is not None:
+        problem, on_host = self.problem, fetch(item_factors)[: self.problem.train.num_items]
+        if problem.config.privacy.has_noise or problem.start is not None or problem.dataset.features.items:
             return on_host
         return np.where(fetch(self.clients.item_counts)[:, None] > 0, on_host, 0.0)
 
-    def measure(self, item_factors: np.ndarray) -> dict[str, float]:
-        """Compute the metrics and the loss over all clients, which a cohort only estimates."""
-        return {**self.measures.metrics(item_factors), "loss": self.measures.loss(item_factors)}
+    def fetched(self, learned: Learned) -> tuple[np.ndarray, np.ndarray | None]:
+        """Fetch item factors and user map to the host, as `item_factors` does."""
+        user_map = None if learned.user_map is None else fetch(learned.user_map)
+        return self.item_factors(learned.item_factors), user_map
+
+    def measure(self, item_factors: np.ndarray, user_map: np.ndarray | None = None) -> dict[str, float]:
+        """Compute the metrics and the loss over all clients, which a cohort only estimates.
+
+        Args:
+            item_factors: Y.
+            user_map: A; None: users have no features.
+        """
+        measures = self.measures
+        return {**measures.metrics(item_factors, user_map), "loss": measures.loss(item_factors, user_map)}
 
     def measure_popularity(self) -> dict[str, float]:
         """Compute the metrics and the loss of the ranking by popularity."""
@@ -265,7 +291,12 @@ def place(problem: Problem) -> PlacedProblem:
     histories = trained_histories(config.privacy, problem.train, seed=config.data.seed)
     clients = pack_on(
         mesh,
-        partial(pack_clients, histories, num_factors=config.model.num_factors),
+        partial(
+            pack_clients,
+            histories,
+            num_factors=config.model.num_factors,
+            features=problem.dataset.features.of_users(histories),
+        ),
         is_streamed=config.parallel.stream,
     )
     block_chunks = (
@@ -279,6 +310,7 @@ def place(problem: Problem) -> PlacedProblem:
         evaluation=config.evaluation,
         seed=config.data.seed,
         block_chunks=block_chunks,
+        new_items=new_items_of(problem.dataset, config.data, config.evaluation, seed=config.data.seed),
     )
     return PlacedProblem(problem, clients, measures, mesh, block_chunks)
 

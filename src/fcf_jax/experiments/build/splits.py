@@ -10,6 +10,7 @@ import numpy as np
 from fcf_jax.data import (
     Interactions,
     Split,
+    split_cold_items,
     split_leave_one_out,
     split_per_user,
     split_temporal,
@@ -145,17 +146,33 @@ def _strong(loaded: Loaded, data: DataConfig, seed: int) -> Split:
         raise ValueError(f"data.test_users: {error}") from error
 
 
+def _cold_items(loaded: Loaded, data: DataConfig, seed: int) -> Split:
+    try:
+        return split_cold_items(
+            loaded.interactions,
+            cold_fraction=data.cold_fraction or 0.1,
+            test_fraction=data.test_fraction,
+            validation_fraction=data.validation_fraction,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ValueError(f"data.split: {error}") from error
+
+
 SPLITS: Mapping[str, Way] = {
     "ratio": Way(_by_ratio, is_random=True),
     "leave_one_out": Way(_leave_one_out),
     "temporal": Way(_temporal),
     "published": Way(None),
     "strong": Way(_strong),  # replicates of a comparison share the users that are held out
+    "cold_items": Way(_cold_items, is_random=True),
 }
 
 
 def notes_of(split: Split, data: DataConfig) -> tuple[str, ...]:
     """Return what is to be said about a split, a line each."""
+    if split.cold is not None:
+        return (_cold_note(split.cold),)
     if split.negatives is None:
         return ()
     counts = np.sum(split.negatives >= 0, axis=1)[split.test.history_lengths > 0]
@@ -163,4 +180,12 @@ def notes_of(split: Split, data: DataConfig) -> tuple[str, ...]:
     return (
         f"{count_of(counts.size, 'test item')}, ranked in the catalogue and among {numbers} negatives: "
         f"{Path(data.negatives_path or '').name}",
+    )
+
+
+def _cold_note(cold: Interactions) -> str:
+    num_users = int((cold.history_lengths > 0).sum())
+    return (
+        f"{count_of(cold.num_items, 'cold item')}, held out whole: "
+        f"{count_of(cold.num_interactions, 'interaction')} of {count_of(num_users, 'user')}"
     )

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from fcf_jax.experiments.build.dataset import Dataset, has_random_split, load_datasets
 from fcf_jax.experiments.build.facts import facts_of
+from fcf_jax.experiments.build.new_items import OF_NEW_ITEMS
 from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.cautions import cautions
 from fcf_jax.experiments.compare.curves import CENTRALIZED, FEDERATED, POPULARITY
@@ -112,9 +113,13 @@ def run_comparison(
 
 
 def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]) -> dict[str, Any]:
-    """Return the content of `comparison.json`: metrics, the verdict on them, then circumstances."""
+    """Return the content of `comparison.json`: metrics, the verdict on them, then circumstances.
+
+    The verdict is on the whole catalogue: cold and warm items are few, and so are their users.
+    """
     config, comparison = problem.config, problem.config.comparison
     differences = difference_between(trained.federated, trained.centralized)
+    judged = {name: one for name, one in metrics.items() if not name.startswith(OF_NEW_ITEMS)}
     return {
         "num_builds": comparison.num_builds,
         "k": config.evaluation.leading_k,
@@ -122,15 +127,15 @@ def _document(problem: Problem, trained: Trained, metrics: dict[str, Statistics]
         "tolerance_percent": comparison.tolerance_percent,
         "metrics": metrics,
         "popularity": {name: one["popularity_mean"] for name, one in metrics.items()},
-        "headline": headline(metrics, margin_percent=comparison.margin_percent),
+        "headline": headline(judged, margin_percent=comparison.margin_percent),
         "verdict": verdict(
-            metrics,
+            judged,
             num_replicates=comparison.num_builds,
             margin_percent=comparison.margin_percent,
             tolerance_percent=comparison.tolerance_percent,
         ),
-        "worse_metrics": worse_metrics(metrics, tolerance_percent=comparison.tolerance_percent),
-        "unproven_metrics": unproven_metrics(metrics),
+        "worse_metrics": worse_metrics(judged, tolerance_percent=comparison.tolerance_percent),
+        "unproven_metrics": unproven_metrics(judged),
         "notes": _notes(problem, trained, metrics),
         **{name: float(values.mean()) for name, values in differences.items()},
         **_circumstances(problem, trained),

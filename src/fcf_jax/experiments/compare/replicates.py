@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float64
 
 from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.federation import Federation
-from fcf_jax.core.objective import for_items, total_loss
+from fcf_jax.core.objective import for_items
 from fcf_jax.core.packing import choose_row_width, pack_clients, pack_items, stack_clients
 from fcf_jax.core.records import Model, PackedClients, RoundInfo, ServerState
 from fcf_jax.evaluation import (
@@ -28,10 +28,12 @@ from fcf_jax.evaluation import (
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
-from fcf_jax.experiments.build.measuring import loss_of_scores, scored_data
+from fcf_jax.experiments.build.measuring import loss_of_scores, scored_data, whole_loss
+from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.problem import Problem, model_of, of_popularity
 from fcf_jax.experiments.config.schema import EvaluationConfig
 from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.experiments.loop import Learned
 from fcf_jax.parallel.batch import (
     map_runs,
     place_runs,
@@ -48,11 +50,11 @@ class States(NamedTuple):
 
     Attributes:
         federated: server states of FCF.
-        centralized: item factors of ALS.
+        centralized: item factors and user map of ALS.
     """
 
     federated: ServerState
-    centralized: Float[Array, "replicates items factors"]
+    centralized: Learned
 
 
 class Assessment(NamedTuple):
@@ -63,12 +65,14 @@ class Assessment(NamedTuple):
         user_factors: X, solved against Y from the training histories.
         loss: min_X J(X, Y).
         metrics: [replicates, users] each; None without any test item.
+        of_new_items: means of cold and warm items in each replicate, by name.
     """
 
     item_factors: Float[np.ndarray, "replicates items factors"]
     user_factors: Float[np.ndarray, "replicates users factors"]
     loss: Float[np.ndarray, "replicates"]
     metrics: UserMetrics | None
+    of_new_items: dict[str, Float64[np.ndarray, "replicates"]]
 
 
 class Replicates(NamedTuple):
@@ -78,16 +82,16 @@ class Replicates(NamedTuple):
         start: () -> the first states.
         place: states on the host -> the same on the devices.
         run: (server states, num_rounds) -> (server states, infos).
-        sweep: (item_factors, num_sweeps) -> (item_factors, losses).
-        assess: item_factors -> metrics and losses.
+        sweep: (learned, num_sweeps) -> (learned, losses).
+        assess: learned -> metrics and losses.
         popularity: () -> metrics and losses of the ranking by popularity, by name.
     """
 
     start: Callable[[], States]
     place: Callable[[States], States]
     run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]
-    sweep: Callable[[Array, int], tuple[Array, Array]]
-    assess: Callable[[Array], Assessment]
+    sweep: Callable[[Learned, int], tuple[Learned, Array]]
+    assess: Callable[[Learned], Assessment]
     popularity: Callable[[], dict[str, Float64[np.ndarray, "replicates"]]]
 
 
@@ -158,18 +162,25 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
             mesh=mesh,
         )
 
-    def sweep(item_factors: Array, num_sweeps: int) -> tuple[Array, Array]:
+    def sweep(learned: Learned, num_sweeps: int) -> tuple[Learned, Array]:
         item_factors, info = sweep_side_by_side(
-            models, item_factors, data.clients, data.items, num_sweeps=num_sweeps, mesh=mesh
+            models,
+            learned.item_factors,
+            data.clients,
+            data.items,
+            num_sweeps=num_sweeps,
+            user_maps=learned.user_map,
+            mesh=mesh,
         )
-        return item_factors, info.loss
+        user_map = None if info.user_map is None else info.user_map[:, -1]
+        return Learned(item_factors, user_map), info.loss
 
     return Replicates(
-        start=lambda: States(start, start.item_factors),
+        start=lambda: States(start, Learned.of(start)),
         place=lambda states: place_runs(states, mesh),
         run=run,
         sweep=sweep,
-        assess=_assessor(data, models, mesh, k=config.evaluation.lengths, is_shared=len(datasets) == 1),
+        assess=_assessor(problem, datasets, data, models, mesh),
         popularity=lambda: _popularity(problem, datasets, data, models, mesh),
     )
 
@@ -183,7 +194,7 @@ def metrics_by_replicate(
         metrics = {name: np.full(num_replicates, np.nan) for name in metric_names(k)}
     else:
         metrics = _summaries(assessment.metrics, num_replicates)
-    return {**metrics, "loss": assessment.loss.astype(np.float64)}
+    return {**metrics, **assessment.of_new_items, "loss": assessment.loss.astype(np.float64)}
 
 
 def metrics_by_user(assessment: Assessment) -> dict[str, Float64[np.ndarray, "replicates users"]]:
@@ -216,9 +227,15 @@ def _pack(
 ) -> _Data:
     trains = [dataset.split.train for dataset in datasets]
     row_width = choose_row_width(trains[0].transpose())  # one for all: lengths of items depend on the split
-    clients = [pack_clients(train, num_factors=num_factors) for train in trains]
-    items = [pack_items(train, num_factors=num_factors, row_width=row_width) for train in trains]
-    evaluations = [scored_data(dataset.split, evaluation, seed=seed) for dataset in datasets]
+    features = datasets[0].features
+    clients = [
+        pack_clients(train, num_factors=num_factors, features=features.of_users(train)) for train in trains
+    ]
+    items = [
+        pack_items(train, num_factors=num_factors, row_width=row_width, features=features.of_items(train))
+        for train in trains
+    ]
+    evaluations = [scored_data(dataset, evaluation, seed=seed) for dataset in datasets]
     if len(datasets) == 1:
         return _Data(clients[0], items[0], evaluations[0])
     stacked = None if evaluations[0] is None else _stack(evaluations, len(datasets))
@@ -226,26 +243,61 @@ def _pack(
 
 
 def _assessor(
-    data: _Data, models: Model, mesh: Mesh | None, *, k: Sequence[int], is_shared: bool
-) -> Callable[[Array], Assessment]:
-    def assess(model: Model, item_factors: Array, clients: PackedClients, data: EvaluationData | None):
-        user_factors, loss = solve_clients(model, item_factors, clients)
+    problem: Problem, datasets: list[Dataset], data: _Data, models: Model, mesh: Mesh | None
+) -> Callable[[Learned], Assessment]:
+    k, is_shared = problem.config.evaluation.lengths, len(datasets) == 1
+    item_features = problem.dataset.features.of_items(problem.train)
+    measure_new_items = _of_new_items(problem, datasets, models)
+
+    def assess(model: Model, learned: Learned, clients: PackedClients, data: EvaluationData | None):
+        item_factors, user_map = learned
+        user_factors, loss = solve_clients(model, item_factors, clients, user_map=user_map)
         of_items = for_items(model, clients.item_counts, clients.row_counts.shape[0])
-        loss = total_loss(of_items, item_factors, loss)
-        metrics = None if data is None else user_metrics(model, item_factors, data, k=k)
+        loss = whole_loss(of_items, item_factors, loss, item_features, user_map)
+        metrics = None
+        if data is not None:
+            metrics = user_metrics(model, item_factors, data, k=k, user_map=user_map)
         return user_factors, loss, metrics
 
     @jax.jit
-    def assess_all(item_factors: Array, models: Model, *data: Any) -> tuple:
-        runs = (models, item_factors)
+    def assess_all(learned: Learned, models: Model, *data: Any) -> tuple:
+        runs = (models, learned)
         mapped, shared = (runs, data) if is_shared else ((*runs, *data), ())
         return map_runs(assess, mapped, shared, mesh=mesh)
 
-    def assess_on_host(item_factors: Array) -> Assessment:
-        assessed = assess_all(item_factors, models, data.clients, data.evaluation)
-        return Assessment(*jax.tree.map(np.asarray, (item_factors, *assessed)))
+    def assess_on_host(learned: Learned) -> Assessment:
+        assessed = assess_all(learned, models, data.clients, data.evaluation)
+        item_factors, (user_factors, loss, metrics) = jax.tree.map(
+            np.asarray, (learned.item_factors, assessed)
+        )
+        of_new_items = measure_new_items(item_factors, user_factors)
+        return Assessment(item_factors, user_factors, loss, metrics, of_new_items)
 
     return assess_on_host
+
+
+def _of_new_items(
+    problem: Problem, datasets: list[Dataset], models: Model
+) -> Callable[[np.ndarray, np.ndarray], dict[str, Float64[np.ndarray, "replicates"]]]:
+    """Prepare the metrics of cold and warm items: (item factors, user factors) -> means by name."""
+    config = problem.config
+    prepared = [
+        new_items_of(dataset, config.data, config.evaluation, seed=config.data.seed) for dataset in datasets
+    ]
+
+    def measure(item_factors: np.ndarray, user_factors: np.ndarray) -> dict[str, np.ndarray]:
+        found = []
+        for index, (y, x) in enumerate(zip(item_factors, user_factors, strict=True)):
+            which = index % len(datasets)
+            if (new_items := prepared[which]) is None:
+                return {}
+            train = datasets[which].split.train
+            counts = jnp.asarray(train.item_counts)
+            of_items = for_items(_take(models, index), counts, train.num_users)
+            found.append(new_items.metrics(of_items, x[new_items.user_ids], y))
+        return {name: np.array([values[name] for values in found]) for name in found[0]}
+
+    return measure
 
 
 def _popularity(
@@ -263,6 +315,10 @@ def _popularity(
         arguments = (runs, (data.evaluation,)) if is_shared else ((*runs, data.evaluation), ())
         metrics = jax.jit(lambda each, all_: map_runs(evaluate, each, all_, mesh=mesh))(*arguments)
         measured = _summaries(metrics, num_replicates)
+    new = [new_items_of(one, config.data, config.evaluation, seed=config.data.seed) for one in datasets]
+    floors = [one.popularity(problem.model) for one in new if one is not None]
+    for name in floors[0] if floors else ():
+        measured[name] = np.resize(np.array([floor[name] for floor in floors]), num_replicates)
     measured["loss"] = np.resize(np.array(losses), num_replicates)
     return of_popularity(config.data, measured)
 

@@ -19,7 +19,7 @@ from fcf_jax.experiments.compare.replicates import (
 )
 from fcf_jax.experiments.endings import remedy_of_divergence
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
-from fcf_jax.experiments.loop import NEVER, Stop, find_divergence
+from fcf_jax.experiments.loop import NEVER, Learned, Stop, find_divergence
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.run_directory import CURVES, ENVIRONMENT, write_environment
@@ -98,7 +98,7 @@ class _Task(NamedTuple):
 
     def assess(self, states: States, done: int) -> None:
         """Add the metrics of both sides, and the differences of their models, to the curves."""
-        federated = self.replicates.assess(states.federated.item_factors)
+        federated = self.replicates.assess(Learned.of(states.federated))
         centralized = self.replicates.assess(states.centralized)
         self.put_metrics(FEDERATED, federated, done)
         self.put_metrics(CENTRALIZED, centralized, done)
@@ -160,7 +160,7 @@ def train_replicates(
             if stops:
                 raise StoppedError(f"after {done} rounds or sweeps of each replicate")
     num_unsettled = int(np.sum(~_is_settled(curves, done)))
-    federated = replicates.assess(states.federated.item_factors)
+    federated = replicates.assess(Learned.of(states.federated))
     centralized = replicates.assess(states.centralized)
     num_rounds, is_settled = _num_rounds(states), have_settled(curves.get(FEDERATED, "loss").values)
     task.put_metrics(FEDERATED, federated, num_rounds)

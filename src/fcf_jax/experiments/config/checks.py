@@ -5,6 +5,7 @@ configuration and `f` the facts of the training data.
 """
 
 from fcf_jax.experiments.config.data_checks import DATA_CHECKS
+from fcf_jax.experiments.config.feature_checks import FEATURE_CHECKS
 from fcf_jax.experiments.config.mistakes import (
     Facts,
     overflowing_sum,
@@ -75,6 +76,7 @@ _CHECKS = (
         'data.path: set, but data.source is "simulated"; leave out one of them',
     ),
     *DATA_CHECKS,
+    *FEATURE_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,

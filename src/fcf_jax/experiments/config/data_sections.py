@@ -88,10 +88,29 @@ class DataConfig(Section):
     num_items: int = Field(default=500, ge=1, description="simulated items")
     mean_history: float = Field(default=40.0, ge=1, description="mean items per simulated user (taste)")
     sparsity: float = Field(default=0.8, ge=0, lt=1, description="share of pairs without a view (uniform)")
-    split: Literal["ratio", "leave_one_out", "temporal", "published", "strong"] = Field(
+    user_features: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file of attributes of users (CSV, Parquet, u.user, users.dat), looked for in the data "
+        "folder first: their factors are drawn to a linear map of them",
+    )
+    item_features: str | None = Field(
+        default=None, min_length=1, description="likewise, of items (u.item, movies.dat)"
+    )
+    split: Literal["ratio", "leave_one_out", "temporal", "published", "strong", "cold_items"] = Field(
         default="ratio",
-        description="test set: a share of each history, its latest item, all after a time, as published, or "
-        "(strong generalization) a share of the histories of users that are held out whole",
+        description="test set: a share of each history, its latest item, all after a time, as published, "
+        "(strong generalization) a share of the histories of users that are held out whole, or a share of "
+        "each history, and the items that appear last held out whole",
+    )
+    cold_fraction: float | None = Field(
+        default=None, gt=0, lt=1, description="of cold_items: items that are held out whole; unset = a tenth"
+    )
+    warm_interactions: int | None = Field(
+        default=None,
+        ge=1,
+        description="of cold_items: items with at most so many training interactions are measured apart, "
+        "too; unset = 10",
     )
     test_users: int | None = Field(
         default=None, ge=1, description="of strong: users held out for testing; unset = a tenth of them"

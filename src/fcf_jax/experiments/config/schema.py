@@ -42,6 +42,12 @@ class ModelConfig(Section):
         le=2,
         description="nu: a user with n interactions among M items has lambda (n + w0 M)^nu, items likewise",
     )
+    feature_regularization: float = Field(
+        default=1.0,
+        gt=0,
+        description="of data.user_features and data.item_features: weight of the squared norms of their maps "
+        "to factors",
+    )
     init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the initial item factors")
 
 

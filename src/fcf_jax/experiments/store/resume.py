@@ -112,7 +112,8 @@ def open_checkpoints(
     """
     parts = [part for split in splits for part in (split.train, split.validation, split.test)]
     data = [None if part is None else part.fingerprint() for part in parts]
-    data += [split.fold_in.fingerprint() for split in splits if split.fold_in is not None]
+    others = [part for split in splits for part in (split.fold_in, split.cold)]
+    data += [part.fingerprint() for part in others if part is not None]
     settings = {key: value for key, value in _settings(config).items() if not key.startswith(may_change)}
     return Checkpoints(
         folder / CHECKPOINTS,

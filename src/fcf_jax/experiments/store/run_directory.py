@@ -32,6 +32,7 @@ from fcf_jax.experiments.store.schemas import (
     Summary,
     TuningDocument,
 )
+from fcf_jax.experiments.store.trained_features import TrainedFeatures, read_features_of_run
 from fcf_jax.messages import count_of
 
 _PACKAGES = ("fcf_jax", "jax", "jaxlib", "optax", "numpy", "scipy", "pandas")
@@ -70,12 +71,14 @@ class TrainedModel(NamedTuple):
         item_factors: [items, factors].
         item_ids: original id of each item.
         mean_rating: subtracted from explicit ratings; 0 for implicit feedback.
+        features: what was learned from features; None: there are none.
     """
 
     config: ExperimentConfig
     item_factors: np.ndarray
     item_ids: np.ndarray
     mean_rating: float
+    features: TrainedFeatures | None = None
 
 
 class MetricsLog:
@@ -261,4 +264,5 @@ def read_run(folder: Path) -> TrainedModel:
         )
     if not np.isfinite(item_factors).all():
         raise ValueError(f"{path}: expected finite item factors, got NaN or inf; run it again")
-    return TrainedModel(read_config(folder), item_factors, item_ids, float(arrays["mean_rating"]))
+    features = read_features_of_run(folder)
+    return TrainedModel(read_config(folder), item_factors, item_ids, float(arrays["mean_rating"]), features)

@@ -124,6 +124,11 @@ class Summary(TypedDict):
         data_counts: what reading the data changed, by name.
         data_fingerprint: SHA-256 of the training set.
         explicit_baseline_rmse: RMSE of user and item offsets alone, for explicit feedback.
+        num_user_features: length of a user's features, with the constant; missing without.
+        num_item_features: likewise, of items.
+        num_cold_items: items that were held out whole; missing without.
+        num_cold_interactions: interactions with them.
+        feature_popularity: metrics of cold items ranked by the popularity that their features predict.
         fixed_point: formats, and how many numbers were clipped to them, for sums in fixed point.
         secure_sum: smallest cohort that is summed, for secure sums.
         privacy: guarantee under differential privacy.
@@ -152,6 +157,11 @@ class Summary(TypedDict):
     resumed_from_rounds: NotRequired[list[Count]]
     data_counts: NotRequired[dict[str, int]]
     data_fingerprint: NotRequired[str]
+    num_user_features: NotRequired[int]
+    num_item_features: NotRequired[int]
+    num_cold_items: NotRequired[int]
+    num_cold_interactions: NotRequired[int]
+    feature_popularity: NotRequired[Figures]
     explicit_baseline_rmse: NotRequired[Number]
     fixed_point: NotRequired[dict[str, Any]]
     secure_sum: NotRequired[dict[str, int]]
