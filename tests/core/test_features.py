@@ -5,24 +5,22 @@ import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
-from references import ALPHA, NUM_FACTORS, REGULARIZATION, relative_error
+from references import ALPHA, NUM_FACTORS, REGULARIZATION, gradient, relative_error
 
-from fcf_jax import features, optimizers
+from fcf_jax import optimizers
 from fcf_jax.als import run_sweeps
 from fcf_jax.channel.clip_and_noise import clip_and_noise
+from fcf_jax.core import features
 from fcf_jax.core.client import client_update
 from fcf_jax.core.cohort_sum import cohort_sum, solve_clients
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.core.objective import for_items, implicit_feedback, item_gradient, loss, observe
+from fcf_jax.core.objective import for_items, implicit_feedback, loss, observe
 from fcf_jax.core.packing import pack_clients, pack_items
 from fcf_jax.core.records import ClientData, Model, Pieces
-from fcf_jax.core.server import server_update
-from fcf_jax.parallel.mesh import client_mesh, place_clients, place_state
-from fcf_jax.parallel.stream import run_rounds_streamed
 
 NUM_USERS, NUM_ITEMS, LAMBDA_F = 13, 17, 0.6
 OPTIONS = {"row_width": 4, "chunk_slots": 32, "chunk_clients": 5}
-KEY, STEP = jax.random.key(0), optimizers.guarded_gram()
+KEY, STEP, SGD = jax.random.key(0), optimizers.guarded_gram(), optax.sgd(1.0)
 RNG = np.random.default_rng(3)
 F = RNG.normal(size=(NUM_USERS, 3)).astype(np.float32)
 G = RNG.integers(0, 2, (NUM_ITEMS, 4)).astype(np.float32)
@@ -46,6 +44,14 @@ def packed(small):
         pack_clients(small.interactions, features=F, **OPTIONS),
         pack_items(small.interactions, features=G, **OPTIONS),
     )
+
+
+def one_round(model, y, clients, user_map):
+    """Take a step of size 1 along the gradient, with this A before it."""
+    federation = federated_cf(model, SGD, **WITH_BOTH)
+    state = federation.init(KEY, y)
+    state = state._replace(features=state.features._replace(user_map=user_map))
+    return run_rounds(federation, KEY, state, clients, num_rounds=1)
 
 
 class Dense:
@@ -100,11 +106,8 @@ def test_round_matches_dense_reference(exponent, small, packed):
     weighted = F.T * dense.of_users
     assert relative_error(sums.features.gram, weighted @ F) <= 1e-5
     assert relative_error(sums.features.cross, weighted @ dense.x) <= 1e-5
-    federation = federated_cf(model, optax.sgd(1.0), **WITH_BOTH)
-    state = federation.init(KEY, y)
-    state = state._replace(features=state.features._replace(user_map=user_map))
-    after, info = federation.round(KEY, state, clients)
-    np.testing.assert_allclose(info.loss, dense.value(), rtol=1e-5)
+    after, info = one_round(model, y, clients, user_map)
+    np.testing.assert_allclose(info.loss[0], dense.value(), rtol=1e-5)
     assert relative_error(y - after.item_factors, dense.gradient()) <= 2e-5
     assert relative_error(after.features.user_map, dense.next_a()) <= 2e-5
     of_items = for_items(model, clients.item_counts, NUM_USERS)
@@ -121,22 +124,25 @@ def test_dense_gradient_is_that_of_the_dense_value_by_finite_differences(small):
         np.testing.assert_allclose(gradient[item, factor], rise / (2 * step), rtol=1e-6)
 
 
-@pytest.mark.parametrize("user", [5, 3], ids=["long history", "no history"])
-def test_one_client_alone_equals_its_place_in_a_batch(user, small):
+def test_one_client_alone_equals_its_place_in_a_batch(small):
+    """A user with a long history, and one without any."""
     model, y = model_of(0.7), jnp.asarray(small.item_factors, jnp.float32)
-    own = slice(*small.interactions.indptr[user : user + 2])
-    ids, strengths = small.interactions.item_ids[own], small.interactions.strengths[own]
-    empty = np.zeros(1, bool) if user == 3 else np.ones(ids.size, bool)
-    ids, strengths = (ids, strengths) if user == 5 else (np.zeros(1, np.int32), np.zeros(1, np.float32))
-    history = observe(model, ClientData(jnp.asarray(ids), jnp.asarray(strengths), jnp.asarray(empty)))
-    prior = features.prior_factors(F[user], A.astype(np.float32))
-    update, info = client_update(model, y, history, prior=prior)
+
+    @jax.jit
+    def solved_alone(strengths, prior):
+        ids = jnp.arange(NUM_ITEMS, dtype=jnp.int32)
+        history = observe(model, ClientData(ids, strengths, strengths > 0))
+        update, info = client_update(model, y, history, prior=prior)
+        value, slope = jax.value_and_grad(lambda x: loss(model, y, x, history, prior))(update.user_factor)
+        return update.user_factor, info.loss, value, jnp.linalg.norm(slope)
+
     dense = Dense(small, small.item_factors, A, 0.7)
-    assert relative_error(update.user_factor, dense.x[user]) <= 1e-5
-    np.testing.assert_allclose(info.loss, loss(model, y, update.user_factor, history, prior), rtol=1e-5)
-    slope = jax.grad(lambda x: loss(model, y, x, history, prior))(update.user_factor)
-    scale = jnp.linalg.norm(item_gradient(model, y, update.user_factor, history)) + 1.0
-    assert float(jnp.linalg.norm(slope) / scale) <= 1e-3  # the factor is the minimum of the loss
+    for user in (5, 3):
+        prior = features.prior_factors(F[user], A.astype(np.float32))
+        factor, found, value, slope = solved_alone(small.strengths[user].astype(np.float32), prior)
+        assert relative_error(factor, dense.x[user]) <= 1e-5
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+        assert float(slope) <= 1e-3 * float(value)  # the factor is the minimum of the loss
 
 
 @pytest.mark.parametrize("exponent", [None, 0.7])
@@ -174,12 +180,18 @@ def test_federation_ends_at_a_fixed_point_of_als(small, packed, converged, float
 
 
 def test_huge_feature_regularization_recovers_the_model_without_features(small, packed):
-    y = jnp.asarray(small.item_factors, jnp.float32)
-    plain = federated_cf(model_of(), STEP, **SIZES)
-    expected, _ = run_rounds(plain, KEY, plain.init(KEY, y), small.clients, num_rounds=5)
-    federation = federated_cf(model_of(feature_regularization=1e12), STEP, **WITH_BOTH)
-    found, _ = run_rounds(federation, KEY, federation.init(KEY, y), packed[0], num_rounds=5)
-    assert relative_error(found.item_factors, expected.item_factors) <= 1e-5
+    y, nothing = jnp.asarray(small.item_factors, jnp.float32), jnp.zeros((3, NUM_FACTORS))
+    after, _ = one_round(model_of(feature_regularization=1e12), y, packed[0], nothing)
+    expected = gradient(small.item_factors, small.c, small.p, regularization=REGULARIZATION)
+    assert relative_error(y - after.item_factors, expected) <= 2e-5
+    assert float(jnp.max(jnp.abs(after.features.user_map))) <= 1e-9
+
+
+def test_a_round_that_is_not_finite_leaves_the_map_as_it_was():
+    state = features.first_feature_state(3, jnp.ones((NUM_ITEMS, NUM_FACTORS)))
+    spoiled = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.sums)
+    after = features.next_feature_state(model_of(), state, spoiled, jnp.ones(()))
+    jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
 def test_cold_users_and_items_take_their_factors_from_their_features(small, packed):
@@ -189,28 +201,10 @@ def test_cold_users_and_items_take_their_factors_from_their_features(small, pack
     trained = features.seen_features(G, counts)
     assert not trained[[2, 9]].any() and (trained[counts > 0] == G[counts > 0]).all()
     item_map = features.fit_map(model_of(), y, trained)
-    filled = np.asarray(features.replace_cold_items(y, G, item_map, counts))
+    filled = np.asarray(features.replace_cold_items(model_of(), y, G, item_map, counts))
     np.testing.assert_allclose(filled[[2, 9]], G[[2, 9]] @ np.asarray(item_map), rtol=1e-5)
     np.testing.assert_array_equal(filled[counts > 0], y[counts > 0])
     np.testing.assert_allclose(features.prior_factors(F[0], user_map), A.T @ F[0], rtol=1e-5)
-
-
-def test_streamed_and_sharded_rounds_agree_with_those_of_one_device(small, packed):
-    clients = packed[0]
-
-    def ended(mesh, run, clients, **options):
-        federation = federated_cf(model_of(), STEP, mesh=mesh, cohort_size=9, **WITH_BOTH)
-        state = federation.init(KEY)
-        state = state if mesh is None else place_state(state, mesh)
-        return run(federation, KEY, state, clients, num_rounds=4, **options)[0]
-
-    expected, mesh = ended(None, run_rounds, clients), client_mesh(1)
-    for state in (
-        ended(mesh, run_rounds, place_clients(clients, mesh)),
-        ended(None, run_rounds_streamed, clients, block_chunks=2),
-    ):
-        assert relative_error(state.item_factors, expected.item_factors) <= 1e-4
-        assert relative_error(state.features.user_map, expected.features.user_map) <= 1e-4
 
 
 def test_gradient_through_rounds_matches_finite_difference(small, packed, float64):
@@ -271,22 +265,17 @@ def test_what_does_not_fit_is_refused(case, small, packed):
 
 def test_item_features_alone_may_have_noise(small):
     federation = federated_cf(model_of(), STEP, channel=NOISE, item_features=G, **SIZES)
-    _, info = federation.round(KEY, federation.init(KEY), small.clients)
-    assert np.isfinite(info.loss)
+    _, info = run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=1)
+    assert np.isfinite(info.loss[0])
 
 
-def test_running_sums_shrink_towards_the_prior_of_the_items(small, packed, float64):
-    """With all clients, a rate of 1 and no history, the step is that of the Gram-preconditioned gradient."""
-    y = jnp.asarray(small.item_factors)
-    sums, _ = cohort_sum(model_of(), y, small.clients)
-    steps = optimizers.running_sums(1.0), optimizers.gram_preconditioned(1.0)
-
-    def ended(step):
-        federation = federated_cf(model_of(), step, item_features=G, **SIZES)
-        state = federation.init(KEY, y)
-        return server_update(
-            model_of(), state, sums, step, num_users=NUM_USERS, item_features=jnp.asarray(G)
-        )[0]
-
-    running, plain = map(ended, steps)
-    assert relative_error(running.item_factors, plain.item_factors) <= 1e-9
+def test_running_sums_shrink_towards_the_prior_of_the_items(small, float64):
+    """In a first round of all clients, at a rate of 1, the step is -g (2 (kappa S + lambda I))^-1."""
+    y, step = jnp.asarray(small.item_factors), optimizers.running_sums(1.0, confidence_factor=3.0)
+    federation = federated_cf(model_of(), step, item_features=G, **SIZES)
+    state, _ = run_rounds(federation, KEY, federation.init(KEY, y), small.clients, num_rounds=1)
+    dense = Dense(small, y, np.zeros_like(A))
+    kappa = 1.0 + 3.0 * np.sum(small.c - 1.0, axis=0) / NUM_USERS
+    hessians = 2 * (kappa[:, None, None] * dense.x.T @ dense.x + REGULARIZATION * np.eye(NUM_FACTORS))
+    expected = -np.linalg.solve(hessians, dense.gradient()[:, :, None])[:, :, 0]
+    assert relative_error(state.item_factors - y, expected) <= 1e-9

@@ -97,3 +97,13 @@ def test_a_block_of_nothing_is_named(small, set_up):
         run_rounds_streamed(
             federation, KEY, federation.init(KEY), small.clients, num_rounds=1, block_chunks=0
         )
+
+
+def test_streamed_clients_take_their_features_along(small):
+    clients = small.clients._replace(features=jnp.eye(13, 2))
+    federation = federated_cf(MODEL, optax.sgd(1e-3), num_items=17, num_factors=3, num_user_features=2)
+    start = federation.init(KEY)
+    expected, _ = run_rounds(federation, KEY, start, clients, num_rounds=2)
+    state, _ = run_rounds_streamed(federation, KEY, start, clients, num_rounds=2, block_chunks=2)
+    np.testing.assert_allclose(state.item_factors, expected.item_factors, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.features.user_map, expected.features.user_map, rtol=1e-4, atol=1e-6)

@@ -50,6 +50,17 @@ IN_ONE_PROCESS = """
         for other in (trained(mesh), trained(None, streamed=True), trained(mesh, streamed=True)):
             jax.tree.map(np.testing.assert_array_equal, one, other)
 
+    def check_features():
+        clients = fcf.pack_clients(
+            interactions, row_width=4, chunk_slots=64, num_shares=2, features=np.eye(70, 3)
+        )
+        total = jax.jit(fcf.cohort_sum, static_argnames="mesh")
+        start = jax.random.normal(key, (3, 4))
+        one = total(model, y, clients, user_map=start)
+        two = total(model, y, place_clients(clients, mesh), user_map=start, mesh=mesh)
+        for pair in zip(jax.tree.leaves(one[0]), jax.tree.leaves(two[0]), strict=True):
+            np.testing.assert_allclose(*map(fetch, pair), rtol=1e-5, atol=1e-5)
+
     def check_secure_sum():
         jax.tree.map(np.testing.assert_array_equal, masked(None), masked(mesh))
 
@@ -68,10 +79,13 @@ IN_ONE_PROCESS = """
             assert tripled.sharding == runs[0].sharding, (tripled.sharding, runs[0].sharding)
             assert len(tripled.sharding.device_set) == 2
 
-    for check in (check_training, check_secure_sum, check_blas, check_runs):
+    for check in (check_training, check_features, check_secure_sum, check_blas, check_runs):
         check()
         print(check.__name__, flush=True)
 """
+
+
+CHECKS = ["check_training", "check_features", "check_secure_sum", "check_blas", "check_runs"]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +96,11 @@ def outcome():
     return subprocess.run(code, capture_output=True, text=True, timeout=230, env=as_by_default)
 
 
-@pytest.mark.parametrize("check", ["check_training", "check_secure_sum", "check_blas", "check_runs"])
+@pytest.mark.parametrize("check", CHECKS)
 def test_two_devices_compute_what_one_does_to_the_bit(outcome, check):
     """Sums and training in fixed point, streamed or not; sums with masks; and runs, which stay in place.
 
+    With features, which have no fixed point, up to rounding.
     LAPACK keeps to one thread meanwhile.
     """
     assert check in outcome.stdout.split(), outcome.stderr[-2000:]

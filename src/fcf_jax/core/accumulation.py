@@ -5,9 +5,10 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from fcf_jax.core.biases import without_constant
+from fcf_jax.core.feature_records import FeatureSums
 from fcf_jax.core.features import feature_sums
 from fcf_jax.core.objective import add_to_items, extra_confidence
-from fcf_jax.core.records import Accumulation, CohortSum, FeatureSums, Link, Model, Uploads
+from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Uploads
 
 
 def sent_factors(uploads: Uploads) -> Float[Array, "clients factors"]:

@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import numpy as np
+import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.biases import without_constant
+from fcf_jax.core.biases import Biases, with_constant, without_constant
+from fcf_jax.core.feature_records import FeatureState, FeatureSums, FeatureUploads
 from fcf_jax.core.linalg import add_ridge, matmul, solve_definite
 from fcf_jax.core.precision import in_one_precision
-from fcf_jax.core.records import FeatureState, FeatureSums, FeatureUploads, Model, Scalar
+from fcf_jax.core.records import Model, Scalar
 
 __all__ = ["fit_map", "prior_factors", "replace_cold_items", "seen_features"]
 
@@ -45,14 +47,18 @@ class ItemPrior(NamedTuple):
 def prior_factors(
     features: Float[Array | np.ndarray, "*batch features"],
     feature_map: Float[Array | np.ndarray, "features factors"],
+    biases: Biases | None = None,
 ) -> Float[Array, "*batch factors"]:
     """Compute A^T f or B^T g: the factors of users or items by their features alone.
 
     Args:
         features: features of one user or item, or of many.
         feature_map: A for users, from the server's state or ALS's info; B for items, from `fit_map`.
+        biases: those of the model, for items of the result of `core.objective.for_items`, whose constant
+            coordinate is set to 1; None: there are none.
     """
-    return jnp.matmul(jnp.asarray(features), jnp.asarray(feature_map), precision="highest")
+    means = jnp.matmul(jnp.asarray(features), jnp.asarray(feature_map), precision="highest")
+    return with_constant(means, biases)
 
 
 @in_one_precision
@@ -74,6 +80,7 @@ def fit_map(
 
 
 def replace_cold_items(
+    model: Model,
     item_factors: Float[Array | np.ndarray, "items factors"],
     item_features: Float[Array | np.ndarray, "items features"],
     item_map: Float[Array | np.ndarray, "features factors"],
@@ -84,13 +91,15 @@ def replace_cold_items(
     Such items count as unobserved by everybody, so that their trained factors are near 0.
 
     Args:
+        model: the result of `core.objective.for_items` if there are biases.
         item_factors: Y.
         item_features: G, with the features of these items.
         item_map: B.
         item_counts: number of training interactions of each item, as in `PackedClients.item_counts`.
     """
     is_cold = (jnp.asarray(item_counts) == 0)[:, None]
-    return jnp.where(is_cold, prior_factors(item_features, item_map), jnp.asarray(item_factors))
+    cold = prior_factors(item_features, item_map, model.biases)
+    return jnp.where(is_cold, cold, jnp.asarray(item_factors))
 
 
 def seen_features(
@@ -179,7 +188,7 @@ def first_feature_state(num_features: int, item_factors: Float[Array, "items fac
 def next_feature_state(
     model: Model, state: FeatureState, sums: FeatureSums, weight: Float[Array, ""]
 ) -> FeatureState:
-    """Average the sums over rounds, and compute A from the averages.
+    """Average the sums over rounds, and compute A from the averages; a round that is not finite is dropped.
 
     Args:
         model: gives lambda_F.
@@ -188,4 +197,5 @@ def next_feature_state(
         weight: weight of the round in the averages; 1: only this round counts.
     """
     averaged = jax.tree.map(lambda old, new: (1 - weight) * old + weight * new, state.sums, sums)
-    return FeatureState(best_map(averaged, model.feature_regularization), averaged)
+    after = FeatureState(best_map(averaged, model.feature_regularization), averaged)
+    return optax.tree.where(jnp.all(jnp.isfinite(after.user_map)), after, state)

@@ -6,7 +6,6 @@ same time, with little padding. Only this module writes the marks of padding: th
 `clients`, the user id of a padding client is `users`.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ import numpy as np
 from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from fcf_jax.core.dealing import deal
 from fcf_jax.core.features import checked_features
 from fcf_jax.core.histories import Histories
 from fcf_jax.core.item_major import item_major
@@ -72,7 +72,7 @@ def pack_clients(
         if chunk_clients is None:
             chunk_clients = max(chunk_slots // 16, 1) if is_gpu else _CHUNK_CLIENTS
         row_counts = -(-np.diff(interactions.indptr) // max(row_width, 1))
-        chunks = _deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
+        chunks = deal(row_counts, max(chunk_slots // max(row_width, 1), 1), chunk_clients, num_shares)
         clients = pack(interactions, chunks, row_width=row_width)
         if by_item is None:
             by_item = num_shares == 1 and is_gpu
@@ -203,43 +203,6 @@ def _fill_rows(
         mask=filled(True, bool),
         negative_ids=None if negative_ids is None else filled(negative_ids, np.int32),
     )
-
-
-def _deal(row_counts: np.ndarray, chunk_rows: int, chunk_clients: int, num_shares: int) -> np.ndarray:
-    """Deal clients to chunks, longest history first, each to the emptiest chunk that has a place left."""
-    num_users = row_counts.size
-    chunk_rows = max(chunk_rows, int(row_counts.max(initial=1)))
-    num_chunks = max(-(-int(row_counts.sum()) // chunk_rows), -(-num_users // chunk_clients), 1)
-    num_chunks = -(-num_chunks // num_shares) * num_shares
-    filled, held = np.zeros(num_chunks, np.int64), np.zeros(num_chunks, np.int64)
-    order = np.argsort(-row_counts, kind="stable")
-    chunk_of, place = np.empty(num_users, np.int64), np.empty(num_users, np.int64)
-    lengths, starts = np.unique(-row_counts[order], return_index=True)
-    for length, same in zip(-lengths, np.split(order, starts)[1:], strict=True):
-        taken = _pour(filled, held, length=int(length), places=chunk_clients - held, num_clients=same.size)
-        chunk_of[same] = np.repeat(np.arange(num_chunks), taken)
-        place[same] = np.arange(same.size) - np.repeat(np.cumsum(taken) - taken, taken) + held[chunk_of[same]]
-        filled, held = filled + length * taken, held + taken
-    chunks = np.full((num_chunks, max(int(held.max()), 1)), num_users)
-    chunks[chunk_of, place] = np.arange(num_users)
-    return chunks
-
-
-def _pour(
-    filled: np.ndarray, held: np.ndarray, *, length: int, places: np.ndarray, num_clients: int
-) -> np.ndarray:
-    """Return how many of these clients of equal length each chunk takes, so that their levels become even."""
-    levels = held if length == 0 else filled
-
-    def up_to(level: int) -> np.ndarray:
-        return np.clip((level - levels) // max(length, 1), 0, places)
-
-    low, high = int(levels.min()), int(levels.max()) + max(length, 1) * num_clients
-    level = bisect_left(range(low, high), num_clients, key=lambda level: int(up_to(level).sum())) + low
-    taken = up_to(level - 1)
-    rising = np.flatnonzero(up_to(level) > taken)
-    taken[rising[: num_clients - int(taken.sum())]] += 1
-    return taken
 
 
 def pack_one_by_one(histories: ClientData, *, num_items: int) -> PackedClients:

@@ -17,13 +17,14 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fcf_jax.core import federation as rounds
+from fcf_jax.core import round_parts as rounds
 from fcf_jax.core.checks import require
 from fcf_jax.core.cohorts import gather_cohort
-from fcf_jax.core.federation import Federation, Setup, setup_of
+from fcf_jax.core.federation import Federation, cohort_rows, run_rounds, setup_of
 from fcf_jax.core.packing import cut_chunks
 from fcf_jax.core.records import Cohort, Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.core.sampling import draw_cohorts
+from fcf_jax.core.setup import Setup
 from fcf_jax.parallel.mesh import place_clients, replicate
 
 
@@ -55,7 +56,7 @@ def run_rounds_streamed(
     setup, num_users = setup_of(federation), clients.row_counts.shape[0]
     rounds.check_round(setup, state, clients)
     infos = [] if num_rounds else [_no_rounds(federation, key, state, clients)]
-    row_capacity = rounds.cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
+    row_capacity = cohort_rows(federation, key, state, clients, num_rounds=num_rounds)
     state = state if donate else jax.tree.map(jnp.copy, state)
     for _ in range(num_rounds):
         cohort = _drawn(setup, key, state, num_users)
@@ -86,7 +87,7 @@ def _drawn(setup: Setup, key: Key, state: ServerState, num_users: int) -> Cohort
 
 def _no_rounds(federation: Federation, key: Key, state: ServerState, clients: PackedClients) -> RoundInfo:
     """Return the stacked infos of zero rounds."""
-    run = partial(rounds.run_rounds, federation, num_rounds=0, row_capacity=1)
+    run = partial(run_rounds, federation, num_rounds=0, row_capacity=1)
     _, shapes = jax.eval_shape(run, key, state, clients)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
