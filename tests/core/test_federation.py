@@ -16,12 +16,12 @@ from fcf_jax.core.federation import (
     federated_cf,
     run_rounds,
     server_init,
-    server_update,
     setup_of,
 )
 from fcf_jax.core.objective import implicit_feedback
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import CohortSum, Model
+from fcf_jax.core.server import server_update
 from fcf_jax.data import Interactions
 from fcf_jax.optimizers import guarded_gram, paper_adam, running_sums
 from fcf_jax.parallel.stream import run_rounds_streamed
