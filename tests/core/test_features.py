@@ -11,6 +11,7 @@ from fcf_jax import optimizers
 from fcf_jax.als import run_sweeps
 from fcf_jax.channel.clip_and_noise import clip_and_noise
 from fcf_jax.core import features
+from fcf_jax.core.biases import biases
 from fcf_jax.core.client import client_update
 from fcf_jax.core.cohort_sum import cohort_sum, solve_clients
 from fcf_jax.core.federation import federated_cf, run_rounds
@@ -177,6 +178,18 @@ def test_federation_ends_at_a_fixed_point_of_als(small, packed, converged, float
     dense = Dense(small, state.item_factors, state.features.user_map)
     np.testing.assert_allclose(info.loss[-1], dense.value(), rtol=1e-9)
     assert relative_error(dense.next_a(), state.features.user_map) <= 1e-5
+
+
+def test_a_round_and_a_sweep_agree_on_the_loss_with_biases(small, packed, float64):
+    """Padding clients, who have a constant coordinate too, count in neither."""
+    model, y = model_of(biases=biases()), jnp.asarray(small.item_factors).at[:, -1].set(1.0)
+    user_map = jnp.asarray(A).at[:, -2].set(0.0)
+    federation = federated_cf(model, SGD, **WITH_BOTH | {"num_factors": NUM_FACTORS - 2})
+    state = federation.init(KEY, y)
+    state = state._replace(features=state.features._replace(user_map=user_map))
+    _, info = run_rounds(federation, KEY, state, packed[0], num_rounds=1)
+    _, report = run_sweeps(model, y, *packed, num_sweeps=1, user_map=user_map)
+    np.testing.assert_allclose(info.loss, report.loss, rtol=1e-9)
 
 
 def test_huge_feature_regularization_recovers_the_model_without_features(small, packed):

@@ -318,7 +318,7 @@ def solve_clients(
     def place(total: tuple[Array, Array], uploads: Uploads) -> tuple[tuple[Array, Array], None]:
         solved, loss = total
         solved = solved.at[uploads.client_ids].add(uploads.user_factors, mode="drop")
-        return (solved, loss + jnp.sum(uploads.loss)), None
+        return (solved, loss + jnp.sum(uploads.weights * uploads.loss)), None
 
     def share(received: tuple, clients: PackedClients) -> tuple[Array, Array]:
         model, factors, user_map = received
