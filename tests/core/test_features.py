@@ -6,6 +6,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 from references import ALPHA, NUM_FACTORS, REGULARIZATION, gradient, relative_error
+from scipy.sparse import csr_matrix
 
 from fcf_jax import optimizers
 from fcf_jax.als import run_sweeps
@@ -157,6 +158,20 @@ def test_sweeps_of_als_match_dense_reference(exponent, small, packed, float64):
         a = dense.next_a()
     assert relative_error(found, y) <= 1e-9 and relative_error(info.user_map[-1], a) <= 1e-9
     np.testing.assert_allclose(info.loss, losses, rtol=1e-9)
+
+
+def test_fixed_point_of_irspack_is_one_of_als(small, packed, float64):
+    irspack = pytest.importorskip("irspack")
+    peer = irspack.IALSRecommender(
+        csr_matrix(ALPHA * small.strengths), n_components=NUM_FACTORS, alpha0=1.0, reg=REGULARIZATION, nu=0.0,
+        loss_type="ORIGINAL", solver_type="CHOLESKY", train_epochs=1000, n_threads=1,
+        user_features=F, item_features=G, lambda_user_feature=LAMBDA_F, lambda_item_feature=LAMBDA_F,
+    ).learn()  # fmt: skip
+    found = peer.trainer.core_trainer
+    y, a = jnp.asarray(found.item, jnp.float64), jnp.asarray(found.user_feature_weight, jnp.float64)
+    after, info = run_sweeps(model_of(), y, *packed, num_sweeps=2, user_map=a)
+    assert relative_error(after, y) <= 1e-3  # of float32, and of a flat objective
+    np.testing.assert_allclose(info.loss, Dense(small, y, a).value(), rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
