@@ -1,5 +1,7 @@
 """Side features: the clients' prior means, the sums for A, B from Y, against a dense float64 reference."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import optax
@@ -16,6 +18,8 @@ from fcf_jax.core.biases import biases
 from fcf_jax.core.client import client_update
 from fcf_jax.core.cohort_sum import cohort_sum, solve_clients
 from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.core.item_major import item_major
+from fcf_jax.core.kernels.choice import INTERPRETED
 from fcf_jax.core.objective import for_items, implicit_feedback, loss, observe
 from fcf_jax.core.packing import pack_clients, pack_items
 from fcf_jax.core.records import ClientData, Model, Pieces
@@ -295,6 +299,19 @@ def test_item_features_alone_may_have_noise(small):
     federation = federated_cf(model_of(), STEP, channel=NOISE, item_features=G, **SIZES)
     _, info = run_rounds(federation, KEY, federation.init(KEY), small.clients, num_rounds=1)
     assert np.isfinite(info.loss[0])
+
+
+def test_kernels_leave_clients_with_features_to_xla(small, packed):
+    y, histories = jnp.asarray(small.item_factors, jnp.float32), item_major(small.interactions)
+    user_map = jnp.asarray(A, jnp.float32)
+    with INTERPRETED(True):
+        plain, with_features = (
+            str(
+                jax.make_jaxpr(partial(cohort_sum, model_of()))(y, clients._replace(items=histories), **given)
+            )
+            for clients, given in ((small.clients, {}), (packed[0], {"user_map": user_map}))
+        )
+    assert "pallas_call" in plain and "pallas_call" not in with_features
 
 
 def test_running_sums_shrink_towards_the_prior_of_the_items(small, float64):

@@ -10,6 +10,20 @@ lambda_u f_u f_u^T and lambda_u f_u x_u^T, from whose sums the server computes A
     A = (\sum_u lambda_u f_u f_u^T + lambda_F I)^-1 \sum_u lambda_u f_u x_u^T
     B = (G^T L G + lambda_F I)^-1 G^T L Y,   L = diag(lambda_i)
 
+ALS with the same priors has the same fixed points. A new user or item needs its features alone:
+
+    clients = pack_clients(train, features=user_features)                   # f_u of each user
+    federation = federated_cf(
+        model, guarded_gram(), num_items=..., num_factors=25,
+        item_features=item_features, num_user_features=user_features.shape[1],
+    )
+    state, _ = run_rounds(federation, key, federation.init(key), clients, num_rounds=30)
+    new_user = prior_factors(features_of_user, state.features.user_map)
+    new_item = prior_factors(features_of_item, fit_map(model, state.item_factors, item_features))
+
+What a single client sends for A reveals its features. No link of the channel protects these two sums, so
+user features are refused together with a channel. Item features are not: they come from no client.
+
 References:
     Agarwal & Chen, KDD 2009, "Regression-based latent factor models": priors that are linear in features.
 """
