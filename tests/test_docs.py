@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 # what is compiled for one page helps the next
 GROUPS = [
     ("paper", "own-data", "trained-run", "metrics"),
-    ("pipeline", "server-step", "tuning", "privacy"),
+    ("pipeline", "server-step", "objectives", "tuning", "privacy"),
 ]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FRACTION = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")

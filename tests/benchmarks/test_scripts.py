@@ -63,6 +63,11 @@ TOYS = {
         + ["--num-factors", "2"],
         ("published_model", "AUC"),
     ),
+    "objectives": Toy(
+        [*DATA, "--num-factors", "2", "--num-rounds", "2", "--num-steps", "2", "--seeds", "1"]
+        + ["--kinds", "BPR"],
+        ("kinds", "BPR", "runs", 0, "joint_loss"),
+    ),
     "privacy_utility": Toy(
         ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--tune-on", "simulated"]
         + [*(part for one in TINY_CONFIG for part in ("--tune-set", one)), "--num-factors", "8"]

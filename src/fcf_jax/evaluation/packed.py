@@ -8,6 +8,7 @@ import numpy.typing as npt
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fcf_jax.core.histories import Histories
 from fcf_jax.core.packing import choose_row_width, pack
 from fcf_jax.core.records import PackedClients
 from fcf_jax.data.interactions import Interactions
@@ -37,7 +38,7 @@ class EvaluationData(NamedTuple):
 
 
 def evaluation_data(
-    train: Interactions,
+    train: Histories,
     test: Interactions,
     *,
     masked: Interactions | None = None,
@@ -51,7 +52,7 @@ def evaluation_data(
 
     Args:
         train: histories from which users are folded in, and which are never recommended: those of training,
-            or those of users that were held out whole.
+            or those of users that were held out whole; with sampled negatives if the objective asks for them.
         test: items to find, disjoint from `train`: an item in both counts as not found.
         masked: further items that are never recommended, such as a validation set; None: no item.
         negatives: sampled negatives of each user, each once, padded with -1: the test items are also ranked
@@ -75,7 +76,7 @@ def evaluation_data(
         user_ids = np.sort(np.random.default_rng(seed).choice(user_ids, max_users, replace=False))
     chunks = _deal(user_ids, chunk_scores // max(train.num_items, 1), padding=train.num_users)
 
-    def packed(part: Interactions) -> PackedClients:
+    def packed(part: Histories) -> PackedClients:
         return pack(part, chunks, row_width=choose_row_width(part))
 
     histories = packed(train)
@@ -100,7 +101,7 @@ def _dealt_negatives(
     return jnp.asarray(np.where(padded < 0, num_items, padded)[chunks].astype(np.int32))
 
 
-def _check_pair(train: Interactions, test: Interactions) -> None:
+def _check_pair(train: Histories, test: Interactions) -> None:
     shapes = [(part.num_users, part.num_items) for part in (train, test)]
     if shapes[0] != shapes[1]:
         raise ValueError(

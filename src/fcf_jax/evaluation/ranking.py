@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.equations import owned_by
 from fcf_jax.core.features import prior_factors
+from fcf_jax.core.histories import Histories
 from fcf_jax.core.objective import gram, observe
 from fcf_jax.core.precision import in_one_precision
 from fcf_jax.core.records import ClientData, Model, as_pytree
@@ -179,7 +180,7 @@ def _by_user(of_chunk: Callable[[_Chunk], UserMetrics], data: EvaluationData) ->
 def evaluate(
     model: Model,
     item_factors: Float[Array, "items factors"],
-    train: Interactions,
+    train: Histories,
     test: Interactions,
     k: Lengths = 10,
 ) -> dict[str, float]:
@@ -237,7 +238,8 @@ def _chunk_metrics(
     model: Model, scores: Float[Array, "clients items"], chunk: _Chunk, *, lengths: tuple[int, ...]
 ) -> UserMetrics:
     num_clients, num_items = scores.shape
-    is_train = _membership(chunk.train, chunk.train_owners, num_clients, num_items)
+    seen = _without_negatives(model, chunk.train)
+    is_train = _membership(seen, chunk.train_owners, num_clients, num_items)
     if chunk.masked is not None and chunk.masked_owners is not None:
         is_train |= _membership(chunk.masked, chunk.masked_owners, num_clients, num_items)
     is_test = _membership(chunk.test, chunk.test_owners, num_clients, num_items)
@@ -248,6 +250,9 @@ def _chunk_metrics(
     hits = _hits(scores, is_train, is_test, k=lengths[-1])
     test_scores = scores.at[chunk.test_owners[:, None], chunk.test.item_ids].get(mode="clip")
     preference = observe(model, chunk.test).preference
+    errors = (preference - test_scores) ** 2
+    if model.objective is not None:  # the score is no prediction of p
+        errors = jnp.full_like(errors, jnp.nan)
     shares = _outranked_shares(scores, ~(is_train | is_test), test_scores, chunk)
     is_finite = jnp.all(jnp.isfinite(scores), axis=1)
 
@@ -261,7 +266,7 @@ def _chunk_metrics(
         },
         best_at_k={k: jax.vmap(functools.partial(best_ranking_metrics, k=k))(num_relevant) for k in lengths},
         auc=of_finite(auc),
-        squared_error_sum=total(jnp.sum(jnp.where(mask, (preference - test_scores) ** 2, 0.0), axis=1)),
+        squared_error_sum=total(jnp.sum(jnp.where(mask, errors, 0.0), axis=1)),
         squared_preference_sum=total(jnp.sum(jnp.where(mask, preference**2, 0.0), axis=1)),
         num_relevant=num_relevant,
         sampled=jax.tree.map(of_finite, _sampled(scores, test_scores, chunk, lengths=lengths)),
@@ -296,6 +301,13 @@ def _sampled(
         return jax.tree.map(mean, by_slot(num_above, num_tied))
 
     return {k: of_length(k) for k in lengths}
+
+
+def _without_negatives(model: Model, rows: ClientData) -> ClientData:
+    """Clear the slots of sampled negatives, which have strength 0 and may be recommended."""
+    if model.objective is None:
+        return rows
+    return rows._replace(mask=rows.mask & (rows.strengths > 0))
 
 
 def _membership(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core.checks import require
 from fcf_jax.core.cohort_sum import solve_clients
+from fcf_jax.core.histories import Histories
 from fcf_jax.core.objective import regularization_of
 from fcf_jax.core.packing import fill_up, pack_clients
 from fcf_jax.core.precision import cast, precision_of
@@ -52,7 +53,7 @@ class Explanation(NamedTuple):
 def solve_new_users(
     model: Model,
     item_factors: Float[Array, "items factors"],
-    histories: Interactions,
+    histories: Histories,
     *,
     features: Float[np.ndarray, "users features"] | None = None,
     user_map: Float[Array | np.ndarray, "features factors"] | None = None,
@@ -71,7 +72,9 @@ def solve_new_users(
     """
     num_missing = _power_of_two(histories.num_users, least=_FEWEST) - histories.num_users
     indptr = np.pad(histories.indptr, (0, num_missing), mode="edge")
-    filled = dataclasses.replace(histories, indptr=indptr, user_labels=None)
+    unlabeled = {"user_labels": None} if isinstance(histories, Interactions) else {}
+    given: Any = histories
+    filled = dataclasses.replace(given, indptr=indptr, **unlabeled)
     clients = pack_clients(filled, row_width=_ROW_WIDTH, by_item=False)  # else of many shapes
     clients = fill_up(clients, num_rows=_power_of_two(clients.owners.shape[1], least=_FEWEST))
     if features is not None and user_map is not None:

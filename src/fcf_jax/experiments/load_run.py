@@ -24,7 +24,7 @@ def load_run(folder: str | PathLike[str]) -> FederatedCollaborativeFilter:
 
     Raises:
         OSError: if it cannot be read, or is no finished run.
-        ValueError: if it is damaged, or of explicit ratings.
+        ValueError: if it is damaged, of explicit ratings, or of another objective or with biases.
 
     Example:
         >>> model = load_run("runs/plays")
@@ -38,6 +38,10 @@ def load_run(folder: str | PathLike[str]) -> FederatedCollaborativeFilter:
     if config.data.feedback != "implicit":
         raise ValueError(
             f"{folder}: expected a run of implicit feedback, got explicit ratings; use `fcf recommend`"
+        )
+    if config.model.has_sampled_negatives or config.model.biases:
+        raise ValueError(
+            f"{folder}: expected a run of squared errors without biases, got another; use `fcf recommend`"
         )
     model = FederatedCollaborativeFilter(
         alpha=config.model.alpha,

@@ -22,6 +22,7 @@ from fcf_jax.experiments.build.dataset import (
     load_published,
     transform_strengths,
 )
+from fcf_jax.experiments.build.histories import compared_histories
 from fcf_jax.experiments.build.problem import model_of
 from fcf_jax.experiments.build.reading import path_of
 from fcf_jax.experiments.build.side_features import file_of, user_labels_of
@@ -134,9 +135,8 @@ def _recommended(model: TrainedModel, histories: Histories, *, count: int) -> Re
     features = histories.features
     if user_map is not None and features is None:
         features = np.eye(1, len(user_map), dtype=np.float32).repeat(histories.interactions.num_users, axis=0)
-    user_factors = solve_new_users(
-        shared, item_factors, histories.interactions, features=features, user_map=user_map
-    )
+    compared = compared_histories(model.config.model, histories.interactions, seed=model.config.data.seed)
+    user_factors = solve_new_users(shared, item_factors, compared, features=features, user_map=user_map)
     candidates = jnp.asarray(candidates_of(model).item_factors)
     seen = histories.interactions if histories.seen is None else histories.seen
     found = recommend_many(candidates, user_factors, seen, k=count)
@@ -157,7 +157,8 @@ def similar_items(
             f"--item {item}: not among the {count_of(len(model.item_ids), 'item')} of this run; they are "
             f"{first_of(model.item_ids)}"
         )
-    estimator = FederatedCollaborativeFilter().with_item_factors(model.item_factors)
+    factors = model.item_factors[:, : model.config.model.num_factors]  # biases say nothing about taste
+    estimator = FederatedCollaborativeFilter().with_item_factors(factors)
     ids, scores = estimator.similar_items(int(position), N=count, filter_items=[position])
     return _named(model, ids, scores, titles=titles)
 

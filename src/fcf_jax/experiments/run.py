@@ -12,6 +12,7 @@ from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
 from fcf_jax.core.records import ServerState
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
+from fcf_jax.experiments.build.histories import compared_histories
 from fcf_jax.experiments.build.measuring import offsets_rmse
 from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
 from fcf_jax.experiments.build.trained import write_model
@@ -247,14 +248,16 @@ def _train_als(
 ) -> dict[str, float]:
     """Train centralised ALS, add its losses to the records and measure its item factors."""
     problem, mesh = placed.problem, placed.mesh
-    train, num_factors = problem.train, problem.config.model.num_factors
-    features = problem.dataset.features
-    pack = partial(pack_items, train, num_factors=num_factors, features=features.of_items(train))
+    num_factors, features = problem.config.model.num_factors, problem.dataset.features
+    train = compared_histories(problem.config.model, problem.train, seed=problem.config.data.seed)
+    pack = partial(pack_items, train, num_factors=num_factors, features=features.of_items(problem.train))
     items = pack_on(mesh, pack, is_streamed=False)
     clients, privacy = placed.clients, problem.config.privacy
     is_capped = privacy.has_noise and privacy.max_user_items is not None
     if problem.config.parallel.stream or is_capped:  # the baseline sees everything, on the device
-        pack = partial(pack_clients, train, num_factors=num_factors, features=features.of_users(train))
+        pack = partial(
+            pack_clients, train, num_factors=num_factors, features=features.of_users(problem.train)
+        )
         clients = pack_on(mesh, pack, is_streamed=False)
     progress.compiling("ALS sweep")
     item_factors, info = converge_als(

@@ -18,7 +18,8 @@ def test_the_test_set_is_not_used():
     dataset = load_dataset(with_validation)
     blind = dataset._replace(split=dataclasses.replace(dataset.split, test=Untouchable()))
     held_out = hold_out(blind, config.data, fraction=0.1)
-    assert HeldOut._fields == ("train", "validation", "mean_rating", "notes", "fold_in")
+    assert HeldOut._fields == ("train", "validation", "mean_rating", "notes", "fold_in", "negatives")
+    assert held_out.negatives is None
     assert held_out.train is dataset.split.train and held_out.validation is dataset.split.validation
 
 

@@ -15,6 +15,17 @@ PARTS = ["data.train_path=a.txt", "data.test_path=b.txt"]
 COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
 
 OF_LOADING = [  # broken as soon as the configuration is loaded
+    (
+        ["model.objective=bpr", "data.feedback=explicit", "model.unobserved_weight=0"],
+        "model.objective: bpr compares",
+    ),
+    (["model.objective=bpr", "model.unobserved_weight=0"], "evaluation.baseline: ALS cannot"),
+    (["model.objective=bpr"], "model.unobserved_weight: expected 0"),
+    (
+        ["model.objective=logistic", "model.unobserved_weight=0", "privacy.mode=secure_sum"],
+        "model.objective: secure_sum is made for",
+    ),
+    (["model.biases=true", "privacy.mode=central_noise"], "model.biases: central_noise is made for"),
     (["parallel.num_processes=2"], "parallel.coordinator"),
     (["parallel.process_id=1"], "parallel.process_id"),
     (["parallel.devices=3", "parallel.item_shards=2"], "parallel.item_shards"),
@@ -47,6 +58,13 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     (["server.decay=cosine"], "server.decay: guarded_gram"),
 ]
 OF_COMMANDS = [
+    ("tune", ["model.objective=logistic", "model.unobserved_weight=0"], "model.objective: fcf tune knows"),
+    (
+        "compare",
+        ["model.objective=bpr", "model.unobserved_weight=0", "evaluation.baseline=false"],
+        "model.objective: fcf compare compares with ALS",
+    ),
+    ("audit", ["model.biases=true"], "model.biases: the attacks"),
     ("tune", ["parallel.item_shards=2"], "parallel: fcf tune"),
     (
         "compare",

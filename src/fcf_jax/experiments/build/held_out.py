@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from fcf_jax.data import Interactions, Split, split_per_user
 from fcf_jax.experiments.build.dataset import Dataset, load_dataset
@@ -21,6 +22,8 @@ class HeldOut(NamedTuple):
         notes: what was taken for what and what was left out, a line each.
         fold_in: histories of the users of the validation set, if these were held out whole; None: those of
             the training set.
+        negatives: sampled negatives of each user, as of `Split`: the held-out items are ranked among them, as
+            the test items are; None: no negatives.
     """
 
     train: Interactions
@@ -28,6 +31,7 @@ class HeldOut(NamedTuple):
     mean_rating: float
     notes: tuple[str, ...] = ()
     fold_in: Interactions | None = None
+    negatives: Int[np.ndarray, "users negatives"] | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -74,4 +78,5 @@ def hold_out(dataset: Dataset, data: DataConfig, *, fraction: float) -> HeldOut:
         raise ConfigError(
             f"tuning.validation_fraction: {fraction} of the histories leaves nothing to validate on; raise it"
         )
-    return HeldOut(train, validation, mean_rating, dataset.notes, dataset.split.validation_fold_in)
+    split = dataset.split
+    return HeldOut(train, validation, mean_rating, dataset.notes, split.validation_fold_in, split.negatives)

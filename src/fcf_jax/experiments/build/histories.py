@@ -4,11 +4,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from fcf_jax.core.histories import Histories
 from fcf_jax.core.records import Key
-from fcf_jax.data import Interactions
+from fcf_jax.data import Interactions, with_negatives, with_pairs
 from fcf_jax.data.split import cap_histories
 from fcf_jax.experiments.config.protection import Protection
-from fcf_jax.experiments.config.schema import PrivacyConfig
+from fcf_jax.experiments.config.schema import ModelConfig, PrivacyConfig
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 
 _NO_ROUND = 2**32 - 1  # folded into the key in place of a round index
@@ -20,6 +21,14 @@ def trained_histories(privacy: PrivacyConfig, train: Interactions, *, seed: int)
     if most is None or not privacy.has_noise:
         return train
     return cap_histories(train, max_user_items=most, seed=seed)
+
+
+def compared_histories(model: ModelConfig, histories: Interactions, *, seed: int) -> Histories:
+    """Add the sampled negatives that the objective compares with; none for squared errors."""
+    if not model.has_sampled_negatives:
+        return histories
+    sample = with_pairs if model.objective == "bpr" else with_negatives
+    return sample(histories, num_negatives=model.num_negatives, seed=seed)
 
 
 def sent_histories(protection: Protection | None, train: Interactions, *, seed: int) -> Interactions:

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.features import item_prior, map_penalty
+from fcf_jax.core.histories import Histories
 from fcf_jax.core.objective import for_items, total_loss
 from fcf_jax.core.records import ClientData, CohortSum, Model, PackedClients
 from fcf_jax.data import Interactions
@@ -62,6 +63,7 @@ def measures_of(
     mesh: Mesh | None,
     *,
     evaluation: EvaluationConfig,
+    compare: Callable[[Interactions], Histories],
     seed: int,
     block_chunks: int | None,
     new_items: NewItems | None = None,
@@ -74,6 +76,7 @@ def measures_of(
         clients: training histories, packed.
         mesh: devices that share a round; None: one device.
         evaluation: section of the configuration.
+        compare: adds to histories what the objective compares with.
         seed: of the sample of users, if not all are evaluated.
         block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
         new_items: items that are measured apart; None: none.
@@ -102,7 +105,7 @@ def measures_of(
     train, k = dataset.split.train, evaluation.lengths
     item_features = dataset.features.of_items(train)
     of_items = for_items(model, clients.item_counts, train.num_users)
-    data = scored_data(dataset, evaluation, seed=seed)
+    data = scored_data(dataset, evaluation, compare=compare, seed=seed)
 
     def metrics(item_factors: ItemFactors, user_map: UserMap) -> dict[str, float]:
         if data is None:
@@ -115,7 +118,7 @@ def measures_of(
         histories = of_users(train, new_items.user_ids)
         features = dataset.features.of_users(histories)
         solved = solve_new_users(
-            model, jnp.asarray(item_factors), histories, features=features, user_map=user_map
+            model, jnp.asarray(item_factors), compare(histories), features=features, user_map=user_map
         )
         return new_items.metrics(of_items, solved, item_factors)
 
@@ -156,19 +159,22 @@ def whole_loss(
     return total_loss(of_items, item_factors, sum_of_clients) + penalty
 
 
-def scored_data(dataset: Dataset, evaluation: EvaluationConfig, *, seed: int) -> EvaluationData | None:
+def scored_data(
+    dataset: Dataset, evaluation: EvaluationConfig, *, compare: Callable[[Interactions], Histories], seed: int
+) -> EvaluationData | None:
     """Pack the histories and test items of the users that are evaluated; None without any test item.
 
     Args:
         dataset: its split, and the features of its users.
         evaluation: section of the configuration.
+        compare: adds to histories what the objective compares with.
         seed: of the sample of users, if not all are evaluated.
     """
     split = dataset.split
     if split.test.num_interactions == 0:
         return None
     return evaluation_data(
-        split.histories,
+        compare(split.histories),
         split.test,
         masked=split.validation if evaluation.masked == "train_and_validation" else None,
         negatives=split.negatives,
@@ -183,7 +189,10 @@ def loss_of_scores(model: Model, train: Interactions, item_scores: npt.ArrayLike
 
     Scores have no factors, so that no lambda counts. With scores of 0 it is the loss of a model that has
     learned nothing.
+    Other objectives have other losses, and nan.
     """
+    if model.objective is not None:
+        return float("nan")
     scores = np.broadcast_to(np.asarray(item_scores, np.float64), train.num_items)
     loss = model.unobserved_weight * train.num_users * np.sum(scores**2)
     for start in range(0, train.num_interactions, _INTERACTIONS_AT_A_TIME):

@@ -15,24 +15,28 @@ from jaxtyping import Array, Float
 
 from fcf_jax.channel import Link, chain, fixed_point
 from fcf_jax.channel.fixed_point import Formats, piece_shapes
+from fcf_jax.core.biases import biases
 from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback
+from fcf_jax.core.objectives.bpr import bpr
+from fcf_jax.core.objectives.logistic import logistic, sampled_feedback
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Key, Model, PackedClients
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
 from fcf_jax.experiments.build.facts import largest_bounds
-from fcf_jax.experiments.build.histories import trained_histories
+from fcf_jax.experiments.build.histories import compared_histories, trained_histories
 from fcf_jax.experiments.build.measuring import Measures, measures_of
 from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.start import start_from
 from fcf_jax.experiments.config.mistakes import formats_of
 from fcf_jax.experiments.config.protection import Protection, protection_of
-from fcf_jax.experiments.config.schema import DataConfig, ExperimentConfig, ModelConfig, PrivacyConfig
+from fcf_jax.experiments.config.schema import ExperimentConfig, ModelConfig, PrivacyConfig
 from fcf_jax.experiments.loop import Learned, Schedule
 from fcf_jax.parallel.mesh import fetch
 
+_OBJECTIVES = {"squared": None, "logistic": logistic(), "bpr": bpr()}
 _PREDICTIONS = ("rmse", "normalized_rmse", "loss")
 _NUMBER_BYTES = 4  # a float32, or a word of a secure sum
 
@@ -142,6 +146,7 @@ class Problem(NamedTuple):
             num_items=self.train.num_items,
             num_factors=self.config.model.num_factors,
             init_scale=self.config.model.init_scale,
+            biases=self.model.biases,
         )
 
     def _channel(self, item_weights: Float[np.ndarray, "items"] | None) -> Link | None:
@@ -186,8 +191,13 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
         feedback: "implicit" or "explicit".
         mean_rating: subtracted from explicit ratings.
     """
-    is_explicit, exponent = feedback == "explicit", model.regularization_exponent
-    weighting = explicit_ratings(mean=mean_rating) if is_explicit else implicit_feedback(alpha=model.alpha)
+    exponent = model.regularization_exponent
+    if feedback == "explicit":
+        weighting = explicit_ratings(mean=mean_rating)
+    elif model.objective == "logistic":
+        weighting = sampled_feedback(alpha=model.alpha)
+    else:
+        weighting = implicit_feedback(alpha=model.alpha)
     is_zero = not isinstance(exponent, jax.Array) and exponent == 0
     return Model(
         weighting,
@@ -195,22 +205,25 @@ def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
         model.unobserved_weight,
         regularization_exponent=None if is_zero else exponent,
         feature_regularization=model.feature_regularization,
+        objective=_OBJECTIVES[model.objective],
+        biases=biases() if model.biases else None,
     )
 
 
-def of_popularity(data: DataConfig, measured: dict[str, Any]) -> dict[str, Any]:
-    """Keep the metrics that popularity is comparable in: with explicit ratings, those of ranking alone.
+def of_popularity(config: ExperimentConfig, measured: dict[str, Any]) -> dict[str, Any]:
+    """Keep the metrics that popularity is comparable in: of ranking alone, unless both predict p.
 
-    The share of users that rated an item is no estimate of the rating, so that errors and loss become nan.
+    The share of users that rated an item is no estimate of a rating or of a logistic score, so that errors
+    and loss become nan.
     """
-    if data.feedback == "implicit":
+    if config.data.feedback == "implicit" and not config.model.has_sampled_negatives:
         return measured
     return {name: value * np.nan if name in _PREDICTIONS else value for name, value in measured.items()}
 
 
 def payload_bytes(config: ExperimentConfig, *, num_items: int, num_user_features: int = 0) -> tuple[int, int]:
     """Count the bytes (up, down) of one client in one round; see `Problem.payload_bytes`."""
-    shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_factors)
+    shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_columns)
     up = sum(math.prod(shapes[name]) for name in config.sent_pieces)
     of_map = num_user_features * config.model.num_factors
     up, down = up + of_map + num_user_features**2, math.prod(shapes["upload"]) + of_map
@@ -262,6 +275,8 @@ class PlacedProblem(NamedTuple):
         problem, on_host = self.problem, fetch(item_factors)[: self.problem.train.num_items]
         if problem.config.privacy.has_noise or problem.start is not None or problem.dataset.features.items:
             return on_host
+        if self.problem.model.biases is not None:  # an unobserved item has a bias, which is learned
+            return on_host
         return np.where(fetch(self.clients.item_counts)[:, None] > 0, on_host, 0.0)
 
     def fetched(self, learned: Learned) -> tuple[np.ndarray, np.ndarray | None]:
@@ -281,7 +296,7 @@ class PlacedProblem(NamedTuple):
 
     def measure_popularity(self) -> dict[str, float]:
         """Compute the metrics and the loss of the ranking by popularity."""
-        return of_popularity(self.problem.config.data, self.measures.popularity())
+        return of_popularity(self.problem.config, self.measures.popularity())
 
 
 def place(problem: Problem) -> PlacedProblem:
@@ -289,13 +304,14 @@ def place(problem: Problem) -> PlacedProblem:
     config = problem.config
     mesh = mesh_of(config.parallel, cohort_size=config.federation.cohort_size, histories=problem.train)
     histories = trained_histories(config.privacy, problem.train, seed=config.data.seed)
+    histories = compared_histories(config.model, histories, seed=config.data.seed)
     clients = pack_on(
         mesh,
         partial(
             pack_clients,
             histories,
             num_factors=config.model.num_factors,
-            features=problem.dataset.features.of_users(histories),
+            features=problem.dataset.features.of_users(problem.train),
         ),
         is_streamed=config.parallel.stream,
     )
@@ -308,6 +324,7 @@ def place(problem: Problem) -> PlacedProblem:
         clients,
         mesh,
         evaluation=config.evaluation,
+        compare=partial(compared_histories, config.model, seed=config.data.seed),
         seed=config.data.seed,
         block_chunks=block_chunks,
         new_items=new_items_of(problem.dataset, config.data, config.evaluation, seed=config.data.seed),

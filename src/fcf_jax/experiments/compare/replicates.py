@@ -28,10 +28,11 @@ from fcf_jax.evaluation import (
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
+from fcf_jax.experiments.build.histories import compared_histories
 from fcf_jax.experiments.build.measuring import loss_of_scores, scored_data, whole_loss
 from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.problem import Problem, model_of, of_popularity
-from fcf_jax.experiments.config.schema import EvaluationConfig
+from fcf_jax.experiments.config.schema import EvaluationConfig, ModelConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.loop import Learned
 from fcf_jax.parallel.batch import (
@@ -137,7 +138,7 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
     data = _pack(
         datasets,
         mesh,
-        num_factors=config.model.num_factors,
+        model=config.model,
         evaluation=config.evaluation,
         seed=config.data.seed,
     )
@@ -223,19 +224,28 @@ def difference_between(
 
 
 def _pack(
-    datasets: list[Dataset], mesh: Mesh | None, *, num_factors: int, evaluation: EvaluationConfig, seed: int
+    datasets: list[Dataset],
+    mesh: Mesh | None,
+    *,
+    model: ModelConfig,
+    evaluation: EvaluationConfig,
+    seed: int,
 ) -> _Data:
-    trains = [dataset.split.train for dataset in datasets]
+    compare = partial(compared_histories, model, seed=seed)
+    trains = [compare(dataset.split.train) for dataset in datasets]
     row_width = choose_row_width(trains[0].transpose())  # one for all: lengths of items depend on the split
-    features = datasets[0].features
+    features, parts = datasets[0].features, [dataset.split.train for dataset in datasets]
     clients = [
-        pack_clients(train, num_factors=num_factors, features=features.of_users(train)) for train in trains
+        pack_clients(train, num_factors=model.num_factors, features=features.of_users(part))
+        for train, part in zip(trains, parts, strict=True)
     ]
     items = [
-        pack_items(train, num_factors=num_factors, row_width=row_width, features=features.of_items(train))
-        for train in trains
+        pack_items(
+            train, num_factors=model.num_factors, row_width=row_width, features=features.of_items(part)
+        )
+        for train, part in zip(trains, parts, strict=True)
     ]
-    evaluations = [scored_data(dataset, evaluation, seed=seed) for dataset in datasets]
+    evaluations = [scored_data(dataset, evaluation, compare=compare, seed=seed) for dataset in datasets]
     if len(datasets) == 1:
         return _Data(clients[0], items[0], evaluations[0])
     stacked = None if evaluations[0] is None else _stack(evaluations, len(datasets))
@@ -320,7 +330,7 @@ def _popularity(
     for name in floors[0] if floors else ():
         measured[name] = np.resize(np.array([floor[name] for floor in floors]), num_replicates)
     measured["loss"] = np.resize(np.array(losses), num_replicates)
-    return of_popularity(config.data, measured)
+    return of_popularity(config, measured)
 
 
 def _summaries(metrics: UserMetrics, num_replicates: int) -> dict[str, np.ndarray]:

@@ -98,6 +98,52 @@ _CHECKS = (
         ),
     ),
     _Check(
+        lambda c, f: c.model.has_sampled_negatives and c.data.feedback == "explicit",
+        lambda c, f: (
+            f"model.objective: {c.model.objective} compares interactions with unobserved items, not ratings; "
+            'set data.feedback = "implicit", or model.objective = "squared"'
+        ),
+    ),
+    _Check(
+        lambda c, f: c.model.has_sampled_negatives and c.model.unobserved_weight != 0,
+        lambda c, f: (
+            f"model.unobserved_weight: expected 0, since {c.model.objective} samples unobserved items, "
+            f"got {c.model.unobserved_weight}; set model.unobserved_weight = 0"
+        ),
+    ),
+    _Check(
+        lambda c, f: c.model.has_sampled_negatives,
+        'model.objective: {command} knows squared errors only; set model.objective = "squared"',
+        commands=("tune", *_AUDITS),
+    ),
+    _Check(
+        lambda c, f: c.model.objective == "bpr",
+        "model.objective: {command} compares with ALS, which cannot solve for pairs; use fcf run",
+        commands=("compare",),
+    ),
+    _Check(
+        lambda c, f: c.model.objective == "bpr" and c.evaluation.baseline,
+        "evaluation.baseline: ALS cannot solve for pairs; set evaluation.baseline = false with bpr",
+    ),
+    _Check(
+        lambda c, f: c.model.biases,
+        "model.biases: the attacks expect factors without biases; set model.biases = false",
+        commands=_AUDITS,
+    ),
+    _Check(
+        lambda c, f: c.model.has_sampled_negatives and c.privacy.mode != "plain",
+        lambda c, f: (
+            f"model.objective: {c.privacy.mode} is made for squared errors, got {c.model.objective}; set "
+            'privacy.mode = "plain", or model.objective = "squared"'
+        ),
+    ),
+    _Check(
+        lambda c, f: c.model.biases and c.privacy.mode != "plain",
+        lambda c, f: (
+            f"model.biases: {c.privacy.mode} is made for factors without biases; set model.biases = false"
+        ),
+    ),
+    _Check(
         lambda c, f: c.data.feedback == "explicit" and c.data.strengths != "keep",
         'data.strengths: explicit ratings are not transformed; set data.strengths = "keep"',
     ),
@@ -161,7 +207,9 @@ _CHECKS = (
     ),
     _computed(
         "tuning.metric",
-        lambda c, f: unknown_metric(c.tuning.metric, k=c.evaluation.lengths),
+        lambda c, f: unknown_metric(
+            c.tuning.metric, k=c.evaluation.lengths, has_negatives=c.data.negatives_path is not None
+        ),
         commands=("tune",),
     ),
     _Check(

@@ -55,9 +55,9 @@ def unknown_set(name: str | None) -> str:
     return ""
 
 
-def unknown_metric(metric: str | None, *, k: Sequence[int]) -> str:
+def unknown_metric(metric: str | None, *, k: Sequence[int], has_negatives: bool) -> str:
     """Describe a metric that is not computed, and name the most similar one that is."""
-    names = metric_names(k)
+    names = metric_names(k, has_negatives=has_negatives)
     if metric is None or metric in names:
         return ""
     nearest = difflib.get_close_matches(metric, names, n=1, cutoff=0.0)[0]

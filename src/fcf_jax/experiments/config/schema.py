@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import optax
 from pydantic import Field
 
+from fcf_jax.core.biases import NUM_COORDINATES
 from fcf_jax.core.sampling import Sampling, poisson_capacity
 from fcf_jax.experiments.config.command_sections import ComparisonConfig, TuningConfig
 from fcf_jax.experiments.config.data_sections import DataConfig, EvaluationConfig
@@ -29,6 +30,15 @@ class ModelConfig(Section):
     """The factor model, shared by the federation and ALS."""
 
     num_factors: int = Field(default=25, ge=1, description="K, the number of latent factors")
+    objective: Literal["squared", "logistic", "bpr"] = Field(
+        default="squared",
+        description="what a client minimizes: squared errors over all items, or the logistic loss of its "
+        "items and sampled negatives, or of pairs of both",
+    )
+    num_negatives: int = Field(
+        default=4, ge=1, description="of logistic and bpr: sampled negatives for each interaction"
+    )
+    biases: bool = Field(default=False, description="whether users and items have biases")
     alpha: float = Field(default=4.0, ge=0, description="confidence c = 1 + alpha * strength")
     regularization: float = Field(
         default=1.0, ge=0, description="lambda, weight of the squared norms of all factors"
@@ -49,6 +59,16 @@ class ModelConfig(Section):
         "to factors",
     )
     init_scale: float = Field(default=0.1, gt=0, description="standard deviation of the initial item factors")
+
+    @property
+    def num_columns(self) -> int:
+        """Numbers of an item's factor: K, and two where there are biases."""
+        return self.num_factors + (NUM_COORDINATES if self.biases else 0)
+
+    @property
+    def has_sampled_negatives(self) -> bool:
+        """Whether the objective compares with sampled negatives."""
+        return self.objective != "squared"
 
 
 class ServerConfig(Section):

@@ -100,6 +100,7 @@ def candidate_data(
     mesh: Mesh,
     *,
     fold_in: Interactions | None = None,
+    negatives: Int[np.ndarray, "users negatives"] | None = None,
     max_users: int | None = None,
     seed: int = 0,
 ) -> CandidateData:
@@ -110,11 +111,16 @@ def candidate_data(
         validation: validation set.
         mesh: from `candidate_mesh`.
         fold_in: histories of the users of the validation set; None: those of the training set.
+        negatives: sampled negatives of each user, among which validation items are ranked, too; None: none.
         max_users: users to score on, at most; None: all.
         seed: of their sample.
     """
     scored = evaluation_data(
-        train if fold_in is None else fold_in, validation, max_users=max_users, seed=seed
+        train if fold_in is None else fold_in,
+        validation,
+        negatives=negatives,
+        max_users=max_users,
+        seed=seed,
     )
     data = CandidateData(pack_clients(train), pack_items(train), scored)
     return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))

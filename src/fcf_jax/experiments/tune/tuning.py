@@ -138,6 +138,7 @@ def _prepare(
         held_out.validation,
         mesh,
         fold_in=held_out.fold_in,
+        negatives=held_out.negatives,
         max_users=config.evaluation.max_users,
         seed=config.data.seed,
     )

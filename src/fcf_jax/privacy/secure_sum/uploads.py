@@ -155,5 +155,5 @@ def read_sum(
             size = math.prod(shape)
             parts[name] = words[start : start + size].reshape(shape)
             start += size
-    pieces = read_pieces(parts, formats, item_factors=item_factors)
+    pieces: Any = read_pieces(parts, formats, item_factors=item_factors)
     return CohortSum(**pieces, num_clients=jnp.asarray(num_clients), num_clipped=jnp.asarray(jnp.nan))
