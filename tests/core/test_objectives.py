@@ -138,7 +138,7 @@ def test_federation_reaches_the_loss_of_central_training(name, small, float64):
         np.testing.assert_allclose(sweeps.loss[-1], losses[-1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["biases, implicit", "logistic, biases", "bpr"])
+@pytest.mark.parametrize("name", ["biases, implicit", "logistic, biases"])
 def test_loss_and_first_derivatives_of_a_round_match_finite_differences(name, small, float64):
     clients, y = packed(histories_of(name, small)), jnp.asarray(first_factors(name, small))
 

@@ -2,9 +2,15 @@
 
 import dataclasses
 
+import numpy as np
+import pytest
+
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.held_out import HeldOut, hold_out, load_held_out
+from fcf_jax.experiments.config.checks import check
 from fcf_jax.experiments.config.load import load_config, with_values
+from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.experiments.tune.candidates import candidate_data, candidate_mesh
 
 
 class Untouchable:
@@ -41,3 +47,21 @@ def test_held_out_and_training_are_the_training_set_of_a_run():
     assert (together != of_run.train.to_scipy()).nnz == 0
     assert together.multiply(of_run.test.to_scipy()).nnz == 0
     assert held_out.validation.num_interactions > 0
+
+
+def test_held_out_items_are_ranked_among_the_given_negatives():
+    config = load_config(None, ["data.num_users=60", "data.num_items=30", "data.mean_history=8"])
+    dataset = load_dataset(with_values(config, {"data.validation_fraction": 0.1}))
+    negatives = np.tile(np.arange(5, dtype=np.int32), (60, 1))
+    given = dataset._replace(split=dataclasses.replace(dataset.split, negatives=negatives))
+    held_out = hold_out(given, config.data, fraction=0.1)
+    data = candidate_data(
+        held_out.train, held_out.validation, candidate_mesh(1), negatives=held_out.negatives
+    )
+    assert data.validation.negatives is not None and data.validation.negatives.shape[-1] == 5
+    config = load_config(
+        None, ["data.negatives_path=a.negative", "data.split=leave_one_out", "data.path=a.csv"]
+    )
+    check(with_values(config, {"tuning.metric": "sampled_ndcg_at_10"}), "tune")
+    with pytest.raises(ConfigError, match="unknown metric sampled_ndcg_at_10"):
+        check(load_config(None, ["tuning.metric=sampled_ndcg_at_10"]), "tune")
