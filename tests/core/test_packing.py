@@ -16,7 +16,7 @@ from fcf_jax.core.packing import (
     present_ids,
     stack_clients,
 )
-from fcf_jax.data import Interactions, read_interactions
+from fcf_jax.data import Interactions, read_interactions, with_pairs
 
 
 def unpack(clients):
@@ -143,3 +143,9 @@ def test_real_histories_waste_few_slots(name, limit, data_folder):
     clients = pack_clients(interactions)
     assert int(np.asarray(clients.rows.mask).sum()) == interactions.num_interactions
     assert padding_factor(clients) <= limit  # asked of sets with mean history >= 20; short ones have 2
+
+
+def test_negatives_of_pairs_count_as_items_that_have_been_met():
+    pairs = with_pairs(with_lengths([2, 1], num_items=5), num_negatives=3)
+    counts = np.asarray(pack_clients(pairs).item_counts)
+    assert counts.sum() == 2 * 9 and set(pairs.negative_ids) <= set(np.flatnonzero(counts))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fcf_jax.data import Interactions, with_negatives, with_pairs
+from fcf_jax.data.selection import of_users
 
 PLAYS = Interactions.from_arrays(
     [0, 0, 1, 3, 3, 3, 3, 3], [1, 4, 2, 0, 1, 2, 3, 4], [2.0, 1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0],
@@ -38,6 +39,15 @@ def test_same_seed_same_sample():
     same, other = (with_pairs(PLAYS, num_negatives=30, seed=seed) for seed in (7, 8))
     assert np.array_equal(same.negative_ids, with_pairs(PLAYS, num_negatives=30, seed=7).negative_ids)
     assert not np.array_equal(same.negative_ids, other.negative_ids)
+
+
+@pytest.mark.parametrize("sample", [with_negatives, with_pairs])
+def test_sample_of_a_user_does_not_depend_on_other_users(sample):
+    together, alone = sample(PLAYS, num_negatives=2), sample(of_users(PLAYS, np.array([1])), num_negatives=2)
+    own = slice(*together.indptr[1:3])
+    for name in ("item_ids", "strengths", "negative_ids"):
+        if hasattr(together, name):
+            np.testing.assert_array_equal(getattr(together, name)[own], getattr(alone, name))
 
 
 @pytest.mark.parametrize("sample", [with_negatives, with_pairs])

@@ -1,5 +1,6 @@
 """Other objectives and biases from the command line: training, comparison with ALS, recommendations."""
 
+import csv
 import json
 
 import numpy as np
@@ -47,10 +48,15 @@ def test_run_ranks_better_than_chance_and_reaches_the_loss_of_als(finished):
     assert read_run(finished).item_factors.shape == (30, columns)
 
 
-def test_recommendations_leave_out_the_history_and_nothing_else(finished, capsys):
+def test_recommendations_leave_out_the_history_and_nothing_else(finished, tmp_path, capsys):
     assert cli.main(["recommend", str(finished), "--user", "5", "-n", "30"]) == 0
     items = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert len(set(items)) == len(items) > 10
+    table = tmp_path / "all.csv"
+    assert cli.main(["recommend", str(finished), "--all-users", "-n", "30", "--out", str(table)]) == 0
+    capsys.readouterr()
+    rows = csv.DictReader(table.read_text().splitlines())
+    assert [row["item"] for row in rows if row["user"] == "5"] == items
     assert cli.main(["similar", str(finished), "--item", "5"]) == 0
     scores = [float(line.split("\t")[1]) for line in capsys.readouterr().out.splitlines()]
     assert np.abs(scores).max() <= 1 + 1e-6

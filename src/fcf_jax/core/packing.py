@@ -166,8 +166,10 @@ def pack(interactions: Histories, chunks: np.ndarray, *, row_width: int) -> Pack
 
 def _item_counts(interactions: Histories, is_present: np.ndarray) -> np.ndarray:
     kept = np.repeat(is_present, np.diff(interactions.indptr))
-    counts = np.bincount(interactions.item_ids[kept], minlength=interactions.num_items)
-    return counts.astype(np.int32)
+    of_pairs = getattr(interactions, "negative_ids", None)
+    sides = [interactions.item_ids] if of_pairs is None else [interactions.item_ids, of_pairs]
+    counts = sum(np.bincount(items[kept], minlength=interactions.num_items) for items in sides)
+    return np.asarray(counts, np.int32)
 
 
 def _owners(chunk_counts: np.ndarray, first_in_chunk: np.ndarray, rows_per_chunk: int) -> np.ndarray:

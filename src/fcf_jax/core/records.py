@@ -106,8 +106,8 @@ class PackedClients(NamedTuple):
         client_ids: user id of each client; `users` for a padding client.
         first_row: index of each user's first row, counted over all chunks.
         row_counts: number of rows of each user.
-        item_counts: number of packed users with each item of the catalogue. Its length tells apart packings
-            of other catalogues, under `jit` too.
+        item_counts: number of packed users with each item of the catalogue; of pairs, number of pairs with
+            it. Its length tells apart packings of other catalogues, under `jit` too.
         items: the same histories item by item, for the kernels of a GPU; None: not needed.
         features: f of each user, by user id; None: no features.
     """

@@ -1,10 +1,12 @@
 """Sampled negatives of training: items that a user has not interacted with, beside those that it has.
 
 Objectives that cannot sum over the whole catalogue, such as logistic ones, compare with a sample of it. It is
-drawn once, on the user's device.
+drawn once, on the user's device: a user's sample depends on the seed, on its label and on its own history.
 """
 
 import dataclasses
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -64,9 +66,10 @@ def with_negatives(interactions: Interactions, *, num_negatives: int, seed: int 
         raise ValueError(
             f"expected strengths above 0, got {interactions.strengths.min():g}; leave such interactions out"
         )
-    generator, num_items = np.random.default_rng(seed), interactions.num_items
+    num_items = interactions.num_items
     users, items = [interactions.user_ids], [interactions.item_ids]
-    for user, length in enumerate(interactions.history_lengths):
+    of_users = zip(interactions.history_lengths, _generators(interactions, seed), strict=True)
+    for user, (length, generator) in enumerate(of_users):
         num_drawn = min(num_negatives * length, num_items - length)
         places = generator.choice(num_items - length, num_drawn, replace=False, shuffle=False)
         users.append(np.full(num_drawn, user))
@@ -102,13 +105,14 @@ def with_pairs(interactions: Interactions, *, num_negatives: int, seed: int = 0)
     unobserved = interactions.num_items - interactions.history_lengths
     has_pairs = np.repeat(unobserved > 0, interactions.history_lengths)
     users = np.repeat(interactions.user_ids[has_pairs], num_negatives)
-    places = np.random.default_rng(seed).integers(0, unobserved[users])
     lengths = np.where(unobserved > 0, interactions.history_lengths, 0) * num_negatives
+    of_users = zip(unobserved, lengths, _generators(interactions, seed), strict=True)
+    places = [generator.integers(0, max(most, 1), length) for most, length, generator in of_users]
     return Pairs(
         indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         item_ids=np.repeat(interactions.item_ids[has_pairs], num_negatives),
         strengths=np.repeat(interactions.strengths[has_pairs], num_negatives),
-        negative_ids=_unobserved(interactions, users, places),
+        negative_ids=_unobserved(interactions, users, np.concatenate(places)),
         num_items=interactions.num_items,
     )
 
@@ -116,6 +120,13 @@ def with_pairs(interactions: Interactions, *, num_negatives: int, seed: int = 0)
 def _require(num_negatives: int) -> None:
     if num_negatives < 1:
         raise ValueError(f"expected num_negatives of at least 1, got {num_negatives}; 4 is usual")
+
+
+def _generators(interactions: Interactions, seed: int) -> Iterator[np.random.Generator]:
+    """Make a generator for each user, the same among whatever other users."""
+    labels = interactions.user_labels
+    for label in range(interactions.num_users) if labels is None else labels.tolist():
+        yield np.random.default_rng([seed, zlib.crc32(str(label).encode())])
 
 
 def _unobserved(

@@ -179,7 +179,9 @@ def histories_of_all(model: TrainedModel) -> Histories:
         ValueError: in one line, for bad data.
         OSError: if the data cannot be read.
     """
-    return _with_features(model, _known(model, _all_interactions(model)))
+    interactions = _all_interactions(model)
+    labeled = dataclasses.replace(interactions, user_labels=user_labels_of(interactions))  # kept by blocks
+    return _with_features(model, _known(model, labeled))
 
 
 def _all_interactions(model: TrainedModel) -> Interactions:
