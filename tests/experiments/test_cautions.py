@@ -8,6 +8,7 @@ from fcf_jax.experiments.cautions import (
     caution_of_secure_sums,
     caution_of_start,
     caution_of_strengths,
+    cautions,
     cautions_of_ranking,
     cautions_of_rating,
 )
@@ -51,6 +52,15 @@ def test_only_the_side_below_popularity_is_named_with_its_metrics():
     (caution,) = cautions_of_ranking(sides, floor, k=5, remedy="do this")
     assert caution == "the federation ranks below popularity (map@5 0.1999 against 0.2000); do this"
     assert cautions_of_ranking({**sides, "federated": None}, floor, k=5, remedy="") == []
+
+
+@pytest.mark.parametrize(("objective", "remedy"), [("squared", "fcf tune"), ("logistic", "num_negatives")])
+def test_remedy_is_one_that_the_objective_has(objective, remedy):
+    floor = {f"{name}_at_10": 0.2 for name in ("precision", "recall", "map", "ndcg")}
+    config = load_config(None, [f"model.objective={objective}", "model.unobserved_weight=0"])
+    below = {"federated": {**floor, "map_at_10": 0.1}}
+    (caution,) = cautions(config, interactions(np.ones(8)), below, floor)
+    assert remedy in caution
 
 
 def test_ratings_are_held_against_offsets():

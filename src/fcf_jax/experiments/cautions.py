@@ -27,7 +27,11 @@ def cautions(
         popularity: the same metrics of popularity.
     """
     on_strengths = caution_of_strengths(config.data, train)
-    remedy = "try data.strengths=log" if on_strengths else "`fcf tune` looks for better settings"
+    remedy = "`fcf tune` looks for better settings"
+    if config.model.has_sampled_negatives:  # fcf tune refuses these
+        remedy = "try other values of model.regularization and model.num_negatives"
+    if on_strengths:
+        remedy = "try data.strengths=log"
     on_ranking = cautions_of_ranking(sides, popularity, k=config.evaluation.leading_k, remedy=remedy)
     return [*filter(None, [on_strengths]), *on_ranking]
 

@@ -60,3 +60,9 @@ def test_items_without_interactions_have_no_factor_unless_that_is_private(overri
     item_factors = placed.item_factors(state.item_factors)
     assert is_untouched.any() and item_factors[~is_untouched].all()
     assert np.all(item_factors[is_untouched] == 0) != bool(overrides)
+
+
+def test_map_of_user_features_is_as_wide_as_factors_with_biases():
+    config = load_config(None, ["model.biases=true", "model.num_factors=3"])
+    down = [payload_bytes(config, num_items=7, num_user_features=count)[1] for count in (0, 4)]
+    assert down == [4 * 7 * 5, 4 * (7 + 4) * 5]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fcf_jax.core.biases import biases
 from fcf_jax.experiments.build.start import start_from
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.experiments.errors import ConfigError
@@ -62,3 +63,8 @@ def test_a_start_that_is_not_there_names_the_key(tmp_path):
 def test_a_relative_path_holds_wherever_the_run_is_resumed():
     config = load_config(None, ["server.initial_item_factors=runs/first"])
     assert config.server.initial_item_factors == str(Path("runs/first").absolute())
+
+
+def test_factors_without_biases_are_no_start_of_a_model_with_them(trained):
+    with pytest.raises(ConfigError, match=r"server\.initial_item_factors: .* set model\.biases = false"):
+        start_from(trained, DRAWN, None, biases=biases())

@@ -180,7 +180,8 @@ def resolve(config: ExperimentConfig, *datasets: Dataset) -> Problem:
     if (path := config.server.initial_item_factors) is None:
         return problem
     drawn = np.asarray(problem.first_item_factors())
-    return problem._replace(start=start_from(path, drawn, train.item_labels))
+    start = start_from(path, drawn, train.item_labels, biases=problem.model.biases)
+    return problem._replace(start=start)
 
 
 def model_of(model: ModelConfig, feedback: str, mean_rating: float) -> Model:
@@ -225,7 +226,7 @@ def payload_bytes(config: ExperimentConfig, *, num_items: int, num_user_features
     """Count the bytes (up, down) of one client in one round; see `Problem.payload_bytes`."""
     shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_columns)
     up = sum(math.prod(shapes[name]) for name in config.sent_pieces)
-    of_map = num_user_features * config.model.num_factors
+    of_map = num_user_features * config.model.num_columns
     up, down = up + of_map + num_user_features**2, math.prod(shapes["upload"]) + of_map
     return _NUMBER_BYTES * up, _NUMBER_BYTES * down
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fcf_jax.core.biases import Biases
 from fcf_jax.data.selection import matched_factors
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.experiments.store.run_directory import read_run
@@ -14,7 +15,11 @@ _KEY = "server.initial_item_factors"
 
 
 def start_from(
-    path: str, drawn: npt.NDArray[np.floating], item_labels: np.ndarray | None
+    path: str,
+    drawn: npt.NDArray[np.floating],
+    item_labels: np.ndarray | None,
+    *,
+    biases: Biases | None = None,
 ) -> npt.NDArray[np.floating]:
     """Read the item factors of another model for the items of this one, matched by label.
 
@@ -22,6 +27,7 @@ def start_from(
         path: run directory, or a file that `FederatedCollaborativeFilter.save` wrote.
         drawn: first item factors [items, factors], for items that the other model lacks.
         item_labels: labels of the items; None: their numbers.
+        biases: those of the model; None: it has none.
 
     Raises:
         ConfigError: naming the key, when it cannot be read or does not fit.
@@ -29,9 +35,19 @@ def start_from(
     labels = np.arange(len(drawn)) if item_labels is None else item_labels
     try:
         theirs, their_labels = _read(Path(path))
+        _require_biases(theirs, biases)
         return matched_factors(theirs, their_labels, drawn, labels)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{_KEY}: {error}") from error
+
+
+def _require_biases(item_factors: np.ndarray, biases: Biases | None) -> None:
+    """Refuse factors without the constant coordinate of items, which no step would set."""
+    if biases is not None and not np.all(item_factors[:, -1] == 1):
+        raise ValueError(
+            "expected item factors with biases to start from, got some without; set model.biases = false, "
+            "or train them with biases"
+        )
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
