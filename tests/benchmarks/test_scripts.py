@@ -14,6 +14,7 @@ import common
 import numpy as np
 import peers
 import pytest
+from made_up_features import write_made_up
 
 import fcf_jax as fcf
 
@@ -24,6 +25,11 @@ SHARED = {  # imported by scripts
 }  # fmt: skip
 DATA = ["--simulated", "60", "30", "8", "--num-factors", "4"]
 ONCE = [*DATA, "--repeats", "1"]
+OF_FEATURES = [
+    "data.path=FOLDER/plays.csv", "data.user_features=people.csv", "data.item_features=things.csv",
+    "data.split=cold_items", "data.cold_fraction=0.2", "model.num_factors=2", "federation.num_rounds=2",
+    "evaluation.k=3",
+]  # fmt: skip
 TINY_CONFIG = ["data.num_users=60", "data.num_items=30", "data.mean_history=8"]
 
 
@@ -45,6 +51,10 @@ TOYS = {
     ),
     "against_simulators": Toy([*ONCE, "--peers", "numpy_loop"], ("results", "numpy_loop", "ratio", "median")),
     "clipping": Toy(ONCE, ("results", 0, "ratios", "clipped, with noise", "median")),
+    "cold_start": Toy(
+        ["own-csv", *(part for one in OF_FEATURES for part in ("--set", one)), "--num-splits", "1"],
+        ("methods", "federated", 0, "cold_user_recall_at_3"),
+    ),
     "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 2, "fraction_of_ideal_and_fixed")),
     "gpu": Toy(
         ["--small", "--repeats", "1", "--only", "card", "agreement", "kernels", "billion"],
@@ -86,7 +96,7 @@ TOYS = {
     ),
     "side_by_side": Toy([*ONCE, "--num-runs", "2"], ("rows", 0, "ms a round")),
 }  # fmt: skip
-OF_COMMANDS = {"accuracy", "kill_and_resume", "privacy_utility"}
+OF_COMMANDS = {"accuracy", "cold_start", "kill_and_resume", "privacy_utility"}
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
 PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
 BLOCKED = {
@@ -130,7 +140,9 @@ def test_script_explains_itself(name, monkeypatch, capsys):
 def test_script_runs_at_toy_size(name, documents, tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / f"{name}.json"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    run_script(name, [*TOYS[name].arguments, "--out", str(out)], monkeypatch)
+    write_made_up(tmp_path)
+    arguments = [one.replace("FOLDER", str(tmp_path)) for one in TOYS[name].arguments]
+    run_script(name, [*arguments, "--out", str(out)], monkeypatch)
     assert capsys.readouterr().out.strip()
     documents[name] = found = json.loads(out.read_text())
     assert found["machine"]["versions"]["jax"] and found["peak_memory_bytes"] > 0

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_features import write_made_up
 
+import fcf_jax as fcf
 from fcf_jax import cli
 from fcf_jax.data import read_features, read_interactions, split_cold_items
 from fcf_jax.experiments.config.load import load_config
@@ -27,18 +29,8 @@ def overrides(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two towns, two kinds of items, and a kind for each town; item 39 is never played."""
-    folder, rng = tmp_path_factory.mktemp("made-up"), np.random.default_rng(0)
-    town, kind = np.arange(NUM_USERS) % 2, np.arange(NUM_ITEMS) % 2
-    users, items = np.nonzero(
-        rng.random((NUM_USERS, NUM_ITEMS - 1)) < np.where(town[:, None] == kind[:-1], 0.5, 0.05)
-    )
-    rows = zip(users, items, 100 * items + users, strict=True)
-    (folder / "plays.csv").write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
-    people = "".join(f"{user},{'xy'[user % 2]},{20 + user}\n" for user in range(NUM_USERS))
-    (folder / "people.csv").write_text("user,town,age\n" + people)
-    things = "".join(f"{item},{'pq'[item % 2]}\n" for item in range(NUM_ITEMS))
-    (folder / "things.csv").write_text("item,kind\n" + things)
+    folder = tmp_path_factory.mktemp("made-up")
+    write_made_up(folder, num_users=NUM_USERS, num_items=NUM_ITEMS)
     return folder
 
 
@@ -92,6 +84,7 @@ def test_cold_items_are_ranked_by_their_features_alone(finished, folder, split, 
     assert summary["popularity"]["cold_recall_at_3"] == pytest.approx(3 / 8)
     assert expected > 1.4 * 3 / 8
     assert summary["num_cold_items"] == 8 and summary["num_cold_interactions"] == relevant.sum()
+    assert set(summary["feature_popularity"]) < set(summary["federated"])
     assert summary["feature_popularity"]["cold_auc"] == pytest.approx(0.5, abs=0.1)  # both kinds alike
     assert summary["federated"]["warm_auc"] > summary["popularity"]["warm_auc"]
 
@@ -201,6 +194,13 @@ def test_attributes_that_mean_nothing_are_refused(arguments, message, finished, 
     assert cli.main(["recommend", str(finished), *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
+
+
+def test_model_in_python_is_refused_where_users_have_features(finished):
+    with pytest.raises(
+        ValueError, match=r"without features of users, got .*'people.csv'; use `fcf recommend`"
+    ):
+        fcf.load_run(finished)
 
 
 def test_preview_shows_features(folder, capsys):

@@ -126,6 +126,11 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
         say("No test interactions: there is nothing to rank; see data.test_fraction.")
     elif "explicit_baseline_rmse" in summary:
         say(f"RMSE of user and item offsets alone: {summary['explicit_baseline_rmse']:.4f}")
+    if floor := summary.get("feature_popularity"):
+        shown = [
+            f"{name} {_number(value)}" for name, value in floor.items() if "recall" in name or "ndcg" in name
+        ]
+        say(f"Cold items by the popularity that their features predict: {', '.join(shown)}.")
     say(
         f"{summary['seconds_per_round']:.4g} s per round; a client in a round sends "
         f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."

@@ -24,7 +24,8 @@ def load_run(folder: str | PathLike[str]) -> FederatedCollaborativeFilter:
 
     Raises:
         OSError: if it cannot be read, or is no finished run.
-        ValueError: if it is damaged, of explicit ratings, or of another objective or with biases.
+        ValueError: if it is damaged, of explicit ratings, of another objective, with biases, or with features
+            of users.
 
     Example:
         >>> model = load_run("runs/plays")
@@ -42,6 +43,11 @@ def load_run(folder: str | PathLike[str]) -> FederatedCollaborativeFilter:
     if config.model.has_sampled_negatives or config.model.biases:
         raise ValueError(
             f"{folder}: expected a run of squared errors without biases, got another; use `fcf recommend`"
+        )
+    if trained.features is not None and trained.features.user_map is not None:
+        raise ValueError(
+            f"{folder}: expected a run without features of users, got data.user_features = "
+            f"{config.data.user_features!r}; use `fcf recommend`"
         )
     model = FederatedCollaborativeFilter(
         alpha=config.model.alpha,

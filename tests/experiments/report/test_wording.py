@@ -30,6 +30,8 @@ from fcf_jax.experiments.report.wording import (
         (number_text(None), "\N{EN DASH}"),
         (number_text(float("nan")), "\N{EN DASH}"),
         (metric_text("normalized_hit_rate_at_5"), "Hit rate@5"),
+        (metric_text("cold_map_at_20"), "Cold MAP@20"),
+        (metric_text("sampled_hit_rate_at_10"), "Sampled hit rate@10"),
         (listed(["a"]), "a"),
         (listed(["a", "b", "c"]), "a, b and c"),
     ],

@@ -116,12 +116,14 @@ class NewItems(NamedTuple):
     def feature_popularity(self, model: Model) -> dict[str, float]:
         """Compute the metrics of cold items ranked by the popularity that their features predict.
 
-        A linear map predicts the popularity of the items of the training set, with the weight
-        `Model.feature_regularization` on its squared norm. Nothing is learned about a user.
+        A linear map predicts the popularity of the items of the training set by least squares, with the
+        weight 1 on its squared norm. Nothing is learned about a user.
         """
         if self.features is None:
             return {}
-        plain = model._replace(regularization=1.0, regularization_exponent=None, biases=None)
+        plain = model._replace(
+            regularization=1.0, regularization_exponent=None, biases=None, feature_regularization=1.0
+        )
         weights = np.asarray(fit_map(plain, self.shares[:, None], self.features))
 
         def ranked(group: _Group) -> UserMetrics | None:

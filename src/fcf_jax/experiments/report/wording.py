@@ -20,9 +20,8 @@ _EPSILON_IN_NAME_ONLY = 100.0  # a likelihood ratio of e^100 tells any two histo
 UNKNOWN = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"  # before a unit
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_NAMES = {
-    "map": "MAP", "ndcg": "NDCG", "rmse": "RMSE", "auc": "AUC", "sampled_ndcg": "Sampled NDCG",
-}  # fmt: skip
+_NAMES = {"map": "MAP", "ndcg": "NDCG", "rmse": "RMSE", "auc": "AUC"}
+_AMONG = ("sampled_", "cold_", "warm_")  # other items than the whole catalogue
 
 
 def privacy_note(summary: Mapping[str, Any] | None) -> str:
@@ -48,7 +47,10 @@ def privacy_note(summary: Mapping[str, Any] | None) -> str:
 def metric_text(name: str) -> str:
     """Return the name of a metric for people: `map_at_10` is MAP@10."""
     stem, at, k = name.removeprefix("normalized_").partition("_at_")
-    return _NAMES.get(stem, stem.replace("_", " ").capitalize()) + (f"@{k}" if at else "")
+    among = next((one for one in _AMONG if stem.startswith(one)), "")
+    name = stem.removeprefix(among)
+    text = among.replace("_", " ") + _NAMES.get(name, name.replace("_", " "))
+    return text[:1].upper() + text[1:] + (f"@{k}" if at else "")
 
 
 def number_text(value: float | None, *, decimals: int = 4) -> str:
