@@ -6,8 +6,9 @@ import pytest
 from jax import numpy as jnp
 
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback
+from fcf_jax.core.objectives.bpr import bpr
 from fcf_jax.core.records import Model
-from fcf_jax.data import Interactions
+from fcf_jax.data import Interactions, with_pairs
 from fcf_jax.evaluation import (
     evaluate,
     evaluate_data,
@@ -308,3 +309,10 @@ def test_metrics_of_solved_factors_agree_with_folding_in():
     given = user_metrics_of_factors(IMPLICIT, user_factors, item_factors, data, k=[3, 10])
     for one, other in zip(jax.tree.leaves(folded), jax.tree.leaves(given), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+def test_observed_items_of_pairs_are_never_recommended_whatever_their_strength():
+    train, test = (Interactions.from_arrays([0], [item], [0.0], num_items=3) for item in (0, 1))
+    model = Model(implicit_feedback(alpha=0.0), 1.0, 0.0, objective=bpr())
+    item_factors = jnp.asarray([[3.0], [2.0], [-1.0]])
+    assert evaluate(model, item_factors, with_pairs(train, num_negatives=9), test, k=1)["hit_rate_at_1"] == 1

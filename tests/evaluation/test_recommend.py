@@ -8,6 +8,8 @@ from jax import numpy as jnp
 from references import REGULARIZATION, relative_error, solve_users
 from small_data import MODEL
 
+from fcf_jax.core.biases import biases
+from fcf_jax.core.objectives.logistic import logistic
 from fcf_jax.data import Interactions
 from fcf_jax.evaluation.recommend import recommend
 
@@ -88,3 +90,10 @@ def test_contributions_match_dense_reference_and_sum_to_the_score(small):
     flat = MODEL._replace(regularization=0.0)
     with pytest.raises(ValueError, match="raise regularization"):
         recommending.explain_score(np.zeros_like(y), 16, ids, c[ids], p[ids], model=flat)
+
+
+@pytest.mark.parametrize("more", [{"objective": logistic()}, {"biases": biases()}])
+def test_scores_that_are_no_sum_over_the_history_are_not_explained(more):
+    ids = np.arange(2)
+    with pytest.raises(ValueError, match="squared errors without biases"):
+        recommending.explain_score(np.eye(3), 2, ids, np.ones(2), model=MODEL._replace(**more))

@@ -49,7 +49,8 @@ def solve_by_newton(
 ) -> Solution:
     """Take steps until each client's error is within the tolerance, and one more.
 
-    The last step alone is differentiated: at the minimum, its derivative is that of the minimum.
+    The last step alone is differentiated: at the minimum, its first derivative is that of the minimum.
+    Its second derivative is not.
 
     Args:
         model: gives the objective, w0 and the tolerance.

@@ -5,7 +5,8 @@ r"""The exact user factor, the solution of the normal equations.
 
 `core.methods` has two methods. A client's largest confidence and the length of its history decide between
 them, whoever it is computed with. To JAX, the solve is one linear system in factors and scores, whose
-derivatives of all orders and modes are exact and cost one solve each (`_solution`).
+derivatives of all orders and modes are exact and cost one solve each (`_solution`); with another objective,
+those of first order (`core.newton`).
 """
 
 from collections.abc import Callable

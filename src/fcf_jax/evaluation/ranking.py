@@ -305,7 +305,7 @@ def _sampled(
 
 def _without_negatives(model: Model, rows: ClientData) -> ClientData:
     """Clear the slots of sampled negatives, which have strength 0 and may be recommended."""
-    if model.objective is None:
+    if model.objective is None or model.objective.is_pairwise:
         return rows
     return rows._replace(mask=rows.mask & (rows.strengths > 0))
 

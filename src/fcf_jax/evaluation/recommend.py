@@ -238,13 +238,19 @@ def explain_score(
         factorization: `Explanation.factorization` for the same user, to save time; None: computed here.
 
     Raises:
-        ValueError: if A_u is singular.
+        ValueError: if A_u is singular, or for a model with biases or another objective, whose scores are no
+            such sum.
 
     References:
         Hu, Koren & Volinsky, ICDM 2008, section 5.
     """
     from scipy.linalg import cho_factor, cho_solve
 
+    if model.objective is not None or model.biases is not None:
+        raise ValueError(
+            "expected a model of squared errors without biases, got another; its scores are no sum over the "
+            "history, so leave them unexplained"
+        )
     factors = item_factors.astype(np.float64)
     observed, w0 = factors[observed_item_ids], float(model.unobserved_weight)
     if factorization is None:
