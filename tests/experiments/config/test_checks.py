@@ -20,7 +20,11 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
         "model.objective: bpr compares",
     ),
     (["model.objective=bpr", "model.unobserved_weight=0"], "evaluation.baseline: ALS cannot"),
-    (["model.objective=bpr"], "model.unobserved_weight: expected 0"),
+    (["model.objective=bpr"], "unobserved_weight: expected 0.* = 0, and evaluation.baseline = false"),
+    (
+        ["model.objective=logistic", "model.unobserved_weight=0", "model.regularization=0"],
+        "model.regularization: expected above 0",
+    ),
     (
         ["model.objective=logistic", "model.unobserved_weight=0", "privacy.mode=secure_sum"],
         "model.objective: secure_sum is made for",

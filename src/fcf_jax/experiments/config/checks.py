@@ -109,7 +109,13 @@ _CHECKS = (
         lambda c, f: (
             f"model.unobserved_weight: expected 0, since {c.model.objective} samples unobserved items, "
             f"got {c.model.unobserved_weight}; set model.unobserved_weight = 0"
+            + (", and evaluation.baseline = false" if c.model.objective == "bpr" else "")
         ),
+    ),
+    _Check(
+        lambda c, f: c.model.has_sampled_negatives and c.model.regularization == 0,
+        "model.regularization: expected above 0, since the logistic loss of users whose items can be told from "
+        "their negatives has no minimum, got 0; raise it",
     ),
     _Check(
         lambda c, f: c.model.has_sampled_negatives,
