@@ -114,8 +114,8 @@ _CHECKS = (
     ),
     _Check(
         lambda c, f: c.model.has_sampled_negatives and c.model.regularization == 0,
-        "model.regularization: expected above 0, since the logistic loss of users whose items can be told from "
-        "their negatives has no minimum, got 0; raise it",
+        "model.regularization: expected above 0, since the logistic loss of users whose items can be told "
+        "from their negatives has no minimum, got 0; raise it",
     ),
     _Check(
         lambda c, f: c.model.has_sampled_negatives,
