@@ -15,6 +15,7 @@ from fcf_jax.experiments.config.mistakes import (
     unknown_metric,
     unknown_set,
 )
+from fcf_jax.experiments.config.objective_checks import OBJECTIVE_CHECKS
 from fcf_jax.experiments.config.rule import Check as _Check
 from fcf_jax.experiments.config.rule import Command
 from fcf_jax.experiments.config.rule import computed as _computed
@@ -77,6 +78,7 @@ _CHECKS = (
     ),
     *DATA_CHECKS,
     *FEATURE_CHECKS,
+    *OBJECTIVE_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,
@@ -95,58 +97,6 @@ _CHECKS = (
         lambda c, f: (
             f"model.unobserved_weight: expected 0 for explicit ratings, "
             f"got {c.model.unobserved_weight}; set model.unobserved_weight = 0"
-        ),
-    ),
-    _Check(
-        lambda c, f: c.model.has_sampled_negatives and c.data.feedback == "explicit",
-        lambda c, f: (
-            f"model.objective: {c.model.objective} compares interactions with unobserved items, not ratings; "
-            'set data.feedback = "implicit", or model.objective = "squared"'
-        ),
-    ),
-    _Check(
-        lambda c, f: c.model.has_sampled_negatives and c.model.unobserved_weight != 0,
-        lambda c, f: (
-            f"model.unobserved_weight: expected 0, since {c.model.objective} samples unobserved items, "
-            f"got {c.model.unobserved_weight}; set model.unobserved_weight = 0"
-            + (", and evaluation.baseline = false" if c.model.objective == "bpr" else "")
-        ),
-    ),
-    _Check(
-        lambda c, f: c.model.has_sampled_negatives and c.model.regularization == 0,
-        "model.regularization: expected above 0, since the logistic loss of users whose items can be told "
-        "from their negatives has no minimum, got 0; raise it",
-    ),
-    _Check(
-        lambda c, f: c.model.has_sampled_negatives,
-        'model.objective: {command} knows squared errors only; set model.objective = "squared"',
-        commands=("tune", *_AUDITS),
-    ),
-    _Check(
-        lambda c, f: c.model.objective == "bpr",
-        "model.objective: {command} compares with ALS, which cannot solve for pairs; use fcf run",
-        commands=("compare",),
-    ),
-    _Check(
-        lambda c, f: c.model.objective == "bpr" and c.evaluation.baseline,
-        "evaluation.baseline: ALS cannot solve for pairs; set evaluation.baseline = false with bpr",
-    ),
-    _Check(
-        lambda c, f: c.model.biases,
-        "model.biases: the attacks expect factors without biases; set model.biases = false",
-        commands=_AUDITS,
-    ),
-    _Check(
-        lambda c, f: c.model.has_sampled_negatives and c.privacy.mode != "plain",
-        lambda c, f: (
-            f"model.objective: {c.privacy.mode} is made for squared errors, got {c.model.objective}; set "
-            'privacy.mode = "plain", or model.objective = "squared"'
-        ),
-    ),
-    _Check(
-        lambda c, f: c.model.biases and c.privacy.mode != "plain",
-        lambda c, f: (
-            f"model.biases: {c.privacy.mode} is made for factors without biases; set model.biases = false"
         ),
     ),
     _Check(
