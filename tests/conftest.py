@@ -26,6 +26,7 @@ _MANY_MAPS = 45_000  # of 65,530 by default
 _OF_ARRAYS = [
     "fcf_jax.core",
     "fcf_jax.als",
+    "fcf_jax.joint",
     "fcf_jax.optimizers",
     "fcf_jax.channel",
     "fcf_jax.parallel",

@@ -164,8 +164,8 @@ def test_one_client_alone_equals_its_place_in_a_batch(small, float64):
         jnp.ones(own.stop - own.start, bool),
     )
     observations = observe(MODELS[name], data)
-    update, info = client_update(MODELS[name], y, observations)
-    x, _ = solve_clients(MODELS[name], y, packed(histories))
+    update, info = jax.jit(client_update)(MODELS[name], y, observations)
+    x, _ = jax.jit(solve_clients)(MODELS[name], y, packed(histories))
     assert relative_error(update.user_factor, x[user]) <= 1e-6
     np.testing.assert_allclose(info.loss, loss(MODELS[name], y, update.user_factor, observations), rtol=1e-6)
 
@@ -176,7 +176,7 @@ def test_damped_steps_find_the_minimum_where_whole_steps_never_do(float64):
     strengths = jnp.asarray(rng.random(6) < 0.8, jnp.float64)
     model = Model(sampled_feedback(alpha=0.0), 1e-3, 0.0, objective=logistic())
     observations = observe(model, ClientData(jnp.arange(6), strengths, jnp.ones(6, bool)))
-    update, info = client_update(model, y, observations)
+    update, info = jax.jit(client_update)(model, y, observations)
     slope = jax.grad(lambda x: loss(model, y, x, observations))(update.user_factor)
     assert float(info.solve_error) <= 1e-10 and np.abs(slope).max() <= 1e-10
 
