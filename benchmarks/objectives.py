@@ -43,7 +43,7 @@ class Kind(NamedTuple):
 
 
 _BIASES = fcf.objectives.biases()
-_OF_ALL, _OF_SAMPLES = (3.0, 10.0, 30.0), (5.0, 10.0, 20.0)
+_OF_ALL, _OF_SAMPLES = (10.0, 30.0, 60.0, 100.0), (5.0, 10.0, 20.0)
 KINDS = {
     "squared errors": Kind(None, None, _OF_ALL),
     "squared errors, biases": Kind(None, _BIASES, _OF_ALL),
