@@ -67,19 +67,17 @@ def with_negatives(interactions: Interactions, *, num_negatives: int, seed: int 
             f"expected strengths above 0, got {interactions.strengths.min():g}; leave such interactions out"
         )
     num_items = interactions.num_items
-    users, items = [interactions.user_ids], [interactions.item_ids]
+    places, num_drawn = [np.zeros(0, np.int64)], np.zeros(interactions.num_users, np.int64)
     of_users = zip(interactions.history_lengths, _generators(interactions, seed), strict=True)
     for user, (length, generator) in enumerate(of_users):
-        num_drawn = min(num_negatives * length, num_items - length)
-        places = generator.choice(num_items - length, num_drawn, replace=False, shuffle=False)
-        users.append(np.full(num_drawn, user))
-        items.append(_unobserved(interactions, np.full(num_drawn, user), places))
-    strengths = np.zeros(sum(map(len, items)), np.float32)
-    strengths[: interactions.num_interactions] = interactions.strengths
+        num_drawn[user] = min(num_negatives * length, num_items - length)
+        places.append(generator.choice(num_items - length, num_drawn[user], replace=False, shuffle=False))
+    users = np.repeat(np.arange(interactions.num_users), num_drawn)
+    negatives = _unobserved(interactions, users, np.concatenate(places))
     return Interactions.from_arrays(
-        np.concatenate(users),
-        np.concatenate(items),
-        strengths,
+        np.concatenate([interactions.user_ids, users]),
+        np.concatenate([interactions.item_ids, negatives]),
+        np.concatenate([interactions.strengths, np.zeros(len(negatives), np.float32)]),
         num_users=interactions.num_users,
         num_items=num_items,
         user_labels=interactions.user_labels,
@@ -107,7 +105,8 @@ def with_pairs(interactions: Interactions, *, num_negatives: int, seed: int = 0)
     users = np.repeat(interactions.user_ids[has_pairs], num_negatives)
     lengths = np.where(unobserved > 0, interactions.history_lengths, 0) * num_negatives
     of_users = zip(unobserved, lengths, _generators(interactions, seed), strict=True)
-    places = [generator.integers(0, max(most, 1), length) for most, length, generator in of_users]
+    places = [np.zeros(0, np.int64)]
+    places += [generator.integers(0, max(most, 1), length) for most, length, generator in of_users]
     return Pairs(
         indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         item_ids=np.repeat(interactions.item_ids[has_pairs], num_negatives),
