@@ -1,7 +1,7 @@
 r"""Centralised training of users and items at once, by L-BFGS on J(X, Y): a baseline for every objective.
 
 ALS solves items as it solves users, which pairs of items do not allow. This descends J itself, with the
-derivatives that JAX takes of it, and shares nothing with a round but the loss.
+derivatives that JAX takes of it. Only the loss and the solve of the first user factors are those of a round.
 
     item_factors, losses = fit_jointly(model, start, clients, num_steps=500)
 

@@ -67,8 +67,3 @@ def without_constant(factors: Shaped[Array, "..."], biases: Biases | None) -> Sh
 def with_constant(factors: Shaped[Array, "..."], biases: Biases | None) -> Shaped[Array, "..."]:
     """Set the constant coordinate of solved factors to 1; without biases, return them."""
     return factors if biases is None else factors.at[..., biases.constant].set(1.0)
-
-
-def offsets(factors: Float[Array, "items columns"], biases: Biases | None) -> Float[Array, "items"] | None:
-    """Return what the constant coordinate of the solved factors adds to the scores; None without biases."""
-    return None if biases is None else factors[:, biases.constant]
