@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from references import NUM_FACTORS
 from small_data import MODEL
 
-from fcf_jax.channel import Payload, Pieces, chain, choose_formats, clip_and_noise, fixed_point, link
+from fcf_jax.channel import Part, Payload, Pieces, chain, choose_formats, clip_and_noise, fixed_point, link
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.federation import federated_cf, run_rounds
 
@@ -118,13 +118,42 @@ def test_clipping_chains_with_fixed_point(small):
 
 def test_payload_passes_every_link():
     def upload_in_bytes(payload):
-        return payload._replace(up=payload.up._replace(upload=payload.up.upload // 4))
+        return payload._replace(up=payload.up._replace(upload=payload.up.upload._replace(number_bits=8)))
 
     def no_loss(payload):
-        return payload._replace(up=payload.up._replace(loss=0))
+        return payload._replace(up=payload.up._replace(loss=Part(0)))
 
-    both = chain(link(payload=upload_in_bytes), link(payload=no_loss), link())
-    assert both.payload(Payload(Pieces(400, 100, 80, 4), 400)) == Payload(Pieces(100, 100, 80, 0), 400)
+    dense = Payload(Pieces(Part(20, 5), Part(5, 5), Part(20), Part(1)), Part(20, 5))
+    after = chain(link(payload=upload_in_bytes), link(payload=no_loss), link()).payload(dense)
+    assert [part.num_bytes for part in dense.up] == [400, 100, 80, 4] and after.down == dense.down
+    assert [part.num_bytes for part in after.up] == [100, 100, 80, 0]
+
+
+def test_bytes_of_a_part_count_ids_and_scales_of_each_client():
+    part = Part(np.array([0, 3]), row_width=5, number_bits=8, row_bits=64)
+    np.testing.assert_array_equal(part.num_bytes, [0, 3 * (5 + 8)])
+
+
+def rounded(step, key, state, item_factors):
+    return step * jnp.round(item_factors / step)
+
+
+def test_clients_solve_with_the_item_factors_that_they_receive(small):
+    y, down = jnp.asarray(small.item_factors, jnp.float32), link(broadcast=Partial(rounded, 0.25))
+    expected, _ = cohort_sum(MODEL, rounded(0.25, None, (), y), small.clients)
+    sums, _ = cohort_sum(MODEL, y, small.clients, channel=chain(link(), down))
+    jax.tree.map(np.testing.assert_array_equal, sums, expected)
+    federation = federated_cf(MODEL, STEP, channel=down, num_items=17, num_factors=NUM_FACTORS)
+    state, _ = federation.round(KEY, federation.init(KEY, y), small.clients)
+    gradient = -2.0 * expected.upload + 2.0 * MODEL.regularization * y
+    np.testing.assert_allclose(state.item_factors, y - 1e-3 * gradient, rtol=1e-5, atol=1e-5)  # float32
+
+
+def test_item_factors_pass_broadcast_ends_in_reverse_order(small):
+    y, step = jnp.asarray(small.item_factors, jnp.float32), Partial(rounded, 0.25)
+    chained = chain(link(broadcast=lambda key, state, y: y + 0.1), link(), link(broadcast=step))
+    received = chained.broadcast(None, chained.init(), y)
+    np.testing.assert_allclose(received, rounded(0.25, None, (), y) + 0.1, rtol=1e-6)  # float32
 
 
 @pytest.mark.parametrize("name", ["accumulation", "item_weights"])

@@ -9,13 +9,14 @@ from fcf_jax.channel.clip_and_noise import (
 )
 from fcf_jax.channel.fixed_point import FixedPoint, check_formats, choose_formats, fixed_point
 from fcf_jax.channel.link import chain, link
-from fcf_jax.core.records import Accumulation, Link, Payload, Pieces, Uploads
+from fcf_jax.core.records import Accumulation, Link, Part, Payload, Pieces, Uploads
 
 __all__ = [
     "Accumulation",
     "ClippingState",
     "FixedPoint",
     "Link",
+    "Part",
     "Payload",
     "Pieces",
     "Uploads",

@@ -1,7 +1,8 @@
 """Links of the channel, and chains of links.
 
 A link has two ends, as an optax transformation has `init` and `update`. Uploads pass the client ends in the
-order of the chain; their sum passes the server ends in reverse order.
+order of the chain; their sum passes the server ends in reverse order, and so do the item factors on their way
+to the clients, where links have a broadcast end.
 
     channel = chain(clip_and_noise(...), fixed_point(...))
     federation = federated_cf(model, optimizer, channel=channel, num_items=..., num_factors=...)
@@ -41,6 +42,7 @@ def link(
     payload: Callable[[Payload], Payload] = _pass_bytes,
     item_weights: Float[Array, "items"] | None = None,
     accumulation: Accumulation | None = None,
+    broadcast: Callable[[Key | None, Any, Array], Array] | None = None,
 ) -> Link:
     """Build a link; functions that are left out pass their input on unchanged.
 
@@ -54,8 +56,9 @@ def link(
         payload: payload of a client before the link -> after it.
         item_weights: w_i, the weight of each item in a client's norms; 0 for an item that is never sent.
         accumulation: rule for adding up uploads; None: in floating point.
+        broadcast: (key, state, Y) -> the item factors that clients receive; None: Y.
     """
-    return as_pytree(Link(init, client, server, payload, item_weights, accumulation))
+    return as_pytree(Link(init, client, server, payload, item_weights, accumulation, broadcast))
 
 
 def chain(*links: Link) -> Link:
@@ -75,6 +78,7 @@ def chain(*links: Link) -> Link:
         payload=Partial(_payload_of_all, tuple(each.payload for each in links)),
         item_weights=_only("item_weights", links),
         accumulation=_only("accumulation", links),
+        broadcast=_broadcast_of_all(links),
     )
 
 
@@ -90,9 +94,23 @@ def _init_all(inits: tuple) -> tuple:
     return tuple(init() for init in inits)
 
 
+def _broadcast_of_all(links: tuple[Link, ...]) -> Partial | None:
+    ends = tuple(each.broadcast for each in links)
+    return Partial(_broadcast_ends, ends) if any(end is not None for end in ends) else None
+
+
+def _broadcast_ends(ends: tuple, key: Key | None, states: tuple, item_factors: Array) -> Array:
+    for end, end_key, state in reversed(list(zip(ends, _keys_of(key, len(ends)), states, strict=True))):
+        item_factors = item_factors if end is None else end(end_key, state, item_factors)
+    return item_factors
+
+
+def _keys_of(key: Key | None, num_links: int) -> Any:
+    return [None] * num_links if key is None else jax.random.split(key, num_links)
+
+
 def _client_ends(clients: tuple, key: Key | None, states: tuple, uploads: Uploads) -> Uploads:
-    keys = [None] * len(clients) if key is None else jax.random.split(key, len(clients))
-    for client, client_key, state in zip(clients, keys, states, strict=True):
+    for client, client_key, state in zip(clients, _keys_of(key, len(clients)), states, strict=True):
         uploads = client(client_key, state, uploads)
     return uploads
 

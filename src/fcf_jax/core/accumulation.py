@@ -1,5 +1,7 @@
 """The sums of a round in floating point: what each client sends, and how a chunk of uploads is added."""
 
+from typing import Any
+
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
@@ -8,7 +10,7 @@ from fcf_jax.core.biases import without_constant
 from fcf_jax.core.feature_records import FeatureSums
 from fcf_jax.core.features import feature_sums
 from fcf_jax.core.objective import add_to_items, extra_confidence
-from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Uploads
+from fcf_jax.core.records import Accumulation, CohortSum, Key, Link, Model, Uploads
 
 
 def sent_factors(uploads: Uploads) -> Float[Array, "clients factors"]:
@@ -83,3 +85,19 @@ _FLOAT_SUMS = Accumulation(start=_empty_sums, add=_add, read=add_unobserved)
 def accumulation_of(channel: Link | None) -> Accumulation:
     """Return the channel's rule for adding up uploads, by default in floating point."""
     return _FLOAT_SUMS if channel is None or channel.accumulation is None else channel.accumulation
+
+
+def received(
+    channel: Link | None, key: Key | None, channel_state: Any, item_factors: Float[Array, "items factors"]
+) -> Float[Array, "items factors"]:
+    """Return the item factors that clients receive, and that their sum is read with.
+
+    Args:
+        channel: its broadcast end is applied; None: no channel.
+        key: key of the channel's client ends.
+        channel_state: state of the channel before the round.
+        item_factors: Y, as the server has it.
+    """
+    if channel is None or channel.broadcast is None:
+        return item_factors
+    return channel.broadcast(key, channel_state, item_factors).astype(item_factors.dtype)

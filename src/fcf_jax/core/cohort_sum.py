@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.core import packing
-from fcf_jax.core.accumulation import accumulation_of
+from fcf_jax.core.accumulation import accumulation_of, received
 from fcf_jax.core.checks import require, require_item_factors, require_user_map
 from fcf_jax.core.client import chunk_uploads
 from fcf_jax.core.features import empty_sums
@@ -91,6 +91,7 @@ def cohort_sum(
         sharing=sharing,
         user_map=user_map,
     )
+    item_factors = received(channel, key, _state_of(channel, channel_state), item_factors)
     return accumulation_of(channel).read(model, item_factors, total), worst
 
 
@@ -120,12 +121,11 @@ def accumulate(
     mesh = None if sharing is None else sharing.mesh
     require_item_factors(item_factors, clients, mesh)
     require_user_map(user_map, clients, channel)
-    accumulation = accumulation_of(channel)
-    if channel is not None and channel_state is None:
-        channel_state = channel.init()
+    accumulation, channel_state = accumulation_of(channel), _state_of(channel, channel_state)
+    item_factors = received(channel, key, channel_state, item_factors)
 
-    def share(received: tuple, clients: PackedClients) -> tuple[Any, Array]:
-        model, item_factors, channel, channel_state, key, user_weights, user_map = received
+    def share(message: tuple, clients: PackedClients) -> tuple[Any, Array]:
+        model, item_factors, channel, channel_state, key, user_weights, user_map = message
 
         def add(total: Any, uploads: Uploads) -> tuple[Any, None]:
             uploads = _weighted(uploads, user_weights)
@@ -150,9 +150,14 @@ def accumulate(
             return _sum_all(share, model, item_factors, clients)
         kernels.remark_on_features(clients)
     remark_on_scatters()
-    received = as_pytree((model, item_factors, channel, channel_state, key, user_weights, user_map))
+    message = as_pytree((model, item_factors, channel, channel_state, key, user_weights, user_map))
     by_device = packing.split_chunks(share, mesh, out_specs=(kept, PartitionSpec()))
-    return by_device(received, clients._replace(items=None))
+    return by_device(message, clients._replace(items=None))
+
+
+def _state_of(channel: Link | None, channel_state: Any) -> Any:
+    """Return the state of the channel, by default its first."""
+    return channel.init() if channel is not None and channel_state is None else channel_state
 
 
 def _kept_sums(total: Any, item_factors: Array, sharing: Sharing | None) -> Any:
@@ -320,8 +325,8 @@ def solve_clients(
         solved = solved.at[uploads.client_ids].add(uploads.user_factors, mode="drop")
         return (solved, loss + jnp.sum(uploads.weights * uploads.loss)), None
 
-    def share(received: tuple, clients: PackedClients) -> tuple[Array, Array]:
-        model, factors, user_map = received
+    def share(message: tuple, clients: PackedClients) -> tuple[Array, Array]:
+        model, factors, user_map = message
         unsolved = jnp.zeros((clients.row_counts.shape[0], factors.shape[1]), factors.dtype)
         start = unsolved, jnp.zeros((), factors.dtype)
         broadcast = broadcast_of(model, factors)._replace(user_map=user_map)

@@ -244,16 +244,37 @@ class Accumulation(NamedTuple):
     read: Callable[[Model, Float[Array, "items factors"], Any], CohortSum]
 
 
-class Payload(NamedTuple):
-    """Bytes that one client receives and sends in a round.
+class Part(NamedTuple):
+    """One part of a message: rows of numbers, each row perhaps with an item id or a scale.
 
     Attributes:
-        up: bytes of each piece; 0 for a piece that is not sent.
-        down: bytes received.
+        num_rows: rows; an array has one number for each client.
+        row_width: numbers of a row.
+        number_bits: bits of a number.
+        row_bits: bits that a row needs beside its numbers.
     """
 
-    up: Pieces[int]
-    down: int
+    num_rows: Any
+    row_width: int = 1
+    number_bits: int = 32
+    row_bits: int = 0
+
+    @property
+    def num_bytes(self) -> Any:
+        """Bytes of the part."""
+        return self.num_rows * (self.row_width * self.number_bits + self.row_bits) / 8
+
+
+class Payload(NamedTuple):
+    """What one client receives and sends in a round.
+
+    Attributes:
+        up: part of each piece; one without rows for a piece that is not sent.
+        down: part that is received.
+    """
+
+    up: Pieces[Part]
+    down: Part
 
 
 class Link(NamedTuple):
@@ -268,6 +289,8 @@ class Link(NamedTuple):
         item_weights: w_i, the weight of each item in a client's norms. An item of weight 0 is never sent, and
             its factor stays 0. None: all 1.
         accumulation: rule for adding up uploads; None: in floating point.
+        broadcast: (key, state, Y) -> what clients receive in its place, with the key of the client ends; rows
+            of 0 are items that are not sent to them. None: Y.
     """
 
     init: Callable[[], Any]
@@ -276,6 +299,7 @@ class Link(NamedTuple):
     payload: Callable[[Payload], Payload]
     item_weights: Float[Array, "items"] | None = None
     accumulation: Accumulation | None = None
+    broadcast: Callable[[Key | None, Any, Array], Array] | None = None
 
 
 class ServerState(NamedTuple):

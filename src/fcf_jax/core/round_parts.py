@@ -6,7 +6,7 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fcf_jax.core.accumulation import accumulation_of
+from fcf_jax.core.accumulation import accumulation_of, received
 from fcf_jax.core.checks import require, require_catalogue, require_num_features
 from fcf_jax.core.cohort_sum import accumulate
 from fcf_jax.core.objective import for_items
@@ -69,10 +69,12 @@ def step(
     """Read the total of `collect`, apply the channel's server ends, and update the server's state."""
     precision = precision_of(state.item_factors)
     model, channel, item_factors = cast((setup.model, setup.channel, state.item_factors), precision)
-    sums = accumulation_of(channel).read(model, item_factors, total)
+    keys, channel_state = round_keys(key, state.round_index), cast(state.channel_state, precision)
+    sums = accumulation_of(channel).read(
+        model, received(channel, keys.client, channel_state, item_factors), total
+    )
     if channel is not None:
-        key_server = round_keys(key, state.round_index).server
-        sums, channel_state = channel.server(key_server, cast(state.channel_state, precision), sums)
+        sums, channel_state = channel.server(keys.server, channel_state, sums)
         state = state._replace(channel_state=cast_like(channel_state, state.channel_state))
         if setup.num_rows > setup.num_items:  # take the noise off padding rows
             sums = sums._replace(upload=sums.upload.at[setup.num_items :].set(0.0))
