@@ -30,6 +30,7 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
         "model.objective: secure_sum is made for",
     ),
     (["model.biases=true", "privacy.mode=central_noise"], "model.biases: central_noise is made for"),
+    (["channel.form=own_rows", *SECURE], 'channel.form: expected "dense" with privacy.mode = "secure_sum"'),
     (["parallel.num_processes=2"], "parallel.coordinator"),
     (["parallel.process_id=1"], "parallel.process_id"),
     (["parallel.devices=3", "parallel.item_shards=2"], "parallel.item_shards"),

@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fcf_jax.channel import Link, chain, fixed_point
 from fcf_jax.channel.fixed_point import Formats, piece_shapes
 from fcf_jax.core.biases import biases
 from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
@@ -23,6 +22,7 @@ from fcf_jax.core.objectives.logistic import logistic, sampled_feedback
 from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Key, Model, PackedClients
 from fcf_jax.data import Interactions
+from fcf_jax.experiments.build.channel import channel_of
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
 from fcf_jax.experiments.build.facts import largest_bounds
@@ -131,7 +131,7 @@ class Problem(NamedTuple):
             cohort_size=config.federation.cohort_among(num_users),
             sampling=config.federation.sampling,
             init_scale=config.model.init_scale,
-            channel=self._channel(item_weights),
+            channel=channel_of(self, item_weights),
             mesh=mesh,
             item_features=self.dataset.features.of_items(self.train),
             num_user_features=self.num_user_features,
@@ -148,13 +148,6 @@ class Problem(NamedTuple):
             init_scale=self.config.model.init_scale,
             biases=self.model.biases,
         )
-
-    def _channel(self, item_weights: Float[np.ndarray, "items"] | None) -> Link | None:
-        links = [] if self.protection is None else [self.protection.link(item_weights)]
-        if self.formats is not None:
-            max_clients = self.config.federation.largest_cohort(self.train.num_users)
-            links.append(fixed_point(self.formats, max_clients=max_clients))
-        return chain(*links) if links else None
 
 
 def resolve(config: ExperimentConfig, *datasets: Dataset) -> Problem:

@@ -4,7 +4,10 @@ Messages name the key, what was expected, what was found and the remedy. In the 
 configuration and `f` the facts of the training data.
 """
 
+from fcf_jax.experiments.config.attack_checks import ATTACK_CHECKS
+from fcf_jax.experiments.config.channel_checks import CHANNEL_CHECKS
 from fcf_jax.experiments.config.data_checks import DATA_CHECKS
+from fcf_jax.experiments.config.devices_checks import DEVICES_CHECKS
 from fcf_jax.experiments.config.feature_checks import FEATURE_CHECKS
 from fcf_jax.experiments.config.mistakes import (
     Facts,
@@ -79,6 +82,9 @@ _CHECKS = (
     *DATA_CHECKS,
     *FEATURE_CHECKS,
     *OBJECTIVE_CHECKS,
+    *CHANNEL_CHECKS,
+    *DEVICES_CHECKS,
+    *ATTACK_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,

@@ -7,8 +7,11 @@ from pydantic import Field
 
 from fcf_jax.core.biases import NUM_COORDINATES
 from fcf_jax.core.sampling import Sampling, poisson_capacity
+from fcf_jax.experiments.config.attack_section import AttackConfig
+from fcf_jax.experiments.config.channel_section import ChannelConfig
 from fcf_jax.experiments.config.command_sections import ComparisonConfig, TuningConfig
 from fcf_jax.experiments.config.data_sections import DataConfig, EvaluationConfig
+from fcf_jax.experiments.config.devices_section import DevicesConfig
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, PrivacyMode
 from fcf_jax.experiments.config.section import Section
 from fcf_jax.experiments.config.server_steps import SERVER_STEPS, ServerStep
@@ -301,6 +304,9 @@ class ExperimentConfig(Section):
     model: ModelConfig = ModelConfig()
     server: ServerConfig = ServerConfig()
     federation: FederationConfig = FederationConfig()
+    channel: ChannelConfig = ChannelConfig()
+    devices: DevicesConfig = DevicesConfig()
+    attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()

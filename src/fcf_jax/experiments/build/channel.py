@@ -1,0 +1,66 @@
+"""The channel of an experiment: one row for each link, in the order in which uploads pass them.
+
+A new link is a new row of `CHANNEL_ROWS`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fcf_jax.channel import Link, chain, fixed_point
+
+if TYPE_CHECKING:
+    from fcf_jax.experiments.build.problem import Problem
+
+
+class Wanted(NamedTuple):
+    """What links are built from.
+
+    Attributes:
+        problem: as resolved.
+        item_weights: from released item counts, for clipping and noise; None: all 1.
+    """
+
+    problem: "Problem"
+    item_weights: Float[np.ndarray, "items"] | None = None
+
+
+class ChannelRow(NamedTuple):
+    """A link that a configuration may ask for.
+
+    Attributes:
+        name: in reports.
+        is_on: whether it does.
+        build: builds the link.
+    """
+
+    name: str
+    is_on: Callable[["Problem"], bool]
+    build: Callable[[Wanted], Link]
+
+
+def channel_of(problem: "Problem", item_weights: Float[np.ndarray, "items"] | None = None) -> Link | None:
+    """Chain the links that the configuration asks for; None if there are none."""
+    wanted = Wanted(problem, item_weights)
+    links = [row.build(wanted) for row in CHANNEL_ROWS if row.is_on(problem)]
+    return chain(*links) if links else None
+
+
+def _protection(wanted: Wanted) -> Link:
+    assert wanted.problem.protection is not None
+    return wanted.problem.protection.link(wanted.item_weights)
+
+
+def _fixed_point(wanted: Wanted) -> Link:
+    problem = wanted.problem
+    assert problem.formats is not None
+    max_clients = problem.config.federation.largest_cohort(problem.train.num_users)
+    return fixed_point(problem.formats, max_clients=max_clients)
+
+
+CHANNEL_ROWS = (
+    ChannelRow("clipping and noise", lambda problem: problem.protection is not None, _protection),
+    ChannelRow("fixed point", lambda problem: problem.formats is not None, _fixed_point),
+)
