@@ -7,6 +7,7 @@ from fcf_jax.channel.clip_and_noise import (
     clip_factor,
     joint_norm,
 )
+from fcf_jax.channel.dropouts import dropouts, dropouts_by_activity, void_below
 from fcf_jax.channel.fixed_point import FixedPoint, check_formats, choose_formats, fixed_point
 from fcf_jax.channel.link import chain, link
 from fcf_jax.core.records import Accumulation, Link, Part, Payload, Pieces, Uploads
@@ -26,7 +27,10 @@ __all__ = [
     "choose_formats",
     "clip_and_noise",
     "clip_factor",
+    "dropouts",
+    "dropouts_by_activity",
     "fixed_point",
     "joint_norm",
     "link",
+    "void_below",
 ]

@@ -1,0 +1,156 @@
+"""Dropouts: the sum over those that come back, rounds without anyone, and void rounds."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+import references
+from jax import numpy as jnp
+from references import NUM_FACTORS, REGULARIZATION, relative_error
+from small_data import MODEL
+
+from fcf_jax.channel import (
+    Pieces,
+    chain,
+    choose_formats,
+    clip_and_noise,
+    dropouts,
+    dropouts_by_activity,
+    fixed_point,
+    void_below,
+)
+from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.cohorts import gather_cohort
+from fcf_jax.core.federation import federated_cf, run_rounds
+from fcf_jax.parallel import run_rounds_streamed
+
+KEY, NUM_USERS = jax.random.key(3), 13
+SIZES = {"num_items": 17, "num_factors": NUM_FACTORS}
+BACK = np.array([0, 2, 3, 5, 8, 12])
+LOST = np.isin(np.arange(NUM_USERS), BACK, invert=True).astype(float)  # probabilities of 0 and 1
+FORMATS = choose_formats(Pieces(500.0, 500.0, 100.0, 1000.0), max_clients=NUM_USERS)
+ADAM = optax.adam(0.1)
+
+
+@pytest.fixture(scope="module")
+def summed(small):
+    """Sum the uploads that pass a channel; its numbers are traced."""
+
+    @jax.jit
+    def of_channel(channel):
+        item_factors = jnp.asarray(small.item_factors, jnp.float32)
+        return cohort_sum(MODEL, item_factors, small.clients, channel=channel, key=KEY)[0]
+
+    return of_channel
+
+
+def trained(small, channel, run=run_rounds, num_rounds=3, **options):
+    federation = federated_cf(MODEL, ADAM, channel=channel, **SIZES)
+    return run(federation, KEY, federation.init(KEY), small.clients, num_rounds=num_rounds, **options)
+
+
+def test_sum_over_those_that_come_back_matches_dense_reference(small, summed):
+    y, c, p = small.item_factors, small.c[BACK], small.p[BACK]
+    x = references.solve_users(y, c, p, regularization=REGULARIZATION)
+    sums = summed(dropouts(LOST))
+    assert int(sums.num_clients) == BACK.size
+    # float32, condition number about 1e3
+    assert relative_error(sums.upload, references.cohort_sum(x, y, c, p)) <= 1e-5
+    assert relative_error(sums.user_gram, references.user_gram(x)) <= 1e-5
+    assert relative_error(sums.confidence_sum, np.sum(c - 1.0, axis=0)) <= 1e-6
+
+
+def test_sum_in_fixed_point_equals_that_of_these_clients_alone(small):
+    y, exact = jnp.asarray(small.item_factors, jnp.float32), fixed_point(FORMATS, max_clients=NUM_USERS)
+    alone = gather_cohort(small.clients, jnp.asarray(BACK), row_capacity=32)
+    expected, _ = cohort_sum(MODEL, y, alone, channel=exact)
+    found, _ = cohort_sum(MODEL, y, small.clients, channel=chain(dropouts(LOST), exact), key=KEY)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_share_that_drops_out_is_as_asked(summed):
+    """Over 200 rounds of 13 clients: three standard deviations are 0.026."""
+    many = jax.vmap(lambda key: _num_back(key, 0.3))(jax.random.split(KEY, 200))
+    assert np.mean(many) / NUM_USERS == pytest.approx(0.7, abs=0.027)
+    assert int(summed(dropouts(0.3)).num_clients) == _num_back(KEY, 0.3)
+
+
+def _num_back(key, probability):
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(NUM_USERS))
+    return jnp.sum(jax.vmap(jax.random.uniform)(keys) >= probability)
+
+
+def test_round_in_which_nobody_comes_back_changes_nothing(small):
+    federation = federated_cf(MODEL, ADAM, channel=dropouts(1.0), **SIZES)
+    start = federation.init(KEY)
+    after, info = run_rounds(federation, KEY, start, small.clients, num_rounds=3)
+    jax.tree.map(np.testing.assert_array_equal, after._replace(round_index=0), start._replace(round_index=0))
+    assert int(after.round_index) == 3 and not np.asarray(info.num_clients).any()
+
+
+def test_trace_decides_round_by_round_and_begins_anew(small):
+    trace = np.stack([LOST, np.zeros(NUM_USERS), np.ones(NUM_USERS)])
+    _, info = trained(small, dropouts(trace), num_rounds=5)
+    np.testing.assert_array_equal(info.num_clients, [6, 13, 0, 6, 13])
+    streamed = partial(run_rounds_streamed, block_chunks=2)
+    _, streamed_info = trained(small, dropouts(trace), streamed, num_rounds=5)
+    np.testing.assert_allclose(streamed_info.loss, info.loss, rtol=1e-5)  # float32, another order
+    np.testing.assert_array_equal(streamed_info.num_clients, info.num_clients)
+
+
+def test_expected_cohort_stays_the_divisor_under_noise(small):
+    norms = Pieces(1e3, 1e3, 1e3, 1e3)
+    noise = clip_and_noise(clip_norms=norms, noise_multiplier=0.0, expected_cohort_size=float(NUM_USERS))
+    sums, _ = cohort_sum(
+        MODEL, jnp.asarray(small.item_factors, jnp.float32), small.clients, channel=dropouts(LOST), key=KEY
+    )
+    state, info = trained(small, chain(dropouts(LOST), noise), num_rounds=1)
+    assert float(info.num_clients[0]) == NUM_USERS and int(sums.num_clients) == BACK.size
+
+
+def test_sums_of_too_few_clients_stay_closed(small):
+    trace = np.stack([LOST, np.zeros(NUM_USERS)])
+    channel = chain(dropouts(trace), fixed_point(FORMATS, max_clients=NUM_USERS), void_below(7))
+    federation = federated_cf(MODEL, ADAM, channel=channel, **SIZES)
+    start = federation.init(KEY)
+    state, info = run_rounds(federation, KEY, start, small.clients, num_rounds=2)
+    np.testing.assert_array_equal(info.num_clients, [0, NUM_USERS])
+    alone, _ = trained(small, chain(fixed_point(FORMATS, max_clients=NUM_USERS), void_below(7)), num_rounds=1)
+    np.testing.assert_array_equal(state.item_factors, alone.item_factors)  # as if round 0 had not been
+
+
+def test_runs_side_by_side_equal_runs_alone(small, summed):
+    y = jnp.asarray(small.item_factors, jnp.float32)
+
+    def of_probability(probability):
+        return cohort_sum(MODEL, y, small.clients, channel=dropouts(probability), key=KEY)[0]
+
+    both = jax.jit(jax.vmap(of_probability))(jnp.asarray([0.0, 0.6]))
+    for run, probability in enumerate((0.0, 0.6)):
+        alone = summed(dropouts(probability))
+        assert int(both.num_clients[run]) == int(alone.num_clients)
+        np.testing.assert_allclose(both.upload[run], alone.upload, rtol=1e-4, atol=1e-4)  # float32
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.1, 0.5, 0.99, 1.0])
+def test_activity_keeps_the_mean_and_favors_long_histories(mean):
+    lengths = np.array([0, 1, 5, 5, 40, 1000, 100_000])
+    chances = dropouts_by_activity(lengths, mean=mean)
+    assert np.mean(chances) == pytest.approx(mean, abs=1e-12)
+    assert np.all(np.diff(chances) <= 0) and np.all((chances >= 0) & (chances <= 1))
+    if 0 < mean < 1:
+        odds = (1 - chances) / chances / (lengths + 1)
+        np.testing.assert_allclose(odds, odds[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("probability", "message"), [
+    (1.5, r"in \[0, 1\], got 1.5"),
+    (np.array([0.1, -0.2]), r"in \[0, 1\], got -0.2"),
+    (np.array([0.1, np.nan]), r"in \[0, 1\], got nan"),
+    (np.zeros((1, 1, 1)), "got 3 axes"),
+])  # fmt: skip
+def test_bad_probabilities_are_refused(probability, message):
+    with pytest.raises(ValueError, match=message):
+        dropouts(probability)
