@@ -1,6 +1,7 @@
 """Dropouts: the sum over those that come back, rounds without anyone, and void rounds."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.parallel import run_rounds_streamed
 
 KEY, NUM_USERS = jax.random.key(3), 13
-SIZES = {"num_items": 17, "num_factors": NUM_FACTORS}
+SIZES: dict[str, Any] = {"num_items": 17, "num_factors": NUM_FACTORS}
 BACK = np.array([0, 2, 3, 5, 8, 12])
 LOST = np.isin(np.arange(NUM_USERS), BACK, invert=True).astype(float)  # probabilities of 0 and 1
 FORMATS = choose_formats(Pieces(500.0, 500.0, 100.0, 1000.0), max_clients=NUM_USERS)
@@ -100,14 +101,17 @@ def test_trace_decides_round_by_round_and_begins_anew(small):
     np.testing.assert_array_equal(streamed_info.num_clients, info.num_clients)
 
 
-def test_expected_cohort_stays_the_divisor_under_noise(small):
-    norms = Pieces(1e3, 1e3, 1e3, 1e3)
-    noise = clip_and_noise(clip_norms=norms, noise_multiplier=0.0, expected_cohort_size=float(NUM_USERS))
-    sums, _ = cohort_sum(
-        MODEL, jnp.asarray(small.item_factors, jnp.float32), small.clients, channel=dropouts(LOST), key=KEY
+def test_expected_cohort_stays_the_divisor_under_noise(small, summed):
+    """dJ/dY of the first round, from the sum over those that came back."""
+    noise = clip_and_noise(
+        clip_norms=Pieces(1e4, 1e4, 1e4, 1e4), noise_multiplier=0.0, expected_cohort_size=float(NUM_USERS)
     )
-    state, info = trained(small, chain(dropouts(LOST), noise), num_rounds=1)
-    assert float(info.num_clients[0]) == NUM_USERS and int(sums.num_clients) == BACK.size
+    y, channel = jnp.asarray(small.item_factors, jnp.float32), chain(dropouts(LOST), noise)
+    federation = federated_cf(MODEL, ADAM, channel=channel, **SIZES)
+    _, info = run_rounds(federation, KEY, federation.init(KEY, y), small.clients, num_rounds=1)
+    expected = -2.0 * summed(dropouts(LOST)).upload + 2.0 * REGULARIZATION * y
+    assert float(info.gradient_norm[0]) == pytest.approx(float(jnp.linalg.norm(expected)), rel=1e-4)
+    assert float(info.num_clients[0]) == NUM_USERS
 
 
 def test_sums_of_too_few_clients_stay_closed(small):

@@ -7,6 +7,14 @@ from fcf_jax.channel.clip_and_noise import (
     clip_factor,
     joint_norm,
 )
+from fcf_jax.channel.clock import (
+    Devices,
+    client_seconds,
+    devices_of_classes,
+    draw_devices,
+    first_to_arrive,
+    round_seconds,
+)
 from fcf_jax.channel.dropouts import dropouts, dropouts_by_activity, void_below
 from fcf_jax.channel.fixed_point import FixedPoint, check_formats, choose_formats, fixed_point
 from fcf_jax.channel.link import chain, link
@@ -15,6 +23,7 @@ from fcf_jax.core.records import Accumulation, Link, Part, Payload, Pieces, Uplo
 __all__ = [
     "Accumulation",
     "ClippingState",
+    "Devices",
     "FixedPoint",
     "Link",
     "Part",
@@ -25,12 +34,17 @@ __all__ = [
     "chain",
     "check_formats",
     "choose_formats",
+    "client_seconds",
     "clip_and_noise",
     "clip_factor",
+    "devices_of_classes",
+    "draw_devices",
     "dropouts",
     "dropouts_by_activity",
+    "first_to_arrive",
     "fixed_point",
     "joint_norm",
     "link",
+    "round_seconds",
     "void_below",
 ]

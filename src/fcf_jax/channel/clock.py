@@ -172,9 +172,7 @@ def _selection(over_selection: float, sampling: Sampling) -> Callable:
                 f"expected at most {num_users} users to draw, got {num_drawn} for a cohort of {cohort_size}; "
                 f"lower over_selection (now {over_selection:g}) or cohort_size"
             )
-        cohort = draw_cohort(
-            key, round_index, num_users=num_users, cohort_size=num_drawn, sampling=sampling
-        )
+        cohort = draw_cohort(key, round_index, num_users=num_users, cohort_size=num_drawn, sampling=sampling)
         arrivals = seconds[cohort.client_ids]
         first = jnp.argsort(arrivals)[:cohort_size] if num_drawn > cohort_size else jnp.arange(cohort_size)
         is_late = arrivals[first] > deadline

@@ -42,7 +42,7 @@ from fcf_jax.core.records import (
     as_pytree,
 )
 from fcf_jax.core.round_parts import check_round, collect, draw, step, weights_of_users
-from fcf_jax.core.sampling import Sampling, draw_cohorts, drawing
+from fcf_jax.core.sampling import Drawing, Sampling, draw_cohorts, drawing
 from fcf_jax.core.server import draw_item_factors, server_init
 from fcf_jax.core.setup import Setup
 
@@ -72,7 +72,7 @@ def federated_cf(
     num_items: int,
     num_factors: int,
     cohort_size: int | None = None,
-    sampling: Sampling | Sampler = "shuffled",
+    sampling: Sampling | Sampler | Drawing = "shuffled",
     init_scale: Scalar = 0.1,
     channel: Link | None = None,
     mesh: Mesh | None = None,
@@ -88,8 +88,8 @@ def federated_cf(
         num_items: M, the size of the catalogue.
         num_factors: K.
         cohort_size: Theta, the number of clients in a round, from 1 to N; None: all clients.
-        sampling: "shuffled", "independent", "poisson" with Theta expected clients, or a function of your own,
-            as for `core.sampling.draw_cohort`.
+        sampling: "shuffled", "independent", "poisson" with Theta expected clients, a function of your own, as
+            for `core.sampling.draw_cohort`, or `fcf_jax.channel.first_to_arrive`.
         init_scale: standard deviation of the first item factors.
         channel: links between clients and server, such as clipping and noise (`fcf_jax.channel`); the server
             step and the info use their output. None: no channel.
