@@ -9,6 +9,7 @@ drops out depends on the key of the round and the user's id alone.
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 from jax import numpy as jnp
 from jax.tree_util import Partial
