@@ -270,11 +270,23 @@ class Payload(NamedTuple):
 
     Attributes:
         up: part of each piece; one without rows for a piece that is not sent.
-        down: part that is received.
+        down: the rows of Y that are received.
+        down_gram: Y^T Y, where it cannot be computed from these.
     """
 
     up: Pieces[Part]
     down: Part
+    down_gram: Part = Part(0)
+
+    @property
+    def bytes_up(self) -> Any:
+        """Bytes sent."""
+        return sum(part.num_bytes for part in self.up)
+
+    @property
+    def bytes_down(self) -> Any:
+        """Bytes received."""
+        return self.down.num_bytes + self.down_gram.num_bytes
 
 
 class Link(NamedTuple):

@@ -36,7 +36,10 @@ from fcf_jax.experiments.loop import (
     train,
 )
 from fcf_jax.experiments.progress import ProgressLine, short
+from fcf_jax.experiments.report.milestones import milestones
 from fcf_jax.experiments.report.page import write_report
+from fcf_jax.experiments.report.read import StoredRun
+from fcf_jax.experiments.report.wording import size_text
 from fcf_jax.experiments.store.budget import Budget, budget_of, released_item_weights
 from fcf_jax.experiments.store.continuation import MAY_CHANGE, continued
 from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
@@ -92,9 +95,19 @@ def run_experiment(
     summary = _summarize(placed, training, federated, centralized)
     if (budget := budget_of(problem, folder)) is not None:
         summary["privacy"] = budget.stated()
+    summary["payload"]["until"] = _goals(problem, folder, training.records, summary)
     SUMMARY.write(folder, summary)
     write_report(folder)
     return summary
+
+
+def _goals(
+    problem: Problem, folder: Path, records: list[dict[str, Any]], summary: Summary
+) -> list[dict[str, Any]]:
+    """Return the rounds and bytes of all clients until the goals that were reached."""
+    stored = StoredRun(folder.name, problem.config.to_dict(), {}, records, summary)
+    reached = [one for one in milestones(stored) if one.rounds is not None]
+    return [{"goal": one.goal, "rounds": one.rounds, "bytes": one.bytes} for one in reached]
 
 
 def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:
@@ -134,12 +147,14 @@ def _train(
         block_chunks=placed.block_chunks,
         first=None if problem.start is None else problem.first_item_factors(),
     )
+    ledger = problem.ledger
+    bytes_per_round = problem.cohort_size * (ledger["bytes_up"]["mean"] + ledger["bytes_down"]["mean"])
     progress.compiling("evaluation")
     before = [] if begun else [_evaluation(placed, runner.start(), 0, budget)]
     with stop as is_stop_requested:
 
         def on_block(block: Block) -> bool:
-            _record(block, placed, log, progress, budget)
+            _record(block, placed, log, progress, budget, bytes_per_round=bytes_per_round)
             stops = any_process(is_stop_requested())
             if stops or schedule.is_checkpoint_due(block.done, block.size):
                 is_evaluated = schedule.is_evaluation_due(block.done)
@@ -199,7 +214,13 @@ def _report_start(
 
 
 def _record(
-    block: Block, placed: PlacedProblem, log: MetricsLog, progress: ProgressLine, budget: Budget | None
+    block: Block,
+    placed: PlacedProblem,
+    log: MetricsLog,
+    progress: ProgressLine,
+    budget: Budget | None,
+    *,
+    bytes_per_round: float,
 ) -> None:
     """Evaluate if it is due, write the records and show the progress."""
     problem, seconds = placed.problem, block.seconds
@@ -211,7 +232,7 @@ def _record(
     quality = f"MAP@{problem.config.evaluation.leading_k} {ranking:.4f}" if math.isfinite(ranking) else ""
     speeds = f"{1 / seconds:.3g} rounds/s", f"{short(problem.cohort_size / seconds)} clients/s"
     rounds, clients = speeds if block.is_compiled else ("", "")
-    status = (rounds, shown, quality, clients)
+    status = (rounds, shown, quality, clients, size_text(block.done * bytes_per_round))
     progress.show(
         "round", block.done, problem.schedule.num_rounds, "  ".join(filter(None, status)), is_kept=is_due
     )
@@ -281,7 +302,7 @@ def _summarize(
     centralized: dict[str, float] | None,
 ) -> Summary:
     problem, config, split = placed.problem, placed.problem.config, placed.problem.dataset.split
-    up, down = problem.payload_bytes
+    ledger = problem.ledger
     seconds = seconds_per_round(training, problem.schedule)
     summary: Summary = {
         "federated": federated,
@@ -301,8 +322,9 @@ def _summarize(
         "num_rounds": config.federation.num_rounds,
         "seconds_per_round": seconds,
         "clients_per_second": problem.cohort_size / seconds if seconds else None,
-        "payload_bytes_up": up,
-        "payload_bytes_down": down,
+        "payload_bytes_up": round(ledger["bytes_up"]["mean"]),
+        "payload_bytes_down": round(ledger["bytes_down"]["mean"]),
+        "payload": dict(ledger),
         "resumed_from_rounds": training.starts,
         "data_counts": problem.dataset.counts,
         "data_fingerprint": split.train.fingerprint(),

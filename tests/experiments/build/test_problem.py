@@ -1,37 +1,15 @@
-"""What a configuration and its data decide: payloads, formats and keys."""
+"""What a configuration and its data decide: formats and keys."""
 
 import jax
 import numpy as np
 import pytest
 
 from fcf_jax.experiments.build.dataset import load_datasets
-from fcf_jax.experiments.build.problem import payload_bytes, place, resolve, rounds_key
+from fcf_jax.experiments.build.problem import place, resolve, rounds_key
 from fcf_jax.experiments.config.load import load_config
 
 SIMULATED = ["data.num_users=60", "data.num_items=30", "data.mean_history=8"]
 NOISY = ["privacy.mode=central_noise", "server.step=gram"]
-
-
-@pytest.mark.parametrize("step", ["adam", "paper_adam", "guarded_gram", "gram", "running_sums", "sgd"])
-def test_payload_of_every_step(step):
-    up, down = payload_bytes(load_config(None, [f"server.step={step}"]), num_items=100)
-    assert down == 4 * 100 * 25
-    assert up - down == (4 * (25 * 25 + 100 + 1) if step in ("gram", "guarded_gram", "running_sums") else 0)
-
-
-@pytest.mark.parametrize(
-    ("step", "more", "extra"),
-    [
-        ("adam", (), 0),
-        ("gram", (), 25 * 25 + 100),
-        ("gram", ("server.confidence_factor=0.0",), 25 * 25),
-    ],
-)
-def test_payload_counts_what_noise_lets_clients_send(step, more, extra):
-    """Their loss never, and confidences only where the step weighs them."""
-    config = load_config(None, [f"server.step={step}", "privacy.mode=central_noise", *more])
-    up, down = payload_bytes(config, num_items=100)
-    assert up - down == 4 * extra
 
 
 def test_replicates_share_formats_that_hold_for_all_of_them():
@@ -60,9 +38,3 @@ def test_items_without_interactions_have_no_factor_unless_that_is_private(overri
     item_factors = placed.item_factors(state.item_factors)
     assert is_untouched.any() and item_factors[~is_untouched].all()
     assert np.all(item_factors[is_untouched] == 0) != bool(overrides)
-
-
-def test_map_of_user_features_is_as_wide_as_factors_with_biases():
-    config = load_config(None, ["model.biases=true", "model.num_factors=3"])
-    down = [payload_bytes(config, num_items=7, num_user_features=count)[1] for count in (0, 4)]
-    assert down == [4 * 7 * 5, 4 * (7 + 4) * 5]

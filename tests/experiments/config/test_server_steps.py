@@ -33,7 +33,7 @@ ONE_NEW_ROW = """
 
     from fcf_jax import cli
     from fcf_jax.experiments.audit.auditing import with_fitting_step
-    from fcf_jax.experiments.build.problem import payload_bytes
+    from fcf_jax.experiments.build.ledger import Shape, client_bytes
     from fcf_jax.experiments.config.load import explain, load_config
     from fcf_jax.experiments.errors import ConfigError
     from fcf_jax.experiments.tune.space import server_start, space_around
@@ -43,7 +43,7 @@ ONE_NEW_ROW = """
     assert config.server.rate == 1e-4
     space = space_around(server_start(config.server), config.tuning, config.server)
     assert set(space) == {"server.learning_rate", "server.b1"} and space["server.learning_rate"].high == 1e-3
-    up, down = payload_bytes(config, num_items=100)
+    up, down = client_bytes(config, Shape(100))
     assert up - down == 4 * (25 * 25 + 1)  # no confidence factor: confidences are not sent
     cohorts = load_config(None, ["server.step=momentum", "federation.cohort_size=30"])
     assert with_fitting_step(cohorts)[0].server.step == "running_sums"

@@ -1,6 +1,5 @@
 """Problem of an experiment: everything that a configuration and its data decide, resolved once."""
 
-import math
 import os
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from fcf_jax.channel.fixed_point import Formats, piece_shapes
+from fcf_jax.channel.fixed_point import Formats
 from fcf_jax.core.biases import biases
 from fcf_jax.core.federation import Federation, draw_item_factors, federated_cf
 from fcf_jax.core.objective import explicit_ratings, implicit_feedback
@@ -27,6 +26,7 @@ from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
 from fcf_jax.experiments.build.facts import largest_bounds
 from fcf_jax.experiments.build.histories import compared_histories, trained_histories
+from fcf_jax.experiments.build.ledger import Ledger, Shape, ledger_of
 from fcf_jax.experiments.build.measuring import Measures, measures_of
 from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.start import start_from
@@ -38,7 +38,6 @@ from fcf_jax.parallel.mesh import fetch
 
 _OBJECTIVES = {"squared": None, "logistic": logistic(), "bpr": bpr()}
 _PREDICTIONS = ("rmse", "normalized_rmse", "loss")
-_NUMBER_BYTES = 4  # a float32, or a word of a secure sum
 
 
 class Problem(NamedTuple):
@@ -93,17 +92,19 @@ class Problem(NamedTuple):
         return 0 if users is None else users.num_features
 
     @property
-    def payload_bytes(self) -> tuple[int, int]:
-        """Bytes (up, down) of one client in one round, in dense float32 form.
+    def ledger(self) -> Ledger:
+        """Bytes of a client in a round; see `client_bytes`."""
+        channel = channel_of(self)
+        shape = Shape(self.train.num_items, self._history_lengths, self.num_user_features)
+        return ledger_of(self.config, shape, None if channel is None else channel.payload)
 
-        A client receives Y [items, factors] and sends a gradient of the same shape; for steps that use the
-        curvature also x x^T [factors, factors], the confidences [items] if they have a weight, and the loss
-        if there is no noise. Only learned items count; noisy item counts, sent once, do not. With features,
-        a client receives A [features, factors], and sends f x^T of that shape and f f^T [features, features].
-        """
-        return payload_bytes(
-            self.config, num_items=self.train.num_items, num_user_features=self.num_user_features
-        )
+    @property
+    def _history_lengths(self) -> np.ndarray:
+        """Items of each client's history, with sampled negatives where the objective has them."""
+        lengths = trained_histories(
+            self.config.privacy, self.train, seed=self.config.data.seed
+        ).history_lengths
+        return lengths * (1 + self.config.model.num_negatives * self.config.model.has_sampled_negatives)
 
     def federation(
         self,
@@ -213,15 +214,6 @@ def of_popularity(config: ExperimentConfig, measured: dict[str, Any]) -> dict[st
     if config.data.feedback == "implicit" and not config.model.has_sampled_negatives:
         return measured
     return {name: value * np.nan if name in _PREDICTIONS else value for name, value in measured.items()}
-
-
-def payload_bytes(config: ExperimentConfig, *, num_items: int, num_user_features: int = 0) -> tuple[int, int]:
-    """Count the bytes (up, down) of one client in one round; see `Problem.payload_bytes`."""
-    shapes = piece_shapes(config.privacy.num_learned_items(num_items), config.model.num_columns)
-    up = sum(math.prod(shapes[name]) for name in config.sent_pieces)
-    of_map = num_user_features * config.model.num_columns
-    up, down = up + of_map + num_user_features**2, math.prod(shapes["upload"]) + of_map
-    return _NUMBER_BYTES * up, _NUMBER_BYTES * down
 
 
 def rounds_key(privacy: PrivacyConfig, key: Key) -> Key:

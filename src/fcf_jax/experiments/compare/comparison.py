@@ -146,7 +146,7 @@ def _circumstances(problem: Problem, trained: Trained) -> dict[str, Any]:
     config, train = problem.config, problem.train
     federation, model = config.federation, config.model
     replicates, is_random = range(config.comparison.num_builds), has_random_split(config.data)
-    up, down = problem.payload_bytes
+    ledger = problem.ledger
     return {
         "start_seeds": [federation.seed + index for index in replicates],
         "split_seeds": [config.data.seed + index * is_random for index in replicates],
@@ -162,8 +162,8 @@ def _circumstances(problem: Problem, trained: Trained) -> dict[str, Any]:
         "regularization": model.regularization,
         "server_step": config.server.step,
         "cohort_size": problem.cohort_size,
-        "payload_bytes_up": up,
-        "payload_bytes_down": down,
+        "payload_bytes_up": round(ledger["bytes_up"]["mean"]),
+        "payload_bytes_down": round(ledger["bytes_down"]["mean"]),
         "data_counts": problem.dataset.counts,
     }
 

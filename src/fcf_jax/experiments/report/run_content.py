@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from fcf_jax.experiments.compare.statistics import distinct_metrics
+from fcf_jax.experiments.report.milestones import milestones
 from fcf_jax.experiments.report.panels import LegendEntry, Panel, alt_text, svg_of_panel
 from fcf_jax.experiments.report.read import StoredRun
 from fcf_jax.experiments.report.run_panels import panels_of_run
@@ -24,8 +25,6 @@ from fcf_jax.experiments.report.wording import (
 from fcf_jax.experiments.store.schemas import Summary
 from fcf_jax.messages import count_of
 
-_LOSS_LEVELS = (10.0, 1.0, 0.1)  # percent above the final loss of ALS
-_METRIC_SHARE = 0.995  # of the final value of ALS
 _MOST_EVALUATIONS = 100  # rows of the table of the curves
 Content = dict[str, Any]
 
@@ -37,22 +36,6 @@ class DrawnPanel(NamedTuple):
     svg: Markup
     alt: str
     legend: list[LegendEntry]
-
-
-class Milestone(NamedTuple):
-    """When a goal was first reached; None if it was not, or not measured.
-
-    Attributes:
-        goal: in words.
-        rounds: of the federation.
-        bytes: sent and received by all clients in these rounds.
-        sweeps: of ALS.
-    """
-
-    goal: str
-    rounds: int | None
-    bytes: float | None
-    sweeps: int | None
 
 
 def run_content(run: StoredRun, *, anchor: str) -> Content:
@@ -91,42 +74,8 @@ def plain_and_normalized(names: Collection[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in normalized], normalized
 
 
-def milestones(run: StoredRun) -> list[Milestone]:
-    """Return the first round within 10, 1 and 0.1 % of the loss of ALS, and at 99.5 % of its MAP.
-
-    Empty without ALS to compare with.
-    """
-    centralized, name = run.side("centralized"), run.leading_metric
-    if not centralized:
-        return []
-    rounds, sweeps = run.excess_loss(), run.excess_loss("als_sweep")
-    found = [
-        _milestone(
-            run,
-            f"loss within {percent_text(level, decimals=None, is_signed=False)} of ALS's",
-            _first(rounds.rounds, rounds.values <= level),
-            _first(sweeps.rounds, sweeps.values <= level),
-        )
-        for level in _LOSS_LEVELS
-    ]
-    if name != "rmse" and centralized.get(name) is not None:
-        evaluated = run.series("evaluation", name)
-        share = percent_text(100 * _METRIC_SHARE, decimals=None, is_signed=False)
-        reached = _first(evaluated.rounds, evaluated.values >= _METRIC_SHARE * centralized[name])
-        found.append(_milestone(run, f"{metric_text(name)} at {share} of ALS's", reached, None))
-    return found
-
-
 def _has_popularity(run: StoredRun) -> bool:
     return any(value is not None for value in run.side("popularity").values())
-
-
-def _milestone(run: StoredRun, goal: str, rounds: int | None, sweeps: int | None) -> Milestone:
-    return Milestone(goal, rounds, None if rounds is None else rounds * run.bytes_per_round, sweeps)
-
-
-def _first(rounds: np.ndarray, is_reached: np.ndarray) -> int | None:
-    return int(rounds[is_reached.argmax()]) if is_reached.any() else None
 
 
 def _headline(run: StoredRun) -> str:
@@ -255,8 +204,18 @@ def _data(summary: Summary) -> Iterator[tuple[str, str]]:
 def _payload(run: StoredRun, summary: Summary) -> Iterator[tuple[str, str]]:
     up, down, users = summary["payload_bytes_up"], summary["payload_bytes_down"], summary["num_users"]
     client_rounds = summary["cohort_size"] * summary["num_rounds"]
+    ledger = summary.get("payload", {})
     yield "received per client and round", size_text(down)
     yield "sent per client and round", size_text(up)
+    for name, spread in (("received", ledger.get("bytes_down")), ("sent", ledger.get("bytes_up"))):
+        if spread and spread["max"] > spread["p50"]:
+            of_clients = (size_text(spread[key]) for key in ("p50", "p95", "max"))
+            yield f"{name}: median, 95th percentile, most", " · ".join(of_clients)
+    if form := ledger.get("form"):
+        yield "form of the messages", form.replace("_", " ")
+        others = {name: sum(both) for name, both in ledger["forms"].items() if name != form}
+        for name, num_bytes in others.items():
+            yield f"both ways as {name.replace('_', ' ')}", size_text(num_bytes)
     yield "all clients, per round", size_text(run.bytes_per_round)
     yield "per client in the whole run, on average", size_text((up + down) * client_rounds / max(users, 1))
     yield "received by all clients in the whole run", size_text(down * client_rounds)

@@ -116,8 +116,10 @@ class Summary(TypedDict):
         num_users_without_train: users without an interaction in the training set.
         seconds_per_round: median over blocks of rounds, without those that compile.
         clients_per_second: `cohort_size` / `seconds_per_round`; None when no round was run.
-        payload_bytes_up: bytes that a client sends per round.
-        payload_bytes_down: bytes that a client receives per round.
+        payload_bytes_up: bytes that a client sends per round, on average.
+        payload_bytes_down: bytes that a client receives per round, on average.
+        payload: form of the messages, their bytes over the clients, those of other forms, and `until`: rounds
+            and bytes of all clients until a goal was reached.
         num_factors: K.
         padding_factor: computed slots per interaction, at least 1.
         resumed_from_rounds: rounds at which a process took over from another.
@@ -152,6 +154,7 @@ class Summary(TypedDict):
     payload_bytes_down: int
     popularity: NotRequired[Figures]
     warnings: NotRequired[list[str]]
+    payload: NotRequired[dict[str, Any]]
     num_factors: NotRequired[int]
     padding_factor: NotRequired[float]
     resumed_from_rounds: NotRequired[list[Count]]

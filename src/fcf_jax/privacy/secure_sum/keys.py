@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 PRIME = 2**521 - 1
 SECRET_BYTES = 32
-_COEFFICIENT_BYTES = 66
+SHARE_BYTES = _COEFFICIENT_BYTES = 66  # 521 bits
 _PURPOSE = b"fcf_jax secure sum: pair mask"
 Entropy = Callable[[int], bytes]  # a number of bytes -> that many random bytes
 

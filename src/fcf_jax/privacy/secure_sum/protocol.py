@@ -21,6 +21,7 @@ from jaxtyping import Int, UInt32
 from fcf_jax.privacy.secure_sum.cohorts import differ_too_little, is_connected, neighbor_graph
 from fcf_jax.privacy.secure_sum.keys import (
     SECRET_BYTES,
+    SHARE_BYTES,
     Binding,
     Entropy,
     KeyPair,
@@ -46,6 +47,17 @@ class SumRules(NamedTuple):
     degree: int = 20
     threshold: int | None = None
     min_cohort: int = 100
+
+
+def key_bytes(rules: SumRules) -> tuple[int, int]:
+    """Count the bytes (up, down) of a client's keys and shares in a round, beside its words.
+
+    A client sends its public key, to each neighbour a share of its private key and one of its self seed, and
+    at the end one share of each neighbour's secrets; it receives its neighbours' keys and shares. Ids, and
+    what encryption and transport add, are not counted.
+    """
+    shares = 2 * rules.degree * SHARE_BYTES
+    return SECRET_BYTES + shares + rules.degree * SHARE_BYTES, rules.degree * SECRET_BYTES + shares
 
 
 class RoundFacts(NamedTuple):

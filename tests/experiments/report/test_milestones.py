@@ -1,6 +1,6 @@
 from made_up_runs import run_of
 
-from fcf_jax.experiments.report.run_content import Milestone, milestones
+from fcf_jax.experiments.report.milestones import Milestone, milestones
 
 
 def test_milestones_known_answers():
