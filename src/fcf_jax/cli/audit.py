@@ -8,7 +8,7 @@ import typer
 
 from fcf_jax.cli.errors import CommandError, input_errors, run_errors
 from fcf_jax.cli.options import ConfigArgument, QuietOption, SetOption, folder_argument, open_run
-from fcf_jax.experiments.audit.bounds import UploadForm
+from fcf_jax.experiments.config.channel_section import MessageForm
 from fcf_jax.experiments.console import new_console, say
 from fcf_jax.experiments.progress import ProgressLine
 
@@ -27,8 +27,9 @@ def audit(
     ] = None,
     max_users: Annotated[int, typer.Option(min=1, help="Users whose own uploads are attacked.")] = 300,
     upload: Annotated[
-        UploadForm, typer.Option(help="What clients send; rank_one: the pair (e, x), in plain mode only.")
-    ] = "dense",
+        MessageForm | None,
+        typer.Option(help="Form of the messages: short for --set channel.form=..."),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,13 +43,11 @@ def audit(
     """Attack what the server sees under privacy.mode, and report what it learns about clients."""
     from fcf_jax.experiments.audit.auditing import with_fitting_step
     from fcf_jax.experiments.audit.bounds import figure_names, parse_bounds, unmet
-    from fcf_jax.experiments.config.checks import check
     from fcf_jax.experiments.report.tables import show_audit
 
     with input_errors():
-        resolved, folder = open_run("audit", config, overrides, out)
-        if upload == "rank_one":
-            check(resolved, "audit rank_one")
+        form = [f"channel.form={upload}"] if upload else []
+        resolved, folder = open_run("audit", config, [*(overrides or []), *form], out)
         resolved, note = with_fitting_step(resolved)
         known = figure_names(
             resolved.privacy.mode,
@@ -56,7 +55,7 @@ def audit(
             sends_gram=resolved.server.spec.asks_for_gram,
         )
         bounds = parse_bounds(require or [], known)
-    document = _audit(resolved, folder, upload=upload, max_users=max_users, note=note, quiet=quiet)
+    document = _audit(resolved, folder, max_users=max_users, note=note, quiet=quiet)
     if not quiet:
         show_audit(document)
         say(f"{document['seconds']:.0f} s. Written to {folder}")
@@ -66,7 +65,7 @@ def audit(
 
 
 def _audit(
-    config: "ExperimentConfig", folder: Path, *, upload: UploadForm, max_users: int, note: str, quiet: bool
+    config: "ExperimentConfig", folder: Path, *, max_users: int, note: str, quiet: bool
 ) -> dict[str, Any]:
     from fcf_jax.experiments.audit.auditing import run_audit
     from fcf_jax.experiments.build.dataset import load_dataset
@@ -85,4 +84,4 @@ def _audit(
         for note in dataset.notes:
             progress.say(note)
         stack.enter_context(run_errors())
-        return run_audit(problem, folder, progress, upload=upload, max_users=max_users, note=note)
+        return run_audit(problem, folder, progress, max_users=max_users, note=note)

@@ -95,7 +95,8 @@ def run_experiment(
     summary = _summarize(placed, training, federated, centralized)
     if (budget := budget_of(problem, folder)) is not None:
         summary["privacy"] = budget.stated()
-    summary["payload"]["until"] = _goals(problem, folder, training.records, summary)
+    goals = _goals(problem, folder, training.records, summary)
+    summary["payload"] = {**problem.ledger, "until": goals}
     SUMMARY.write(folder, summary)
     write_report(folder)
     return summary
@@ -324,7 +325,6 @@ def _summarize(
         "clients_per_second": problem.cohort_size / seconds if seconds else None,
         "payload_bytes_up": round(ledger["bytes_up"]["mean"]),
         "payload_bytes_down": round(ledger["bytes_down"]["mean"]),
-        "payload": dict(ledger),
         "resumed_from_rounds": training.starts,
         "data_counts": problem.dataset.counts,
         "data_fingerprint": split.train.fingerprint(),

@@ -187,7 +187,15 @@ def test_a_step_that_does_not_fit_is_replaced_and_named():
 
 def test_rank_one_uploads_exist_in_plain_mode_only(tmp_path, capsys):
     assert run("secure_sum", tmp_path / "out", "--upload", "rank_one") == 2
-    assert "cannot be summed" in capsys.readouterr().err
+    assert 'channel.form: expected "dense"' in capsys.readouterr().err
+
+
+def test_rows_that_a_client_asks_for_tell_its_history(tmp_path):
+    assert run("plain", tmp_path, "--upload", "own_rows", "--max-users", "20") == 0
+    document = json.loads((tmp_path / "audit.json").read_text())
+    assert document["upload"] == "own_rows" and any("own_rows" in note for note in document["notes"])
+    assert document["attacks"]["single_upload"]["exact_set_rate"]["value"] == 1
+    assert "asked for" in document["knows"]["single_upload"]
 
 
 def test_a_used_folder_is_refused(folders, capsys):

@@ -91,7 +91,6 @@ OF_COMMANDS = [
     ("tune", ["model.regularization=0"], "model.regularization"),
     ("audit", [*CENTRAL, "privacy.item_weight_power=0.5"], "privacy.item_weight_power"),
     ("audit", ["model.regularization_exponent=1"], "model.regularization_exponent: the attacks"),
-    ("audit rank_one", SECURE, "--upload rank_one"),
     ("tune", ["data.item_features=a.csv"], "data.user_features: fcf tune trains without features"),
     ("plan", ["federation.num_rounds=0"], "federation.num_rounds"),
     ("plan", LOCAL, "privacy.mode: .* got local_noise"),
@@ -152,7 +151,7 @@ def test_every_rule_is_broken_here():
     assert len(OF_LOADING) + len(OF_COMMANDS) + len(OF_DATA) == len(_CHECKS)
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "tune", "audit", "audit rank_one", "plan"])
+@pytest.mark.parametrize("command", ["run", "compare", "tune", "audit", "plan"])
 def test_defaults_break_no_rule(command):
     check(load_config(), command)
     check(load_config(), command, FACTS)

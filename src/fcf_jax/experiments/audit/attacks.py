@@ -27,13 +27,15 @@ _TOLERANCE = 0.01  # relative error of a strength that counts as found
 
 
 def plain_upload(scene: Scene, *, form: str) -> Figures:
-    """Attack uploads one by one: dense, or as the pair (e, x)."""
+    """Attack uploads one by one: dense, as the pair (e, x), or by the rows of Y that were asked for."""
     found = []
     for sent in _sent_in_chunks(scene):
-        if form == "rank_one":
-            found.append(single_upload.attack_rank_one(scene.public, sent.residuals, sent.user_factors))
-        else:
+        if form == "dense":
             found.append(single_upload.attack_dense(scene.public, jnp.asarray(_dense(sent))))
+            continue
+        pairs = single_upload.attack_rank_one(scene.public, sent.residuals, sent.user_factors)
+        # the rows that a client asks for are those of its history
+        found.append(pairs._replace(is_held=sent.is_held) if form == "own_rows" else pairs)
     return _recovery_figures(scene, found)
 
 

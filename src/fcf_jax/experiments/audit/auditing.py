@@ -8,7 +8,6 @@ from typing import Any
 
 from fcf_jax.experiments.audit import attacks
 from fcf_jax.experiments.audit.attacks import Figures
-from fcf_jax.experiments.audit.bounds import UploadForm
 from fcf_jax.experiments.audit.leakage import leakage_curve
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
 from fcf_jax.experiments.audit.verdicts import not_covered, strongest, verdicts_of
@@ -23,6 +22,7 @@ from fcf_jax.experiments.report.tables import write_audit_tables
 from fcf_jax.experiments.store.run_directory import write_environment
 
 _SINGLE = "each upload by itself; every attack knows Y, lambda, w0 and alpha"
+_REQUESTS = "; which rows of Y the client asked for"
 _NOISY = (
     "each clipped upload with its noise, item popularity and how many items the client holds; "
     "in_out: everything but the noise"
@@ -59,7 +59,6 @@ def run_audit(
     folder: Path,
     progress: ProgressLine,
     *,
-    upload: UploadForm = "dense",
     max_users: int = 300,
     note: str = "",
 ) -> dict[str, Any]:
@@ -71,7 +70,6 @@ def run_audit(
         problem: from `resolve`, with a configuration checked for "audit".
         folder: run directory.
         progress: shows the running attack.
-        upload: form of the uploads in plain mode.
         max_users: users whose single uploads are attacked, drawn at random.
         note: from `with_fitting_step`.
 
@@ -82,7 +80,7 @@ def run_audit(
     write_environment(folder, resumed_from_rounds=[])
     progress.compiling("training before the attacks")
     scene = set_scene(problem, max_users=max_users)
-    planned = _attacks(scene, upload)
+    planned = _attacks(scene)
     found: dict[str, Any] = {}
     for done, (name, (attack, _)) in enumerate(planned.items()):
         progress.show("attack", done, len(planned) + 1, name)
@@ -90,7 +88,7 @@ def run_audit(
     progress.show("attack", len(planned), len(planned) + 1, "leakage.png")
     document = {
         "mode": problem.config.privacy.mode,
-        "upload": upload,
+        "upload": problem.config.channel.form,
         "attacks": found,
         "facts": _facts(scene),
         "knows": {name: knows for name, (_, knows) in planned.items()},
@@ -100,18 +98,20 @@ def run_audit(
     verdicts = verdicts_of(document)
     document["verdicts"] = {name: one._asdict() for name, one in verdicts.items()}
     document["verdict"] = strongest(verdicts)
-    of_setting = (note, _small_cohort(scene), caution_of_secure_sums(problem.config))
+    config = problem.config
+    of_setting = (note, _small_cohort(scene), caution_of_secure_sums(config), _requests(config))
     document["notes"] = [*filter(None, of_setting), *not_covered(document["mode"])]
     write_leakage_figure(folder, document)
     write_audit_tables(folder, document)
     return document
 
 
-def _attacks(scene: Scene, upload: UploadForm) -> dict[str, tuple[Callable[[], Figures], str]]:
+def _attacks(scene: Scene) -> dict[str, tuple[Callable[[], Figures], str]]:
     """Return the attacks that apply by name, each with what its attacker knows."""
-    rounds, extra = scene.num_rounds, _extra_sums(scene)
+    rounds, extra, form = scene.num_rounds, _extra_sums(scene), scene.config.channel.form
+    knows = _SINGLE + _REQUESTS * (form == "own_rows")
     planned: dict[View, tuple[Callable[[], Figures], str]] = {
-        "upload": (partial(attacks.plain_upload, scene, form=upload), _SINGLE),
+        "upload": (partial(attacks.plain_upload, scene, form=form), knows),
         "noisy_upload": (partial(attacks.noisy_uploads, scene), _NOISY),
         "noisy_uploads": (
             partial(attacks.noisy_uploads, scene, num_rounds=rounds),
@@ -167,3 +167,12 @@ def _small_cohort(scene: Scene) -> str:
     if not scene.config.privacy.spec.sums_securely or size >= least:
         return ""
     return f"Secure sums of fewer than {least} clients are refused; these cohorts have {size}."
+
+
+def _requests(config: ExperimentConfig) -> str:
+    if config.channel.form != "own_rows":
+        return ""
+    return (
+        "channel.form = own_rows: the rows of Y that a client asks for are its history, for anyone who sees "
+        "the request; use it where the channel is trusted, or with private retrieval."
+    )

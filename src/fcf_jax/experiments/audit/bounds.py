@@ -1,13 +1,11 @@
-"""Options of an audit: the form of uploads, and bounds on its figures, such as `cohort_sum.recall<=0.05`."""
+"""Bounds on the figures of an audit, such as `cohort_sum.recall<=0.05`."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
-
-UploadForm = Literal["dense", "rank_one"]  # of a plain round
 
 _BOUND = re.compile(r"\s*(\w+)\.([\w.]+?)\s*(<=|>=)\s*(\S+)\s*")
 TPR = "tpr_at_fpr_0.001"

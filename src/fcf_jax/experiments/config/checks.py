@@ -28,7 +28,6 @@ from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
-_AUDITS: tuple[Command, ...] = ("audit", "audit rank_one")
 _MEASURING: tuple[Command, ...] = ("compare", "tune")  # these train many times and release nothing
 
 
@@ -117,7 +116,7 @@ _CHECKS = (
         lambda c, f: c.parallel.coordinator is not None or c.parallel.item_shards > 1,
         "parallel: {command} runs in one process with unsplit item factors; "
         "leave out parallel.coordinator and parallel.item_shards",
-        commands=(*_MEASURING, *_AUDITS),
+        commands=(*_MEASURING, "audit"),
     ),
     _Check(
         lambda c, f: c.federation.seed + c.comparison.num_builds - 1 > LARGEST_SEED,
@@ -135,7 +134,7 @@ _CHECKS = (
     _Check(
         lambda c, f: c.server.initial_item_factors is not None,
         "server.initial_item_factors: {command} trains from drawn item factors; leave it out",
-        commands=(*_MEASURING, *_AUDITS),
+        commands=(*_MEASURING, "audit"),
     ),
     _Check(
         lambda c, f: c.privacy.needs_item_counts,
@@ -205,20 +204,12 @@ _CHECKS = (
     _Check(
         lambda c, f: c.privacy.has_noise and c.privacy.item_weight_power != 0,
         "privacy.item_weight_power: the attacks expect noise of one size on all items; set it to 0",
-        commands=_AUDITS,
+        commands=("audit",),
     ),
     _Check(
         lambda c, f: c.model.regularization_exponent > 0,
         "model.regularization_exponent: the attacks expect one lambda for all users; set it to 0",
-        commands=_AUDITS,
-    ),
-    _Check(
-        lambda c, f: c.privacy.spec.protects_uploads,
-        lambda c, f: (
-            f"--upload rank_one: expected privacy.mode = plain, got {c.privacy.mode}: pairs (e, x) cannot "
-            "be summed, clipped to one sum or masked; use --upload dense"
-        ),
-        commands=("audit rank_one",),
+        commands=("audit",),
     ),
     _Check(
         lambda c, f: c.federation.num_rounds == 0,

@@ -26,6 +26,6 @@ FEATURE_CHECKS = (
         lambda c, f: c.data.user_features or c.data.item_features,
         "data.user_features: {command} trains without features; leave out data.user_features and "
         "data.item_features",
-        commands=("tune", "audit", "audit rank_one"),
+        commands=("tune", "audit"),
     ),
 )

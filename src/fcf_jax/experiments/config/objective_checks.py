@@ -26,7 +26,7 @@ OBJECTIVE_CHECKS = (
     Check(
         lambda c, f: c.model.has_sampled_negatives,
         'model.objective: {command} knows squared errors only; set model.objective = "squared"',
-        commands=("tune", "audit", "audit rank_one"),
+        commands=("tune", "audit"),
     ),
     Check(
         lambda c, f: c.model.objective == "bpr",
@@ -40,7 +40,7 @@ OBJECTIVE_CHECKS = (
     Check(
         lambda c, f: c.model.biases,
         "model.biases: the attacks expect factors without biases; set model.biases = false",
-        commands=("audit", "audit rank_one"),
+        commands=("audit",),
     ),
     Check(
         lambda c, f: c.model.has_sampled_negatives and c.privacy.mode != "plain",

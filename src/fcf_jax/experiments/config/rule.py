@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import ExperimentConfig
 
-Command = Literal["run", "compare", "tune", "audit", "audit rank_one", "plan"]
+Command = Literal["run", "compare", "tune", "audit", "plan"]
 
 
 class Check(NamedTuple):
