@@ -16,8 +16,14 @@ from fcf_jax.channel.clock import (
     round_seconds,
 )
 from fcf_jax.channel.dropouts import dropouts, dropouts_by_activity, void_below
+from fcf_jax.channel.error_feedback import quantize_with_feedback
 from fcf_jax.channel.fixed_point import FixedPoint, check_formats, choose_formats, fixed_point
+from fcf_jax.channel.item_subset import item_subset, step_of_sent_items
 from fcf_jax.channel.link import chain, link
+from fcf_jax.channel.projection import random_projection
+from fcf_jax.channel.quantization import quantize_items, quantize_uploads
+from fcf_jax.channel.sent_rows import SentRows, sent_rows
+from fcf_jax.channel.top_rows import top_rows
 from fcf_jax.core.records import Accumulation, Link, Part, Payload, Pieces, Uploads
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "Part",
     "Payload",
     "Pieces",
+    "SentRows",
     "Uploads",
     "adaptive_clip_and_noise",
     "chain",
@@ -43,8 +50,16 @@ __all__ = [
     "dropouts_by_activity",
     "first_to_arrive",
     "fixed_point",
+    "item_subset",
     "joint_norm",
     "link",
+    "quantize_items",
+    "quantize_uploads",
+    "quantize_with_feedback",
+    "random_projection",
     "round_seconds",
+    "sent_rows",
+    "step_of_sent_items",
+    "top_rows",
     "void_below",
 ]

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 from fcf_jax.channel.link import link
 from fcf_jax.channel.noise import gaussian
+from fcf_jax.channel.sent_rows import Sent, SentRows, norms_of_rows, uploads_of, with_uploads
 from fcf_jax.core.client import upload_norms
 from fcf_jax.core.linalg import safe_sqrt
-from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar, Uploads
+from fcf_jax.core.records import CohortSum, Key, Link, Pieces, Scalar
 
 # both from Andrew et al., section 3.1
 _COUNT_NOISE = 0.05  # standard deviation of the noise on the count of clipped clients, in expected cohorts
@@ -133,13 +134,16 @@ def _count_noise(expected_cohort_size: Scalar) -> Array:
     return _COUNT_NOISE * jnp.asarray(expected_cohort_size, float)
 
 
-def _clip(clip_norms: ClipNorms, key: Key | None, state: tuple, uploads: Uploads) -> Uploads:
-    norms = jax.tree.map(lambda norm: uploads.weights * norm, upload_norms(uploads))
+def _clip(clip_norms: ClipNorms, key: Key | None, state: tuple, sent: Sent) -> Sent:
+    uploads = uploads_of(sent)
+    norms = norms_of_rows(sent) if isinstance(sent, SentRows) else upload_norms(uploads)
+    norms = jax.tree.map(lambda norm: uploads.weights * norm, norms)
     factor = clip_factor(norms, clip_norms)
-    return uploads._replace(
+    clipped = uploads._replace(
         weights=jnp.where(uploads.is_client, factor * uploads.weights, 0.0),
         is_clipped=uploads.is_clipped | (factor < 1),
     )
+    return with_uploads(sent, clipped)
 
 
 def _first_scale() -> ClippingState:
@@ -150,8 +154,8 @@ def _scaled(clip_norms: ClipNorms, state: ClippingState) -> ClipNorms:
     return jax.tree.map(lambda norm: state.scale * norm, clip_norms)
 
 
-def _clip_scaled(clip_norms: ClipNorms, key: Key | None, state: ClippingState, uploads: Uploads) -> Uploads:
-    return _clip(_scaled(clip_norms, state), key, (), uploads)
+def _clip_scaled(clip_norms: ClipNorms, key: Key | None, state: ClippingState, sent: Sent) -> Sent:
+    return _clip(_scaled(clip_norms, state), key, (), sent)
 
 
 def _release(

@@ -26,8 +26,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from fcf_jax.channel.link import link
-from fcf_jax.core.accumulation import add_unobserved, num_clipped, sent_confidence, sent_factors
-from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Pieces, Uploads
+from fcf_jax.channel.sent_rows import Sent, pieces_of, uploads_of
+from fcf_jax.core.accumulation import add_unobserved, num_clipped
+from fcf_jax.core.records import Accumulation, CohortSum, Link, Model, Pieces
 
 _LIMIT = 2.0**31
 _NOISE_TAIL = 10.0  # standard deviations of the summed noise that must fit; exceeded with p < 1e-22
@@ -164,21 +165,13 @@ def _accumulation(formats: Pieces[FixedPoint]) -> Accumulation:
         pieces = read_pieces(total._asdict(), formats, item_factors=item_factors)
         return add_unobserved(model, item_factors, total._replace(**pieces))
 
-    return Accumulation(start=start, add=lambda total, uploads: _add(total, uploads, formats), read=read)
+    return Accumulation(start=start, add=lambda total, sent: _add(total, sent, formats), read=read)
 
 
-def _add(total: CohortSum, uploads: Uploads, formats: Pieces[FixedPoint]) -> CohortSum:
+def _add(total: CohortSum, sent: Sent, formats: Pieces[FixedPoint]) -> CohortSum:
     """Encode every number of every client separately, and add the words."""
-    factors, observations = sent_factors(uploads), uploads.observations
-    if observations.negative_ids is not None:
-        raise ValueError("expected interactions that stand alone, got pairs; sum them in floating point")
-    of_rows = factors.at[uploads.owners].get(mode="clip")
-    pieces = Pieces(
-        upload=uploads.seen[:, :, None] * of_rows[:, None, :],
-        user_gram=factors[:, :, None] * uploads.user_factors[:, None, :],
-        confidence_sum=sent_confidence(uploads),
-        loss=uploads.weights * uploads.loss,
-    )
+    pieces, uploads = pieces_of(sent), uploads_of(sent)
+    observations = uploads.observations
     encoded = [encode(piece, number) for piece, number in zip(pieces, formats, strict=True)]
     words, num_clipped_entries = Pieces(*(each[0] for each in encoded)), sum(each[1] for each in encoded)
     return CohortSum(

@@ -15,18 +15,19 @@ import jax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from fcf_jax.core.records import Accumulation, CohortSum, Key, Link, Payload, Uploads, as_pytree
+from fcf_jax.channel.sent_rows import ROW_SUMS, Sent, is_row_sums
+from fcf_jax.core.records import Accumulation, CohortSum, Key, Link, Payload, as_pytree
 
 
 def _no_state() -> tuple:
     return ()
 
 
-def _pass_uploads(key: Key | None, state: Any, uploads: Uploads) -> Uploads:
-    return uploads
+def _pass_uploads(key: Key | None, state: Any, sent: Sent) -> Sent:
+    return sent
 
 
-def _pass_sums(key: Key, state: Any, sums: CohortSum) -> tuple[CohortSum, Any]:
+def _pass_sums(key: Key, state: Any, sums: Any) -> tuple[Any, Any]:
     return sums, state
 
 
@@ -37,8 +38,8 @@ def _pass_bytes(payload: Payload) -> Payload:
 def link(
     *,
     init: Callable[[], Any] = _no_state,
-    client: Callable[[Key | None, Any, Uploads], Uploads] = _pass_uploads,
-    server: Callable[[Key, Any, CohortSum], tuple[CohortSum, Any]] = _pass_sums,
+    client: Callable[[Key | None, Any, Any], Any] = _pass_uploads,
+    server: Callable[[Key, Any, Any], tuple[Any, Any]] = _pass_sums,
     payload: Callable[[Payload], Payload] = _pass_bytes,
     item_weights: Float[Array, "items"] | None = None,
     accumulation: Accumulation | None = None,
@@ -51,7 +52,8 @@ def link(
 
     Args:
         init: () -> the first state.
-        client: (key, state, uploads of a chunk) -> uploads.
+        client: (key, state, uploads of a chunk) -> uploads. Behind a link that compresses, uploads may be a
+            `SentRows`.
         server: (key, state, sums) -> (sums, next state).
         payload: payload of a client before the link -> after it.
         item_weights: w_i, the weight of each item in a client's norms; 0 for an item that is never sent.
@@ -64,7 +66,8 @@ def link(
 def chain(*links: Link) -> Link:
     """Chain links into one: client ends in this order, server ends in reverse order.
 
-    A chain of one link is that link, and draws the same random numbers.
+    A chain of one link is that link, and draws the same random numbers. Links that send rows share one
+    accumulation, which another one, such as that of `fixed_point`, replaces.
 
     Raises:
         ValueError: if more than one link has an accumulation, or item weights.
@@ -77,17 +80,25 @@ def chain(*links: Link) -> Link:
         server=Partial(_server_ends, tuple(each.server for each in links)),
         payload=Partial(_payload_of_all, tuple(each.payload for each in links)),
         item_weights=_only("item_weights", links),
-        accumulation=_only("accumulation", links),
+        accumulation=_only("accumulation", links) or _row_sums_of(links),
         broadcast=_broadcast_of_all(links),
     )
 
 
 def _only(name: str, links: tuple[Link, ...]) -> Any:
     """Return the value of the only link with this field, None if no link has it."""
-    values = [getattr(each, name) for each in links if getattr(each, name) is not None]
+    values = [value for each in links if (value := getattr(each, name)) is not None and not _is_shared(value)]
     if len(values) > 1:
         raise ValueError(f"expected one link of the chain with {name}, got {len(values)}; remove the others")
     return values[0] if values else None
+
+
+def _is_shared(value: Any) -> bool:
+    return isinstance(value, Accumulation) and is_row_sums(value)
+
+
+def _row_sums_of(links: tuple[Link, ...]) -> Accumulation | None:
+    return ROW_SUMS if any(_is_shared(each.accumulation) for each in links) else None
 
 
 def _init_all(inits: tuple) -> tuple:
@@ -109,13 +120,13 @@ def _keys_of(key: Key | None, num_links: int) -> Any:
     return [None] * num_links if key is None else jax.random.split(key, num_links)
 
 
-def _client_ends(clients: tuple, key: Key | None, states: tuple, uploads: Uploads) -> Uploads:
+def _client_ends(clients: tuple, key: Key | None, states: tuple, uploads: Sent) -> Sent:
     for client, client_key, state in zip(clients, _keys_of(key, len(clients)), states, strict=True):
         uploads = client(client_key, state, uploads)
     return uploads
 
 
-def _server_ends(servers: tuple, key: Key, states: tuple, sums: CohortSum) -> tuple[CohortSum, tuple]:
+def _server_ends(servers: tuple, key: Key, states: tuple, sums: Any) -> tuple[CohortSum, tuple]:
     keys, next_states = jax.random.split(key, len(servers)), []
     for server, server_key, state in reversed(list(zip(servers, keys, states, strict=True))):
         sums, next_state = server(server_key, state, sums)
