@@ -12,7 +12,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from fcf_jax.core.records import Key, RoundInfo, ServerState
-from fcf_jax.experiments.build.devices import Runner
+from fcf_jax.experiments.build.devices import Durations, Runner
 
 _LARGEST_RISE = 10.0  # times the first loss; a larger loss is divergence
 _LARGEST_BLOCK = 10
@@ -225,7 +225,7 @@ def train(
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
-        rounds = _records(info, done, seconds)
+        rounds = _records(info, done, seconds, runner.durations, before=records)
         records += rounds
         losses += [one[watched] for one in rounds]
         divergence = find_divergence(losses, first=max(done - 1, 0), is_guarded=is_guarded)
@@ -252,6 +252,12 @@ def seconds_per_round(training: Training, schedule: Schedule) -> float:
     return float(np.median(warm or list(seconds.values()) or [0.0]))
 
 
+def virtual_seconds(records: Sequence[Record]) -> float | None:
+    """Return the virtual time at the end of the last round; None without a clock."""
+    last = next((one for one in reversed(records) if one["kind"] == "round"), {})
+    return last.get("virtual_seconds")
+
+
 def find_divergence(losses: list[float], *, first: int = 0, is_guarded: bool = False) -> Divergence | None:
     """Find the first loss that is not finite or exceeds ten times the first loss.
 
@@ -273,9 +279,12 @@ def find_divergence(losses: list[float], *, first: int = 0, is_guarded: bool = F
     return Divergence(first + position, float(values[position]))
 
 
-def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:
+def _records(
+    info: RoundInfo, done: int, seconds: float, durations: Durations | None, *, before: Sequence[Record]
+) -> list[Record]:
+    """Return the records of a block of rounds, which comes after others."""
     host = jax.tree.map(np.asarray, info._replace(client_ids=None))
-    return [
+    records = [
         {
             "kind": "round",
             "round": done + index,  # its loss is that of the item factors before it
@@ -288,3 +297,12 @@ def _records(info: RoundInfo, done: int, seconds: float) -> list[Record]:
         }
         for index in range(len(host.loss))
     ]
+    last = next((one for one in reversed(before) if one["kind"] == "round"), {})
+    lasting = None if durations is None else durations(done, info).tolist()
+    for index, record in enumerate(records):
+        if not record["num_clients"] and "loss" in last:  # nobody came back: Y is as it was
+            record["loss"] = last["loss"]
+        if lasting is not None:
+            record["virtual_seconds"] = last.get("virtual_seconds", 0.0) + lasting[index]
+        last = record
+    return records

@@ -11,10 +11,12 @@ import numpy as np
 from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
 from fcf_jax.core.records import ServerState
+from fcf_jax.experiments.build.arrivals import durations_of, timetable_of
+from fcf_jax.experiments.build.channel_summary import channel_summary
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.histories import compared_histories
 from fcf_jax.experiments.build.measuring import offsets_rmse
-from fcf_jax.experiments.build.problem import PlacedProblem, Problem, fixed_point_summary, place, rounds_key
+from fcf_jax.experiments.build.problem import PlacedProblem, Problem, place, rounds_key
 from fcf_jax.experiments.build.trained import write_model
 from fcf_jax.experiments.cautions import (
     caution_of_secure_sums,
@@ -34,6 +36,7 @@ from fcf_jax.experiments.loop import (
     Training,
     seconds_per_round,
     train,
+    virtual_seconds,
 )
 from fcf_jax.experiments.progress import ProgressLine, short
 from fcf_jax.experiments.report.milestones import milestones
@@ -125,9 +128,8 @@ def _train(
     """Train the federation, starting from the latest checkpoint; arguments as of `run_experiment`."""
     problem, schedule = placed.problem, placed.problem.schedule
     budget = budget_of(problem, folder)
-    federation = problem.federation(
-        item_weights=released_item_weights(problem, folder, budget), mesh=placed.mesh
-    )
+    timetable, item_weights = timetable_of(problem), released_item_weights(problem, folder, budget)
+    federation = problem.federation(item_weights=item_weights, mesh=placed.mesh, timetable=timetable)
     checkpoints = open_checkpoints(
         folder, problem.config, problem.dataset.split, on_damaged=progress.say, may_change=MAY_CHANGE
     )
@@ -147,6 +149,8 @@ def _train(
         num_rounds=schedule.num_rounds,
         block_chunks=placed.block_chunks,
         first=None if problem.start is None else problem.first_item_factors(),
+        timetable=timetable,
+        durations=durations_of(problem, timetable),
     )
     ledger = problem.ledger
     bytes_per_round = problem.cohort_size * (ledger["bytes_up"]["mean"] + ledger["bytes_down"]["mean"])
@@ -233,7 +237,9 @@ def _record(
     quality = f"MAP@{problem.config.evaluation.leading_k} {ranking:.4f}" if math.isfinite(ranking) else ""
     speeds = f"{1 / seconds:.3g} rounds/s", f"{short(problem.cohort_size / seconds)} clients/s"
     rounds, clients = speeds if block.is_compiled else ("", "")
-    status = (rounds, shown, quality, clients, size_text(block.done * bytes_per_round))
+    elapsed = virtual_seconds(block.records)
+    virtual = "" if elapsed is None else f"{short(elapsed)} virtual s"
+    status = (rounds, shown, quality, clients, size_text(block.done * bytes_per_round), virtual)
     progress.show(
         "round", block.done, problem.schedule.num_rounds, "  ".join(filter(None, status)), is_kept=is_due
     )
@@ -336,7 +342,7 @@ def _summarize(
     if config.data.feedback == "explicit":
         summary["explicit_baseline_rmse"] = offsets_rmse(split.train, split.test)
     summary["warnings"] = _warnings(problem, summary, training.records)
-    more = {**problem.dataset.features.counts, **fixed_point_summary(problem, training.records)}
+    more = {**problem.dataset.features.counts, **channel_summary(problem, training.records)}
     return cast(Summary, {**summary, **more})
 
 

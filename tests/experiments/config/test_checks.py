@@ -13,6 +13,8 @@ LOCAL = ["privacy.mode=local_noise", *CENTRAL[1:]]
 SECURE = ["privacy.mode=secure_sum"]
 PARTS = ["data.train_path=a.txt", "data.test_path=b.txt"]
 COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
+DEADLINE = ["devices.bandwidth=1e6", "devices.deadline_seconds=3", "server.step=running_sums"]
+FLYING = ["devices.bandwidth=1e6", "devices.concurrency=45", *COHORT]
 
 OF_LOADING = [  # broken as soon as the configuration is loaded
     (
@@ -59,6 +61,22 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     (["data.path=a", "data.split=published", "data.min_strength=4"], "data.min_strength"),
     (["evaluation.masked=train_and_validation"], "evaluation.masked"),
     (["data.feedback=explicit"], "model.unobserved_weight"),
+    (["devices.dropout=0.1", "devices.dropout_trace=a.csv"], "devices.dropout: the trace"),
+    (["devices.bandwidth=1e6", "devices.trace=a.csv"], "devices.bandwidth: the trace"),
+    (["devices.deadline_seconds=3"], "devices.bandwidth: .* need virtual time"),
+    ([*DEADLINE, "federation.sampling=poisson"], 'federation.sampling: .* got "poisson"'),
+    ([*DEADLINE, *CENTRAL], "devices.over_selection: central_noise accounts"),
+    ([*DEADLINE, *SECURE], "devices.over_selection: secure sums"),
+    ([*SECURE, "devices.dropout=0.1", "devices.dropout_pattern=activity"], "devices.dropout_pattern: secure"),
+    (["devices.dropout=0.1", "data.user_features=a.csv"], "data.user_features: .* passes no channel"),
+    (["devices.dropout=0.1"], "server.step: guarded_gram needs everybody .* leave out dropouts"),
+    (["devices.bandwidth=1e6", "devices.over_selection=1.3"], "devices.over_selection: with everybody"),
+    (["devices.concurrency=9", *DEADLINE[:1]], "devices.concurrency: a step .* federation.cohort_size"),
+    ([*FLYING, *CENTRAL], "devices.concurrency: central_noise needs rounds: .* accountants"),
+    ([*FLYING, *DEADLINE], "devices.concurrency: asynchronous rounds wait for no one"),
+    ([*FLYING, "parallel.stream=true"], "devices.concurrency: .* leave out parallel.stream"),
+    ([*FLYING, "data.user_features=a.csv"], "devices.concurrency: .* leave out data.user_features"),
+    ([*FLYING, "devices.dropout_trace=a.csv"], "devices.dropout_trace: a trace is of rounds"),
     (["data.feedback=explicit", "model.unobserved_weight=0", "data.strengths=log"], "data.strengths"),
     (["server.decay=cosine"], "server.decay: guarded_gram"),
 ]
@@ -92,6 +110,7 @@ OF_COMMANDS = [
     ("audit", [*CENTRAL, "privacy.item_weight_power=0.5"], "privacy.item_weight_power"),
     ("audit", ["model.regularization_exponent=1"], "model.regularization_exponent: the attacks"),
     ("tune", ["data.item_features=a.csv"], "data.user_features: fcf tune trains without features"),
+    ("compare", FLYING, "devices.concurrency: fcf compare trains in synchronous rounds"),
     ("plan", ["federation.num_rounds=0"], "federation.num_rounds"),
     ("plan", LOCAL, "privacy.mode: .* got local_noise"),
 ]
@@ -115,6 +134,19 @@ OF_DATA = [
     (None, ["model.num_factors=31", "model.regularization=0"], FACTS, "rank 30 at most"),
     (None, ["model.num_factors=1024"], FACTS._replace(num_items=2**21), "model.num_factors"),
     ("run", [*SECURE, "privacy.fraction_bits=25"], FACTS._replace(bounds=BOUNDS), "privacy.fraction_bits"),
+    (None, FLYING, FACTS, "devices.concurrency: expected at most 40, .* 60 users, got 45"),
+    (
+        None,
+        ["devices.bandwidth=1e6", "devices.over_selection=4", *COHORT],
+        FACTS,
+        "devices.over_selection: expected at most 60 users drawn for a round, got 80",
+    ),
+    (
+        "run",
+        [*SECURE, "privacy.min_cohort=20", "devices.dropout=0.1", "server.step=running_sums"],
+        FACTS,
+        "devices.dropout: .* one of two rounds alone to be 20 .* got 10.8 on average; raise it",
+    ),
     ("compare", SECURE, FACTS, "privacy.min_cohort: .* at least 100 clients"),
 ]
 

@@ -93,6 +93,11 @@ def test_a_checkpoint_that_is_refused_leaves_the_run_as_it_was(copy, monkeypatch
             "is 9, was 6: server.decay is",
         ),
         (
+            ["devices.bandwidth=1e6", "devices.concurrency=9", "federation.cohort_size=5"],
+            "federation.num_rounds=9",
+            "is 9, was 6: the sums that wait for the steps of asynchronous rounds",
+        ),
+        (
             NOISY,
             "federation.num_rounds=9",
             "is 9, was 6: the noise was calibrated so that the first number spends",

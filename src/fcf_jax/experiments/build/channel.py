@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fcf_jax.channel import Link, chain, fixed_point
+from fcf_jax.channel import Link, chain, dropouts, fixed_point, void_below
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.build.problem import Problem
@@ -60,7 +60,27 @@ def _fixed_point(wanted: Wanted) -> Link:
     return fixed_point(problem.formats, max_clients=max_clients)
 
 
+def _drops_out(problem: "Problem") -> bool:
+    """Return whether clients of a round drop out; asynchronous ones do in the timetable."""
+    devices = problem.config.devices
+    return devices.has_dropouts and not devices.is_asynchronous
+
+
+def _dropouts(wanted: Wanted) -> Link:
+    return dropouts(wanted.problem.client_devices.dropout)
+
+
+def _void(wanted: Wanted) -> Link:
+    return void_below(wanted.problem.config.privacy.min_cohort)
+
+
+def _may_be_void(problem: "Problem") -> bool:
+    return problem.config.privacy.spec.sums_securely and _drops_out(problem)
+
+
 CHANNEL_ROWS = (
     ChannelRow("clipping and noise", lambda problem: problem.protection is not None, _protection),
+    ChannelRow("dropouts", _drops_out, _dropouts),
     ChannelRow("fixed point", lambda problem: problem.formats is not None, _fixed_point),
+    ChannelRow("void rounds", _may_be_void, _void),
 )

@@ -21,6 +21,7 @@ from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.experiments.config.schema import ParallelConfig
 from fcf_jax.experiments.errors import ConfigError
 from fcf_jax.messages import count_of
+from fcf_jax.parallel.buffered import rows_of_waves
 from fcf_jax.parallel.mesh import (
     client_mesh,
     num_usable_cores,
@@ -30,6 +31,7 @@ from fcf_jax.parallel.mesh import (
     use_cpu_devices,
 )
 from fcf_jax.parallel.stream import run_rounds_streamed
+from fcf_jax.parallel.timetable import Timetable
 
 _MEGABYTE = 10**6
 _CACHE_BYTES = 512 * _MEGABYTE
@@ -128,6 +130,9 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
+Durations = Callable[[int, RoundInfo], np.ndarray]
+
+
 class Runner(NamedTuple):
     """Rounds of a federation over the clients of an experiment, on their devices.
 
@@ -135,11 +140,13 @@ class Runner(NamedTuple):
         start: () -> the first state.
         place: a state on the host -> the same on the devices.
         run: (state, num_rounds) -> (state, info); it takes the memory of the state that it gets.
+        durations: (first round, info) -> virtual time that each round lasts; None without a clock.
     """
 
     start: Callable[[], ServerState]
     place: Callable[[ServerState], ServerState]
     run: Callable[[ServerState, int], tuple[ServerState, RoundInfo]]
+    durations: Durations | None = None
 
 
 def pack_on(mesh: Mesh | None, pack: Callable[..., PackedClients], *, is_streamed: bool) -> PackedClients:
@@ -161,6 +168,8 @@ def runner_of(
     num_rounds: int,
     block_chunks: int | None,
     first: jax.Array | None = None,
+    timetable: Timetable | None = None,
+    durations: Durations | None = None,
 ) -> Runner:
     """Set up the rounds: with all clients on the devices, or streamed in blocks.
 
@@ -173,6 +182,8 @@ def runner_of(
         num_rounds: of the whole training.
         block_chunks: chunks on the devices at a time, if clients are in host memory; None: all chunks.
         first: first item factors; None: drawn from `key_start`.
+        timetable: of the federation, if its rounds are asynchronous; None: they are synchronous.
+        durations: as of `Runner`.
     """
     key = key_rounds if mesh is None else replicate(key_rounds, mesh)
 
@@ -184,6 +195,9 @@ def runner_of(
 
     if block_chunks is not None:
         run = partial(run_rounds_streamed, block_chunks=block_chunks)
+    elif timetable is not None:
+        num_shares = 1 if mesh is None else mesh.shape["clients"]
+        run = partial(run_rounds, row_capacity=rows_of_waves(timetable, clients, num_shares=num_shares))
     else:
         shapes = jax.eval_shape(federation.init, key_start, first)
         first_round = shapes._replace(round_index=jnp.zeros((), jnp.int32))  # rows depend on nothing else
@@ -197,7 +211,7 @@ def runner_of(
             after = jax.device_put(after, shardings)
         return after, info
 
-    return Runner(start, place, run_in_place)
+    return Runner(start, place, run_in_place, durations)
 
 
 def chunks_of_a_block(clients: PackedClients, megabytes: int) -> int:

@@ -1,6 +1,7 @@
 """Problem of an experiment: everything that a configuration and its data decide, resolved once."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,14 +20,15 @@ from fcf_jax.core.objective import explicit_ratings, implicit_feedback
 from fcf_jax.core.objectives.bpr import bpr
 from fcf_jax.core.objectives.logistic import logistic, sampled_feedback
 from fcf_jax.core.packing import pack_clients
-from fcf_jax.core.records import Key, Model, PackedClients
+from fcf_jax.core.records import Key, Model, PackedClients, Payload
 from fcf_jax.data import Interactions
+from fcf_jax.experiments.build.arrivals import ClientDevices, client_devices_of, cohorts_of
 from fcf_jax.experiments.build.channel import channel_of
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
 from fcf_jax.experiments.build.facts import largest_bounds
 from fcf_jax.experiments.build.histories import compared_histories, trained_histories
-from fcf_jax.experiments.build.ledger import Ledger, Shape, ledger_of
+from fcf_jax.experiments.build.ledger import Ledger, Shape, client_bytes, ledger_of
 from fcf_jax.experiments.build.measuring import Measures, measures_of
 from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.start import start_from
@@ -34,7 +36,9 @@ from fcf_jax.experiments.config.mistakes import formats_of
 from fcf_jax.experiments.config.protection import Protection, protection_of
 from fcf_jax.experiments.config.schema import ExperimentConfig, ModelConfig, PrivacyConfig
 from fcf_jax.experiments.loop import Learned, Schedule
+from fcf_jax.parallel.buffered import buffered_rounds
 from fcf_jax.parallel.mesh import fetch
+from fcf_jax.parallel.timetable import Timetable
 
 _OBJECTIVES = {"squared": None, "logistic": logistic(), "bpr": bpr()}
 _PREDICTIONS = ("rmse", "normalized_rmse", "loss")
@@ -49,6 +53,7 @@ class Problem(NamedTuple):
         model: weighting, lambda and w0.
         protection: differential privacy; None without noise.
         formats: of fixed-point sums; None where rounds are summed in floating point.
+        client_devices: dropouts and speeds of the clients' devices.
         start: first item factors [items, factors] from an earlier model; None: drawn.
     """
 
@@ -57,6 +62,7 @@ class Problem(NamedTuple):
     model: Model
     protection: Protection | None
     formats: Formats | None
+    client_devices: ClientDevices
     start: np.ndarray | None = None
 
     @property
@@ -94,12 +100,21 @@ class Problem(NamedTuple):
     @property
     def ledger(self) -> Ledger:
         """Bytes of a client in a round; see `client_bytes`."""
-        channel = channel_of(self)
-        shape = Shape(self.train.num_items, self._history_lengths, self.num_user_features)
-        return ledger_of(self.config, shape, None if channel is None else channel.payload)
+        return ledger_of(self.config, *self._shape_and_links)
 
     @property
-    def _history_lengths(self) -> np.ndarray:
+    def client_bytes(self) -> tuple[Any, Any]:
+        """Bytes (up, down) of each client in a round, or of all alike."""
+        return client_bytes(self.config, *self._shape_and_links)
+
+    @property
+    def _shape_and_links(self) -> tuple[Shape, Callable[[Payload], Payload] | None]:
+        channel = channel_of(self)
+        shape = Shape(self.train.num_items, self.history_lengths, self.num_user_features)
+        return shape, None if channel is None else channel.payload
+
+    @property
+    def history_lengths(self) -> np.ndarray:
         """Items of each client's history, with sampled negatives where the objective has them."""
         lengths = trained_histories(
             self.config.privacy, self.train, seed=self.config.data.seed
@@ -113,6 +128,7 @@ class Problem(NamedTuple):
         optimizer: optax.GradientTransformation | None = None,
         item_weights: Float[np.ndarray, "items"] | None = None,
         mesh: Mesh | None = None,
+        timetable: Timetable | None = None,
     ) -> Federation:
         """Set up the federation.
 
@@ -121,22 +137,24 @@ class Problem(NamedTuple):
             optimizer: replaces the configured server step.
             item_weights: from released item counts, for clipping and noise.
             mesh: devices that share a round; None: one device.
+            timetable: of asynchronous rounds; None: they are synchronous.
         """
-        config, num_users = self.config, self.train.num_users
+        config, (cohort_size, sampling) = self.config, cohorts_of(self)
         model = self.model if model is None else model
-        return federated_cf(
+        federation = federated_cf(
             model._replace(solve_tolerance=config.federation.solve_tolerance),
             config.server.optimizer(config.federation.num_rounds) if optimizer is None else optimizer,
             num_items=self.train.num_items,
             num_factors=config.model.num_factors,
-            cohort_size=config.federation.cohort_among(num_users),
-            sampling=config.federation.sampling,
+            cohort_size=cohort_size,
+            sampling=sampling,
             init_scale=config.model.init_scale,
             channel=channel_of(self, item_weights),
             mesh=mesh,
             item_features=self.dataset.features.of_items(self.train),
             num_user_features=self.num_user_features,
         )
+        return federation if timetable is None else buffered_rounds(federation, timetable)
 
     def first_item_factors(self) -> Float[Array, "items factors"]:
         """Return the item factors that the federation and centralised ALS start from."""
@@ -170,6 +188,7 @@ def resolve(config: ExperimentConfig, *datasets: Dataset) -> Problem:
         model=model_of(config.model, config.data.feedback, datasets[0].mean_rating),
         protection=protection_of(config, num_users=train.num_users),
         formats=formats,
+        client_devices=client_devices_of(config, train),
     )
     if (path := config.server.initial_item_factors) is None:
         return problem
@@ -316,20 +335,3 @@ def place(problem: Problem) -> PlacedProblem:
         new_items=new_items_of(problem.dataset, config.data, config.evaluation, seed=config.data.seed),
     )
     return PlacedProblem(problem, clients, measures, mesh, block_chunks)
-
-
-def fixed_point_summary(problem: Problem, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the formats of fixed-point sums and the count of clipped numbers; empty for floating point."""
-    if problem.formats is None:
-        return {}
-    formats = problem.formats._asdict().items()
-    clipped = sum(record.get("num_clipped_entries", 0) for record in records if record["kind"] == "round")
-    summary: dict[str, Any] = {
-        "fixed_point": {
-            "formats": {name: number._asdict() for name, number in formats if number is not None},
-            "num_clipped_entries": clipped,
-        }
-    }
-    if problem.config.privacy.spec.sums_securely:
-        summary["secure_sum"] = {"min_cohort": problem.config.privacy.min_cohort}
-    return summary

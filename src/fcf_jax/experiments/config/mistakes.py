@@ -18,8 +18,8 @@ from fcf_jax.core.sampling import draw_cohort
 from fcf_jax.data.known_sets import known_set
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.config.protection import noise_multiplier_of
-from fcf_jax.experiments.config.schema import FederationConfig, PrivacyConfig
-from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
+from fcf_jax.experiments.config.schema import ExperimentConfig, FederationConfig, PrivacyConfig
+from fcf_jax.privacy.secure_sum.cohorts import check_cohorts, check_survivors
 
 
 class Facts(NamedTuple):
@@ -104,6 +104,24 @@ def revealing_cohorts(privacy: PrivacyConfig, federation: FederationConfig, fact
         for seed in range(federation.seed, federation.seed + facts.num_replicates):
             cohorts = _cohorts_drawn(federation, seed=seed, num_users=facts.num_users)
             check_cohorts(cohorts, num_users=facts.num_users, min_cohort=privacy.min_cohort)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def similar_survivors(config: ExperimentConfig, facts: Facts) -> str:
+    """Describe dropouts after which secure sums would differ by too few clients, or not be opened."""
+    federation, privacy, dropout = config.federation, config.privacy, config.devices.dropout
+    if not (privacy.spec.sums_securely and dropout and federation.num_rounds > 1):
+        return ""
+    try:
+        for seed in range(federation.seed, federation.seed + facts.num_replicates):
+            check_survivors(
+                _cohorts_drawn(federation, seed=seed, num_users=facts.num_users),
+                num_users=facts.num_users,
+                min_cohort=privacy.min_cohort,
+                dropout=dropout,
+            )
     except ValueError as error:
         return str(error)
     return ""

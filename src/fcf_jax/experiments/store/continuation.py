@@ -108,6 +108,13 @@ _RULES = (
         ),
     ),
     _Rule(
+        lambda theirs, ours, folder: theirs.devices.is_asynchronous,
+        lambda theirs, ours, folder: (
+            "the sums that wait for the steps of asynchronous rounds (devices.concurrency) are arranged for "
+            f"the first number; {_new_run(folder)}"
+        ),
+    ),
+    _Rule(
         lambda theirs, ours, folder: SUMMARY.is_in(folder) and not any((folder / CHECKPOINTS).glob("*.npz")),
         lambda theirs, ours, folder: (
             f"expected a checkpoint in {folder / CHECKPOINTS} to go on from, got none; {_new_run(folder)}"

@@ -120,6 +120,9 @@ class Summary(TypedDict):
         payload_bytes_down: bytes that a client receives per round, on average.
         payload: form of the messages, their bytes over the clients, those of other forms, and `until`: rounds
             and bytes of all clients until a goal was reached.
+        virtual_seconds: virtual time of all rounds, where there is a clock.
+        num_uploads: uploads that the server received, where clients may drop out or be late.
+        num_void_rounds: rounds without an upload, which changed nothing, likewise.
         num_factors: K.
         padding_factor: computed slots per interaction, at least 1.
         resumed_from_rounds: rounds at which a process took over from another.
@@ -155,6 +158,9 @@ class Summary(TypedDict):
     popularity: NotRequired[Figures]
     warnings: NotRequired[list[str]]
     payload: NotRequired[dict[str, Any]]
+    virtual_seconds: NotRequired[float]
+    num_uploads: NotRequired[int]
+    num_void_rounds: NotRequired[int]
     num_factors: NotRequired[int]
     padding_factor: NotRequired[float]
     resumed_from_rounds: NotRequired[list[Count]]

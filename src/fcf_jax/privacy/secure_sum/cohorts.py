@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 _MIN_DEGREE = 20
 _ROUNDS_AT_A_TIME = 256
+_DEVIATIONS = 6.0  # a normal variable is further below its mean with a chance of 1e-9
 
 
 def differ_too_little(num_different: npt.ArrayLike, *, min_cohort: int) -> npt.NDArray[np.bool_]:
@@ -48,6 +49,39 @@ def check_cohorts(cohorts: np.ndarray, *, num_users: int, min_cohort: int) -> No
             raise ValueError(
                 f"expected cohorts equal or different in at least {min_cohort} clients (min_cohort), got a "
                 f"difference of {different[first, second]} between rounds {start + first} and {second}"
+            )
+
+
+def check_survivors(cohorts: np.ndarray, *, num_users: int, min_cohort: int, dropout: float) -> None:
+    """Refuse dropouts after which sums would reveal too much, or most of them could not be opened.
+
+    Who drops out is not known beforehand: the survivors of two rounds must differ in the minimum of clients
+    but for a chance of about 1e-9. A round of too few survivors is void.
+
+    Args:
+        cohorts: client ids [rounds, clients]; `num_users` is padding. A single cohort stands for all rounds.
+        num_users: N.
+        min_cohort: least number of clients in a sum, and in the difference of two.
+        dropout: chance that a client drops out, the same for all.
+
+    Raises:
+        ValueError: naming how many clients are expected to come back, or to be in one of two sums alone.
+    """
+    sizes = (cohorts < num_users).sum(axis=1)
+    if (few := (1 - dropout) * sizes.min()) < min_cohort:
+        raise ValueError(f"expected at least {min_cohort} clients (min_cohort) to come back, got {few:.1f}")
+    changed = 2 * dropout * (1 - dropout)  # chance that a client comes back in one of two rounds alone
+    for start, different in _differences(cohorts, num_users):
+        if len(cohorts) > 1:
+            block = np.arange(len(different))
+            different[block, start + block] = 2 * sizes.max()  # a round is not compared with itself
+        common = 0.5 * (sizes[start : start + len(different), None] + sizes[None, :] - different)
+        mean = changed * common + (1 - dropout) * different
+        variance = changed * (1 - changed) * common + dropout * (1 - dropout) * different
+        if np.any(mean - _DEVIATIONS * np.sqrt(np.maximum(variance, 0.0)) < min_cohort):
+            raise ValueError(
+                f"expected clients that come back in one of two rounds alone to be {min_cohort} (min_cohort) "
+                f"at least, got {mean.min():.1f} on average"
             )
 
 
