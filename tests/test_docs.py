@@ -98,7 +98,7 @@ TOY = [
     "privacy.min_cohort=2",
 ]  # fmt: skip
 TOY_USERS = ["data.min_strength=1", "data.test_users=5", "data.validation_users=5"]
-SLOW = {"compare", "tune", "audit"}  # they have tests of their own
+SLOW = {"compare", "sweep", "tune", "audit"}  # they have tests of their own
 
 
 @pytest.fixture
@@ -126,7 +126,8 @@ def test_commands_of_the_readme_run(toy_sets, capsys):
         toy = [part for one in settings for part in ("--set", one)]
         if command[0] in SLOW or "parallel." in " ".join(command):
             without_folder = [one for one in command[1:] if one != "--out" and not one.startswith("runs/")]
-            command = ["config", *without_folder]
+            first = [one.partition(",")[0] for one in without_folder]  # of the values of --vary
+            command = ["config", *("--set" if one == "--vary" else one for one in first)]
         elif command[0] == "run":
             command = [*command, *toy]
         assert cli.main(command) == 0, f"{command}\n{capsys.readouterr().err}"

@@ -105,7 +105,7 @@ class RunningSumsState(NamedTuple):
 
 
 def paper_adam(
-    learning_rate: optax.ScalarOrSchedule, *, b1: Scalar = 0.9, b2: Scalar = 0.99, eps: float = 1e-8
+    learning_rate: optax.ScalarOrSchedule, *, b1: Scalar = 0.9, b2: Scalar = 0.99, eps: Scalar = 1e-8
 ) -> optax.GradientTransformation:
     """Build Adam with the bias correction as printed in the paper: m / (1 - b1), v / (1 - b2) in every round.
 

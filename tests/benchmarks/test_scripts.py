@@ -95,8 +95,14 @@ TOYS = {
         ("results", 0, "is_exact"),
     ),
     "side_by_side": Toy([*ONCE, "--num-runs", "2"], ("rows", 0, "ms a round")),
+    "sweep": Toy(
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--set", "model.num_factors=4"]
+        + ["--set", "federation.num_rounds=2", "--set", "server.step=adam", "--vary", "model.alpha=1,4"]
+        + ["--repeats", "1", "--here"],
+        ("rows", 0, "sweep / run"),
+    ),
 }  # fmt: skip
-OF_COMMANDS = {"accuracy", "cold_start", "kill_and_resume", "privacy_utility"}
+OF_COMMANDS = {"accuracy", "cold_start", "kill_and_resume", "privacy_utility", "sweep"}
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
 PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
 BLOCKED = {

@@ -19,6 +19,7 @@ from fcf_jax.cli.recommend import recommend
 from fcf_jax.cli.report import report
 from fcf_jax.cli.run import run
 from fcf_jax.cli.similar import similar
+from fcf_jax.cli.sweep import sweep
 from fcf_jax.cli.tune import tune
 from fcf_jax.experiments.console import say
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(compare)
+app.command()(sweep)
 app.command()(report)
 app.command()(recommend)
 app.command()(similar)

@@ -53,7 +53,7 @@ def folder_argument(text: str) -> Path:
 
 
 def open_run(
-    command: Literal["run", "compare", "tune", "audit"],
+    command: Literal["run", "compare", "tune", "sweep", "audit"],
     config: str | None,
     overrides: list[str] | None,
     out: Path | None,

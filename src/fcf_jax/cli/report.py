@@ -11,7 +11,8 @@ from fcf_jax.experiments.console import say
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of fcf run, compare, tune or audit.")
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of fcf run, compare, sweep, tune, audit."),
     ],
     out: Annotated[
         Path | None,
@@ -21,7 +22,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write one self-contained page about a run, comparison, tuning or audit, or about several together.
+    """Write one self-contained page about a run, comparison, tuning, sweep or audit, or several together.
 
     Several runs are grouped by what differs, with mean and sd over those that differ in their seeds alone.
     The curves of runs are written as a PNG, too.

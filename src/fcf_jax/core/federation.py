@@ -126,6 +126,11 @@ def federated_cf(
         item_features=item_features,
         num_user_features=num_user_features,
     )
+    return federation_of(setup)
+
+
+def federation_of(setup: Setup) -> Federation:
+    """Return the federation of a setup, such as one whose numbers were replaced; inverse of `setup_of`."""
     return Federation(init=Partial(_init, setup), round=Partial(_round, setup))
 
 

@@ -10,6 +10,10 @@ class ConfigError(ValueError):
         super().__init__(one_line(message))
 
 
+class RefusedError(ConfigError):
+    """A configuration whose values are valid one by one, but that a rule refuses."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint that does not belong to this run, or lacks what it needs to go on."""
 

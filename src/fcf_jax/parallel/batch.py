@@ -75,7 +75,7 @@ def run_side_by_side(
             make_federation, keys, hyperparameters, clients, states=states, num_rounds=num_rounds
         )
     if at_a_time is None:
-        at_a_time = _runs_that_fit(states.item_factors, states, clients)
+        at_a_time = runs_that_fit(states.item_factors, states, clients)
     runs = (keys, hyperparameters, states)
     return _run_all(make_federation, num_rounds, row_capacity, at_a_time, mesh, runs, clients)
 
@@ -144,7 +144,7 @@ def sweep_side_by_side(
         num_runs, models=models, user_maps=user_maps, clients=_stacked(clients), items=_stacked(items)
     )
     if at_a_time is None:
-        at_a_time = _runs_that_fit(item_factors, item_factors, clients)
+        at_a_time = runs_that_fit(item_factors, item_factors, clients)
     runs = (item_factors, as_pytree(models), user_maps)
     return _sweep_all(num_sweeps, at_a_time, mesh, runs, clients, items)
 
@@ -282,13 +282,23 @@ def _check_runs(num_runs: int, **trees: Any) -> None:
                 )
 
 
-def _runs_that_fit(item_factors: Array, states: Any, clients: PackedClients) -> int:
-    """Estimate from the sizes of a state and of a chunk how many runs fit a GPU; 1 on a CPU, the fastest."""
+def runs_that_fit(
+    item_factors: Float[Array | jax.ShapeDtypeStruct, "runs items factors"],
+    states: Any,
+    clients: PackedClients,
+) -> int:
+    """Estimate from the sizes of a state and of a chunk how many runs fit a GPU; 1 on a CPU, the fastest.
+
+    Args:
+        item_factors: Y of some runs, or its shape.
+        states: of as many runs, or their shapes.
+        clients: of all runs, or stacked.
+    """
     stats = jax.local_devices()[0].memory_stats()
     if not stats:
         return 1
     num_runs, _, num_factors = item_factors.shape
-    state = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // num_runs
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states)) // num_runs
     slots = clients.owners.shape[-1] * clients.rows.mask.shape[-1]
     chunk = 4 * num_factors * (slots + clients.client_ids.shape[-1] * num_factors)
     limit = stats["bytes_limit"] - stats["bytes_in_use"]

@@ -260,24 +260,30 @@ def _epsilon_function(participation: Participation, used: Accountant, noise_mult
     return exact
 
 
-def _rdp_epsilon(participation: Participation, noise_multiplier: float) -> _Epsilon:
-    """Return epsilon by Renyi divergences."""
+def rdp_events(participation: Participation, noise_multiplier: float) -> tuple[Any, Any, Any]:
+    """Return the neighboring relation, a round and the release of item counts, as dp-accounting has them."""
     dp, relations = _dp_accounting(), _dp_accounting().NeighboringRelation
     relation = relations.REPLACE_ONE if participation.sensitivity == 2 else relations.ADD_OR_REMOVE_ONE
     gaussian = dp.GaussianDpEvent(noise_multiplier / participation.sensitivity)
-    event = {
+    of_round = {
         "everybody": gaussian,
         "poisson": dp.PoissonSampledDpEvent(participation.sampling_probability, gaussian),
         "fixed_size": dp.SampledWithoutReplacementDpEvent(
             participation.num_users, participation.cohort_size, gaussian
         ),
     }[participation.sampling]
-    counts = dp.GaussianDpEvent(_count_noise(participation) / participation.sensitivity)
-    of_round, of_counts = (dp.rdp.RdpAccountant(None, relation).compose(one) for one in (event, counts))
+    return relation, of_round, dp.GaussianDpEvent(_count_noise(participation) / participation.sensitivity)
+
+
+def _rdp_epsilon(participation: Participation, noise_multiplier: float) -> _Epsilon:
+    """Return epsilon by Renyi divergences."""
+    rdp_of = _dp_accounting().rdp
+    relation, *events = rdp_events(participation, noise_multiplier)
+    of_round, of_counts = (rdp_of.RdpAccountant(None, relation).compose(one) for one in events)
 
     def epsilon_at(num_rounds: int, delta: float) -> float:
         rdp = num_rounds * of_round.rdp + of_counts.rdp
-        return dp.rdp.compute_epsilon(of_round.orders, rdp, delta)[0]
+        return rdp_of.compute_epsilon(of_round.orders, rdp, delta)[0]
 
     return epsilon_at
 

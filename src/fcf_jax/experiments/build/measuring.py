@@ -1,6 +1,6 @@
 """Loss and metrics of the federation, of centralised ALS and of popularity; and rating offsets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from fcf_jax.core.cohort_sum import cohort_sum
+from fcf_jax.core.cohort_sum import cohort_sum, solve_clients
 from fcf_jax.core.features import item_prior, map_penalty
 from fcf_jax.core.histories import Histories
 from fcf_jax.core.objective import for_items, total_loss
@@ -19,11 +19,13 @@ from fcf_jax.data import Interactions
 from fcf_jax.data.selection import of_users
 from fcf_jax.evaluation import (
     EvaluationData,
+    UserMetrics,
     evaluate_data,
     evaluation_data,
     popularity,
     solve_new_users,
     summarize,
+    user_metrics,
     user_metrics_of_scores,
 )
 from fcf_jax.evaluation.metrics import metric_names
@@ -136,11 +138,39 @@ def measures_of(
     return Measures(profiled_loss, metrics, measure_popularity, measure_feature_popularity)
 
 
+def assess(
+    model: Model,
+    item_factors: Array,
+    user_map: Array | None,
+    clients: PackedClients,
+    data: EvaluationData | None,
+    *,
+    k: Sequence[int],
+    item_features: npt.NDArray[np.float32] | Array | None,
+) -> tuple[Array, Array, UserMetrics | None]:
+    """Compute user factors, loss and metrics of a model; everything but `k` may be traced.
+
+    Args:
+        model: weighting, lambda and w0.
+        item_factors: Y.
+        user_map: A; None: users have no features.
+        clients: training histories.
+        data: of the users that are evaluated; None: nobody is.
+        k: lengths of the ranked lists.
+        item_features: g of each item; None: no features.
+    """
+    user_factors, loss = solve_clients(model, item_factors, clients, user_map=user_map)
+    of_items = for_items(model, clients.item_counts, clients.row_counts.shape[0])
+    loss = whole_loss(of_items, item_factors, loss, item_features, user_map)
+    metrics = None if data is None else user_metrics(model, item_factors, data, k=k, user_map=user_map)
+    return user_factors, loss, metrics
+
+
 def whole_loss(
     of_items: Model,
     item_factors: Array,
     sum_of_clients: Array,
-    item_features: npt.NDArray[np.float32] | None,
+    item_features: npt.NDArray[np.float32] | Array | None,
     user_map: Array | np.ndarray | None,
 ) -> Array:
     """Add what the server knows to the clients' sum of J: the item factors' share, and those of the maps.

@@ -98,6 +98,16 @@ class Problem(NamedTuple):
         return 0 if users is None else users.num_features
 
     @property
+    def clears_unseen(self) -> bool:
+        """Whether items without interactions get 0, as in ALS, instead of what is left of their random start.
+
+        Under noise they do not: which items have interactions is private. Features give them a factor, too,
+        and biases a bias, which is learned.
+        """
+        is_kept = self.config.privacy.has_noise or self.start is not None or self.model.biases is not None
+        return not is_kept and self.dataset.features.items is None
+
+    @property
     def ledger(self) -> Ledger:
         """Bytes of a client in a round; see `client_bytes`."""
         return ledger_of(self.config, *self._shape_and_links)
@@ -274,13 +284,10 @@ class PlacedProblem(NamedTuple):
     def item_factors(self, item_factors: jax.Array) -> np.ndarray:
         """Fetch the item factors to the host, without the padding of the last device.
 
-        Items without interactions get 0, as in ALS, instead of what is left of their random start. Under
-        noise they do not: which items have interactions is private. Features give them a factor, too.
+        Those of items without interactions become 0 as `Problem.clears_unseen` tells.
         """
         problem, on_host = self.problem, fetch(item_factors)[: self.problem.train.num_items]
-        if problem.config.privacy.has_noise or problem.start is not None or problem.dataset.features.items:
-            return on_host
-        if self.problem.model.biases is not None:  # an unobserved item has a bias, which is learned
+        if not problem.clears_unseen:
             return on_host
         return np.where(fetch(self.clients.item_counts)[:, None] > 0, on_host, 0.0)
 

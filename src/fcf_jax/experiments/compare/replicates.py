@@ -10,7 +10,6 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64
 
-from fcf_jax.core.cohort_sum import solve_clients
 from fcf_jax.core.federation import Federation
 from fcf_jax.core.objective import for_items
 from fcf_jax.core.packing import choose_row_width, pack_clients, pack_items, stack_clients
@@ -23,13 +22,12 @@ from fcf_jax.evaluation import (
     per_user,
     popularity,
     summarize,
-    user_metrics,
     user_metrics_of_scores,
 )
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.histories import compared_histories
-from fcf_jax.experiments.build.measuring import loss_of_scores, scored_data, whole_loss
+from fcf_jax.experiments.build.measuring import assess, loss_of_scores, scored_data
 from fcf_jax.experiments.build.new_items import new_items_of
 from fcf_jax.experiments.build.problem import Problem, model_of, of_popularity
 from fcf_jax.experiments.config.schema import EvaluationConfig, ModelConfig
@@ -259,21 +257,14 @@ def _assessor(
     item_features = problem.dataset.features.of_items(problem.train)
     measure_new_items = _of_new_items(problem, datasets, models)
 
-    def assess(model: Model, learned: Learned, clients: PackedClients, data: EvaluationData | None):
-        item_factors, user_map = learned
-        user_factors, loss = solve_clients(model, item_factors, clients, user_map=user_map)
-        of_items = for_items(model, clients.item_counts, clients.row_counts.shape[0])
-        loss = whole_loss(of_items, item_factors, loss, item_features, user_map)
-        metrics = None
-        if data is not None:
-            metrics = user_metrics(model, item_factors, data, k=k, user_map=user_map)
-        return user_factors, loss, metrics
+    def assess_one(model: Model, learned: Learned, clients: PackedClients, data: EvaluationData | None):
+        return assess(model, *learned, clients, data, k=k, item_features=item_features)
 
     @jax.jit
     def assess_all(learned: Learned, models: Model, *data: Any) -> tuple:
         runs = (models, learned)
         mapped, shared = (runs, data) if is_shared else ((*runs, *data), ())
-        return map_runs(assess, mapped, shared, mesh=mesh)
+        return map_runs(assess_one, mapped, shared, mesh=mesh)
 
     def assess_on_host(learned: Learned) -> Assessment:
         assessed = assess_all(learned, models, data.clients, data.evaluation)

@@ -24,11 +24,12 @@ from fcf_jax.experiments.config.rule import Command
 from fcf_jax.experiments.config.rule import computed as _computed
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.section import LARGEST_SEED
-from fcf_jax.experiments.errors import ConfigError
+from fcf_jax.experiments.errors import RefusedError
 from fcf_jax.messages import count_of
 
 _LARGEST_ARRAY = 2**31  # elements that 32-bit indices can count
 _MEASURING: tuple[Command, ...] = ("compare", "tune")  # these train many times and release nothing
+_SIDE_BY_SIDE: tuple[Command, ...] = (*_MEASURING, "sweep")
 
 
 def check(config: ExperimentConfig, command: Command | None = None, facts: Facts | None = None) -> None:
@@ -40,15 +41,15 @@ def check(config: ExperimentConfig, command: Command | None = None, facts: Facts
         facts: of the training data.
 
     Raises:
-        ConfigError: for the first rule that is broken.
+        RefusedError: for the first rule that is broken.
     """
     when, known = ("config", Facts(0, 0, 0)) if facts is None else ("data", facts)
     for row in _CHECKS:
         holds = row.when == when and (row.commands is None or command in row.commands)
         if holds and row.is_broken(config, known):
             if isinstance(row.message, str):
-                raise ConfigError(row.message.replace("{command}", f"fcf {command}"))
-            raise ConfigError(row.message(config, known))
+                raise RefusedError(row.message.replace("{command}", f"fcf {command}"))
+            raise RefusedError(row.message(config, known))
 
 
 def _cohort_size(config: ExperimentConfig, facts: Facts) -> int:
@@ -116,7 +117,7 @@ _CHECKS = (
         lambda c, f: c.parallel.coordinator is not None or c.parallel.item_shards > 1,
         "parallel: {command} runs in one process with unsplit item factors; "
         "leave out parallel.coordinator and parallel.item_shards",
-        commands=(*_MEASURING, "audit"),
+        commands=(*_SIDE_BY_SIDE, "audit"),
     ),
     _Check(
         lambda c, f: c.federation.seed + c.comparison.num_builds - 1 > LARGEST_SEED,
@@ -129,18 +130,18 @@ _CHECKS = (
     _Check(
         lambda c, f: c.parallel.stream,
         "parallel.stream: {command} keeps all clients on the device; leave it out",
-        commands=("compare",),
+        commands=("compare", "sweep"),
     ),
     _Check(
         lambda c, f: c.server.initial_item_factors is not None,
         "server.initial_item_factors: {command} trains from drawn item factors; leave it out",
-        commands=(*_MEASURING, "audit"),
+        commands=(*_SIDE_BY_SIDE, "audit"),
     ),
     _Check(
         lambda c, f: c.privacy.needs_item_counts,
         "privacy.head_items: {command} releases no item counts, as `fcf run` does before its rounds; "
         "set privacy.head_items = 1 and privacy.item_weight_power = 0 for {command}",
-        commands=_MEASURING,
+        commands=_SIDE_BY_SIDE,
     ),
     _Check(
         lambda c, f: c.privacy.has_noise and c.privacy.seed is None,
@@ -321,7 +322,7 @@ _CHECKS = (
         lambda c, f: overflowing_sum(
             c.privacy.fraction_bits, f.bounds, max_clients=c.federation.largest_cohort(f.num_users)
         ),
-        commands=("run", "compare"),
+        commands=("run", "compare", "sweep"),
         when="data",
     ),
     _computed(
@@ -329,7 +330,7 @@ _CHECKS = (
         lambda c, f: revealing_cohorts(c.privacy, c.federation, f),
         "; change federation.cohort_size (unset = all clients), run fewer rounds, "
         "or lower it, which protects less",
-        commands=("run", "compare"),
+        commands=("run", "compare", "sweep"),
         when="data",
     ),
 )

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from fcf_jax.experiments.config.mistakes import Facts
 from fcf_jax.experiments.config.schema import ExperimentConfig
 
-Command = Literal["run", "compare", "tune", "audit", "plan"]
+Command = Literal["run", "compare", "tune", "sweep", "audit", "plan"]
 
 
 class Check(NamedTuple):

@@ -8,9 +8,17 @@ from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.report.audit_content import audit_content
 from fcf_jax.experiments.report.comparison_content import comparison_content
-from fcf_jax.experiments.report.read import Stored, StoredAudit, StoredComparison, StoredRun, StoredTuning
+from fcf_jax.experiments.report.read import (
+    Stored,
+    StoredAudit,
+    StoredComparison,
+    StoredRun,
+    StoredSweep,
+    StoredTuning,
+)
 from fcf_jax.experiments.report.run_content import Content, run_content
 from fcf_jax.experiments.report.side_by_side import side_by_side
+from fcf_jax.experiments.report.sweep_content import sweep_content
 from fcf_jax.experiments.report.tuning_content import tuning_content
 from fcf_jax.experiments.report.wording import (
     NOT_PRIVATE_NOTE,
@@ -42,6 +50,7 @@ _KINDS: dict[type[Stored], _Kind] = {
     StoredRun: _Kind("run", "run.html", run_content),
     StoredComparison: _Kind("comparison", "comparison.html", comparison_content),
     StoredTuning: _Kind("tuning", "tuning.html", tuning_content),
+    StoredSweep: _Kind("sweep", "sweep.html", sweep_content),
     StoredAudit: _Kind("audit", "audit.html", audit_content),
 }
 

@@ -21,7 +21,7 @@ def write_report(folder: Path) -> None:
     """Write `report.html`, and `convergence.png` of a run, into the folder that they are about.
 
     Raises:
-        FileNotFoundError: if there is no run, comparison, tuning or audit in the folder.
+        FileNotFoundError: if there is no run, comparison, tuning, sweep or audit in the folder.
         ValueError: if one of its files is damaged.
         OSError: if the page cannot be written.
     """
@@ -32,7 +32,7 @@ def write_page(everything: Sequence[Stored], page: Path, figure: Path | None = N
     """Write a page, and the curves of its runs as a PNG.
 
     Args:
-        everything: at least one stored run, comparison, tuning or audit.
+        everything: at least one stored run, comparison, tuning, sweep or audit.
         page: an HTML file that needs no other file.
         figure: PNG file; by default the page's name with another suffix.
     """

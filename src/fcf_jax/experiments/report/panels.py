@@ -188,7 +188,7 @@ def _scale_rounds(axes: Axes, panel: Panel) -> None:
 
 def _scale_logarithmic(axes: Axes, panel: Panel) -> None:
     axes.set_xscale("log")
-    axes.set_xticks(_round_ticks(*axes.get_xlim()))
+    axes.set_xticks(round_ticks(*axes.get_xlim()))
     axes.xaxis.set_minor_locator(NullLocator())
     text: Callable[[float], str] = lambda value: size_text(value, is_round=True)  # noqa: E731
     if panel.x_axis == "logarithmic":
@@ -201,7 +201,7 @@ def _scale_linear(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(_MOST_TICKS, integer=is_integer, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _round_ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Return round numbers between the ends of a logarithmic axis, as many as fit."""
     ticks: list[float] = []
     for mantissas in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):

@@ -1,4 +1,4 @@
-"""Runs, comparisons, tunings and audits read back from their folders, and the series of numbers in a run."""
+"""What the commands stored, read back from its folders, and the series of numbers in a run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +16,14 @@ from fcf_jax.experiments.store.run_directory import (
     CURVES,
     ENVIRONMENT,
     METRICS,
+    RUNS,
     SUMMARY,
+    SWEEP,
     TRIALS,
     TUNED,
     TUNING,
     USERS,
+    VARIED,
 )
 from fcf_jax.experiments.store.schemas import Summary
 
@@ -183,7 +186,25 @@ class StoredAudit(NamedTuple):
     document: dict[str, Any]
 
 
-Stored = StoredRun | StoredComparison | StoredTuning | StoredAudit
+class StoredSweep(NamedTuple):
+    """A folder of `fcf sweep`.
+
+    Attributes:
+        name: of the folder.
+        config: sections of `config.toml`, without the varied values.
+        environment: content of `environment.json`.
+        document: content of `sweep.json`; empty for an unfinished sweep.
+        num_done: runs on record.
+    """
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    document: dict[str, Any]
+    num_done: int
+
+
+Stored = StoredRun | StoredComparison | StoredTuning | StoredAudit | StoredSweep
 _Read = Callable[[str, Path, dict[str, Any]], Stored]
 
 
@@ -206,6 +227,11 @@ def _read_audit(name: str, folder: Path, environment: dict[str, Any]) -> StoredA
     return StoredAudit(name, CONFIG.read_or(folder, {}), environment, AUDIT.read_or(folder, {}))
 
 
+def _read_sweep(name: str, folder: Path, environment: dict[str, Any]) -> StoredSweep:
+    config, document = CONFIG.read_or(folder, {}), SWEEP.read_or(folder, {})
+    return StoredSweep(name, config, environment, document, len(RUNS.read_or(folder, [])))
+
+
 def _curves(folder: Path) -> Curves:
     path = folder / CURVES
     try:
@@ -225,6 +251,7 @@ class _Kind(NamedTuple):
 _KINDS = (
     _Kind("audit", (AUDIT,), _read_audit),
     _Kind("compare", (COMPARISON,), _read_comparison),
+    _Kind("sweep", (SWEEP, VARIED), _read_sweep),
     _Kind("tune", (TUNED, TRIALS), _read_tuning),
     _Kind("run", (SUMMARY,), _read_run),
 )
@@ -234,7 +261,7 @@ def read_folder(folder: Path) -> Stored:
     """Read a folder, whichever command wrote it, and however far that came.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or nothing of a run, comparison, tuning or audit in it.
+        FileNotFoundError: if there is no such folder, or nothing of a command in it.
         ValueError: if one of its files is damaged.
     """
     if not folder.is_dir():

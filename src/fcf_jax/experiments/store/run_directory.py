@@ -30,7 +30,10 @@ from fcf_jax.experiments.store.schemas import (
     MetricsRecord,
     PrivacyStatement,
     Summary,
+    SweepDocument,
+    SweepRecord,
     TuningDocument,
+    VariedDocument,
 )
 from fcf_jax.experiments.store.trained_features import TrainedFeatures, read_features_of_run
 from fcf_jax.messages import count_of
@@ -55,12 +58,16 @@ TRIALS = File[list[Document]]("trials.csv")
 TUNED = File[Document]("tuned.toml")
 TUNING = File[Document]("tuning.json", schema=TuningDocument)
 CURVES = "curves.csv"
+VARIED = File[Document]("varied.json", schema=VariedDocument, remedy="choose another --out")
+RUNS = File[list[Document]]("runs.jsonl", schema=list[SweepRecord], remedy="delete it: all runs are repeated")
 USERS = File[list[Document]]("users.csv", required=("metric", "low", "high", "users"))
+SWEEP_ROWS = File[list[Document]]("sweep.csv")
 # Each of these is written last: a folder that has it is finished.
 _GO_ON = "delete it, and go on with --resume"
 SUMMARY = File[Summary]("summary.json", schema=Summary, remedy=_GO_ON)
 COMPARISON = File[Document]("comparison.json", schema=ComparisonDocument, remedy=_GO_ON)
 AUDIT = File[Document]("audit.json", schema=AuditDocument)
+SWEEP = File[Document]("sweep.json", schema=SweepDocument, remedy=_GO_ON)
 
 
 class TrainedModel(NamedTuple):

@@ -256,3 +256,71 @@ class TuningDocument(TypedDict):
     best_value: Number
     popularity: NotRequired[Number]
     at_bounds: NotRequired[list[str]]
+
+
+class VariedDocument(TypedDict):
+    """What a sweep varies: the content of `varied.json`.
+
+    Attributes:
+        vary: texts of `--vary`.
+        seeds: repetitions of each combination.
+    """
+
+    vary: list[str]
+    seeds: int
+
+
+class SweepRecord(BaseModel):
+    """A line of `runs.jsonl`.
+
+    Attributes:
+        run: its position in the sweep.
+        status: how it ended.
+        reason: why it failed; "" if it did not.
+        metrics: means over users, and the loss, by name; empty if it failed.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    run: Count
+    status: Literal["finished", "diverged", "refused"]
+    reason: str
+    metrics: Figures
+
+
+class SweptConfiguration(TypedDict):
+    """A combination of values, over its seeds, as far as a report needs it.
+
+    Attributes:
+        values: by key.
+        num_runs: with other seeds.
+        num_failed: of them.
+        metrics: mean and sd over the runs, by name.
+        is_non_dominated: whether no other is as good in everything and better in something.
+        failures: distinct reasons.
+    """
+
+    values: dict[str, Any]
+    num_runs: Count
+    num_failed: Count
+    metrics: dict[str, dict[str, Number]]
+    is_non_dominated: bool
+    failures: list[str]
+
+
+class SweepDocument(TypedDict):
+    """Outcome of `fcf sweep`: the content of `sweep.json`, as far as a report needs it.
+
+    Attributes:
+        metric: that configurations are compared by.
+        costs: keys of the configurations that are costs, and differ.
+        configurations: in the order of the table.
+        cautions: sentences on what is wrong with the result.
+    """
+
+    metric: str
+    costs: list[str]
+    configurations: list[SweptConfiguration]
+    cautions: list[str]
+    num_runs: Count
+    num_programs: Count
+    seconds: Number

@@ -1,0 +1,1 @@
+"""`fcf sweep`: many federations side by side, and what their accuracy costs."""
