@@ -10,6 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from fcf_jax.channel import Link, chain, dropouts, fixed_point, void_below
+from fcf_jax.experiments.build.compression import (
+    changes_rows,
+    chooses_items,
+    compressed_rows,
+    rounded_items,
+    rounds_items,
+    subset_of_items,
+)
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.build.problem import Problem
@@ -79,6 +87,9 @@ def _may_be_void(problem: "Problem") -> bool:
 
 
 CHANNEL_ROWS = (
+    ChannelRow("item subset", chooses_items, lambda wanted: subset_of_items(wanted.problem)),
+    ChannelRow("rounded items", rounds_items, lambda wanted: rounded_items(wanted.problem)),
+    ChannelRow("compressed rows", changes_rows, lambda wanted: compressed_rows(wanted.problem)),
     ChannelRow("clipping and noise", lambda problem: problem.protection is not None, _protection),
     ChannelRow("dropouts", _drops_out, _dropouts),
     ChannelRow("fixed point", lambda problem: problem.formats is not None, _fixed_point),
