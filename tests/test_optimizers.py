@@ -131,6 +131,19 @@ def test_running_sums_forget_nothing_of_an_item_whose_users_stayed_away():
     assert float(jnp.abs(steps[0][1::2]).max()) > 0
 
 
+def test_without_weight_confidences_are_not_used():
+    gradient, user_gram, confidence_sum = (jnp.asarray(leaf, jnp.float32) for leaf in sums_of_a_round())
+    point = jnp.zeros_like(gradient)
+    for weight, is_same in ((0.0, True), (3.0, False)):
+        optimizer, steps = running_sums(confidence_factor=weight), []
+        for sent in (confidence_sum, jnp.full(17, jnp.nan) if is_same else 2.0 * confidence_sum):
+            extra = {"model": MODEL, "user_gram": user_gram, "num_users": 20, "confidence_sum": sent}
+            _, state = optimizer.update(gradient, optimizer.init(point), point, **extra)
+            extra["confidence_sum"] = 0.5 * sent
+            steps.append(optimizer.update(gradient, state, point, **extra)[0])
+        assert np.array_equal(*steps) == is_same
+
+
 @pytest.mark.parametrize("optimizer", [optax.adam(0.05), paper_adam(0.02)], ids=["optax", "paper"])
 def test_adam_lowers_the_loss(optimizer, small):
     _, info = run(optimizer, small, 25)

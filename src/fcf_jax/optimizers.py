@@ -215,7 +215,7 @@ def running_sums(
 
     Args:
         learning_rate: eta, a number or a schedule of the round index.
-        confidence_factor: k in kappa_i = w0 + k confidence_sum_i / N.
+        confidence_factor: k in kappa_i = w0 + k confidence_sum_i / N; with 0, no confidences are used.
         averaging: round index t -> weight of the round in the averages, 1 at t = 0 and decreasing.
 
     References:
@@ -251,7 +251,7 @@ def running_sums(
             confidence_sum=average(state.confidence_sum, confidence_sum, weight),
             mean_confidence_sum=average(state.mean_confidence_sum, confidence_sum, 1 / (time + 1)),
         )
-        is_seen = state.confidence_sum > 0
+        is_seen = (state.confidence_sum > 0) & (jnp.asarray(confidence_factor) != 0)
         share = state.mean_confidence_sum / jnp.where(is_seen, state.confidence_sum, 1.0)
         all_seen = state.seen * jnp.where(is_seen, share, 1.0)[:, None]
         unobserved = w0 * matmul(params, state.user_gram)

@@ -15,6 +15,7 @@ from fcf_jax.channel.clock import (
     first_to_arrive,
     round_seconds,
 )
+from fcf_jax.channel.confidences import confidences_once
 from fcf_jax.channel.dropouts import dropouts, dropouts_by_activity, void_below
 from fcf_jax.channel.error_feedback import quantize_with_feedback
 from fcf_jax.channel.fixed_point import FixedPoint, check_formats, choose_formats, fixed_point
@@ -44,6 +45,7 @@ __all__ = [
     "client_seconds",
     "clip_and_noise",
     "clip_factor",
+    "confidences_once",
     "devices_of_classes",
     "draw_devices",
     "dropouts",

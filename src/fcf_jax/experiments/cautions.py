@@ -37,18 +37,19 @@ def cautions(
 
 
 def caution_of_secure_sums(config: ExperimentConfig) -> str | None:
-    """Return a caution if the secure sums of a run's rounds can together be solved for the histories.
+    """Return a caution if every round's secure sum adds an equation to those that the server can solve.
 
-    Sums of confidences do not depend on Y, and the server knows each cohort: every round adds an equation.
+    The server knows each cohort. Uploads hardly move in late rounds, and confidences never do.
     """
     federation = config.federation
     sums_differ = federation.cohort_size is not None and federation.num_rounds > 1
-    if not (config.privacy.spec.sums_securely and sums_differ and "confidence_sum" in config.sent_pieces):
+    if not (config.privacy.spec.sums_securely and sums_differ):
         return None
+    what = "confidences" if config.sent_confidences == "each_round" else "uploads, which hardly move late,"
     return (
-        "secure sums over cohorts do not protect clients over many rounds: the sums of confidences are "
-        "linear equations in the histories, and enough rounds give every history (docs/privacy.md); set "
-        "server.confidence_factor=0, leave out federation.cohort_size, or choose a privacy.mode with noise"
+        f"secure sums over cohorts protect clients less with every round: sums of {what} are linear "
+        "equations in the histories (docs/privacy.md); `fcf audit` measures it; run few rounds, leave out "
+        "federation.cohort_size, or choose a privacy.mode with noise"
     )
 
 

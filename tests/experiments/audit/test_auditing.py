@@ -57,7 +57,7 @@ def test_sum_of_thirty_gives_less_away_than_an_upload_and_differences_give_it_al
     attacks = found["secure_sum"]
     assert attacks["cohort_sum"]["recall"]["high"] < 0.5
     assert attacks["cohort_sum"]["fitted_recall"]["value"] <= attacks["cohort_sum"]["recall"]["value"]
-    assert attacks["cohort_sum"]["union_recall"]["value"] == 1.0  # running_sums asks for confidences
+    assert attacks["cohort_sum"]["union_recall"]["value"] == 1.0
     assert attacks["differencing"]["exact_set_rate"]["value"] == 1.0
 
 

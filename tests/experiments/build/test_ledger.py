@@ -62,7 +62,7 @@ def test_secure_sums_send_dense_words_and_exchange_keys():
     """20 neighbours: a key of 32 bytes, and of each neighbour two shares of 66 bytes and a revealed one."""
     config = load_config(None, ["privacy.mode=secure_sum", "server.step=running_sums", "model.num_factors=4"])
     up, down = client_bytes(config, Shape(100, np.arange(3)))
-    assert up == 4 * (400 + 16 + 100 + 1) + 32 + 20 * 3 * 66
+    assert up == 4 * (400 + 16 + 1) + 32 + 20 * 3 * 66  # confidences were sent once
     assert down == 4 * 400 + 20 * (32 + 2 * 66)
     assert set(ledger_of(config, Shape(100, np.arange(3)))["forms"]) == {"dense"}
 

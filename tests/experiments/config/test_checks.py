@@ -16,9 +16,6 @@ COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
 DEADLINE = ["devices.bandwidth=1e6", "devices.deadline_seconds=3", "server.step=running_sums"]
 FLYING = ["devices.bandwidth=1e6", "devices.concurrency=45", *COHORT]
 
-ROUNDED = ["channel.form=own_rows", "channel.upload_bits=8"]
-PROJECTED = ["channel.projection=4", "server.step=running_sums"]
-
 OF_LOADING = [  # broken as soon as the configuration is loaded
     (
         ["model.objective=bpr", "data.feedback=explicit", "model.unobserved_weight=0"],
@@ -36,30 +33,6 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     ),
     (["model.biases=true", "privacy.mode=central_noise"], "model.biases: central_noise is made for"),
     (["channel.form=own_rows", *SECURE], 'channel.form: expected "dense" with privacy.mode = "secure_sum"'),
-    (["channel.upload_bits=8", *SECURE], "channel.upload_bits: .* secure_sum hides which those are"),
-    (["channel.top_rows=0.5"], 'channel.top_rows: expected channel.form = "own_rows"'),
-    (["channel.projection=4", "channel.form=rank_one"], "channel.projection: uploads of rank one"),
-    ([*PROJECTED, *LOCAL], "channel.projection: with local_noise, clients add noise"),
-    (["channel.projection=40", "server.step=gram"], "channel.projection: expected at most .* got 40"),
-    (["channel.rounding=random"], 'channel.rounding: "random" rounds nothing'),
-    ([*ROUNDED, "channel.rounding=feedback", *PROJECTED], "channel.rounding: error feedback remembers"),
-    (
-        [*ROUNDED, "channel.rounding=feedback", "parallel.deterministic=true"],
-        "channel.rounding: sums in fixed",
-    ),
-    (["channel.item_share=0.5"], "channel.item_share: guarded_gram compares rounds, .* items drawn"),
-    (
-        ["channel.item_share=0.5", "channel.item_choice=popularity", "server.step=adam"],
-        "channel.item_choice: clients send no confidences for server.step = adam",
-    ),
-    (["channel.item_choice=bandit"], 'channel.item_choice: "bandit" chooses nothing'),
-    (["channel.item_bits=8", "data.user_features=a.csv"], "channel.item_bits: .* passes no channel"),
-    (
-        [*ROUNDED, "model.objective=bpr", "model.unobserved_weight=0", "evaluation.baseline=false"],
-        "channel.upload_bits: pairs have two rows each",
-    ),
-    (["channel.item_bits=8", "model.biases=true"], "channel.item_bits: made for rows without biases"),
-    ([*ROUNDED, *FLYING], "channel.upload_bits: uploads of asynchronous rounds"),
     (["parallel.num_processes=2"], "parallel.coordinator"),
     (["parallel.process_id=1"], "parallel.process_id"),
     (["parallel.devices=3", "parallel.item_shards=2"], "parallel.item_shards"),
@@ -106,6 +79,11 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     ([*FLYING, "devices.dropout_trace=a.csv"], "devices.dropout_trace: a trace is of rounds"),
     (["data.feedback=explicit", "model.unobserved_weight=0", "data.strengths=log"], "data.strengths"),
     (["server.decay=cosine"], "server.decay: guarded_gram"),
+    ([*CENTRAL, "server.confidences=once"], "server.confidences: .* would have no noise"),
+    (
+        ["model.objective=logistic", "model.unobserved_weight=0", "server.confidences=once"],
+        "server.confidences: .* squared errors",
+    ),
 ]
 OF_COMMANDS = [
     ("tune", ["model.objective=logistic", "model.unobserved_weight=0"], "model.objective: fcf tune knows"),
@@ -115,7 +93,6 @@ OF_COMMANDS = [
         "model.objective: fcf compare compares with ALS",
     ),
     ("audit", ["model.biases=true"], "model.biases: the attacks"),
-    ("audit", ["channel.item_bits=8"], "channel.item_bits: the attacks expect uploads as they are"),
     ("tune", ["parallel.item_shards=2"], "parallel: fcf tune"),
     (
         "compare",
@@ -176,6 +153,24 @@ OF_DATA = [
         "devices.dropout: .* one of two rounds alone to be 20 .* got 10.8 on average; raise it",
     ),
     ("compare", SECURE, FACTS, "privacy.min_cohort: .* at least 100 clients"),
+    (
+        "run",
+        [
+            *SECURE,
+            *COHORT,
+            "privacy.min_cohort=20",
+            "federation.num_rounds=4",
+            "server.confidences=each_round",
+        ],
+        FACTS,
+        r"server.confidences: .* at least 20 .* got 1\d\.\d from round 3 on; set server.confidences = .once.",
+    ),
+    (
+        "run",
+        [*SECURE, *COHORT, "privacy.min_cohort=10", "federation.num_rounds=60"],
+        FACTS,
+        r"privacy.min_combination: .* at least 10 .* got [6-9]\.\d+ from round \d on, and late uploads",
+    ),
 ]
 
 

@@ -70,7 +70,7 @@ def _recovery_figures(scene: Scene, found: list[single_upload.Recovered]) -> Fig
     cosine = np.abs((recovered.user_factors * sent.user_factors).sum(axis=1)) / np.maximum(lengths, 1e-300)
     near = (is_right & (errors <= _TOLERANCE)).sum(axis=1)
     return {
-        **_set_figures(recovered.is_held, sent.is_held),
+        **set_figures(recovered.is_held, sent.is_held),
         **_score_figures(np.abs(recovered.deviations), sent.is_held, ceiling=1.0),
         "strength_rate": figures.ratio(near, sent.is_held.sum(axis=1)),
         "strength_error": figures.ratio(errors.sum(axis=1), is_right.sum(axis=1)),
@@ -79,7 +79,8 @@ def _recovery_figures(scene: Scene, found: list[single_upload.Recovered]) -> Fig
     }
 
 
-def _set_figures(is_claimed: np.ndarray, is_held: np.ndarray) -> Figures:
+def set_figures(is_claimed: np.ndarray, is_held: np.ndarray) -> Figures:
+    """Compare claimed items with those that each client holds, [clients, items]."""
     right, claimed, held = (mask.sum(axis=1) for mask in (is_claimed & is_held, is_claimed, is_held))
     exact = (is_claimed == is_held).all(axis=1)
     return {
@@ -111,7 +112,7 @@ def noisy_uploads(scene: Scene, *, num_rounds: int = 1) -> Figures:
         signal_sizes(scene, sent), noise_multiplier=sigma, num_rounds=num_rounds
     )
     return {
-        **_set_figures(_top_items(scores, sent.is_held.sum(axis=1)), sent.is_held),
+        **set_figures(top_items(scores, sent.is_held.sum(axis=1)), sent.is_held),
         **_score_figures(scores, sent.is_held, ceiling=ceiling),
         "in_out_auc": auc,
         "in_out_auc_ceiling": figures.exactly(in_out_auc_ceiling(sigma, num_rounds)),
@@ -133,7 +134,7 @@ def noisy_scores(scene: Scene, sent: Sent, *, noise_scale: float) -> np.ndarray:
     return max(attackers, key=lambda scores: figures.auc_across_users(scores, sent.is_held).value)
 
 
-def _top_items(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def top_items(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Claim the items with the highest scores, `counts` of each client."""
     ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
     return ranks < counts[:, None]
@@ -143,8 +144,8 @@ def popularity(scene: Scene) -> Figures:
     """Guess the most popular items, as many as the client holds: a baseline that uses no upload."""
     is_held = send(scene, scene.user_ids).is_held
     scores = np.broadcast_to(scene.train.item_counts.astype(float), is_held.shape)
-    claimed = _top_items(scores, is_held.sum(axis=1))
-    return {**_set_figures(claimed, is_held), "auc": figures.auc_across_users(scores, is_held)}
+    claimed = top_items(scores, is_held.sum(axis=1))
+    return {**set_figures(claimed, is_held), "auc": figures.auc_across_users(scores, is_held)}
 
 
 def sums(scene: Scene) -> Figures:

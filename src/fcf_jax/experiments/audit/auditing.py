@@ -9,6 +9,7 @@ from typing import Any
 from fcf_jax.experiments.audit import attacks
 from fcf_jax.experiments.audit.attacks import Figures
 from fcf_jax.experiments.audit.leakage import leakage_curve
+from fcf_jax.experiments.audit.many_rounds import late_rounds, many_rounds
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
 from fcf_jax.experiments.audit.verdicts import not_covered, strongest, verdicts_of
 from fcf_jax.experiments.build.problem import Problem
@@ -30,6 +31,13 @@ _NOISY = (
 _STRONGEST = (
     "recall and union: the noised sum; auc: also the other clients' uploads and what this client would send"
 )
+
+
+_CONSTANT = {
+    "each_round": "of the confidences, in each round",
+    "once": "of the confidences of all clients, once",
+    "never": "none",
+}
 
 
 def with_fitting_step(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
@@ -108,6 +116,7 @@ def run_audit(
 
 def _attacks(scene: Scene) -> dict[str, tuple[Callable[[], Figures], str]]:
     """Return the attacks that apply by name, each with what its attacker knows."""
+    sent = scene.config.sent_confidences
     rounds, extra, form = scene.num_rounds, _extra_sums(scene), scene.config.channel.form
     knows = _SINGLE + _REQUESTS * (form == "own_rows")
     planned: dict[View, tuple[Callable[[], Figures], str]] = {
@@ -118,6 +127,15 @@ def _attacks(scene: Scene) -> dict[str, tuple[Callable[[], Figures], str]]:
             f"the mean of {rounds} uploads of one frozen model",
         ),
         "sum": (partial(attacks.sums, scene), f"the sum of a cohort's uploads{extra}"),
+        "many_sums": (
+            partial(many_rounds, scene),
+            f"the cohorts of all {rounds} rounds, and the sums that do not depend on Y: {_CONSTANT[sent]}",
+        ),
+        "late_sums": (
+            partial(late_rounds, scene),
+            f"the cohorts of all {rounds} rounds, their sums of uploads at one Y, and how many items each "
+            "client holds",
+        ),
         "difference": (
             partial(attacks.differencing, scene),
             "sums of two cohorts that differ by one client, if near-identical cohorts are not refused",
@@ -149,6 +167,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "num_attacked_users": len(scene.user_ids),
         "num_factors": config.model.num_factors,
         "server_step": config.server.step,
+        "confidences": config.sent_confidences,
         "cohort_size": size,
         "attacked_cohort_size": min(size, LARGEST_SUM),
         "min_cohort": config.privacy.min_cohort,

@@ -19,6 +19,8 @@ _FIGURES: dict[View, tuple[str, ...]] = {
     "noisy_upload": _NOISY,
     "noisy_uploads": _NOISY,
     "sum": _SUM,
+    "many_sums": _SETS,
+    "late_sums": (*_SETS, "auc"),
     "difference": _RECOVERED,
     "noisy_sum": (*_SUM, TPR),
     "noisy_sums": _SCORES,

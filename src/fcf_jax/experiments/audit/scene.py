@@ -198,11 +198,13 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
     )
     if (channel := scene.channel) is not None:
         sums, _ = channel.server(jax.random.key(len(factors)), channel.init(), sums)
-    has_gram, has_confidence = scene.sends_gram, scene.config.server.factor > 0
+    has_gram, sent_when = scene.sends_gram, scene.config.sent_confidences
+    everybody = scene.config.federation.cohort_among(scene.train.num_users) is None
+    has_confidence = sent_when == "each_round" or (sent_when == "once" and everybody)
     return Seen(
         np.asarray(sums.upload),
         np.asarray(sums.user_gram) if has_gram else None,
-        np.asarray(sums.confidence_sum) if has_gram and has_confidence else None,
+        np.asarray(sums.confidence_sum) if has_confidence else None,
     )
 
 

@@ -23,8 +23,7 @@ from fcf_jax.core.packing import pack_clients
 from fcf_jax.core.records import Key, Model, PackedClients, Payload
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.arrivals import ClientDevices, client_devices_of, cohorts_of
-from fcf_jax.experiments.build.channel import channel_of
-from fcf_jax.experiments.build.compression import with_items
+from fcf_jax.experiments.build.channel import channel_of, summed_confidences
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
 from fcf_jax.experiments.build.facts import largest_bounds
@@ -138,6 +137,7 @@ class Problem(NamedTuple):
         model: Model | None = None,
         optimizer: optax.GradientTransformation | None = None,
         item_weights: Float[np.ndarray, "items"] | None = None,
+        confidences: Float[Array, "items"] | None = None,
         mesh: Mesh | None = None,
         timetable: Timetable | None = None,
     ) -> Federation:
@@ -147,21 +147,23 @@ class Problem(NamedTuple):
             model: replaces that of the problem, such as by one with traced numbers.
             optimizer: replaces the configured server step.
             item_weights: from released item counts, for clipping and noise.
+            confidences: sum of all users, where it is sent once; None: that of the training set.
             mesh: devices that share a round; None: one device.
             timetable: of asynchronous rounds; None: they are synchronous.
         """
         config, (cohort_size, sampling) = self.config, cohorts_of(self)
         model = self.model if model is None else model
-        configured = config.server.optimizer(config.federation.num_rounds)
+        if confidences is None and config.sent_confidences == "once":
+            confidences = summed_confidences(model, self.train)
         federation = federated_cf(
             model._replace(solve_tolerance=config.federation.solve_tolerance),
-            with_items(self, configured if optimizer is None else optimizer),
+            config.server.optimizer(config.federation.num_rounds) if optimizer is None else optimizer,
             num_items=self.train.num_items,
             num_factors=config.model.num_factors,
             cohort_size=cohort_size,
             sampling=sampling,
             init_scale=config.model.init_scale,
-            channel=channel_of(self, item_weights),
+            channel=channel_of(self, item_weights, confidences),
             mesh=mesh,
             item_features=self.dataset.features.of_items(self.train),
             num_user_features=self.num_user_features,

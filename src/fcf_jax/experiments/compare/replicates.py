@@ -25,6 +25,7 @@ from fcf_jax.evaluation import (
     user_metrics_of_scores,
 )
 from fcf_jax.evaluation.metrics import metric_names
+from fcf_jax.experiments.build.channel import summed_confidences
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.histories import compared_histories
 from fcf_jax.experiments.build.measuring import assess, loss_of_scores, scored_data
@@ -141,19 +142,22 @@ def prepare_replicates(problem: Problem, datasets: list[Dataset], mesh: Mesh | N
         seed=config.data.seed,
     )
 
-    def make_federation(model: Model) -> Federation:
-        return problem.federation(model=model)
+    totals = _stack([summed_confidences(problem.model, one.split.train) for one in datasets], num_replicates)
 
-    start = place_runs(start_side_by_side(make_federation, keys, models), mesh)
+    def make_federation(numbers: tuple[Model, Array]) -> Federation:
+        model, confidences = numbers
+        return problem.federation(model=model, confidences=confidences)
+
+    start = place_runs(start_side_by_side(make_federation, keys, (models, totals)), mesh)
     row_capacity = rows_side_by_side(
-        make_federation, keys, models, data.clients, states=start, num_rounds=num_rounds
+        make_federation, keys, (models, totals), data.clients, states=start, num_rounds=num_rounds
     )
 
     def run(states: ServerState, num_rounds: int) -> tuple[ServerState, RoundInfo]:
         return run_side_by_side(
             make_federation,
             keys,
-            models,
+            (models, totals),
             data.clients,
             num_rounds=num_rounds,
             states=states,

@@ -14,6 +14,8 @@ from fcf_jax.experiments.config.mistakes import (
     overflowing_sum,
     revealing_cohorts,
     small_adaptive_cohort,
+    solvable_confidences,
+    solvable_uploads,
     unaccountable_noise,
     unknown_metric,
     unknown_set,
@@ -24,6 +26,7 @@ from fcf_jax.experiments.config.rule import Command
 from fcf_jax.experiments.config.rule import computed as _computed
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.config.section import LARGEST_SEED
+from fcf_jax.experiments.config.server_checks import SERVER_CHECKS
 from fcf_jax.experiments.errors import RefusedError
 from fcf_jax.messages import count_of
 
@@ -85,6 +88,7 @@ _CHECKS = (
     *CHANNEL_CHECKS,
     *DEVICES_CHECKS,
     *ATTACK_CHECKS,
+    *SERVER_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,
@@ -110,10 +114,6 @@ _CHECKS = (
         'data.strengths: explicit ratings are not transformed; set data.strengths = "keep"',
     ),
     _Check(
-        lambda c, f: c.server.decay != "constant" and not c.server.spec.has_schedule,
-        lambda c, f: f'server.decay: {c.server.step} has no schedule; set server.decay = "constant"',
-    ),
-    _Check(
         lambda c, f: c.parallel.coordinator is not None or c.parallel.item_shards > 1,
         "parallel: {command} runs in one process with unsplit item factors; "
         "leave out parallel.coordinator and parallel.item_shards",
@@ -131,11 +131,6 @@ _CHECKS = (
         lambda c, f: c.parallel.stream,
         "parallel.stream: {command} keeps all clients on the device; leave it out",
         commands=("compare", "sweep"),
-    ),
-    _Check(
-        lambda c, f: c.server.initial_item_factors is not None,
-        "server.initial_item_factors: {command} trains from drawn item factors; leave it out",
-        commands=(*_SIDE_BY_SIDE, "audit"),
     ),
     _Check(
         lambda c, f: c.privacy.needs_item_counts,
@@ -330,6 +325,22 @@ _CHECKS = (
         lambda c, f: revealing_cohorts(c.privacy, c.federation, f),
         "; change federation.cohort_size (unset = all clients), run fewer rounds, "
         "or lower it, which protects less",
+        commands=("run", "compare", "sweep"),
+        when="data",
+    ),
+    _computed(
+        "server.confidences",
+        solvable_confidences,
+        '; set server.confidences = "once" or server.confidence_factor = 0, run fewer rounds, or leave out '
+        "federation.cohort_size",
+        commands=("run", "compare", "sweep"),
+        when="data",
+    ),
+    _computed(
+        "privacy.min_combination",
+        solvable_uploads,
+        ", and late uploads hardly move; run fewer rounds, leave out federation.cohort_size, choose a "
+        "privacy.mode with noise, or lower it, which protects less",
         commands=("run", "compare", "sweep"),
         when="data",
     ),

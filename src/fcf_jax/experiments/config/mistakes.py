@@ -20,6 +20,7 @@ from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.config.protection import noise_multiplier_of
 from fcf_jax.experiments.config.schema import ExperimentConfig, FederationConfig, PrivacyConfig
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts, check_survivors
+from fcf_jax.privacy.secure_sum.combinations import check_combinations
 
 
 class Facts(NamedTuple):
@@ -102,7 +103,7 @@ def revealing_cohorts(privacy: PrivacyConfig, federation: FederationConfig, fact
         return ""
     try:
         for seed in range(federation.seed, federation.seed + facts.num_replicates):
-            cohorts = _cohorts_drawn(federation, seed=seed, num_users=facts.num_users)
+            cohorts = cohorts_drawn(federation, seed=seed, num_users=facts.num_users)
             check_cohorts(cohorts, num_users=facts.num_users, min_cohort=privacy.min_cohort)
     except ValueError as error:
         return str(error)
@@ -117,7 +118,7 @@ def similar_survivors(config: ExperimentConfig, facts: Facts) -> str:
     try:
         for seed in range(federation.seed, federation.seed + facts.num_replicates):
             check_survivors(
-                _cohorts_drawn(federation, seed=seed, num_users=facts.num_users),
+                cohorts_drawn(federation, seed=seed, num_users=facts.num_users),
                 num_users=facts.num_users,
                 min_cohort=privacy.min_cohort,
                 dropout=dropout,
@@ -127,6 +128,40 @@ def similar_survivors(config: ExperimentConfig, facts: Facts) -> str:
     return ""
 
 
+def solvable_confidences(config: ExperimentConfig, facts: Facts) -> str:
+    """Describe secure sums of confidences that can together be solved for too few clients."""
+    if config.sent_confidences != "each_round":
+        return ""
+    return _solvable(config, facts, min_clients=config.privacy.min_cohort)
+
+
+def solvable_uploads(config: ExperimentConfig, facts: Facts) -> str:
+    """Describe secure sums of uploads that could together be solved for too few clients, if Y stood still."""
+    return _solvable(config, facts, min_clients=config.privacy.min_combination)
+
+
+def _solvable(config: ExperimentConfig, facts: Facts, *, min_clients: float) -> str:
+    federation, dropout = config.federation, config.devices.dropout
+    is_whole = federation.cohort_among(facts.num_users) is None and not dropout
+    if not config.privacy.spec.sums_securely or is_whole:
+        return ""
+    try:
+        for seed in range(federation.seed, federation.seed + facts.num_replicates):
+            cohorts = cohorts_drawn(federation, seed=seed, num_users=facts.num_users)
+            if dropout:
+                cohorts = _survivors(cohorts, federation.num_rounds, dropout, num_users=facts.num_users)
+            check_combinations(cohorts, num_users=facts.num_users, min_clients=min_clients)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _survivors(cohorts: np.ndarray, num_rounds: int, dropout: float, *, num_users: int) -> np.ndarray:
+    """Draw who comes back of each round's cohort; `num_users` stands for the others."""
+    cohorts = np.broadcast_to(cohorts, (max(num_rounds, len(cohorts)), cohorts.shape[1]))
+    return np.where(np.random.default_rng(0).random(cohorts.shape) < dropout, num_users, cohorts)
+
+
 def formats_of(bounds: Pieces[float], fraction_bits: int | None, *, max_clients: int) -> Formats:
     """Return the fixed-point format of each piece: with the configured bits, or as many as sums allow."""
     if fraction_bits is None:
@@ -134,7 +169,7 @@ def formats_of(bounds: Pieces[float], fraction_bits: int | None, *, max_clients:
     return Pieces(*(FixedPoint(bound, fraction_bits) for bound in bounds))
 
 
-def _cohorts_drawn(federation: FederationConfig, *, seed: int, num_users: int) -> np.ndarray:
+def cohorts_drawn(federation: FederationConfig, *, seed: int, num_users: int) -> np.ndarray:
     """Draw the cohorts of all rounds from a seed, [rounds, clients]; unsampled, everybody once.
 
     Padding in a cohort is `num_users`.

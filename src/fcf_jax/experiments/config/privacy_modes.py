@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 View = Literal[
-    "upload", "noisy_upload", "noisy_uploads", "sum", "difference", "noisy_sum", "noisy_sums", "popularity"
+    "upload",
+    "noisy_upload",
+    "noisy_uploads",
+    "sum",
+    "many_sums",
+    "late_sums",
+    "difference",
+    "noisy_sum",
+    "noisy_sums",
+    "popularity",
 ]
 Attacks = Mapping[str, View]
 _NONE: Attacks = {}
@@ -63,6 +72,7 @@ _ROWS = (
         "secure_sum",
         server_sees="only the exact sum of the uploads, in fixed point",
         attacks={"cohort_sum": "sum", "differencing": "difference"},
+        attacks_on_cohorts={"many_rounds": "many_sums", "late_rounds": "late_sums"},
         sums_securely=True,
     ),
     PrivacyMode(

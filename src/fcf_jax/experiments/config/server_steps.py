@@ -10,8 +10,8 @@ import optax
 
 from fcf_jax.optimizers import gram_preconditioned, guarded_gram, paper_adam, running_sums
 
-if TYPE_CHECKING:  # the schema takes the names of the steps from here
-    from fcf_jax.experiments.config.schema import ServerConfig
+if TYPE_CHECKING:  # the section takes the names of the steps from here
+    from fcf_jax.experiments.config.server_section import ServerConfig
 
 _GRADIENT = ("upload",)
 _SUMS = ("upload", "user_gram", "confidence_sum", "loss")

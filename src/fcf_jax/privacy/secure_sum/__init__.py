@@ -8,6 +8,7 @@ simulation can make. `plain_integer_sum` computes the same sums, bit for bit, wi
 """
 
 from fcf_jax.privacy.secure_sum.cohorts import check_cohorts
+from fcf_jax.privacy.secure_sum.combinations import check_combinations
 from fcf_jax.privacy.secure_sum.protocol import ServerView, SumRules
 from fcf_jax.privacy.secure_sum.rounds import (
     Encoding,
@@ -26,6 +27,7 @@ __all__ = [
     "ServerView",
     "SumRules",
     "check_cohorts",
+    "check_combinations",
     "plain_integer_sum",
     "secure_cohort_sum",
 ]

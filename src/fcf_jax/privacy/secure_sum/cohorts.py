@@ -1,8 +1,8 @@
 """Cohorts of secure sums: which of them may be summed, and who masks with whom.
 
 Two sums differ by the uploads of the clients that are in only one of them. The number of these clients
-must be 0 (full participation: the same clients at another model) or reach the minimum. Only pairs of
-rounds are compared; what three or more rounds reveal together is not checked.
+must be 0 (full participation: the same clients at another model) or reach the minimum. What three or more
+rounds reveal together is checked by `combinations`.
 
 Clients stand in a ring, in an order drawn anew for each round from a public seed, and each is a neighbour
 of the `degree` / 2 next to it on either side. In small cohorts all are neighbours of each other.
