@@ -96,8 +96,8 @@ TOYS = {
     ),
     "side_by_side": Toy([*ONCE, "--num-runs", "2"], ("rows", 0, "ms a round")),
     "sweep": Toy(
-        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--set", "model.num_factors=4"]
-        + ["--set", "federation.num_rounds=2", "--set", "server.step=adam", "--vary", "model.alpha=1,4"]
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--set", "server.step=adam"]
+        + ["--set", "model.num_factors=4", "--set", "federation.num_rounds=2", "--vary", "model.alpha=1,4"]
         + ["--repeats", "1", "--here"],
         ("rows", 0, "sweep / run"),
     ),

@@ -225,7 +225,7 @@ def train(
         state, info = runner.run(state, size)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - started) / size
-        rounds = _records(info, done, seconds, runner.durations, before=records)
+        rounds = records_of(info, done, seconds, runner.durations, before=records)
         records += rounds
         losses += [one[watched] for one in rounds]
         divergence = find_divergence(losses, first=max(done - 1, 0), is_guarded=is_guarded)
@@ -279,10 +279,18 @@ def find_divergence(losses: list[float], *, first: int = 0, is_guarded: bool = F
     return Divergence(first + position, float(values[position]))
 
 
-def _records(
+def records_of(
     info: RoundInfo, done: int, seconds: float, durations: Durations | None, *, before: Sequence[Record]
 ) -> list[Record]:
-    """Return the records of a block of rounds, which comes after others."""
+    """Return the records of a block of rounds, which comes after others.
+
+    Args:
+        info: of the rounds.
+        done: rounds before them.
+        seconds: per round.
+        durations: as of `Runner`.
+        before: records of earlier rounds; the last one is needed.
+    """
     host = jax.tree.map(np.asarray, info._replace(client_ids=None))
     records = [
         {

@@ -27,17 +27,18 @@ TINY = [
     "parallel.devices=1", "evaluation.every=20", "evaluation.baseline=false",
 ]  # fmt: skip
 OF_FILE = [one for one in TINY if not one.startswith("data.")]
+OF_FILE += ["server.step=adam", "federation.num_rounds=3", "devices.dropout=0.2", "devices.bandwidth=1e5"]
 NOISE = ["privacy.mode=central_noise", "server.step=gram"]
-ADAM, TWO_BLOCKS = "server.step=adam", "federation.num_rounds=12"
+DEVICES = ["federation.cohort_size=10", "server.step=adam", "devices.bandwidth=1e5"]
 
 
 def words(option, texts):
     return [word for text in texts for word in (option, text)]
 
 
-def prepared(*vary, overrides=()):
-    overrides = [*TINY, *overrides]
-    return prepare(combinations_of(None, overrides, axes_of(list(vary), 1, load_config(None, overrides))))
+def prepared(*vary, overrides=TINY, source=None, seeds=1):
+    base = load_config(source, overrides)
+    return prepare(combinations_of(source, overrides, axes_of(list(vary), seeds, base)))
 
 
 def train(ready, folder, *, num_blocks=None):
@@ -61,7 +62,7 @@ def data_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_file):
     folder = tmp_path_factory.mktemp("sweeps") / "tiny"
-    sets = words("--set", [*OF_FILE, ADAM, f"data.path={data_file}", "federation.num_rounds=3"])
+    sets = words("--set", [*OF_FILE, f"data.path={data_file}"])
     varied = ["--vary", "server.learning_rate=0.1,1e9", "--seeds", "2"]
     assert cli.main(["sweep", "own-csv", *sets, *varied, "--out", str(folder)]) == 0
     return folder
@@ -70,7 +71,7 @@ def finished(tmp_path_factory, data_file):
 @pytest.mark.usefixtures("undrawn")
 def test_same_numbers_as_a_run_of_its_own(finished, data_file, tmp_path):
     rows = pd.read_csv(finished / "sweep.csv")
-    sets = [*OF_FILE, ADAM, f"data.path={data_file}", "federation.num_rounds=3"]
+    sets = [*OF_FILE, f"data.path={data_file}"]
     sets += ["server.learning_rate=0.1", "federation.seed=1", "data.seed=1"]
     assert cli.main(["run", "own-csv", *words("--set", sets), "--quiet", "--out", str(tmp_path / "run")]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -78,7 +79,8 @@ def test_same_numbers_as_a_run_of_its_own(finished, data_file, tmp_path):
     for name, value in summary["federated"].items():
         assert row[name] == pytest.approx(value, rel=1e-5), name  # float32
     assert row["popularity"] == pytest.approx(summary["popularity"]["map_at_10"])
-    assert row["payload_bytes_up"] == summary["payload_bytes_up"]
+    for name in ("payload_bytes_up", "num_uploads", "virtual_seconds"):
+        assert row[name] == summary[name]
 
 
 def test_a_run_that_diverges_is_a_row_that_says_so(finished):
@@ -106,27 +108,46 @@ def test_files_tables_and_report(finished, capsys):
     assert "nothing left to do" in capsys.readouterr().out
 
 
-def test_a_resumed_sweep_has_the_same_records(tmp_path):
-    ready = prepared("model.alpha=1,4,8", overrides=[ADAM, TWO_BLOCKS])
-    unbroken, _ = train(ready, tmp_path / "unbroken")
+@pytest.fixture(scope="module")
+def two_blocks(data_file):
+    """Runs of two blocks each, whose program is that of `finished`."""
+    longer = [
+        "federation.num_rounds=12" if one.startswith("federation.num_rounds") else one for one in OF_FILE
+    ]
+    overrides = [*longer, f"data.path={data_file}"]
+    return prepared("server.learning_rate=0.1,0.2", overrides=overrides, source="own-csv", seeds=2)
+
+
+@pytest.fixture(scope="module")
+def unbroken(finished, two_blocks, tmp_path_factory):
+    return train(two_blocks, tmp_path_factory.mktemp("sweeps") / "unbroken")[0]
+
+
+def test_a_resumed_sweep_has_the_same_records(two_blocks, unbroken, tmp_path):
     broken = tmp_path / "broken"
     for num_blocks, num_done in ((3, 1), (1, 1), (2, 2)):  # inside a run, at its end, inside the next
-        with pytest.raises(StoppedError, match=f"after {num_done} of 3 runs"):
-            train(ready, broken, num_blocks=num_blocks)
+        with pytest.raises(StoppedError, match=f"after {num_done} of 4 runs"):
+            train(two_blocks, broken, num_blocks=num_blocks)
         assert len(RUNS.read(broken)) == num_done
         assert list((broken / "checkpoints").glob("*.npz"))
     with (broken / "runs.jsonl").open("a") as file:
         file.write('{"run": 1, "stat')  # by a process that was killed
-    resumed, _ = train(ready, broken)
-    assert resumed == unbroken
+    assert train(two_blocks, broken)[0] == unbroken
     assert not (broken / "checkpoints").exists()
 
 
-def test_other_numbers_compile_nothing(tmp_path, num_compiled):
-    train(prepared("model.alpha=1,4", overrides=[ADAM, TWO_BLOCKS]), tmp_path / "first")
-    others = prepared("model.alpha=2,3,5", overrides=[ADAM, TWO_BLOCKS, "model.regularization=2"])
+def test_other_numbers_of_a_sweep_compile_nothing(two_blocks, unbroken, tmp_path, num_compiled):
+    others = ["federation.num_rounds=5", "model.alpha=2"]
+    overrides = [one for one in OF_FILE if not one.startswith("federation.num_rounds")] + others
+    path = two_blocks.groups[0].runs[0].problem.config.data.path
+    ready = prepared(
+        "server.learning_rate=0.3,0.4,0.5",
+        overrides=[*overrides, f"data.path={path}"],
+        source="own-csv",
+        seeds=2,
+    )
     before = num_compiled()
-    train(others, tmp_path / "second")
+    train(ready, tmp_path / "others")
     assert num_compiled() - before == 0
 
 
@@ -138,6 +159,7 @@ def test_other_numbers_compile_nothing(tmp_path, num_compiled):
         (["model.init_scale=0.1,0.2", "model.unobserved_weight=1,0.5"], 1),
         (["server.confidence_factor=0,0.5"], 2),  # 0 may be another algorithm
         (["federation.cohort_size=10,20", "server.step=adam,sgd", "server.learning_rate=0.1,0.2"], 4),
+        ([*DEVICES, "devices.dropout=0.1,0.2", "devices.deadline_seconds=1,2", "federation.seed=0,1"], 1),
         (["model.biases=false,true", "model.alpha=1,4"], 2),
         ([*NOISE, "privacy.noise_multiplier=1,2", "privacy.clip_norm=1,2", "privacy.seed=0,1"], 1),
         ([*NOISE, "privacy.noise_multiplier=1", "privacy.clipping=static,adaptive"], 2),
@@ -153,7 +175,7 @@ def test_runs_are_grouped_into_as_few_programs_as_can_be(vary, num_groups):
 
 def test_private_runs_draw_their_own_noise_and_their_epsilons_add_up():
     noise = [*NOISE, "privacy.noise_multiplier=30", "federation.num_rounds=3"]
-    ready = prepared("model.alpha=1,4,8", overrides=noise)
+    ready = prepared("model.alpha=1,4,8", overrides=[*TINY, *noise])
     keys = [jax.random.key_data(run.round_key).tolist() for run in ready.groups[0].runs]
     assert len({tuple(key) for key in keys}) == 3
     records = [
@@ -171,8 +193,8 @@ def test_private_runs_draw_their_own_noise_and_their_epsilons_add_up():
 @pytest.mark.parametrize("step", SERVER_STEPS)
 def test_every_number_of_a_server_step_may_be_traced(step):
     decay = "cosine" if SERVER_STEPS[step].has_schedule else "constant"
-    ready = prepared("model.alpha=1,2", overrides=[f"server.step={step}", f"server.decay={decay}"])
-    problem, clients = ready.groups[0].runs[0].problem, ready.groups[0].clients
+    ready = prepared("model.alpha=1,2", overrides=[*TINY, f"server.step={step}", f"server.decay={decay}"])
+    problem, clients = ready.groups[0].runs[0].problem, ready.packed[0].clients
     numbers = server_numbers(problem.config.server)
 
     def one_round(numbers):

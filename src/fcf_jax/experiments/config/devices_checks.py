@@ -137,7 +137,7 @@ DEVICES_CHECKS = (
         "devices.dropout",
         lambda c, f: similar_survivors(c, f),
         "; raise it, leave it out, or set federation.cohort_size",
-        commands=("run", "compare"),
+        commands=("run", "compare", "sweep"),
         when="data",
     ),
 )

@@ -1,6 +1,6 @@
 """Batches of runs: places side by side in a compiled program, which all batches of a group share.
 
-    job = job_of(group, packed, mesh)
+    job = placed(job_of(group, packed, mesh))
     batch = begin(job, group.runs[: job.num_places])
     states = start(batch)
     states, infos = advance(batch, states, [10, 10])
@@ -29,8 +29,9 @@ from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build import measuring
 from fcf_jax.experiments.config.schema import ServerConfig
 from fcf_jax.experiments.loop import Learned
-from fcf_jax.experiments.sweep.runs import Fixed, Group, Numbers, Packed, Run
+from fcf_jax.experiments.sweep.runs import Fixed, Group, Numbers, Packed, Run, data_of
 from fcf_jax.parallel.batch import map_runs, place_runs, runs_that_fit
+from fcf_jax.parallel.buffered import buffered_rounds
 
 MOST_ROUNDS = 10  # of one call of `advance`
 
@@ -92,14 +93,14 @@ class Job(NamedTuple):
         group: runs that share the program.
         packed: data of the sweep.
         program: what is compiled.
-        all: arguments that all places share, on the devices.
+        all: arguments that all places share, on the devices; None until the job is placed.
         num_places: runs of a batch, a multiple of the devices.
     """
 
     group: Group
     packed: Sequence[Packed]
     program: Program
-    all: _All
+    all: _All | None
     num_places: int
 
     @property
@@ -131,7 +132,7 @@ class Outcome(NamedTuple):
 
 
 def job_of(group: Group, packed: Sequence[Packed], mesh: Mesh | None) -> Job:
-    """Decide about the program of a group, and place its data on the devices.
+    """Decide about the program of a group.
 
     Args:
         group: from `prepare`.
@@ -144,7 +145,7 @@ def job_of(group: Group, packed: Sequence[Packed], mesh: Mesh | None) -> Job:
     of_server = is_varied[len(is_varied) - len(first.numbers.server) :]
     keys = zip(sorted(first.numbers.server), of_server, strict=True)
     varied_keys = tuple(key for key, varies in keys if varies)
-    num_places, at_a_time = _places(group, mesh)
+    num_places, at_a_time = _places(group, packed[group.data[0]].clients, mesh)
     program = Program(
         fixed=first.fixed,
         is_varied=is_varied,
@@ -156,13 +157,16 @@ def job_of(group: Group, packed: Sequence[Packed], mesh: Mesh | None) -> Job:
         at_a_time=at_a_time,
         mesh=mesh,
     )
-    shared = tuple(leaf for leaf, varies in zip(leaves[0], is_varied, strict=True) if not varies)
-    everything = _All(shared, group.clients, group.evaluation)
-    if mesh is None:
-        everything = jax.device_put(everything)
-    else:
-        everything = jax.device_put(everything, NamedSharding(mesh, PartitionSpec()))
-    return Job(group, packed, program, everything, num_places)
+    return Job(group, packed, program, None, num_places)
+
+
+def placed(job: Job) -> Job:
+    """Place the data of a job on its devices."""
+    mesh, leaves = job.program.mesh, jax.tree.leaves(job.group.runs[0].numbers)
+    shared = tuple(leaf for leaf, varies in zip(leaves, job.program.is_varied, strict=True) if not varies)
+    everything = _All(shared, *data_of(job.group, job.packed))
+    where = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return job._replace(all=jax.device_put(everything, where))
 
 
 def begin(job: Job, runs: Sequence[Run]) -> Batch:
@@ -300,7 +304,10 @@ def _federation(program: Program, one: _Each, everything: _All) -> Federation:
     traced = {key: numbers.server[key] for key in program.varied_keys}
     server = program.server.model_copy(update=traced)  # the other numbers are constants of the program
     optimizer = server.optimizer(program.fixed.num_schedule_rounds)
-    return federation_of(dataclasses.replace(numbers.setup, optimizer=optimizer))
+    federation = federation_of(dataclasses.replace(numbers.setup, optimizer=optimizer))
+    if numbers.timetable is None:
+        return federation
+    return buffered_rounds(federation, numbers.timetable, num_slots=program.fixed.num_slots)
 
 
 def _own(program: Program, one: _Each, data: Any) -> Any:
@@ -315,12 +322,12 @@ def _agree(leaves: Sequence[Any]) -> bool:
     return all(leaf is first or bool(np.array_equal(leaf, first)) for leaf in others)
 
 
-def _places(group: Group, mesh: Mesh | None) -> tuple[int, int]:
+def _places(group: Group, clients: PackedClients, mesh: Mesh | None) -> tuple[int, int]:
     """Return the places of a batch, and the runs computed together on a device: on a CPU, one."""
     num_shares, first = 1 if mesh is None else mesh.size, group.runs[0]
     federation = first.problem.federation()
     states = jax.eval_shape(jax.vmap(federation.init), jnp.stack([first.problem.key]))
-    at_a_time = runs_that_fit(states.item_factors, states, group.clients)
+    at_a_time = runs_that_fit(states.item_factors, states, clients)
     num_batches = -(-len(group.runs) // (num_shares * at_a_time))
     share = -(-len(group.runs) // (num_batches * num_shares))
     return share * num_shares, min(at_a_time, share)

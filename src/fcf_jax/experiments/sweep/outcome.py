@@ -15,7 +15,7 @@ from fcf_jax.privacy.composition import Release, composed_epsilon
 
 FINISHED = "finished"
 COSTS = ("bytes_per_client", "epsilon", "virtual_seconds")  # what a configuration may cost
-_FACTS = ("num_rounds", "cohort_size", "payload_bytes_up", "payload_bytes_down")
+_FACTS = ("num_rounds", "cohort_size", "num_uploads", "payload_bytes_up", "payload_bytes_down")
 _SAME = 1e-7  # relative difference of results that are the same
 
 _Settings = tuple[tuple[str, str], ...]

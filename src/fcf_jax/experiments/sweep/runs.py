@@ -20,6 +20,7 @@ from fcf_jax.core.packing import pack_clients, stack_clients
 from fcf_jax.core.records import Key, Model, PackedClients, as_pytree
 from fcf_jax.core.setup import Setup
 from fcf_jax.evaluation import EvaluationData, popularity, summarize, user_metrics_of_scores
+from fcf_jax.experiments.build.arrivals import timetable_of
 from fcf_jax.experiments.build.dataset import Dataset, load_datasets
 from fcf_jax.experiments.build.facts import facts_of
 from fcf_jax.experiments.build.histories import compared_histories, trained_histories
@@ -31,6 +32,8 @@ from fcf_jax.experiments.config.load import with_values
 from fcf_jax.experiments.config.schema import ExperimentConfig, ServerConfig
 from fcf_jax.experiments.errors import RefusedError
 from fcf_jax.experiments.sweep.plan import Combination, refuse_if_none_is_left
+from fcf_jax.parallel.buffered import rows_of_waves
+from fcf_jax.parallel.timetable import Timetable
 
 _PLACEHOLDER = optax.identity()  # the same object in all federations; programs replace it
 _WITH_DEFAULTS = {"learning_rate": "rate", "confidence_factor": "factor"}  # properties that fill them in
@@ -58,11 +61,13 @@ class Numbers(NamedTuple):
     Attributes:
         setup: of the federation, with a placeholder for the server step.
         model: that the run is measured with.
-        server: numbers of the server step, by key of its section.
+        timetable: of asynchronous rounds; None: they are synchronous.
+        server: numbers of the server step, by key of its section; the last leaves.
     """
 
     setup: Setup
     model: Model
+    timetable: Timetable | None
     server: dict[str, Any]
 
 
@@ -74,6 +79,7 @@ class Fixed(NamedTuple):
         shapes: shape and type of each number, and of each array of their data.
         server: section of the server step, with its numbers left out.
         num_schedule_rounds: rounds over which a learning rate decays; 0 for a constant one.
+        num_slots: sums of asynchronous rounds that wait at a time; 0 for synchronous ones.
         lengths: of the ranked lists.
         clears_unseen: whether items without interactions get factors of 0 before they are measured.
     """
@@ -82,6 +88,7 @@ class Fixed(NamedTuple):
     shapes: tuple
     server: ServerConfig
     num_schedule_rounds: int
+    num_slots: int
     lengths: tuple[int, ...]
     clears_unseen: bool
 
@@ -94,6 +101,7 @@ class Run(NamedTuple):
         problem: as resolved.
         data: position of its data among those of the sweep.
         round_key: for cohorts and noise; under noise another one in each process.
+        timetable: of asynchronous rounds, on the host; None: they are synchronous.
         numbers: what it may differ in.
         fixed: what decides about its program.
     """
@@ -102,6 +110,7 @@ class Run(NamedTuple):
     problem: Problem
     data: int
     round_key: Key
+    timetable: Timetable | None
     numbers: Numbers
     fixed: Fixed
 
@@ -112,15 +121,11 @@ class Group(NamedTuple):
     Attributes:
         runs: in the order of the sweep.
         data: positions of their data among those of the sweep.
-        clients: training histories, stacked along the data if there are several.
-        evaluation: likewise; None without test items.
         row_capacity: rows of a cohort of any of the runs.
     """
 
     runs: tuple[Run, ...]
     data: tuple[int, ...]
-    clients: PackedClients
-    evaluation: EvaluationData | None
     row_capacity: int
 
 
@@ -175,6 +180,18 @@ def group(runs: Iterable[Run], packed: Sequence[Packed]) -> list[Group]:
     for run in runs:
         by_fixed.setdefault(run.fixed, []).append(run)
     return [_group(tuple(members), packed) for members in by_fixed.values()]
+
+
+def data_of(group: Group, packed: Sequence[Packed]) -> tuple[PackedClients, EvaluationData | None]:
+    """Return training histories and evaluation data of a group, stacked if they are of several splits."""
+    own = [packed[position] for position in group.data]
+    if len(own) > 1:
+        evaluation = jax.tree.map(lambda *leaves: np.stack(leaves), *[one.evaluation for one in own])
+        return stack_clients([one.clients for one in own]), evaluation
+    clients = own[0].clients
+    for run in group.runs:
+        clients = suited(run.problem.model, clients)
+    return clients, own[0].evaluation
 
 
 def server_numbers(server: ServerConfig) -> dict[str, float]:
@@ -262,8 +279,12 @@ def _pack(problem: Problem) -> Packed:
 
 def _run(number: int, problem: Problem, data: int, packed: Packed) -> Run:
     server, config = problem.config.server, problem.config
+    timetable = timetable_of(problem)
     numbers = Numbers(
-        setup_of(problem.federation(optimizer=_PLACEHOLDER)), as_pytree(problem.model), server_numbers(server)
+        setup_of(problem.federation(optimizer=_PLACEHOLDER)),
+        as_pytree(problem.model),
+        None if timetable is None else as_pytree(timetable),
+        server_numbers(server),
     )
     leaves, structure = jax.tree.flatten(numbers)
     histories = packed.clients.rows.mask.shape[-1], packed.clients.row_counts.shape[0]
@@ -273,30 +294,24 @@ def _run(number: int, problem: Problem, data: int, packed: Packed) -> Run:
         shapes=(histories, packed.new_items is None, *shapes),
         server=server.model_copy(update=dict.fromkeys(numbers.server)),
         num_schedule_rounds=0 if server.decay == "constant" else config.federation.num_rounds,
+        num_slots=0 if timetable is None else timetable.num_slots,
         lengths=config.evaluation.lengths,
         clears_unseen=problem.clears_unseen,
     )
-    return Run(number, problem, data, rounds_key(config.privacy, problem.key), numbers, fixed)
+    round_key = rounds_key(config.privacy, problem.key)
+    return Run(number, problem, data, round_key, timetable, numbers, fixed)
 
 
 def _group(runs: tuple[Run, ...], packed: Sequence[Packed]) -> Group:
     data = tuple(dict.fromkeys(run.data for run in runs))
-    own = [packed[position] for position in data]
-    if len(data) == 1:
-        clients, evaluation = own[0].clients, own[0].evaluation
-        for run in runs:
-            clients = suited(run.problem.model, clients)
-    else:
-        clients = stack_clients([one.clients for one in own])
-        evaluations = [one.evaluation for one in own]
-        evaluation = jax.tree.map(lambda *leaves: np.stack(leaves), *evaluations)
-    rows = (_rows(run, packed[run.data].clients) for run in runs)
-    return Group(runs, data, clients, evaluation, max(rows))
+    return Group(runs, data, max(_rows(run, packed[run.data].clients) for run in runs))
 
 
 def _rows(run: Run, clients: PackedClients) -> int:
     """Compute the rows that the cohorts of a run take."""
     problem = run.problem
+    if run.timetable is not None:
+        return rows_of_waves(run.timetable, clients)
     federation = problem.federation(optimizer=_PLACEHOLDER)
     state = jax.eval_shape(federation.init, problem.key)._replace(round_index=jnp.zeros((), jnp.int32))
     num_rounds = problem.config.federation.num_rounds

@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fcf_jax.core.records import RoundInfo
+from fcf_jax.experiments.build.arrivals import durations_of
 from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.config.protection import Protection
 from fcf_jax.experiments.config.schema import ExperimentConfig
 from fcf_jax.experiments.endings import remedy_of_divergence
 from fcf_jax.experiments.errors import StoppedError
-from fcf_jax.experiments.loop import NEVER, Divergence, Stop, find_divergence
+from fcf_jax.experiments.loop import NEVER, Divergence, Stop, find_divergence, records_of
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.store.checkpoint import Checkpoints
 from fcf_jax.experiments.store.files import Document
@@ -31,6 +32,7 @@ from fcf_jax.experiments.sweep.batches import (
     assess,
     begin,
     job_of,
+    placed,
     start,
 )
 from fcf_jax.experiments.sweep.plan import Combination, metric_of, settings_text
@@ -48,10 +50,27 @@ class _Progress(NamedTuple):
     Attributes:
         states: of all places.
         watched: number that is watched for divergence, [runs, rounds], nan for rounds to come.
+        num_uploads: received so far, by run.
+        virtual_seconds: on the clients' clock, by run.
     """
 
     states: Any
     watched: np.ndarray
+    num_uploads: np.ndarray
+    virtual_seconds: np.ndarray
+
+    def add(self, place: int, run: Run, info: RoundInfo, done: int) -> None:
+        """Add the rounds of a run that follow after `done`."""
+        has_noise = run.problem.config.privacy.has_noise
+        watched = "gradient_norm" if has_noise else "loss"  # under noise no client sends its loss
+        last = {"kind": "round", "virtual_seconds": float(self.virtual_seconds[place])}
+        if done:
+            last[watched] = float(self.watched[place, done - 1])
+        durations = durations_of(run.problem, run.timetable)
+        for record in records_of(info, done, 0.0, durations, before=[last]):
+            self.watched[place, record["round"]] = record[watched]
+            self.num_uploads[place] += record["num_clients"]
+            self.virtual_seconds[place] = record.get("virtual_seconds", 0.0)
 
 
 class _Sweep(NamedTuple):
@@ -95,14 +114,13 @@ def train_all(
     with stop as is_stop_requested:
         sweep = _Sweep(prepared, folder, progress, lambda: len(records), is_stop_requested)
         for job in jobs:
-            is_new = True
-            for runs in job.batches:
-                if runs[0].number in records:
-                    continue
-                if is_new:
-                    progress.compiling("run")
-                    is_new = False
-                found = _train(sweep, begin(job, runs))
+            left = [runs for runs in job.batches if runs[0].number not in records]
+            if not left:
+                continue
+            progress.compiling("run")
+            on_devices = placed(job)
+            for runs in left:
+                found = _train(sweep, begin(on_devices, runs))
                 RUNS.append(folder, found)
                 records |= {record["run"]: record for record in found}
                 _report(sweep, found)
@@ -127,7 +145,8 @@ def _train(sweep: _Sweep, batch: Batch) -> list[Document]:
     """Train the runs of a batch, from its checkpoint if there is one, and measure them."""
     checkpoints = _checkpoints(sweep, batch)
     most, done = max(map(_num_rounds, batch.runs)), 0
-    at = _Progress(start(batch), np.full((len(batch.runs), most), np.nan))
+    size = len(batch.runs)
+    at = _Progress(start(batch), np.full((size, most), np.nan), np.zeros(size), np.zeros(size))
     if (restored := checkpoints.latest(at)) is not None:
         done, at = restored.done, restored.state
         at = at._replace(states=place_runs(at.states, batch.job.program.mesh))
@@ -136,8 +155,8 @@ def _train(sweep: _Sweep, batch: Batch) -> list[Document]:
     while any(sizes := _sizes(batch, at.watched, done)):
         states, infos = advance(batch, at.states, sizes)
         at = at._replace(states=states)
-        for place, (run, info, size) in enumerate(zip(batch.runs, infos, sizes, strict=True)):
-            at.watched[place, done : done + size] = _watched(run, info)
+        for place, (run, info) in enumerate(zip(batch.runs, infos, strict=True)):
+            at.add(place, run, info, done)
         done += max(sizes)
         _show(sweep, done, most)
         stops = sweep.is_stop_requested()
@@ -148,10 +167,16 @@ def _train(sweep: _Sweep, batch: Batch) -> list[Document]:
             raise StoppedError(f"after {sweep.num_done()} of {sweep.num_runs} runs")
     outcomes = assess(batch, at.states)
     checkpoints.discard()  # before the runs are on record: it would be taken for that of the next batch
-    return [
-        _record(run, outcome, watched, batch.job.packed[run.data].popularity)
-        for run, outcome, watched in zip(batch.runs, outcomes, at.watched, strict=True)
-    ]
+    records = []
+    for place, (run, outcome) in enumerate(zip(batch.runs, outcomes, strict=True)):
+        record = _record(run, outcome, at.watched[place], batch.job.packed[run.data].popularity)
+        devices = run.problem.config.devices
+        if devices.has_dropouts or devices.waits_for_some:
+            record["num_uploads"] = int(at.num_uploads[place])
+        if devices.has_clock:
+            record["virtual_seconds"] = float(at.virtual_seconds[place])
+        records.append(record)
+    return records
 
 
 def _checkpoints(sweep: _Sweep, batch: Batch) -> Checkpoints:
@@ -174,11 +199,6 @@ def _num_rounds(run: Run) -> int:
 def _divergence(run: Run, watched: np.ndarray) -> Divergence | None:
     values = watched[: _num_rounds(run)].tolist()
     return find_divergence(values, is_guarded=run.problem.config.server.spec.is_guarded) if values else None
-
-
-def _watched(run: Run, info: RoundInfo) -> np.ndarray:
-    """Return what tells of divergence: the loss, which under noise no client sends, or the gradient."""
-    return np.asarray(info.gradient_norm if run.problem.config.privacy.has_noise else info.loss)
 
 
 def _record(run: Run, outcome: Outcome, watched: np.ndarray, popularity: dict[str, float]) -> Document:
