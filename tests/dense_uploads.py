@@ -7,6 +7,7 @@ import numpy as np
 from references import REGULARIZATION, solve_user
 
 from fcf_jax.channel.projection import draw_projection
+from fcf_jax.channel.quantization import uniform_of
 
 
 class Client(NamedTuple):
@@ -53,10 +54,10 @@ def quantized_at_random(client: Client, key: Any, bits: int) -> Client:
     """Draw by the user's id and the item's, one after the other."""
     of_rows, of_gram = jax.random.split(jax.random.fold_in(key, client.user))
     uniform = [
-        jax.random.uniform(jax.random.fold_in(of_rows, item), client.rows.shape[1:])
+        uniform_of(jax.random.fold_in(of_rows, item), client.rows.shape[1:], np.float32)
         for item in range(len(client.rows))
     ]
-    gram = rounded(client.gram, bits, jax.random.uniform(of_gram, client.gram.shape))
+    gram = rounded(client.gram, bits, uniform_of(of_gram, client.gram.shape, np.float32))
     return client._replace(rows=rounded(client.rows, bits, np.stack(uniform)), gram=gram)
 
 

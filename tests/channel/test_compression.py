@@ -25,7 +25,7 @@ from fcf_jax.channel import (
     top_rows,
 )
 from fcf_jax.channel.projection import draw_projection
-from fcf_jax.channel.quantization import levels_of, quantize_rows
+from fcf_jax.channel.quantization import levels_of, quantize_rows, uniform_of
 from fcf_jax.channel.top_rows import ranks_within
 from fcf_jax.core.cohort_sum import cohort_sum
 
@@ -120,9 +120,9 @@ def test_quantization_error_is_within_its_bound(bits):
         for row, unit in zip(nearest, step, strict=True)
         if unit
     )
-    draws = jax.vmap(lambda key: quantize_rows(rows, levels_of(bits), jax.random.uniform(key, rows.shape)))(
-        jax.random.split(KEY, 4000)
-    )
+    draws = jax.vmap(
+        lambda key: quantize_rows(rows, levels_of(bits), uniform_of(key, rows.shape, rows.dtype))
+    )(jax.random.split(KEY, 4000))
     assert np.all(np.abs(draws - rows) < step * (1 + 1e-5) + 1e-12)
     # a draw has a standard deviation of at most half a step: 5 of those of the mean of 4000
     assert np.all(np.abs(draws.mean(axis=0) - rows) <= 5 * 0.5 * step / np.sqrt(4000) + 1e-6)

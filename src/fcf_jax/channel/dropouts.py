@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.channel.link import link
+from fcf_jax.channel.sent_rows import Sent, uploads_of, user_keys, with_uploads
 from fcf_jax.core.records import CohortSum, Key, Link, Scalar, Uploads
 
 _BISECTIONS = 200  # halve an interval of log-odds down to rounding
@@ -103,15 +104,16 @@ def _chance_of_dropping(log_odds: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(np.clip(log_odds, -_MOST_ODDS, _MOST_ODDS)))
 
 
-def _drop(probability: Array, key: Key, state: Any, uploads: Uploads) -> Uploads:
+def _drop(probability: Array, key: Key, state: Any, sent: Sent) -> Sent:
     if key is None:
         raise ValueError("expected a key for dropouts, got None; give cohort_sum a key")
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, uploads.client_ids)
+    uploads = uploads_of(sent)
+    keys = user_keys(key, uploads)
     chance = probability
     if probability.ndim:
         chance = probability.at[uploads.client_ids].get(mode="fill", fill_value=0.0)
     draws = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)  # whatever the precision
-    return without(uploads, draws < chance)
+    return with_uploads(sent, without(uploads, draws < chance))
 
 
 def without(uploads: Uploads, is_lost: Bool[Array, "clients"]) -> Uploads:
@@ -125,11 +127,11 @@ def _first_round() -> Int[Array, ""]:
     return jnp.zeros((), jnp.int32)
 
 
-def _drop_by_trace(probability: Array, key: Key, state: Array, uploads: Uploads) -> Uploads:
-    return _drop(probability[state % probability.shape[0]], key, (), uploads)
+def _drop_by_trace(probability: Array, key: Key, state: Array, sent: Sent) -> Sent:
+    return _drop(probability[state % probability.shape[0]], key, (), sent)
 
 
-def _next_round(key: Key, state: Array, sums: CohortSum) -> tuple[CohortSum, Array]:
+def _next_round(key: Key, state: Array, sums: Any) -> tuple[Any, Array]:
     return sums, state + 1
 
 

@@ -74,12 +74,11 @@ def _quantize(levels: Array, key: Key | None, memory: Float[Array, "users factor
     own = memory.at[sent.client_ids].get(mode="fill", fill_value=0.0)
     wanted = sent.user_factors + own
     rounded = quantize_rows(wanted, levels)
-    change = jnp.where(sent.is_client[:, None], wanted - rounded - own, 0.0)
     of_rows = rounded.at[sent.owners].get(mode="clip")
     return sent_rows(sent)._replace(
         upload_rows=sent.seen[:, :, None] * of_rows[:, None, :],
         user_gram=sent.user_factors[:, :, None] * rounded[:, None, :],
-        memory_change=change,
+        memory_change=wanted - rounded - own,
     )
 
 
@@ -92,7 +91,9 @@ def _accumulation(num_users: int) -> Accumulation:
         return RememberedSum(ROW_SUMS.start(item_factors), memory_change)
 
     def add(total: RememberedSum, sent: Any) -> RememberedSum:
-        change = total.memory_change.at[sent.uploads.client_ids].add(sent.memory_change, mode="drop")
+        uploads = sent.uploads  # a client that has dropped out meanwhile keeps what it has
+        change = jnp.where(uploads.is_client[:, None], sent.memory_change, 0.0)
+        change = total.memory_change.at[uploads.client_ids].add(change, mode="drop")
         return RememberedSum(ROW_SUMS.add(total.sums, sent), change)
 
     def read(model: Model, item_factors: Float[Array, "items factors"], total: RememberedSum) -> Any:

@@ -109,9 +109,15 @@ def _draw_popular(key: Key, known: Popularity, num_items: int) -> Float[Array, "
 
 
 def _first_bandit(num_items: int, num_factors: int) -> Bandit:
-    zeros = jnp.zeros((num_items, num_factors))
-    count = jnp.zeros(num_items, jnp.int32)
-    return Bandit(jnp.zeros(num_items), count, zeros, zeros, jnp.zeros((), jnp.int32))
+    """Return the first state, whose arrays are distinct: it may be donated."""
+    shape = num_items, num_factors
+    return Bandit(
+        reward_sum=jnp.zeros(num_items),
+        count=jnp.zeros(num_items, jnp.int32),
+        last_gradient=jnp.zeros(shape),
+        square_average=jnp.zeros(shape),
+        round_index=jnp.zeros((), jnp.int32),
+    )
 
 
 def rewards(bandit: Bandit, learned: Learned) -> tuple[Float[Array, "items"], Bandit]:

@@ -12,6 +12,7 @@ References:
 import jax
 from jax import numpy as jnp
 from jax.tree_util import Partial
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from fcf_jax.channel.link import link
@@ -107,15 +108,21 @@ def _quantize_stochastically(levels: Array, key: Key | None, state: tuple, sent:
     width, num_factors = sent.upload_rows.shape[-1], sent.user_gram.shape[-1]
 
     def of_item(key: Key, item_id: Int[Array, ""]) -> Float[Array, "width"]:
-        return jax.random.uniform(jax.random.fold_in(key, item_id), (width,), precision)
+        return uniform_of(jax.random.fold_in(key, item_id), (width,), precision)
 
     of_history = jax.vmap(jax.vmap(of_item, in_axes=(None, 0)))(of_rows, uploads.observations.item_ids)
     shape = (num_factors, num_factors)
-    of_matrix = jax.vmap(lambda key: jax.random.uniform(key, shape, precision))(of_grams)
+    of_matrix = jax.vmap(lambda key: uniform_of(key, shape, precision))(of_grams)
     return sent._replace(
         upload_rows=quantize_rows(sent.upload_rows, levels, of_history),
         user_gram=quantize_rows(sent.user_gram, levels, of_matrix),
     )
+
+
+def uniform_of(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "..."]:
+    """Draw from [0, 1) in steps of 2^-16, in half the time of float32; the bias is below 2^-17."""
+    bits = jax.random.bits(key, shape, jnp.uint16)
+    return (bits.astype(dtype) + 0.5) / 2**16
 
 
 def _round_items(
@@ -129,9 +136,7 @@ def _round_items_at_random(
 ) -> Float[Array, "items factors"]:
     if key is None:
         raise ValueError("expected the key of the round to round item factors at random, got None; pass key")
-    return quantize_rows(
-        item_factors, levels, jax.random.uniform(key, item_factors.shape, item_factors.dtype)
-    )
+    return quantize_rows(item_factors, levels, uniform_of(key, item_factors.shape, item_factors.dtype))
 
 
 def quantized_part(part: Part, bits: Scalar) -> Part:

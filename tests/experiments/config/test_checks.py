@@ -16,6 +16,9 @@ COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
 DEADLINE = ["devices.bandwidth=1e6", "devices.deadline_seconds=3", "server.step=running_sums"]
 FLYING = ["devices.bandwidth=1e6", "devices.concurrency=45", *COHORT]
 
+ROUNDED = ["channel.form=own_rows", "channel.upload_bits=8"]
+PROJECTED = ["channel.projection=4", "server.step=running_sums"]
+
 OF_LOADING = [  # broken as soon as the configuration is loaded
     (
         ["model.objective=bpr", "data.feedback=explicit", "model.unobserved_weight=0"],
@@ -33,6 +36,30 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     ),
     (["model.biases=true", "privacy.mode=central_noise"], "model.biases: central_noise is made for"),
     (["channel.form=own_rows", *SECURE], 'channel.form: expected "dense" with privacy.mode = "secure_sum"'),
+    (["channel.upload_bits=8", *SECURE], "channel.upload_bits: .* secure_sum hides which those are"),
+    (["channel.top_rows=0.5"], 'channel.top_rows: expected channel.form = "own_rows"'),
+    (["channel.projection=4", "channel.form=rank_one"], "channel.projection: uploads of rank one"),
+    ([*PROJECTED, *LOCAL], "channel.projection: with local_noise, clients add noise"),
+    (["channel.projection=40", "server.step=gram"], "channel.projection: expected at most .* got 40"),
+    (["channel.rounding=random"], 'channel.rounding: "random" rounds nothing'),
+    ([*ROUNDED, "channel.rounding=feedback", *PROJECTED], "channel.rounding: error feedback remembers"),
+    (
+        [*ROUNDED, "channel.rounding=feedback", "parallel.deterministic=true"],
+        "channel.rounding: sums in fixed",
+    ),
+    (["channel.item_share=0.5"], "channel.item_share: guarded_gram compares rounds, .* items drawn"),
+    (
+        ["channel.item_share=0.5", "channel.item_choice=popularity", "server.step=adam"],
+        "channel.item_choice: clients send no confidences for server.step = adam",
+    ),
+    (["channel.item_choice=bandit"], 'channel.item_choice: "bandit" chooses nothing'),
+    (["channel.item_bits=8", "data.user_features=a.csv"], "channel.item_bits: .* passes no channel"),
+    (
+        [*ROUNDED, "model.objective=bpr", "model.unobserved_weight=0", "evaluation.baseline=false"],
+        "channel.upload_bits: pairs have two rows each",
+    ),
+    (["channel.item_bits=8", "model.biases=true"], "channel.item_bits: made for rows without biases"),
+    ([*ROUNDED, *FLYING], "channel.upload_bits: uploads of asynchronous rounds"),
     (["parallel.num_processes=2"], "parallel.coordinator"),
     (["parallel.process_id=1"], "parallel.process_id"),
     (["parallel.devices=3", "parallel.item_shards=2"], "parallel.item_shards"),
@@ -93,6 +120,7 @@ OF_COMMANDS = [
         "model.objective: fcf compare compares with ALS",
     ),
     ("audit", ["model.biases=true"], "model.biases: the attacks"),
+    ("audit", ["channel.item_bits=8"], "channel.item_bits: the attacks expect uploads as they are"),
     ("tune", ["parallel.item_shards=2"], "parallel: fcf tune"),
     (
         "compare",

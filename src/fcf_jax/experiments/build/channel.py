@@ -13,6 +13,14 @@ from jaxtyping import Array, Float
 from fcf_jax.channel import Link, chain, confidences_once, dropouts, fixed_point, void_below
 from fcf_jax.core.records import ClientData, Model
 from fcf_jax.data import Interactions
+from fcf_jax.experiments.build.compression import (
+    changes_rows,
+    chooses_items,
+    compressed_rows,
+    rounded_items,
+    rounds_items,
+    subset_of_items,
+)
 
 if TYPE_CHECKING:
     from fcf_jax.experiments.build.problem import Problem
@@ -103,6 +111,9 @@ def summed_confidences(model: Model, train: Interactions) -> Float[Array, "items
 
 
 CHANNEL_ROWS = (
+    ChannelRow("item subset", chooses_items, lambda wanted: subset_of_items(wanted.problem)),
+    ChannelRow("rounded items", rounds_items, lambda wanted: rounded_items(wanted.problem)),
+    ChannelRow("compressed rows", changes_rows, lambda wanted: compressed_rows(wanted.problem)),
     ChannelRow("clipping and noise", lambda problem: problem.protection is not None, _protection),
     ChannelRow("dropouts", _drops_out, _dropouts),
     ChannelRow("fixed point", lambda problem: problem.formats is not None, _fixed_point),

@@ -24,6 +24,7 @@ from fcf_jax.core.records import Key, Model, PackedClients, Payload
 from fcf_jax.data import Interactions
 from fcf_jax.experiments.build.arrivals import ClientDevices, client_devices_of, cohorts_of
 from fcf_jax.experiments.build.channel import channel_of, summed_confidences
+from fcf_jax.experiments.build.compression import with_items
 from fcf_jax.experiments.build.dataset import Dataset
 from fcf_jax.experiments.build.devices import chunks_of_a_block, mesh_of, pack_on
 from fcf_jax.experiments.build.facts import largest_bounds
@@ -155,9 +156,10 @@ class Problem(NamedTuple):
         model = self.model if model is None else model
         if confidences is None and config.sent_confidences == "once":
             confidences = summed_confidences(model, self.train)
+        configured = config.server.optimizer(config.federation.num_rounds)
         federation = federated_cf(
             model._replace(solve_tolerance=config.federation.solve_tolerance),
-            config.server.optimizer(config.federation.num_rounds) if optimizer is None else optimizer,
+            with_items(self, configured if optimizer is None else optimizer),
             num_items=self.train.num_items,
             num_factors=config.model.num_factors,
             cohort_size=cohort_size,
