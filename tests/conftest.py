@@ -17,7 +17,7 @@ import jaxtyping
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-pytest_plugins = ["small_data", "compilations", "curves"]
+pytest_plugins = ["small_data", "compilations", "curves", "crafted_uploads"]
 _LONG_FILES = {
     "test_mesh", "test_resume", "test_faults", "test_docs", "test_federation", "test_comparison",
     "test_secure_run", "test_two_devices",

@@ -56,6 +56,18 @@ def clip_factor(norms: Pieces, clip_norms: ClipNorms) -> Float[Array, "*clients"
     return 1.0 / jnp.maximum(joint_norm(norms, clip_norms), 1.0)
 
 
+def clip(clip_norms: ClipNorms) -> Link:
+    """Build a link that clips to fixed norms and adds no noise: a bound on what a single client can do.
+
+    This is no differential privacy: the server divides by the clients that took part, and the info counts
+    those that were clipped.
+
+    Args:
+        clip_norms: C_f of each piece, above 0; None for a piece that is sent but does not count.
+    """
+    return link(client=Partial(_clip, clip_norms))
+
+
 def clip_and_noise(
     *,
     clip_norms: ClipNorms,

@@ -8,6 +8,7 @@ from fcf_jax.evaluation.compare import (
     model_difference,
     paired_difference,
 )
+from fcf_jax.evaluation.exposure import Exposure, count_exposed, exposure, exposure_data, exposure_ratios
 from fcf_jax.evaluation.metrics import (
     RankingMetrics,
     SampledMetrics,
@@ -38,6 +39,7 @@ from fcf_jax.evaluation.summary import per_user, summarize
 __all__ = [
     "EvaluationData",
     "Explanation",
+    "Exposure",
     "ModelDifference",
     "PairedDifference",
     "RankingMetrics",
@@ -46,6 +48,7 @@ __all__ = [
     "UserMetrics",
     "best_ranking_metrics",
     "chance_metrics",
+    "count_exposed",
     "equivalence_test",
     "evaluate",
     "evaluate_chance",
@@ -53,6 +56,9 @@ __all__ = [
     "evaluate_popularity",
     "evaluation_data",
     "explain_score",
+    "exposure",
+    "exposure_data",
+    "exposure_ratios",
     "model_difference",
     "paired_difference",
     "per_user",

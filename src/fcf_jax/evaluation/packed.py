@@ -74,7 +74,7 @@ def evaluation_data(
         raise ValueError("expected a user with a test item, got none; raise the test fraction of the split")
     if max_users is not None and max_users < user_ids.size:
         user_ids = np.sort(np.random.default_rng(seed).choice(user_ids, max_users, replace=False))
-    chunks = _deal(user_ids, chunk_scores // max(train.num_items, 1), padding=train.num_users)
+    chunks = deal_users(user_ids, chunk_scores // max(train.num_items, 1), padding=train.num_users)
 
     def packed(part: Histories) -> PackedClients:
         return pack(part, chunks, row_width=choose_row_width(part))
@@ -111,7 +111,9 @@ def _check_pair(train: Histories, test: Interactions) -> None:
         )
 
 
-def _deal(user_ids: npt.NDArray[np.integer], max_clients: int, *, padding: int) -> npt.NDArray[np.integer]:
+def deal_users(
+    user_ids: npt.NDArray[np.integer], max_clients: int, *, padding: int
+) -> npt.NDArray[np.integer]:
     """Deal users to chunks in turn, [chunks, clients], since neighboring users are often similarly active.
 
     Read column by column, the users are in their original order, followed by padding clients.
