@@ -21,6 +21,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from fcf_jax.channel import step_of_sent_items
 from fcf_jax.core.federation import Federation, federation_of, run_rounds
 from fcf_jax.core.objective import for_items
 from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
@@ -304,6 +305,8 @@ def _federation(program: Program, one: _Each, everything: _All) -> Federation:
     traced = {key: numbers.server[key] for key in program.varied_keys}
     server = program.server.model_copy(update=traced)  # the other numbers are constants of the program
     optimizer = server.optimizer(program.fixed.num_schedule_rounds)
+    if program.fixed.chooses_items:
+        optimizer = step_of_sent_items(optimizer)
     federation = federation_of(dataclasses.replace(numbers.setup, optimizer=optimizer))
     if numbers.timetable is None:
         return federation

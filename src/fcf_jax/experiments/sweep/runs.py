@@ -6,6 +6,7 @@ links. The server step is built from numbers of its own section in the same way.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -21,6 +22,7 @@ from fcf_jax.core.records import Key, Model, PackedClients, as_pytree
 from fcf_jax.core.setup import Setup
 from fcf_jax.evaluation import EvaluationData, popularity, summarize, user_metrics_of_scores
 from fcf_jax.experiments.build.arrivals import timetable_of
+from fcf_jax.experiments.build.compression import chooses_items
 from fcf_jax.experiments.build.dataset import Dataset, load_datasets
 from fcf_jax.experiments.build.facts import facts_of
 from fcf_jax.experiments.build.histories import compared_histories, trained_histories
@@ -79,6 +81,7 @@ class Fixed(NamedTuple):
         shapes: shape and type of each number, and of each array of their data.
         server: section of the server step, with its numbers left out.
         num_schedule_rounds: rounds over which a learning rate decays; 0 for a constant one.
+        chooses_items: whether a round is of some items only.
         num_slots: sums of asynchronous rounds that wait at a time; 0 for synchronous ones.
         lengths: of the ranked lists.
         clears_unseen: whether items without interactions get factors of 0 before they are measured.
@@ -88,6 +91,7 @@ class Fixed(NamedTuple):
     shapes: tuple
     server: ServerConfig
     num_schedule_rounds: int
+    chooses_items: bool
     num_slots: int
     lengths: tuple[int, ...]
     clears_unseen: bool
@@ -281,7 +285,7 @@ def _run(number: int, problem: Problem, data: int, packed: Packed) -> Run:
     server, config = problem.config.server, problem.config
     timetable = timetable_of(problem)
     numbers = Numbers(
-        setup_of(problem.federation(optimizer=_PLACEHOLDER)),
+        replace(setup_of(problem.federation()), optimizer=_PLACEHOLDER),
         as_pytree(problem.model),
         None if timetable is None else as_pytree(timetable),
         server_numbers(server),
@@ -294,6 +298,7 @@ def _run(number: int, problem: Problem, data: int, packed: Packed) -> Run:
         shapes=(histories, packed.new_items is None, *shapes),
         server=server.model_copy(update=dict.fromkeys(numbers.server)),
         num_schedule_rounds=0 if server.decay == "constant" else config.federation.num_rounds,
+        chooses_items=chooses_items(problem),
         num_slots=0 if timetable is None else timetable.num_slots,
         lengths=config.evaluation.lengths,
         clears_unseen=problem.clears_unseen,
@@ -312,7 +317,7 @@ def _rows(run: Run, clients: PackedClients) -> int:
     problem = run.problem
     if run.timetable is not None:
         return rows_of_waves(run.timetable, clients)
-    federation = problem.federation(optimizer=_PLACEHOLDER)
+    federation = problem.federation()
     state = jax.eval_shape(federation.init, problem.key)._replace(round_index=jnp.zeros((), jnp.int32))
     num_rounds = problem.config.federation.num_rounds
     return cohort_rows(federation, run.round_key, state, clients, num_rounds=num_rounds)
