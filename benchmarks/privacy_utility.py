@@ -38,7 +38,7 @@ from fcf_jax.evaluation import EvaluationData, evaluate_data, evaluation_data
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.config.load import load_config
 from fcf_jax.privacy.accounting import Participation, calibrated_noise_multiplier, single_noise_multiplier
-from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+from fcf_jax.privacy.item_counts import clipped_item_counts, item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import noise_to_signal
 
 EPSILONS = (math.inf, 20.0, 10.0, 5.0, 2.0, 1.0)
@@ -126,9 +126,11 @@ def private_quality(task: Task, levers: Levers, epsilon: float, *, delta: float,
     """Train with noise for epsilon of `1 / delta`'s users, `scale` times as much, and measure."""
     train, (noise, count_noise) = task.train, noises(levers, epsilon, delta=delta)
     key_start, key_noise, key_counts = jax.random.split(jax.random.key(seed), 3)
-    counts = noisy_item_counts(
-        key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=scale * count_noise
-    )
+    counts = clipped_item_counts(train, clip_norm=COUNT_CLIP_NORM)
+    if count_noise > 0:
+        counts = noisy_item_counts(
+            key_counts, train, clip_norm=COUNT_CLIP_NORM, noise_multiplier=scale * count_noise
+        )
     channel = clip_and_noise(
         clip_norms=Pieces(upload=levers.clip_norm, user_gram=GRAM_CLIP_NORM, confidence_sum=None, loss=None),
         noise_multiplier=float(scale * noise),

@@ -1,10 +1,10 @@
 """Figures of rounds behind each channel, recorded before clipping and noise were links.
 
 `recorded.npz` was written by the code of commit 0d59e99 (`Mechanism` and `Accumulation` as arguments of
-`federated_cf`), with the data, the numbers and the keys below; those under noise were written again when a
-draw became the sum of four normals, and "local" got less noise. With `jax.random.normal` in place of
-`noise.gaussian`, and the noise multiplier 0.05 for "local", the code of today still agrees with all figures
-that commit 08b6e06 holds, to 6e-6 of the largest number of each. `python tests/channel/record.py` replaces
+`federated_cf`), with the data, the numbers and the keys below; those under noise were written again when
+noise became discrete. With sums of four normals in place of `noise.release`, and neither a grid nor what it
+adds to the noise, the code of today still agrees with all figures that commit 10de1e5 holds, to 6e-6 of the
+largest number of each. `python tests/channel/record.py` replaces
 the file by figures of the present code, which is right only after a change that is meant to change them.
 """
 

@@ -80,6 +80,20 @@ def test_noise_comes_from_the_system_unless_a_seed_is_set_and_that_is_not_privat
     assert not fixed["is_private"] and "NOT PRIVATE" in str(fixed["caveats"])
 
 
+@pytest.mark.parametrize("noise_multiplier", [0.05, 1e-12])  # epsilon in the hundreds, and infinite
+def test_noise_in_name_only_is_labelled_not_private(tmp_path, noise_multiplier):
+    run(tmp_path / "run", f"privacy.noise_multiplier={noise_multiplier}", "federation.num_rounds=1")
+    statement = json.loads((tmp_path / "run" / BUDGET.name).read_text())
+    assert not statement["is_private"] and "NOT PRIVATE" in statement["caveats"][-1]
+    assert statement["epsilon"] is None or statement["epsilon"] > 100
+    assert "NOT PRIVATE" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_noise_that_the_grid_cannot_hold_is_refused():
+    with pytest.raises(ConfigError, match=r"privacy\.noise_multiplier: expected at most .* for 166 numbers"):
+        load_dataset(load_config(None, [*NOISY, "privacy.noise_multiplier=1e5"]))
+
+
 @pytest.mark.parametrize(
     ("mode", "overrides", "sampling"),
     [

@@ -11,7 +11,7 @@ from fcf_jax.privacy.accounting import (
     epsilon,
     single_noise_multiplier,
 )
-from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+from fcf_jax.privacy.item_counts import clipped_item_counts, item_weights, noisy_item_counts
 
 KEY = jax.random.key(5)
 
@@ -21,28 +21,32 @@ def histories():
     return simulate_taste(num_users=300, num_items=40, mean_history=10, seed=2)
 
 
-def test_counts_without_noise_are_the_counts_of_short_histories(histories):
-    counts = noisy_item_counts(KEY, histories, clip_norm=100.0, noise_multiplier=0.0)
-    np.testing.assert_allclose(counts, histories.item_counts)
+def test_clipped_counts_are_the_counts_of_short_histories(histories):
+    np.testing.assert_allclose(clipped_item_counts(histories, clip_norm=100.0), histories.item_counts)
 
 
 def test_one_user_moves_the_counts_by_the_clip_norm_at_most(histories):
     matrix = histories.to_scipy()
     longest = int(np.argmax(histories.history_lengths))
     others = Interactions.from_scipy(matrix[np.arange(300) != longest])
-    options = {"clip_norm": 2.0, "noise_multiplier": 0.0}
-    moved = noisy_item_counts(KEY, histories, **options) - noisy_item_counts(KEY, others, **options)
+    moved = clipped_item_counts(histories, clip_norm=2.0) - clipped_item_counts(others, clip_norm=2.0)
     assert histories.history_lengths[longest] > 4
     assert np.linalg.norm(moved) == pytest.approx(2.0)
 
 
-def test_noise_of_counts_has_its_size(histories):
+def test_noise_of_counts_has_its_size_and_counts_are_on_a_grid(histories):
     options = {"clip_norm": 2.0, "noise_multiplier": 3.0}
-    silent = noisy_item_counts(KEY, histories, clip_norm=2.0, noise_multiplier=0.0)
-    drawn = [
-        noisy_item_counts(jax.random.fold_in(KEY, draw), histories, **options) - silent for draw in range(50)
-    ]
-    assert np.std(drawn) == pytest.approx(6.0, rel=0.06)  # 2000 draws: 1.6 %, three times
+    silent = clipped_item_counts(histories, clip_norm=2.0)
+    drawn = [noisy_item_counts(jax.random.fold_in(KEY, draw), histories, **options) for draw in range(50)]
+    assert np.std(np.array(drawn) - silent) == pytest.approx(6.0, rel=0.06)  # 2000 draws: 1.6 %, three times
+    in_steps = np.array(drawn) / 2.0**-8  # the power of two below 6 / 1024
+    np.testing.assert_array_equal(in_steps, np.round(in_steps))
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.0, -1.0, np.nan, np.inf, 1e6])
+def test_counts_without_noise_or_with_noise_that_cannot_be_drawn_are_refused(histories, noise_multiplier):
+    with pytest.raises(ValueError, match="noise_multiplier above 0"):
+        noisy_item_counts(KEY, histories, clip_norm=2.0, noise_multiplier=noise_multiplier)
 
 
 def test_weights_take_the_head_and_keep_the_scale_of_norms():

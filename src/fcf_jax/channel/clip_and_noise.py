@@ -6,6 +6,7 @@ Each piece f that a client sends has a clip norm C_f. A client is clipped by a s
 
 so the vector of all sums, each divided by its C_f, has sensitivity 1 to a client. Noise of standard
 deviation sigma C_f on every number of piece f is then one Gaussian mechanism with noise multiplier sigma.
+The noise is discrete, on a grid (`fcf_jax.channel.noise`), and larger by what rounding adds.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from fcf_jax.channel.link import link
-from fcf_jax.channel.noise import gaussian
+from fcf_jax.channel.noise import coarsened, grid_step, release
 from fcf_jax.channel.sent_rows import Sent, SentRows, norms_of_rows, uploads_of, with_uploads
 from fcf_jax.core.client import upload_norms
 from fcf_jax.core.linalg import safe_sqrt
@@ -180,8 +181,13 @@ def _release(
     sums: CohortSum,
 ) -> tuple[CohortSum, tuple]:
     noised = add_noise(key, sums, clip_norms, noise_multiplier=noise_multiplier, item_weights=item_weights)
-    num_clients = jnp.asarray(expected_cohort_size, sums.upload.dtype)
-    return noised._replace(num_clients=num_clients, num_clipped=jnp.asarray(jnp.nan)), state
+    return _as_released(noised, expected_cohort_size), state
+
+
+def _as_released(noised: CohortSum, expected_cohort_size: Scalar) -> CohortSum:
+    """Leave out what the server does not learn: how many clients there are, and how many are clipped."""
+    num_clients = jnp.asarray(expected_cohort_size, noised.upload.dtype)
+    return noised._replace(num_clients=num_clients, num_clipped=jnp.asarray(jnp.nan))
 
 
 def _release_local(
@@ -193,8 +199,15 @@ def _release_local(
     state: tuple,
     sums: CohortSum,
 ) -> tuple[CohortSum, tuple]:
-    sum_multiplier = noise_multiplier * jnp.sqrt(sums.num_clients.astype(sums.upload.dtype))
-    return _release(clip_norms, sum_multiplier, expected_cohort_size, item_weights, key, state, sums)
+    noised = add_noise(
+        key,
+        sums,
+        clip_norms,
+        noise_multiplier=noise_multiplier,
+        item_weights=item_weights,
+        num_shares=sums.num_clients,
+    )
+    return _as_released(noised, expected_cohort_size), state
 
 
 def _release_adaptive(
@@ -214,7 +227,8 @@ def _release_adaptive(
     noised, _ = _release(norms, noise_multiplier, expected_cohort_size, item_weights, key_sums, (), sums)
     clipped, clients = (count.astype(precision) for count in (sums.num_clipped, sums.num_clients))
     centered = clipped - 0.5 * clients  # a client changes this by at most 1/2
-    num_clipped = centered + count_noise * gaussian(key_count, dtype=precision) + 0.5 * expected_cohort_size
+    step = grid_step(2.0 * count_noise, 0.5, 1).astype(precision)
+    num_clipped = coarsened(release(key_count, centered, step), step) + 0.5 * expected_cohort_size
     share_unclipped = 1.0 - num_clipped / expected_cohort_size
     scale = state.scale * jnp.exp(-_ADAPTATION * (share_unclipped - quantile))
     return noised._replace(num_clipped=num_clipped), ClippingState(scale)
@@ -227,8 +241,9 @@ def add_noise(
     *,
     noise_multiplier: Scalar,
     item_weights: Float[Array, "items"] | None = None,
+    num_shares: Scalar = 1,
 ) -> CohortSum:
-    """Add N(0, (sigma C_f)^2) to every number of each piece.
+    """Add noise of variance (sigma C_f)^2 to every number of each piece, as `fcf_jax.channel.noise` does.
 
     The noise on user_gram is then made symmetric, as user_gram is.
 
@@ -238,21 +253,26 @@ def add_noise(
         clip_norms: C_f of each piece; a piece whose C_f is None becomes nan.
         noise_multiplier: sigma, at least 0.
         item_weights: w_i: the row of item i gets noise sigma C_f / w_i, and becomes 0 if w_i = 0.
+        num_shares: number of draws that the noise is the sum of, simulated by one of the same variance.
     """
     pieces = {name: getattr(sums, name) for name in Pieces._fields}
     keys = dict(zip(pieces, jax.random.split(key, len(pieces)), strict=True))
+    sent = [piece for name, piece in pieces.items() if getattr(clip_norms, name) is not None]
+    num_numbers = sum(piece.size for piece in sent)
 
     def noised(name: str, piece: Array) -> Array:
         clip_norm = getattr(clip_norms, name)
         if clip_norm is None:
             return jnp.full_like(piece, jnp.nan)
-        noise = noise_multiplier * clip_norm * gaussian(keys[name], piece.shape, piece.dtype)
+        weights = jnp.ones((), piece.dtype)
+        if item_weights is not None and name in ("upload", "confidence_sum"):
+            weights = _row_weights(item_weights, piece)
+        unit = clip_norm / jnp.where(weights > 0, weights, 1.0)
+        step = jnp.sqrt(jnp.asarray(num_shares, float)) * grid_step(noise_multiplier, unit, num_numbers)
+        released = release(keys[name], piece, step.astype(piece.dtype))
         if name == "user_gram":
-            return piece + 0.5 * (noise + noise.T)
-        if name == "loss" or item_weights is None:
-            return piece + noise
-        weights = _row_weights(item_weights, piece)
-        return jnp.where(weights > 0, piece + noise / jnp.where(weights > 0, weights, 1.0), 0.0)
+            released = 0.5 * (released + released.T)
+        return jnp.where(weights > 0, coarsened(released, step), 0.0)
 
     return sums._replace(**{name: noised(name, piece) for name, piece in pieces.items()})
 

@@ -112,15 +112,15 @@ def choose_formats(
 
 
 def encode(
-    values: Float[Array, "*shape"], number: FixedPoint, noise: Float[Array, "*shape"] | float = 0.0
+    values: Float[Array, "*shape"], number: FixedPoint, noise: Int[Array, "*shape"] | int = 0
 ) -> tuple[UInt32[Array, "*shape"], Int[Array, ""]]:
-    """Clip values, add noise, and encode the result as words.
+    """Clip values, encode them as words, and add noise in units of 2^-f.
 
     Returns:
         The words, and the number of clipped values, which the server does not learn.
     """
     clipped = jnp.clip(values, -number.bound, number.bound)
-    scaled = jnp.round((clipped + noise) * 2.0**number.fraction_bits).astype(jnp.int32)
+    scaled = jnp.round(clipped * 2.0**number.fraction_bits).astype(jnp.int32) + noise
     # reinterpret the bits: a cast of negative numbers to uint32 would give 0
     return jax.lax.bitcast_convert_type(scaled, jnp.uint32), jnp.sum(clipped != values, dtype=jnp.int32)
 

@@ -6,6 +6,7 @@ with a row r_ui of each own item and a matrix S_u of each client. At first r_ui 
 x_u x_u^T, the own-rows form of an upload. The server adds -w0 Y (sum of a_u S_u), whatever became of S_u.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -139,8 +140,12 @@ def norms_of_rows(sent: SentRows) -> Pieces[Float[Array, "clients"]]:
         return of_history(jnp.sum(rows**2, axis=-1))
 
     catalogue = einsum("ckl,lm,ckm->c", user_gram, broadcast.norm_gram, user_gram)
-    rest = jnp.maximum(catalogue - squared(unobserved), 0.0) + _CANCELLATION * catalogue
-    rounding = _ROUNDING * safe_sqrt(squared(jnp.abs(rows) + w0 * jnp.abs(unobserved)))
+    # what they would be if all signs agreed: rounding is relative to that
+    lengths, absolute = jnp.sqrt(jnp.diagonal(broadcast.norm_gram)), jnp.abs(user_gram)
+    catalogue_size = jnp.sum(einsum("ckl,l->ck", absolute, lengths) ** 2, axis=-1)
+    sizes = _unobserved_rows(uploads, absolute, row_sums, of=jnp.abs)
+    rest = jnp.maximum(catalogue - squared(unobserved), 0.0) + _CANCELLATION * catalogue_size
+    rounding = _ROUNDING * safe_sqrt(squared(jnp.abs(rows) + w0 * sizes))
     upload = safe_sqrt(w0**2 * rest + squared(rows - w0 * unobserved)) + rounding
     confidence = of_history(extra_confidence(broadcast.model, observations) ** 2)
     return Pieces(
@@ -152,10 +157,14 @@ def norms_of_rows(sent: SentRows) -> Pieces[Float[Array, "clients"]]:
 
 
 def _unobserved_rows(
-    uploads: Uploads, user_gram: Float[Array, "clients factors factors"], row_sums: RowSums
+    uploads: Uploads,
+    user_gram: Float[Array, "clients factors factors"],
+    row_sums: RowSums,
+    *,
+    of: Callable[[Array], Array] = lambda factors: factors,
 ) -> Float[Array, "rows slots factors"]:
-    """Compute S y_i of the own items."""
-    factors = uploads.broadcast.item_factors[uploads.observations.item_ids]
+    """Compute S y_i of the own items, with `of(y_i)` in place of y_i."""
+    factors = of(uploads.broadcast.item_factors[uploads.observations.item_ids])
     return einsum("rsl,rkl->rsk", factors, row_sums.spread(user_gram))
 
 

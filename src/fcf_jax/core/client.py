@@ -3,6 +3,7 @@
 Simulations and real deployments run the same functions.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from fcf_jax.core.objective import (
     item_gradient,
     regularization_of,
     residuals,
+    scores,
     sparse_residuals,
 )
 from fcf_jax.core.precision import in_one_precision
@@ -27,7 +29,7 @@ from fcf_jax.core.records import Broadcast, FeatureUploads, Model, Observations,
 from fcf_jax.core.solve import Shared, Solution, solve_history, solve_rows
 
 # Norms are rounded up so that float32 never understates one, for up to a million interactions. Relative
-# errors allowed for: in any norm; in the difference of nearly equal squared scores; in c (p - s).
+# errors allowed for: in any norm; in x^T G x and c (p - s), of what they would be if all signs agreed.
 _ROUNDED_UP, _CANCELLATION, _ROUNDING = 1 + 1e-5, 4e-6, 1e-6
 
 
@@ -171,8 +173,9 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
 
         |W e x^T| = |x| \sqrt{ w0^2 (x^T G x - \sum_{i in I_u} w_i^2 s_i^2) + \sum_{i in I_u} w_i^2 e_i^2 }
 
-    with G = Y^T W^2 Y, since items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2. A bound on the
-    rounding error of float32 is added, so that no norm is understated.
+    with G = Y^T W^2 Y, since items outside a history have e_i = -w0 s_i; and |x x^T| = |x|^2. The scores
+    s_i = x.y_i are those of the factor that is sent, not those that the solve carried along, and e_i is what
+    is sent. A bound on the rounding error of float32 is added, so that no norm is understated.
     """
     broadcast, observations, factors = uploads.broadcast, uploads.observations, uploads.user_factors
     if observations.negative_ids is not None:
@@ -187,11 +190,17 @@ def upload_norms(uploads: Uploads) -> Pieces[Float[Array, "clients"]]:
     def of_history(values: Array) -> Array:
         return row_sums.total(jnp.sum(jnp.where(observations.mask, importance * values, 0.0), axis=-1))
 
-    squared_scores = jnp.sum(jnp.matmul(factors, broadcast.norm_gram, precision="highest") * factors, axis=-1)
-    unobserved = jnp.maximum(squared_scores - of_history(uploads.scores**2), 0.0)
-    unobserved = unobserved + _CANCELLATION * squared_scores
-    observed = of_history(residuals(broadcast.model, uploads.scores, observations) ** 2)
-    minuends = observations.confidence * (jnp.abs(observations.preference) + jnp.abs(uploads.scores))
+    gram_matrix = broadcast.norm_gram
+    of_rows = factors.at[uploads.owners].get(mode="clip")
+    own_scores = jax.vmap(partial(scores, broadcast.item_factors))(of_rows, observations)
+    sizes = jax.vmap(partial(scores, jnp.abs(broadcast.item_factors)))(jnp.abs(of_rows), observations)
+    squared_scores = jnp.sum(jnp.matmul(factors, gram_matrix, precision="highest") * factors, axis=-1)
+    lengths = jnp.sqrt(jnp.diagonal(gram_matrix))
+    squared_sizes = jnp.matmul(jnp.abs(factors), lengths, precision="highest") ** 2
+    unobserved = jnp.maximum(squared_scores - of_history(own_scores**2), 0.0)
+    unobserved = unobserved + _CANCELLATION * squared_sizes
+    observed = of_history((uploads.seen - w0 * own_scores) ** 2)
+    minuends = observations.confidence * (jnp.abs(observations.preference) + sizes) + w0 * sizes
     rounding = _ROUNDING * safe_sqrt(of_history(minuends**2))  # of c (p - s), however small that is
     residual_norm = safe_sqrt(w0**2 * unobserved + observed) + rounding
     squared_length = jnp.sum(factors**2, axis=-1)

@@ -2,15 +2,18 @@ r"""Noisy item counts, released once before the first round, and item weights co
 
     n_i = \sum_u a_u [i in I_u] + N(0, (sigma C)^2),    a_u = min(1, C / \sqrt |I_u|)
 
-A client changes the vector n by at most C. Rounds can then leave the tail of the catalogue out, or divide
-the noise among items according to their counts.
+A client changes the vector n by at most C. The noise is that of `fcf_jax.channel.noise`.
+Rounds can then leave the tail of the catalogue out, or divide the noise among items by their counts.
 """
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from fcf_jax.channel.noise import gaussian
+from fcf_jax.channel.discrete_gaussian import discrete_gaussian
+from fcf_jax.channel.noise import STD, coarse_step, grid_step
 from fcf_jax.core.records import Key
 from fcf_jax.data.interactions import Interactions
 
@@ -24,12 +27,27 @@ def noisy_item_counts(
         key: key of the noise.
         histories: histories of all users.
         clip_norm: C, above 0; histories of more than C^2 items are scaled down.
-        noise_multiplier: sigma, at least 0.
+        noise_multiplier: sigma, above 0.
+
+    Raises:
+        ValueError: for counts without noise, or noise that is too large to be drawn.
     """
+    step = float(grid_step(noise_multiplier, clip_norm, histories.num_items))
+    if not 0 < noise_multiplier < math.inf or math.isnan(step):
+        raise ValueError(
+            f"expected item counts with a noise_multiplier above 0 and small enough to draw, got "
+            f"{noise_multiplier}; without noise they would be released as they are"
+        )
+    noise = np.asarray(discrete_gaussian(key, (histories.num_items,), std=STD), np.float64)
+    released = step * (np.rint(clipped_item_counts(histories, clip_norm=clip_norm) / step) + noise)
+    coarse = float(coarse_step(step))
+    return coarse * np.rint(released / coarse)
+
+
+def clipped_item_counts(histories: Interactions, *, clip_norm: float) -> Float[np.ndarray, "items"]:
+    """Count how often each item occurs, without noise; histories are scaled to the clip norm at most."""
     factors = np.minimum(1.0, clip_norm / np.sqrt(np.maximum(histories.history_lengths, 1)))
-    counts = np.bincount(histories.item_ids, factors[histories.user_ids], histories.num_items)
-    noise = np.asarray(gaussian(key, (histories.num_items,)), np.float64)
-    return counts + noise_multiplier * clip_norm * noise
+    return np.bincount(histories.item_ids, factors[histories.user_ids], histories.num_items)
 
 
 def item_weights(

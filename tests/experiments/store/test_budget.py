@@ -9,7 +9,7 @@ from rich.console import Console
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config
-from fcf_jax.experiments.errors import CheckpointError
+from fcf_jax.experiments.errors import CheckpointError, DamagedFileError
 from fcf_jax.experiments.progress import ProgressLine
 from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store import budget as budget_module
@@ -39,6 +39,14 @@ def run(folder, overrides, resume=False):
         return run_experiment(problem, folder, progress, resume=resume)
 
 
+@pytest.fixture(scope="module")
+def charged(tmp_path_factory):
+    """A run directory whose budget has one round charged, and the problem of the run."""
+    folder, problem = tmp_path_factory.mktemp("charged"), problem_of(NOISY)
+    assert budget_of(problem, folder).charge(1)
+    return folder, problem
+
+
 def test_budget_is_on_disk_before_a_round_and_never_given_back(tmp_path):
     problem = problem_of(NOISY)
     budget = budget_of(problem, tmp_path)
@@ -46,6 +54,24 @@ def test_budget_is_on_disk_before_a_round_and_never_given_back(tmp_path):
     assert not budget_of(problem, tmp_path).charge(2)  # another process, after a kill
     assert budget_of(problem, tmp_path).charge(1)
     assert not budget.charge(1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rounds_charged", 10**9), ("rounds_charged", -1), ("rounds_charged", 1.5), ("rounds_charged", None),
+        ("delta", 0.0), ("epsilon", -1.0), ("epsilon", "10"), ("noise_multiplier", 1.0), ("num_users", 61),
+        ("sampling", "poisson"), ("is_private", 1), ("caveats", "none"), ("expected_cohort_size", 0),
+    ],
+)  # fmt: skip
+def test_budget_file_that_is_not_of_this_run_is_refused_in_one_line(charged, key, value):
+    folder, problem = charged
+    whole = BUDGET.read(folder)
+    (folder / BUDGET.name).write_text(json.dumps({**whole, key: value}))
+    with pytest.raises(DamagedFileError, match=f"{BUDGET.name}: expected .*choose another --out") as error:
+        budget_of(problem, folder).charge(1)
+    assert "\n" not in str(error.value)
+    BUDGET.write(folder, whole)
 
 
 def test_resumed_run_draws_anew_is_charged_again_and_ends_when_all_is_spent(tmp_path):

@@ -49,19 +49,26 @@ def sent_histories(protection: Protection | None, train: Interactions, *, seed: 
 def release_item_counts(
     protection: Protection, train: Interactions, key: Key, *, seed: int
 ) -> Float[np.ndarray, "items"]:
-    """Count how many clients hold each item, with the noise that the protection sets.
+    """Count how many clients hold each item, with the noise that the protection pays for.
 
     Args:
         protection: of the run.
         train: histories, not capped.
         key: for the noise.
         seed: of the cap.
+
+    Raises:
+        ValueError: for counts that no budget pays for.
     """
+    if (noise := protection.participation.count_noise_multiplier) is None:
+        raise ValueError(
+            "expected item counts that the budget pays for, got no share; set privacy.head_items"
+        )
     return noisy_item_counts(
         jax.random.fold_in(key, _NO_ROUND),
         trained_histories(protection.privacy, train, seed=seed),
         clip_norm=protection.privacy.count_clip_norm,
-        noise_multiplier=protection.participation.count_noise_multiplier or 0.0,
+        noise_multiplier=noise,
     )
 
 

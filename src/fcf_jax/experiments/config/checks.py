@@ -17,6 +17,7 @@ from fcf_jax.experiments.config.mistakes import (
     solvable_confidences,
     solvable_uploads,
     unaccountable_noise,
+    undrawable_noise,
     unknown_metric,
     unknown_set,
 )
@@ -286,6 +287,17 @@ _CHECKS = (
     _computed(
         "privacy",
         lambda c, f: unaccountable_noise(c.privacy, c.federation, num_users=f.num_users),
+        when="data",
+    ),
+    _computed(
+        "privacy.noise_multiplier",
+        lambda c, f: undrawable_noise(
+            c.privacy,
+            c.federation,
+            num_users=f.num_users,
+            num_numbers=f.num_items * (c.model.num_columns + 1) + c.model.num_columns**2,
+        ),
+        "; raise privacy.epsilon, or lower model.num_factors",
         when="data",
     ),
     _computed(

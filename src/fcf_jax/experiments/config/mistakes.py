@@ -13,6 +13,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from fcf_jax.channel.fixed_point import FixedPoint, Formats, check_formats, choose_formats
+from fcf_jax.channel.noise import largest_noise_multiplier
 from fcf_jax.core.records import Pieces
 from fcf_jax.core.sampling import draw_cohort
 from fcf_jax.data.known_sets import known_set
@@ -73,6 +74,19 @@ def unaccountable_noise(privacy: PrivacyConfig, federation: FederationConfig, *,
     except (ImportError, ValueError) as error:
         return str(error)
     return ""
+
+
+def undrawable_noise(
+    privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int, num_numbers: int
+) -> str:
+    """Describe noise that is too large for the grid of the sums (`fcf_jax.channel.noise`)."""
+    if not privacy.has_noise:
+        return ""
+    noise = noise_multiplier_of(privacy, federation, num_users=num_users)
+    largest = largest_noise_multiplier(num_numbers)
+    if noise <= largest:
+        return ""
+    return f"expected at most {largest:.4g} for {num_numbers} numbers in a sum, got {noise:.4g}"
 
 
 def small_adaptive_cohort(privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int) -> str:

@@ -124,7 +124,8 @@ def _tiles(run: StoredRun) -> Iterator[tuple[str, str, str]]:
     per_client = total / max(summary["num_users"], 1)
     yield "total payload", size_text(total), f"{size_text(per_client)} per client"
     if (statement := summary.get("privacy")) is not None:
-        spent = f"{statement['epsilon']:.3g}" if statement["is_private"] else "not private"
+        is_private = statement["is_private"] and statement["epsilon"] is not None
+        spent = f"{statement['epsilon']:.3g}" if is_private else "not private"
         yield (
             "epsilon",
             spent,

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from fcf_jax.experiments.store.schemas import EPSILON_IN_NAME_ONLY
+
 PRIVACY_NOTE = (
     "Plain FCF uploads are not private: a single upload reveals the user's history to the server; see README."
 )
@@ -16,7 +18,6 @@ UNFINISHED_NOTE = "Trained with noise; the privacy spent so far is in privacy_bu
 NOT_PRIVATE_NOTE = "NOT PRIVATE: trained with noise from a fixed seed, to measure what noise costs."
 IN_NAME_ONLY_NOTE = "NOT PRIVATE: trained with so little noise that epsilon is {}, which protects nobody."
 
-_EPSILON_IN_NAME_ONLY = 100.0  # a likelihood ratio of e^100 tells any two histories apart
 UNKNOWN = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"  # before a unit
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -32,11 +33,11 @@ def privacy_note(summary: Mapping[str, Any] | None) -> str:
     statement = summary.get("privacy")
     if statement is None:
         return PRIVACY_NOTE
+    epsilon = math.inf if statement["epsilon"] is None else statement["epsilon"]
+    if epsilon >= EPSILON_IN_NAME_ONLY:
+        return IN_NAME_ONLY_NOTE.format(f"{epsilon:.3g}")
     if not statement["is_private"]:
         return NOT_PRIVATE_NOTE
-    epsilon = math.inf if statement["epsilon"] is None else statement["epsilon"]
-    if epsilon >= _EPSILON_IN_NAME_ONLY:
-        return IN_NAME_ONLY_NOTE.format(f"{epsilon:.3g}")
     return (
         f"The item factors are differentially private: epsilon {epsilon:.3g} at delta "
         f"{statement['delta']:.2g} for {statement['unit']} ({statement['adjacency']}); the metrics, ALS and "

@@ -11,18 +11,21 @@ from jaxtyping import Float
 from fcf_jax.experiments.build.devices import share_files
 from fcf_jax.experiments.build.histories import release_item_counts, weights_of_counts
 from fcf_jax.experiments.build.problem import Problem, rounds_key
-from fcf_jax.experiments.errors import CheckpointError
+from fcf_jax.experiments.errors import CheckpointError, DamagedFileError
 from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS
-from fcf_jax.experiments.store.schemas import PrivacyStatement
+from fcf_jax.experiments.store.schemas import EPSILON_IN_NAME_ONLY, PrivacyStatement
+from fcf_jax.messages import count_of
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round
 
+_IN_NAME_ONLY = "NOT PRIVATE: so little noise that epsilon protects nobody"
 _FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
 _WARM_START = (
     "training starts from item factors that are taken as known to everybody: if they were learned from the "
     "same users, the epsilon of that training, infinite without noise, adds to this one"
 )
 _CAVEATS = [
-    "noise is the sum of four normals in floating point; the low bits can tell more than real numbers would",
+    "noise is discrete and drawn exactly, and sums are rounded to a grid before it is added; the sums are "
+    "those of floating point: how a client changes the rounding of the others' contributions is not counted",
     "only this run is counted: other runs on the same users, to tune or to repeat it, add their own epsilon",
     "users are those of the training set: how it was split off the whole, its number of users and its "
     "catalogue of items are taken as known to everybody",
@@ -58,8 +61,26 @@ class Budget(NamedTuple):
     is_warm: bool = False
 
     def stated(self) -> PrivacyStatement:
-        """Read the statement of what any process has spent so far."""
-        return BUDGET.read_or(self.folder, None) or self._statement(0)
+        """Read the statement of what any process has spent so far.
+
+        Raises:
+            DamagedFileError: when the file is not one of this run.
+        """
+        found, path = BUDGET.read_or(self.folder, None), self.folder / BUDGET.name
+        if found is None:
+            return self._statement(0)
+        if found["rounds_charged"] > self.num_rounds:
+            raise DamagedFileError(
+                f"{path}: expected at most {count_of(self.num_rounds, 'round')} charged, as "
+                f"federation.num_rounds, got {found['rounds_charged']}; {BUDGET.remedy}"
+            )
+        ours = self._statement(0)
+        for key in ("noise_multiplier", "delta", "num_users", "sampling", "expected_cohort_size"):
+            if found[key] != ours[key]:
+                raise DamagedFileError(
+                    f"{path}: expected {key} {ours[key]}, as this run has, got {found[key]}; {BUDGET.remedy}"
+                )
+        return found
 
     def rounds_spent(self) -> int:
         """Return the number of rounds charged so far."""
@@ -82,9 +103,11 @@ class Budget(NamedTuple):
         return self.spent_after(self.rounds_spent())
 
     def _statement(self, num_rounds: int) -> PrivacyStatement:
+        epsilon = self.spent_after(num_rounds)
+        in_name_only = epsilon >= EPSILON_IN_NAME_ONLY
         return {
-            "is_private": self.is_private,
-            "epsilon": self.spent_after(num_rounds),
+            "is_private": self.is_private and not in_name_only,
+            "epsilon": epsilon,
             "delta": self.delta,
             "unit": "all interactions of one user",
             "adjacency": self.participation.adjacency,
@@ -98,7 +121,12 @@ class Budget(NamedTuple):
             "item_counts_noise_multiplier": self.participation.count_noise_multiplier,
             "released": "the item factors after each round, and item counts if they have a noise multiplier; "
             "user factors stay on their devices (joint DP)",
-            "caveats": [*_CAVEATS, *[_WARM_START] * self.is_warm, *[_FIXED_SEED] * (not self.is_private)],
+            "caveats": [
+                *_CAVEATS,
+                *[_WARM_START] * self.is_warm,
+                *[_FIXED_SEED] * (not self.is_private),
+                *[_IN_NAME_ONLY] * in_name_only,
+            ],
             "rounds_charged": num_rounds,
         }
 

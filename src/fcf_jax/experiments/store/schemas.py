@@ -10,6 +10,7 @@ from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 Figures = dict[str, Number]
+EPSILON_IN_NAME_ONLY = 100.0  # a likelihood ratio of e^100 tells any two histories apart
 
 
 def _known_mode(mode: str) -> str:
@@ -60,8 +61,8 @@ class PrivacyStatement(TypedDict):
     """Differential privacy guarantee of a run, as in `privacy_budget.json`.
 
     Attributes:
-        is_private: False when the noise has a fixed seed.
-        epsilon: of the rounds charged and the released item counts.
+        is_private: False when the noise has a fixed seed, or when there is next to none.
+        epsilon: of the rounds charged and the released item counts; None: infinite.
         unit: what of a user the guarantee covers.
         adjacency: how two data sets differ that epsilon compares.
         sampling: how cohorts are drawn.
@@ -78,18 +79,18 @@ class PrivacyStatement(TypedDict):
     """
 
     is_private: bool
-    epsilon: Number
-    delta: float
+    epsilon: Annotated[float, Field(ge=0)] | None
+    delta: Annotated[float, Field(gt=0, lt=1)]
     unit: str
     adjacency: str
     sampling: str
-    num_users: int
-    expected_cohort_size: int
-    noise_multiplier: float
-    num_rounds: int
-    num_rounds_allowed: int
+    num_users: Annotated[int, Field(ge=1)]
+    expected_cohort_size: Annotated[int, Field(ge=1)]
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    num_rounds: Count
+    num_rounds_allowed: Count
     accountant: str
-    item_counts_noise_multiplier: float | None
+    item_counts_noise_multiplier: Annotated[float, Field(gt=0)] | None
     released: str
     caveats: list[str]
     rounds_charged: Count

@@ -31,15 +31,16 @@ from fcf_jax.privacy.secure_sum.uploads import (
     upload_words,
 )
 
+_LEAST_SHARE = 2.0  # units 2^-f of a share's standard deviation, from which on sums of shares are as one draw
 _MULTIPLE = 16  # clients and streams are padded to a multiple of this, so that few shapes are compiled
 
 
 class NoiseShares(NamedTuple):
     """Noise that the clients add in shares, so that the server need not add any.
 
-    Each client adds N(0, std^2 / num_shares). A sum with fewer than `num_shares` survivors is refused, so its
-    noise has at least the standard deviation `std`. Clients that collude with the server can subtract their
-    shares.
+    Each client adds discrete Gaussian noise of variance std^2 / num_shares. A sum with fewer than
+    `num_shares` survivors is refused, so its noise has at least the standard deviation `std`. Clients that
+    collude with the server can subtract their shares.
 
     Attributes:
         key: key of all clients' noise, for simulation; a real client draws from its system's entropy.
@@ -57,7 +58,7 @@ class Encoding(NamedTuple):
 
     Attributes:
         formats: result of `choose_formats`; None for a piece that is not sent, whose sum is nan.
-        noise: noise that the clients add before rounding; None: no noise.
+        noise: discrete noise that the clients add after rounding; None: no noise.
         is_sparse: True if clients leave -w0 s x out of their uploads, and the server adds it from the sum of
             x x^T, which must then be sent; the integers are those of `fcf_jax.channel.fixed_point`.
     """
@@ -329,7 +330,18 @@ def _check(encoding: Encoding, *, num_clients: int) -> Stds | None:
 
     share = noise.num_shares**-0.5
     check_formats(formats, max_clients=num_clients, noise_stds=scaled(share * num_clients**0.5))
-    return scaled(share)
+    _check_shares(formats, shares := scaled(share))
+    return shares
+
+
+def _check_shares(formats: Formats, shares: Stds) -> None:
+    for name, number, std in zip(Pieces._fields, formats, shares, strict=True):
+        if number is not None and std and std * 2.0**number.fraction_bits < _LEAST_SHARE:
+            raise ValueError(
+                f"expected fraction_bits of {name} such that a client's share of the noise has a standard "
+                f"deviation of at least {_LEAST_SHARE:g} units, got {std * 2.0**number.fraction_bits:.3g}; "
+                "raise fraction_bits or the noise"
+            )
 
 
 def _check_survivors(noise: NoiseShares | None, num_survivors: int) -> None:
