@@ -31,8 +31,9 @@ _TOLERANCE = 1e-3  # of float32 with heavy confidence; what passes below it move
 def consistency_check(*, strength_range: tuple[Scalar, Scalar], tolerance: Scalar = _TOLERANCE) -> Link:
     """Build a link that drops uploads that no history explains; they do not count as clients of the round.
 
-    It belongs after attacks and before clipping, whose factor an upload does not survive, and needs single
-    uploads in the clear: neither secure sums nor noise at the clients.
+    It belongs after attacks and before clipping, whose factor an upload does not survive. It needs single
+    uploads in the clear, so neither secure sums nor noise at the clients, and clients that solve exactly, with
+    `Model.solve_tolerance` = 0.
 
     Args:
         strength_range: smallest and largest strength r that an interaction can have, such as (1, 5) for

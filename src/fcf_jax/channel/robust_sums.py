@@ -68,26 +68,39 @@ def trimmed_mean(clients: PackedClients, *, num_factors: int, share: Scalar) -> 
     References:
         Yin et al., ICML 2018, arXiv:1803.01498, definitions 1 and 2.
     """
-    row_counts, width = np.asarray(clients.row_counts), clients.rows.item_ids.shape[-1]
-    sizes = int(row_counts.sum()), width, len(row_counts)
-    numbers = 3 * sizes[0] * width + len(row_counts) * (num_factors + 3)
+    row_counts, row_width = np.asarray(clients.row_counts), clients.rows.item_ids.shape[-1]
+    return trimmed_mean_of_rows(row_counts, row_width=row_width, num_factors=num_factors, share=share)
+
+
+def coordinate_median(clients: PackedClients, *, num_factors: int) -> Link:
+    """Build a link that sums by coordinate-wise medians; arguments as for `trimmed_mean`."""
+    return trimmed_mean(clients, num_factors=num_factors, share=0.5)
+
+
+def trimmed_mean_of_rows(
+    row_counts: Int[np.ndarray, "users"], *, row_width: int, num_factors: int, share: Scalar
+) -> Link:
+    """Build the link of `trimmed_mean` before clients are packed.
+
+    Args:
+        row_counts: number of rows that each user will have.
+        row_width: slots of a row.
+        num_factors: K.
+        share: as for `trimmed_mean`.
+    """
+    num_rows, num_users = int(row_counts.sum()), len(row_counts)
+    numbers = 3 * num_rows * row_width + num_users * (num_factors + 3)
     if numbers > _MOST_NUMBERS:
         raise ValueError(
             f"expected at most {_MOST_NUMBERS} numbers of single uploads in memory, got {numbers}: robust "
             "sums keep every upload of a round; use clipping or the consistency check"
         )
     first_row = np.cumsum(row_counts) - row_counts
-    user_of_row = np.repeat(np.arange(len(row_counts)), row_counts)
+    user_of_row = np.repeat(np.arange(num_users), row_counts)
+    start = _start_of(num_rows, row_width, num_users)
     return link(
-        accumulation=Accumulation(
-            _start_of(*sizes), Partial(_add, first_row), Partial(_read, user_of_row, share)
-        )
+        accumulation=Accumulation(start, Partial(_add, first_row), Partial(_read, user_of_row, share))
     )
-
-
-def coordinate_median(clients: PackedClients, *, num_factors: int) -> Link:
-    """Build a link that sums by coordinate-wise medians; arguments as for `trimmed_mean`."""
-    return trimmed_mean(clients, num_factors=num_factors, share=0.5)
 
 
 @functools.cache

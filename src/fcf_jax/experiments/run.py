@@ -12,6 +12,7 @@ from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
 from fcf_jax.core.records import ServerState
 from fcf_jax.experiments.build.arrivals import durations_of, timetable_of
+from fcf_jax.experiments.build.attack import attack_summary
 from fcf_jax.experiments.build.channel_summary import channel_summary
 from fcf_jax.experiments.build.devices import any_process, pack_on, runner_of
 from fcf_jax.experiments.build.histories import compared_histories
@@ -96,6 +97,7 @@ def run_experiment(
     centralized = _train_als(placed, training.records, progress) if has_baseline else None
     METRICS.write(folder, training.records)
     summary = _summarize(placed, training, federated, centralized)
+    summary = cast(Summary, {**summary, **attack_summary(problem, learned[0])})
     if (budget := budget_of(problem, folder)) is not None:
         summary["privacy"] = budget.stated()
     goals = _goals(problem, folder, training.records, summary)

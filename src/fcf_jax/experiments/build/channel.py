@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from fcf_jax.channel import Link, chain, confidences_once, dropouts, fixed_point, void_below
 from fcf_jax.core.records import ClientData, Model
 from fcf_jax.data import Interactions
+from fcf_jax.experiments.build.attack import attack_link, defence_link, is_attacked, is_defended
 from fcf_jax.experiments.build.compression import (
     changes_rows,
     chooses_items,
@@ -111,9 +112,11 @@ def summed_confidences(model: Model, train: Interactions) -> Float[Array, "items
 
 
 CHANNEL_ROWS = (
+    ChannelRow("attack", is_attacked, lambda wanted: attack_link(wanted.problem)),
     ChannelRow("item subset", chooses_items, lambda wanted: subset_of_items(wanted.problem)),
     ChannelRow("rounded items", rounds_items, lambda wanted: rounded_items(wanted.problem)),
     ChannelRow("compressed rows", changes_rows, lambda wanted: compressed_rows(wanted.problem)),
+    ChannelRow("defence", is_defended, lambda wanted: defence_link(wanted.problem)),
     ChannelRow("clipping and noise", lambda problem: problem.protection is not None, _protection),
     ChannelRow("dropouts", _drops_out, _dropouts),
     ChannelRow("fixed point", lambda problem: problem.formats is not None, _fixed_point),

@@ -158,7 +158,7 @@ class Problem(NamedTuple):
             confidences = summed_confidences(model, self.train)
         configured = config.server.optimizer(config.federation.num_rounds)
         federation = federated_cf(
-            model._replace(solve_tolerance=config.federation.solve_tolerance),
+            model._replace(solve_tolerance=config.solve_tolerance),
             with_items(self, configured if optimizer is None else optimizer),
             num_items=self.train.num_items,
             num_factors=config.model.num_factors,

@@ -264,6 +264,11 @@ class ExperimentConfig(Section):
         return tuple(piece for piece in self.server.spec.pieces if piece not in left_out)
 
     @property
+    def solve_tolerance(self) -> float:
+        """Relative error at which a client's solve may end: none where the server checks it."""
+        return 0.0 if self.attack.defence == "consistency" else self.federation.solve_tolerance
+
+    @property
     def is_in_fixed_point(self) -> bool:
         """Whether rounds are summed in integers. Never under noise, which is added in floating point."""
         privacy = self.privacy

@@ -131,6 +131,11 @@ def _tiles(run: StoredRun) -> Iterator[tuple[str, str, str]]:
             spent,
             f"at delta {statement['delta']:.2g}, noise {statement['noise_multiplier']:.3g}",
         )
+    if (attack := summary.get("attack")) is not None:
+        who = f"{attack['kind'].replace('_', ' ')} by {count_of(attack['num_malicious'], 'client')}"
+        yield "ER@10 of the targets", number_text(attack["er_at_10"]), who
+        honest = attack["honest"].get(run.leading_metric)
+        yield f"{metric_text(run.leading_metric)} of honest users", number_text(honest), ""
     if (floor := run.side("popularity").get(run.leading_metric)) is not None:
         yield f"{metric_text(run.leading_metric)} of popularity", number_text(floor), "the floor"
 

@@ -121,6 +121,8 @@ class Summary(TypedDict):
         payload_bytes_down: bytes that a client receives per round, on average.
         payload: form of the messages, their bytes over the clients, those of other forms, and `until`: rounds
             and bytes of all clients until a goal was reached.
+        attack: of malicious clients: their kind, number and targets, exposure `er_at_5` and `er_at_10` of the
+            targets among honest users, and under `honest` the metrics of honest users.
         virtual_seconds: virtual time of all rounds, where there is a clock.
         num_uploads: uploads that the server received, where clients may drop out or be late.
         num_void_rounds: rounds without an upload, which changed nothing, likewise.
@@ -159,6 +161,7 @@ class Summary(TypedDict):
     popularity: NotRequired[Figures]
     warnings: NotRequired[list[str]]
     payload: NotRequired[dict[str, Any]]
+    attack: NotRequired[dict[str, Any]]
     virtual_seconds: NotRequired[float]
     num_uploads: NotRequired[int]
     num_void_rounds: NotRequired[int]
