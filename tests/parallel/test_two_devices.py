@@ -9,10 +9,11 @@ import pytest
 
 IN_ONE_PROCESS = """
     import random
-    import jax, numpy as np, threadpoolctl
+    import jax, numpy as np, optax, threadpoolctl
     import fcf_jax as fcf
-    from fcf_jax.channel import Pieces, choose_formats, fixed_point
+    from fcf_jax.channel import Pieces, chain, choose_formats, dropouts, fixed_point
     from fcf_jax.data import simulate_taste
+    from fcf_jax.parallel import buffered_rounds, rows_of_waves, simulate
     from fcf_jax.parallel import client_mesh, place_clients, place_state, run_rounds_streamed, use_cpu_devices
     from fcf_jax.parallel.batch import map_runs, place_runs, run_mesh
     from fcf_jax.parallel.mesh import fetch
@@ -50,6 +51,23 @@ IN_ONE_PROCESS = """
         for other in (trained(mesh), trained(None, streamed=True), trained(mesh, streamed=True)):
             jax.tree.map(np.testing.assert_array_equal, one, other)
 
+    def check_asynchronous():
+        seconds = np.random.default_rng(0).lognormal(size=70)
+        timetable = simulate(key, seconds, num_rounds=4, buffer_size=10, concurrency=30)
+
+        def trained(mesh):
+            federation = buffered_rounds(fcf.federated_cf(
+                model, optax.sgd(1e-3), channel=chain(dropouts(0.3), channel), cohort_size=10, mesh=mesh,
+                num_items=23, num_factors=4,
+            ), timetable)
+            state = federation.init(key) if mesh is None else place_state(federation.init(key), mesh)
+            clients, num_shares = (host, 1) if mesh is None else (place_clients(host, mesh), 2)
+            rows = rows_of_waves(timetable, host, num_shares=num_shares)
+            return fetch(fcf.run_rounds(
+                federation, key, state, clients, num_rounds=4, row_capacity=rows)[0].item_factors)
+
+        np.testing.assert_array_equal(trained(None), trained(mesh))
+
     def check_features():
         clients = fcf.pack_clients(
             interactions, row_width=4, chunk_slots=64, num_shares=2, features=np.eye(70, 3)
@@ -79,13 +97,16 @@ IN_ONE_PROCESS = """
             assert tripled.sharding == runs[0].sharding, (tripled.sharding, runs[0].sharding)
             assert len(tripled.sharding.device_set) == 2
 
-    for check in (check_training, check_features, check_secure_sum, check_blas, check_runs):
+    checks = check_training, check_features, check_asynchronous, check_secure_sum, check_blas, check_runs
+    for check in checks:
         check()
         print(check.__name__, flush=True)
 """
 
 
-CHECKS = ["check_training", "check_features", "check_secure_sum", "check_blas", "check_runs"]
+CHECKS = [
+    "check_training", "check_features", "check_asynchronous", "check_secure_sum", "check_blas", "check_runs",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +119,7 @@ def outcome():
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_two_devices_compute_what_one_does_to_the_bit(outcome, check):
-    """Sums and training in fixed point, streamed or not; sums with masks; and runs, which stay in place.
+    """Sums and training in fixed point, streamed or asynchronous; sums with masks; runs, which stay in place.
 
     With features, which have no fixed point, up to rounding.
     LAPACK keeps to one thread meanwhile.

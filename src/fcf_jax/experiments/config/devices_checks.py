@@ -96,9 +96,8 @@ DEVICES_CHECKS = (
         "devices.deadline_seconds",
     ),
     Check(
-        lambda c, f: c.devices.is_asynchronous and (c.parallel.stream or c.parallel.item_shards > 1),
-        "devices.concurrency: asynchronous rounds keep clients and item factors whole on the devices; leave "
-        "out parallel.stream and parallel.item_shards",
+        lambda c, f: c.devices.is_asynchronous and c.parallel.stream,
+        "devices.concurrency: asynchronous rounds keep all clients on the devices; leave out parallel.stream",
     ),
     Check(
         lambda c, f: c.devices.is_asynchronous and c.data.user_features,
