@@ -56,6 +56,12 @@ TOYS = {
         ("methods", "federated", 0, "cold_user_recall_at_3"),
     ),
     "cohorts": Toy([*ONCE, "--cohort-sizes", "10"], ("results", 2, "fraction_of_ideal_and_fixed")),
+    "devices": Toy(
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--set", "evaluation.k=5"]
+        + ["--set", "model.num_factors=2", "--cohort-size", "20", "--num-passes", "1", "--num-seeds", "1"]
+        + ["--parts", "virtual time", "--only", "synchronous", "asynchronous"],
+        ("runs", "virtual time", "asynchronous", "0", 0, "virtual_seconds"),
+    ),
     "gpu": Toy(
         ["--small", "--repeats", "1", "--only", "card", "agreement", "kernels", "billion"],
         ("pieces", "billion", "roofline_ratio"),
@@ -102,7 +108,7 @@ TOYS = {
         ("rows", 0, "sweep / run"),
     ),
 }  # fmt: skip
-OF_COMMANDS = {"accuracy", "cold_start", "kill_and_resume", "privacy_utility", "sweep"}
+OF_COMMANDS = {"accuracy", "cold_start", "devices", "kill_and_resume", "privacy_utility", "sweep"}
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
 PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
 BLOCKED = {

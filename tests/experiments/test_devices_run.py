@@ -71,11 +71,12 @@ def test_traces_decide_who_comes_back_and_how_long_rounds_last(tmp_path):
     (tmp_path / "back.csv").write_text("user,round\n" + "".join(f"{u},{r}\n" for u, r in back))
     fast = "".join(f"{user},{1 if user else 0.01},1e9\n" for user in users)
     (tmp_path / "devices.csv").write_text("user,speed,bandwidth\n" + fast)
-    folder = run(
-        tmp_path / "run", f"devices.dropout_trace={tmp_path / 'back.csv'}",
-        f"devices.trace={tmp_path / 'devices.csv'}", "devices.seconds_per_interaction=0",
-        "devices.base_seconds=2", "devices.deadline_seconds=5", "federation.num_rounds=3",
+    overrides = (
+        f"devices.dropout_trace={tmp_path / 'back.csv'}", f"devices.trace={tmp_path / 'devices.csv'}",
+        "devices.seconds_per_interaction=0", "devices.base_seconds=2", "devices.deadline_seconds=5",
+        "federation.num_rounds=3",
     )  # fmt: skip
+    folder = run(tmp_path / "run", *overrides)
     num_clients, seconds, losses = rounds_of(folder, "num_clients", "virtual_seconds", "loss")
     np.testing.assert_array_equal(num_clients, [19, 0, 59])  # user 0 takes 200 s
     np.testing.assert_allclose(seconds, [5.0, 10.0, 15.0])

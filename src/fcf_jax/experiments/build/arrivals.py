@@ -117,6 +117,4 @@ def durations_of(problem: "Problem", timetable: Timetable | None) -> Durations |
         lasting = np.diff(np.asarray(timetable.seconds), prepend=0.0)
         return lambda first, info: lasting[first : first + len(info.loss)]
     seconds = seconds_of_users(problem)
-    return lambda first, info: round_seconds(
-        seconds, np.asarray(info.client_ids), deadline=devices.deadline_seconds
-    )
+    return lambda first, info: round_seconds(seconds, info.client_ids, deadline=devices.deadline_seconds)
