@@ -4,6 +4,8 @@ Dropouts: 10, 30 and 50 % of the clients of a round do not come back, at the sam
 activity. Rounds draw so many more clients that the server receives as many uploads; or, once, there are so
 many more rounds. Metrics are compared with those without dropouts, paired over the seeds (TOST within 0.5 %).
 
+Steps: those that need everybody, and one that does not, with clients missing from rounds of everybody.
+
 Virtual time: on a heavy-tailed mix of devices, synchronous rounds that wait for all their clients, that take
 the first to arrive, or that end at a deadline, and asynchronous ones; with as many clients at work at a time.
 The time is that until 99 % of the MAP that synchronous rounds end with.
@@ -46,6 +48,8 @@ _OVER_SELECTION = 1.3
 _ON_TIME = 80  # percent of all clients that meet the deadline
 _SMALL_BUFFER = 0.25  # of the clients in flight
 _LONGER = 3  # times as many uploads of asynchronous rounds, which still take less virtual time
+_STEPS = ("guarded_gram", "gram", "running_sums")
+_ROUNDS_OF_ALL = 30
 _NONE, _SYNCHRONOUS = "none", "synchronous"
 
 Curve = list[dict[str, float]]
@@ -55,11 +59,13 @@ class Setting(NamedTuple):
     """A federation to measure.
 
     Attributes:
-        part: "dropouts" or "virtual time".
+        part: "dropouts", "steps" or "virtual time".
         name: in the tables.
         overrides: of the configuration.
         cohort_size: clients of a round, or uploads of a step.
         share: expected uploads for each place of a cohort; less for a longer training.
+        step: server step, whose rule about dropouts does not hold here.
+        num_rounds: rounds; None: as many as the uploads take.
     """
 
     part: str
@@ -67,6 +73,8 @@ class Setting(NamedTuple):
     overrides: tuple[str, ...]
     cohort_size: int
     share: float = 1.0
+    step: str = "running_sums"
+    num_rounds: int | None = None
 
 
 # Settings
@@ -86,6 +94,18 @@ def settings_of(source: str, overrides: list[str], dataset: Dataset, *, cohort_s
                 1 - dropout,
             )
         )
+    found += [
+        Setting(
+            "steps",
+            f"{step}, {100 * dropout:g} %",
+            (f"devices.dropout={dropout}",),
+            dataset.split.train.num_users,
+            step=step,
+            num_rounds=_ROUNDS_OF_ALL,
+        )
+        for step in _STEPS
+        for dropout in (0.0, 0.1, 0.3, 0.5)
+    ]
     clock = ("devices.bandwidth=1e6",)
     problem = resolve(load_config(source, [*overrides, *clock]), dataset)
     deadline = float(np.percentile(seconds_of_users(problem), _ON_TIME))
@@ -120,7 +140,7 @@ def train(
     overrides: list[str],
     dataset: Dataset,
     setting: Setting,
-    optimizer: optax.GradientTransformation,
+    optimizers: dict[str, optax.GradientTransformation],
     *,
     num_uploads: int,
 ) -> Curve:
@@ -128,7 +148,7 @@ def train(
 
     Without virtual time, after the last round alone.
     """
-    num_rounds = max(round(num_uploads / (setting.share * setting.cohort_size)), 1)
+    num_rounds = setting.num_rounds or max(round(num_uploads / (setting.share * setting.cohort_size)), 1)
     config = load_config(
         source,
         [
@@ -142,7 +162,7 @@ def train(
     problem, timetable = placed.problem, timetable_of(placed.problem)
     durations = durations_of(problem, timetable)
     runner = runner_of(
-        problem.federation(optimizer=optimizer, mesh=placed.mesh, timetable=timetable),
+        problem.federation(optimizer=optimizers[setting.step], mesh=placed.mesh, timetable=timetable),
         problem.key,
         problem.key,
         placed.clients,
@@ -191,6 +211,26 @@ def _tost(values: np.ndarray, reference: np.ndarray) -> str:
     return f"{equivalence_test(values, reference, margin=MARGIN * float(reference.mean())):.4f}"
 
 
+def step_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each server step, with a column for each share of dropouts."""
+    name, runs = document["map"], document["runs"]["steps"]
+    for step in _STEPS:
+        own = {
+            setting.partition(", ")[2]: curves
+            for setting, curves in runs.items()
+            if setting.startswith(f"{step},")
+        }
+        found = {
+            share: np.mean([curve[-1][name] for curve in curves.values()]) for share, curves in own.items()
+        }
+        if found:
+            yield {
+                "data": document["name"],
+                f"{name} with": step,
+                **{share: f"{one:.4f}" for share, one in found.items()},
+            }
+
+
 def time_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for each kind of rounds."""
     name, runs = document["map"], document["runs"]["virtual time"]
@@ -226,7 +266,7 @@ def first_at(curve: Curve, name: str, goal: float) -> dict[str, float] | None:
     return next((point for point in curve if point[name] >= goal), None)
 
 
-_PARTS = {"dropouts": dropout_rows, "virtual time": time_rows}
+_PARTS = {"dropouts": dropout_rows, "steps": step_rows, "virtual time": time_rows}
 
 
 def write_page(documents: list[dict[str, Any]]) -> None:
@@ -277,8 +317,12 @@ def measure_all(arguments: argparse.Namespace) -> None:
         "cohort_size": arguments.cohort_size,
         "num_passes": arguments.num_passes,
     }
-    runs = document.setdefault("runs", {part: {} for part in _PARTS})
-    optimizer = load_config(source, overrides).server.optimizer(1)  # one for all: seeds share programs
+    runs = document.setdefault("runs", {})
+    for part in _PARTS:
+        runs.setdefault(part, {})
+    optimizers = {  # one object each: seeds share programs
+        step: load_config(source, [*overrides, f"server.step={step}"]).server.optimizer(1) for step in _STEPS
+    }
     settings = settings_of(source, overrides, dataset, cohort_size=arguments.cohort_size)
     for seed in range(arguments.num_seeds):
         for setting in settings:
@@ -292,7 +336,7 @@ def measure_all(arguments: argparse.Namespace) -> None:
                     [*overrides, f"federation.seed={seed}"],
                     dataset,
                     setting,
-                    optimizer,
+                    optimizers,
                     num_uploads=arguments.num_passes * dataset.split.train.num_users,
                 )
                 publish(document, out)

@@ -38,6 +38,15 @@ def test_svg_of_a_long_training_stays_small(x_axis):
     assert len(svg_of_panel(Panel("long", [line], x_axis=x_axis), name="one")) < 25_000
 
 
+def test_run_with_a_clock_has_an_axis_of_virtual_time():
+    run = run_of([30.0, 20.0, 10.0])
+    records = [one | {"virtual_seconds": 7.0 * (one["round"] + 1)} for one in run.records]
+    timed = [panel for panel in panels_of_run(run._replace(records=records)) if "virtual" in panel.title]
+    assert [panel.title for panel in timed] == ["Loss above the lowest, by virtual time"]
+    np.testing.assert_allclose(timed[0].lines[0].x, [7.0, 14.0])  # after rounds 1 and 2
+    assert not any("virtual" in panel.title for panel in panels_of_run(run))
+
+
 def test_private_run_has_an_axis_of_the_epsilon_spent():
     spent = [(0, {"loss": 30.0, "epsilon": 0.0}), (2, {"loss": 20.0, "epsilon": 0.5}),
              (4, {"loss": 10.0, "epsilon": 1.0})]  # fmt: skip

@@ -125,6 +125,12 @@ class StoredRun(NamedTuple):
             reference = self.lowest_loss if self.als_loss is None else self.als_loss
         return self.losses(kind).above(reference)
 
+    def by_virtual_time(self, series: Series) -> Series:
+        """Return values by the virtual time at which their rounds ended; empty without a clock."""
+        ends = self.series("round", "virtual_seconds").values
+        is_known = (series.rounds > 0) & (series.rounds <= len(ends))  # the axis is logarithmic
+        return Series(ends[series.rounds[is_known].astype(int) - 1], series.values[is_known])
+
     def by_epsilon(self, name: str) -> Series:
         """Return the values `name` of the evaluations by the epsilon spent; empty without privacy budget."""
         spent, values = self.series("evaluation", "epsilon").values, self.series("evaluation", name).values

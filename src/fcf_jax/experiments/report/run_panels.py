@@ -1,4 +1,4 @@
-"""Curves of runs: loss and metrics by round, by payload and, under noise, by epsilon."""
+"""Curves of runs: loss and metrics by round, by payload and, where known, by virtual time and epsilon."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -56,6 +56,13 @@ _BY_PAYLOAD = _Axis(
     "bytes",
     lambda run, reference: _sent(run, run.excess_loss(reference=reference)),
     lambda run, name: _sent(run, run.series("evaluation", name)),
+)
+_BY_VIRTUAL_TIME = _Axis(
+    "by virtual time",
+    "seconds on the clock of the clients' devices",
+    "logarithmic",
+    lambda run, reference: run.by_virtual_time(run.excess_loss(reference=reference)),
+    lambda run, name: run.by_virtual_time(run.series("evaluation", name)),
 )
 _BY_EPSILON = _Axis(
     "by epsilon",
@@ -122,7 +129,9 @@ def reference_text(references: Sequence[Reference]) -> str:
 def _axes(runs: Sequence[StoredRun]) -> list[_Axis]:
     is_payload_known = np.isfinite([run.bytes_per_round for run in runs]).all()
     has_epsilon = any(len(run.by_epsilon("loss").rounds) for run in runs)
-    return [_BY_ROUND] + [_BY_PAYLOAD] * bool(is_payload_known) + [_BY_EPSILON] * has_epsilon
+    has_clock = all(np.isfinite(run.series("round", "virtual_seconds").values).any() for run in runs)
+    by_costs = [_BY_PAYLOAD] * bool(is_payload_known) + [_BY_VIRTUAL_TIME] * has_clock
+    return [_BY_ROUND, *by_costs, *([_BY_EPSILON] * has_epsilon)]
 
 
 def _levels(groups: Sequence[Group]) -> list[Level]:
