@@ -171,6 +171,7 @@ OF_DATA = [
     (None, [*LOCAL, "privacy.clipping=adaptive"], FACTS, "privacy.clipping: .* local_noise"),
     (None, [*LOCAL, "privacy.head_items=0.5"], FACTS, "privacy.head_items: .* local_noise"),
     (None, [*CENTRAL, *COHORT], FACTS, "privacy: .* 'shuffled'"),
+    (None, [*CENTRAL, "privacy.noise_multiplier=1e6"], FACTS, "privacy.noise_multiplier: .* got 1e.06"),
     (
         None,
         [*CENTRAL, "privacy.clipping=adaptive", "privacy.noise_multiplier=6"],
