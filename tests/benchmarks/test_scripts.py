@@ -90,6 +90,12 @@ TOYS = {
         + ["--epsilons", "10", "--num-seeds", "1", "--small-grids"],
         ("results", 0, "ndcg_at_10"),
     ),
+    "second_moments": Toy(
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one)), "--tune-on", "simulated"]
+        + [*(part for one in TINY_CONFIG for part in ("--tune-set", one)), "--num-factors", "3"]
+        + ["--epsilons", "10", "--num-seeds", "1", "--small-grids"],
+        ("results", 0, "ndcg_at_10"),
+    ),
     "reading": Toy(["--num-rows", "2000", "--forms", "careful"], ("results", 0, "bytes a row")),
     "rounds_to_quality": Toy(
         [*DATA, "--num-rounds", "4", "--every", "2", "--num-settings", "1"],
@@ -108,7 +114,9 @@ TOYS = {
         ("rows", 0, "sweep / run"),
     ),
 }  # fmt: skip
-OF_COMMANDS = {"accuracy", "cold_start", "devices", "kill_and_resume", "privacy_utility", "sweep"}
+OF_COMMANDS = {
+    "accuracy", "cold_start", "devices", "kill_and_resume", "privacy_utility", "second_moments", "sweep",
+}  # fmt: skip
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
 PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
 BLOCKED = {

@@ -6,16 +6,13 @@ A client changes the vector n by at most C. The noise is that of `fcf_jax.channe
 Rounds can then leave the tail of the catalogue out, or divide the noise among items by their counts.
 """
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from fcf_jax.channel.discrete_gaussian import discrete_gaussian
-from fcf_jax.channel.noise import STD, coarse_step, grid_step
 from fcf_jax.core.records import Key
 from fcf_jax.data.interactions import Interactions
+from fcf_jax.privacy.releases import released
 
 
 def noisy_item_counts(
@@ -32,16 +29,8 @@ def noisy_item_counts(
     Raises:
         ValueError: for counts without noise, or noise that is too large to be drawn.
     """
-    step = float(grid_step(noise_multiplier, clip_norm, histories.num_items))
-    if not 0 < noise_multiplier < math.inf or math.isnan(step):
-        raise ValueError(
-            f"expected item counts with a noise_multiplier above 0 and small enough to draw, got "
-            f"{noise_multiplier}; without noise they would be released as they are"
-        )
-    noise = np.asarray(discrete_gaussian(key, (histories.num_items,), std=STD), np.float64)
-    released = step * (np.rint(clipped_item_counts(histories, clip_norm=clip_norm) / step) + noise)
-    coarse = float(coarse_step(step))
-    return coarse * np.rint(released / coarse)
+    counts = clipped_item_counts(histories, clip_norm=clip_norm)
+    return released(key, counts, clip_norm=clip_norm, noise_multiplier=noise_multiplier)
 
 
 def clipped_item_counts(histories: Interactions, *, clip_norm: float) -> Float[np.ndarray, "items"]:

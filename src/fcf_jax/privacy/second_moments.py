@@ -28,9 +28,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from fcf_jax.channel.noise import gaussian
 from fcf_jax.core.records import Key
 from fcf_jax.data import Interactions
+from fcf_jax.privacy.releases import released, released_symmetric
 
 _POPULARITY = 5.0  # rho, where the first direction of taste has norm 1
 _POWER = 0.6  # of singular values; below 1, weaker directions count for more, as in ALS with a large lambda
@@ -43,8 +43,8 @@ class Releases(NamedTuple):
     Attributes:
         num_moment_items: items of the small head, at least 2.
         num_items: items of the larger head, which get factors; others get 0.
-        moment_noise_multiplier: sigma of S, whose sensitivity is 1.
-        projection_noise_multiplier: sigma of W, in clip norms.
+        moment_noise_multiplier: sigma of S, whose sensitivity is 1; 0: no noise, and no privacy.
+        projection_noise_multiplier: sigma of W, in clip norms; likewise.
         clip_norm: C, above 0 and at most 1.
     """
 
@@ -84,15 +84,19 @@ def second_moment_factors(
     order = np.argsort(-counts, kind="stable")
     small = _Head.of(histories, counts, order[: releases.num_moment_items])
     large = _Head.of(histories, counts, order[: releases.num_items])
-    moments = small.moments() + releases.moment_noise_multiplier * _symmetric(key_moments, small.size)
+    moments = small.moments()
+    if releases.moment_noise_multiplier > 0:
+        moments = released_symmetric(
+            key_moments, moments, clip_norm=1.0, noise_multiplier=releases.moment_noise_multiplier
+        )
     directions = np.linalg.eigh(moments)[1][:, ::-1][:, : num_factors - 1]
     tastes = small.project(directions)
     lengths = np.linalg.norm(tastes, axis=1, keepdims=True)
     clipped = tastes * np.minimum(1.0, releases.clip_norm / np.maximum(lengths, _TINY))
-    scale = releases.projection_noise_multiplier * releases.clip_norm
-    sums = large.sum_with(clipped)
-    noise = np.asarray(gaussian(key_projection, sums.shape), np.float64)
-    left, values = shrunk(sums + scale * noise, noise_scale=scale)
+    sums, noise = large.sum_with(clipped), releases.projection_noise_multiplier
+    if noise > 0:
+        sums = released(key_projection, sums, clip_norm=releases.clip_norm, noise_multiplier=noise)
+    left, values = shrunk(sums, noise_scale=noise * releases.clip_norm)
     factors = np.zeros((histories.num_items, num_factors))
     popularity = np.maximum(counts, 0.0)
     factors[:, 0] = _POPULARITY * popularity / max(float(np.linalg.norm(popularity)), _TINY)
@@ -170,12 +174,6 @@ class _Head(NamedTuple):
         crossed = np.outer(self.rows.T @ self.along, self.popularity)
         both = (self.rows.T @ self.rows).toarray() - crossed - crossed.T
         return both + (self.along @ self.along) * np.outer(self.popularity, self.popularity)
-
-
-def _symmetric(key: Key, size: int) -> Float[np.ndarray, "size size"]:
-    """Draw symmetric noise that is N(0, 1) in every direction of symmetric matrices."""
-    noise = np.asarray(gaussian(key, (size, size)), np.float64)
-    return (noise + noise.T) / 2
 
 
 def _check(releases: Releases, *, num_factors: int, num_items: int) -> None:
