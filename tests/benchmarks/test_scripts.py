@@ -50,6 +50,11 @@ TOYS = {
         [*ONCE, "--only", "rounds", "quality"], ("results", 0, "quality", "rows", 0, "seconds")
     ),
     "against_simulators": Toy([*ONCE, "--peers", "numpy_loop"], ("results", "numpy_loop", "ratio", "median")),
+    "attacks": Toy(
+        [*DATA, "--num-rounds", "2", "--num-targets", "2", "--shares", "0.1", "--steps", "gram"]
+        + ["--attacks", "rank_one", "--defences", "none"],
+        ("results", 0, "runs", 0, "er_at_10"),
+    ),
     "clipping": Toy(ONCE, ("results", 0, "ratios", "clipped, with noise", "median")),
     "cold_start": Toy(
         ["own-csv", *(part for one in OF_FEATURES for part in ("--set", one)), "--num-splits", "1"],

@@ -32,7 +32,7 @@ def consistency_check(*, strength_range: tuple[Scalar, Scalar], tolerance: Scala
     """Build a link that drops uploads that no history explains; they do not count as clients of the round.
 
     It belongs after attacks and before clipping, whose factor an upload does not survive. It needs single
-    uploads in the clear, so neither secure sums nor noise at the clients, and clients that solve exactly, with
+    uploads in the clear, neither secure sums nor noise at the clients, and clients that solve exactly, with
     `Model.solve_tolerance` = 0.
 
     Args:
