@@ -30,6 +30,15 @@ def test_lists_and_quoted_values_stay_whole():
     assert [one.values["data.split"] for one in runs] == ["ratio", "leave_one_out"] * 2
 
 
+def test_a_key_can_be_without_a_value():
+    everybody, some = planned("federation.cohort_size=unset,100")
+    assert everybody.config is not None and everybody.config.federation.cohort_size is None
+    assert [settings_text(one.values) for one in (everybody, some)] == [
+        "cohort_size unset",
+        "cohort_size 100",
+    ]
+
+
 def test_seeds_count_up_together():
     runs = planned("model.alpha=1,2", seeds=2, overrides=[])
     configs = [one.config for one in runs if one.config is not None]
@@ -55,6 +64,7 @@ def test_a_combination_that_a_rule_refuses_is_kept_with_the_reason():
         (["model.alpha=1,1"], {}, "expected different values, got 1 twice"),
         (["model.alpha=1,-1"], {}, "model.alpha: expected greater than or equal to 0, got -1"),
         (["model.alpha=1,much"], {}, "model.alpha: .*got 'much'"),
+        (["model.alpha=1,unset"], {}, "model.alpha: .*got None"),
         (["model.alpha=1,2", "model.alpha=3"], {}, "--vary model.alpha: expected each key once"),
         (["data.seed=1,2"], {"seeds": 2}, r"--vary data.seed: .*\(--seeds varies all seeds\)"),
         (["model.alpha=1,2"], {"overrides": ["model.alpha=3"]}, "given by --set, too"),

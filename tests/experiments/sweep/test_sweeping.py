@@ -160,6 +160,7 @@ def test_other_numbers_of_a_sweep_compile_nothing(two_blocks, unbroken, tmp_path
         (["server.confidence_factor=0,0.5"], 2),  # 0 may be another algorithm
         (["federation.cohort_size=10,20", "server.step=adam,sgd", "server.learning_rate=0.1,0.2"], 4),
         ([*DEVICES, "devices.dropout=0.1,0.2", "devices.deadline_seconds=1,2", "federation.seed=0,1"], 1),
+        ([*DEVICES, "devices.concurrency=12", "federation.seed=0,1,2"], 1),
         (["channel.item_share=0.5", "server.step=adam", "model.alpha=1,4", "federation.seed=0,1"], 1),
         (["channel.form=own_rows", "channel.upload_bits=4,8", "channel.rounding=random,nearest"], 2),
         (["model.biases=false,true", "model.alpha=1,4"], 2),

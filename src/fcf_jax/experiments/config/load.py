@@ -28,6 +28,7 @@ _PATHS = (
     "data.negatives_path",
     "server.initial_item_factors",
 )
+_UNSET = "unset"  # as `explain` shows a key without a value
 _LONGEST_KEY = 100  # characters that are compared with those of known keys
 
 
@@ -37,7 +38,7 @@ def load_config(source: str | None = None, overrides: Iterable[str] = ()) -> Exp
     Args:
         source: a path, the name of a shipped config such as "movielens-1m", or a data file or folder, which
             the config `own-csv` reads; None: the defaults.
-        overrides: values in TOML notation; strings need no quotes.
+        overrides: values in TOML notation; strings need no quotes, and `unset` stands for no value.
 
     Raises:
         ConfigError: naming the file or key, and the remedy.
@@ -168,7 +169,7 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except _TOML_ERRORS:
-        value = text.strip()
+        value = None if text.strip() == _UNSET else text.strip()
     return section, key, value
 
 

@@ -69,6 +69,8 @@ def value_text(value: Any) -> str:
     """Return a value of a configuration as people write it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "unset"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -283,7 +283,7 @@ def _pack(problem: Problem) -> Packed:
 
 def _run(number: int, problem: Problem, data: int, packed: Packed) -> Run:
     server, config = problem.config.server, problem.config
-    timetable = timetable_of(problem)
+    timetable, num_slots = _timetable(problem)
     numbers = Numbers(
         replace(setup_of(problem.federation()), optimizer=_PLACEHOLDER),
         as_pytree(problem.model),
@@ -299,12 +299,31 @@ def _run(number: int, problem: Problem, data: int, packed: Packed) -> Run:
         server=server.model_copy(update=dict.fromkeys(numbers.server)),
         num_schedule_rounds=0 if server.decay == "constant" else config.federation.num_rounds,
         chooses_items=chooses_items(problem),
-        num_slots=0 if timetable is None else timetable.num_slots,
+        num_slots=num_slots,
         lengths=config.evaluation.lengths,
         clears_unseen=problem.clears_unseen,
     )
     round_key = rounds_key(config.privacy, problem.key)
     return Run(number, problem, data, round_key, timetable, numbers, fixed)
+
+
+def _timetable(problem: Problem) -> tuple[Timetable | None, int]:
+    """Simulate asynchronous rounds, and fill up what depends on chance: waves and slots to powers of 2."""
+    timetable = timetable_of(problem)
+    if timetable is None:
+        return None, 0
+    num_slots, num_waves = (_power_of_2(size) for size in (timetable.num_slots, timetable.starts.shape[1]))
+    missing = [(0, 0), (0, num_waves - timetable.starts.shape[1]), (0, 0)]
+    nobody = problem.train.num_users
+    filled = {
+        name: np.pad(getattr(timetable, name), missing, constant_values=nobody if name == "starts" else 0)
+        for name in ("starts", "weights", "slots")
+    }
+    return timetable._replace(**filled), num_slots
+
+
+def _power_of_2(size: int) -> int:
+    return 1 << (size - 1).bit_length()
 
 
 def _group(runs: tuple[Run, ...], packed: Sequence[Packed]) -> Group:
