@@ -214,8 +214,8 @@ def _points(document: Document, cost: str) -> tuple[_Points, float | None, str]:
 
 
 def _label_text(values: Document, without: Document) -> str:
-    own = {key: value for key, value in values.items() if key not in without}
-    return settings_text(own).replace("num_", "")
+    own = {key: value for key, value in values.items() if key not in without and value is not None}
+    return settings_text(own).replace("num_", "") or ("" if without or not values else "nothing set")
 
 
 def _mean(document: Document, configuration: Document) -> float | None:
