@@ -44,7 +44,7 @@ from fcf_jax.experiments.report.milestones import milestones
 from fcf_jax.experiments.report.page import write_report
 from fcf_jax.experiments.report.read import StoredRun
 from fcf_jax.experiments.report.wording import size_text
-from fcf_jax.experiments.store.budget import Budget, budget_of, released_item_weights
+from fcf_jax.experiments.store.budget import Budget, budget_of, open_budget, released_item_weights
 from fcf_jax.experiments.store.continuation import MAY_CHANGE, continued
 from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
 from fcf_jax.experiments.store.run_directory import (
@@ -129,7 +129,7 @@ def _train(
 ) -> Training:
     """Train the federation, starting from the latest checkpoint; arguments as of `run_experiment`."""
     problem, schedule = placed.problem, placed.problem.schedule
-    budget = budget_of(problem, folder)
+    budget = open_budget(problem, folder)
     timetable, item_weights = timetable_of(problem), released_item_weights(problem, folder, budget)
     federation = problem.federation(item_weights=item_weights, mesh=placed.mesh, timetable=timetable)
     checkpoints = open_checkpoints(
@@ -164,8 +164,9 @@ def _train(
             _record(block, placed, log, progress, budget, bytes_per_round=bytes_per_round)
             stops = any_process(is_stop_requested())
             if stops or schedule.is_checkpoint_due(block.done, block.size):
-                is_evaluated = schedule.is_evaluation_due(block.done)
-                score = _latest(block, problem.map_name) if is_evaluated else None
+                # under noise, choosing a checkpoint by what was measured without it would be a release
+                is_scored = schedule.is_evaluation_due(block.done) and budget is None
+                score = _latest(block, problem.map_name) if is_scored else None
                 checkpoints.save(block.done, Snapshot(block.state, key), score=score)
             return stops
 

@@ -211,7 +211,7 @@ def calibrated_noise_multiplier(
 
 def _gaussian_sigma(epsilon: float, delta: float) -> float:
     with np.errstate(divide="ignore"):  # the log of a delta that vanishes
-        return _dp_accounting().get_sigma_gaussian(epsilon, delta)
+        return load_dp_accounting().get_sigma_gaussian(epsilon, delta)
 
 
 def _exact_noise(participation: Participation, target: float, delta: float, num_rounds: int) -> float:
@@ -255,14 +255,16 @@ def _epsilon_function(participation: Participation, used: Accountant, noise_mult
     def exact(num_rounds: int, delta: float) -> float:  # T rounds are one mechanism of sigma / sqrt(T)
         noise = 1 / math.sqrt(num_rounds / noise_multiplier**2 + 1 / count_noise**2)
         is_exact = noise >= _MIN_EXACT_NOISE
-        return _dp_accounting().get_epsilon_gaussian(noise, delta) if is_exact else by_rdp(num_rounds, delta)
+        return (
+            load_dp_accounting().get_epsilon_gaussian(noise, delta) if is_exact else by_rdp(num_rounds, delta)
+        )
 
     return exact
 
 
 def rdp_events(participation: Participation, noise_multiplier: float) -> tuple[Any, Any, Any]:
     """Return the neighboring relation, a round and the release of item counts, as dp-accounting has them."""
-    dp, relations = _dp_accounting(), _dp_accounting().NeighboringRelation
+    dp, relations = load_dp_accounting(), load_dp_accounting().NeighboringRelation
     relation = relations.REPLACE_ONE if participation.sensitivity == 2 else relations.ADD_OR_REMOVE_ONE
     gaussian = dp.GaussianDpEvent(noise_multiplier / participation.sensitivity)
     of_round = {
@@ -277,7 +279,7 @@ def rdp_events(participation: Participation, noise_multiplier: float) -> tuple[A
 
 def _rdp_epsilon(participation: Participation, noise_multiplier: float) -> _Epsilon:
     """Return epsilon by Renyi divergences."""
-    rdp_of = _dp_accounting().rdp
+    rdp_of = load_dp_accounting().rdp
     relation, *events = rdp_events(participation, noise_multiplier)
     of_round, of_counts = (rdp_of.RdpAccountant(None, relation).compose(one) for one in events)
 
@@ -290,7 +292,7 @@ def _rdp_epsilon(participation: Participation, noise_multiplier: float) -> _Epsi
 
 def _pld_epsilon(participation: Participation, noise_multiplier: float, by_rdp: _Epsilon) -> _Epsilon:
     """Return epsilon by privacy loss distributions, or by RDP where that is less or the grid too large."""
-    gaussian = _dp_accounting().pld.privacy_loss_distribution.from_gaussian_mechanism
+    gaussian = load_dp_accounting().pld.privacy_loss_distribution.from_gaussian_mechanism
     least_noise = min(noise_multiplier, _count_noise(participation))
 
     @functools.cache
@@ -325,7 +327,7 @@ def _count_epsilon(participation: Participation, delta: float) -> float:
     """Compute the exact epsilon of the item counts alone, 0 without them."""
     noise = _count_noise(participation) / participation.sensitivity
     is_exact = noise >= _MIN_EXACT_NOISE
-    return float(_dp_accounting().get_epsilon_gaussian(noise, delta)) if is_exact else math.inf
+    return float(load_dp_accounting().get_epsilon_gaussian(noise, delta)) if is_exact else math.inf
 
 
 def _remaining_delta(participation: Participation, delta: float, num_rounds: int) -> float:
@@ -352,7 +354,12 @@ def _check_delta(delta: float) -> None:
         raise ValueError(f"expected delta in (0, 1), got {delta}; only values well below 1 / users protect")
 
 
-def _dp_accounting() -> ModuleType:
+def load_dp_accounting() -> ModuleType:
+    """Import dp-accounting, which is optional.
+
+    Raises:
+        ImportError: naming the remedy, without it.
+    """
     try:
         import dp_accounting
     except ImportError:

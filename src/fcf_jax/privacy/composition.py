@@ -1,19 +1,23 @@
-"""Epsilon of several runs together: whoever sees all their models learns more than from one."""
+"""Epsilon of several runs on the same users, each of them adaptive to the results of those before it."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fcf_jax.privacy.accounting import Adjacency, Participation, epsilon, rdp_events
+from fcf_jax.privacy.accounting import Participation, accountant_used, load_dp_accounting, rdp_events
+
+_FINEST_INTERVAL = 1e-4  # of discretised privacy losses
+_MAX_LOSSES = 1.5e5
+_LEAST_NOISE = 0.01  # below it epsilon is in the thousands, and only Renyi divergences bound it
 
 
 class Release(NamedTuple):
-    """What a run releases.
+    """What a run releases: rounds with noise, and item counts if the participation has any.
 
     Attributes:
         participation: who takes part in a round.
         noise_multiplier: sigma, in clip norms.
-        num_rounds: of the run.
+        num_rounds: rounds that may be released.
     """
 
     participation: Participation
@@ -22,56 +26,67 @@ class Release(NamedTuple):
 
 
 def composed_epsilon(releases: Sequence[Release], *, delta: float) -> float:
-    """Compute an upper bound on the epsilon of all releases about the same users, each with its own noise.
-
-    Exact if everybody takes part in every round; otherwise by Renyi divergences. Releases with different
-    adjacencies are bounded one kind at a time and added up, at a delta of which each kind has its share.
+    """Compute an upper bound on the epsilon of all releases together, for a user that is in all of them.
 
     Args:
-        releases: the runs.
-        delta: of all of them together, in (0, 1).
+        releases: of all runs; the number of users may differ.
+        delta: in (0, 1), of all together.
 
     Returns:
-        At least 0; inf without noise.
+        0 without releases; inf where one has no noise.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: for releases whose epsilons compare different neighbors.
         ImportError: without dp-accounting.
 
     References:
-        Balle & Wang, ICML 2018; Mironov, CSF 2017, proposition 1 (RDP adds up).
+        As for `fcf_jax.privacy.accounting.epsilon`; dp-accounting's accountants compose them.
     """
-    kinds: dict[Adjacency, list[Release]] = {}
-    for one in releases:
-        kinds.setdefault(one.participation.adjacency, []).append(one)
-    return sum(_of_one_kind(same, delta=delta / len(kinds)) for same in kinds.values())
-
-
-def _of_one_kind(releases: Sequence[Release], *, delta: float) -> float:
-    who = releases[0].participation
-    precision = sum(one.num_rounds / one.noise_multiplier**2 for one in releases if one.num_rounds)
-    is_plain = all(
-        one.participation.sampling == "everybody" and one.participation.count_noise_multiplier is None
-        for one in releases
-    )
-    if len(releases) == 1 or is_plain:  # rounds with everybody are one mechanism together
-        first = releases[0]
-        noise, num_rounds = (
-            (first.noise_multiplier, first.num_rounds)
-            if len(releases) == 1
-            else (1 / math.sqrt(precision) if precision else 0.0, int(precision > 0))
+    if not releases:
+        return 0.0
+    if len({one.participation.adjacency for one in releases}) > 1:
+        raise ValueError(
+            "expected runs whose epsilon compares the same neighbors, got cohorts of fixed size (replace a "
+            'user) beside others (add or remove one); set federation.sampling = "poisson"'
         )
-        return epsilon(who, noise_multiplier=noise, num_rounds=num_rounds, delta=delta)
-    return _by_rdp(releases, delta=delta)
+    noises = [noise for one in releases for noise in _noises(one)]
+    if min(noises, default=math.inf) <= 0:
+        return math.inf
+    if all(one.participation.sampling == "everybody" for one in releases):  # one Gaussian mechanism, exactly
+        precision = sum(_precision(one) for one in releases)
+        return float(load_dp_accounting().get_epsilon_gaussian(precision**-0.5, delta)) if precision else 0.0
+    found = _by_accountant(releases, delta, "rdp")
+    used = {accountant_used(one.participation) for one in releases}
+    if used == {"pld"} and min(noises) >= _LEAST_NOISE and math.isfinite(found):
+        found = min(found, _by_accountant(releases, delta, "pld", widest=found))
+    return found
 
 
-def _by_rdp(releases: Sequence[Release], *, delta: float) -> float:
-    import dp_accounting.rdp
+def _noises(release: Release) -> list[float]:
+    counts = release.participation.count_noise_multiplier
+    return [release.noise_multiplier] * (release.num_rounds > 0) + ([] if counts is None else [counts])
 
-    relation, *_ = rdp_events(releases[0].participation, releases[0].noise_multiplier)
-    accountant = dp_accounting.rdp.RdpAccountant(None, relation)
-    for who, noise_multiplier, num_rounds in releases:
-        _, of_round, of_counts = rdp_events(who, noise_multiplier)
-        accountant.compose(of_round, num_rounds)
-        accountant.compose(of_counts)
-    return accountant.get_epsilon(delta)
+
+def _precision(release: Release) -> float:
+    counts = release.participation.count_noise_multiplier
+    of_counts = 0.0 if counts is None else counts**-2
+    return release.num_rounds * release.noise_multiplier**-2 + of_counts
+
+
+def _by_accountant(releases: Sequence[Release], delta: float, name: str, *, widest: float = 0.0) -> float:
+    dp, events = (
+        load_dp_accounting(),
+        [rdp_events(one.participation, one.noise_multiplier) for one in releases],
+    )
+    relation = events[0][0]
+    if name == "rdp":
+        accountant = dp.rdp.RdpAccountant(None, relation)
+    else:
+        doublings = math.ceil(math.log2(max(widest / _MAX_LOSSES / _FINEST_INTERVAL, 1.0)))
+        accountant = dp.pld.PLDAccountant(relation, _FINEST_INTERVAL * 2**doublings)
+    for one, (_, of_round, of_counts) in zip(releases, events, strict=True):
+        if one.num_rounds:
+            accountant.compose(of_round, one.num_rounds)
+        if one.participation.count_noise_multiplier is not None:
+            accountant.compose(of_counts)
+    return float(accountant.get_epsilon(delta))

@@ -20,6 +20,13 @@ ROUNDED = ["channel.form=own_rows", "channel.upload_bits=8"]
 PROJECTED = ["channel.projection=4", "server.step=running_sums"]
 
 OF_LOADING = [  # broken as soon as the configuration is loaded
+    (["privacy.ledger_epsilon=1"], r"privacy\.ledger_epsilon: expected a file"),
+    (["privacy.ledger=spent.json"], r"privacy\.ledger: expected a privacy\.mode with noise"),
+    ([*CENTRAL, "privacy.ledger=spent.csv"], r"privacy\.ledger: .* ends with \.json"),
+    (
+        [*CENTRAL, "privacy.ledger=spent.json", "privacy.seed=0"],
+        r"privacy\.ledger: .* leave out privacy\.seed",
+    ),
     (
         ["model.objective=bpr", "data.feedback=explicit", "model.unobserved_weight=0"],
         "model.objective: bpr compares",

@@ -13,15 +13,13 @@ from fcf_jax.experiments.config.mistakes import (
     Facts,
     overflowing_sum,
     revealing_cohorts,
-    small_adaptive_cohort,
     solvable_confidences,
     solvable_uploads,
-    unaccountable_noise,
-    undrawable_noise,
     unknown_metric,
     unknown_set,
 )
 from fcf_jax.experiments.config.objective_checks import OBJECTIVE_CHECKS
+from fcf_jax.experiments.config.privacy_checks import PRIVACY_CHECKS, PRIVACY_DATA_CHECKS
 from fcf_jax.experiments.config.rule import Check as _Check
 from fcf_jax.experiments.config.rule import Command
 from fcf_jax.experiments.config.rule import computed as _computed
@@ -90,6 +88,7 @@ _CHECKS = (
     *DEVICES_CHECKS,
     *ATTACK_CHECKS,
     *SERVER_CHECKS,
+    *PRIVACY_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),
     _Check(
         lambda c, f: c.data.source == "simulated" and c.data.name is not None,
@@ -242,70 +241,7 @@ _CHECKS = (
         ),
         when="data",
     ),
-    _Check(
-        lambda c, f: c.privacy.has_noise and c.data.feedback == "explicit",
-        "data.feedback: explicit ratings are centred on their mean, which has no noise; "
-        'set data.feedback = "implicit" under noise',
-        when="data",
-    ),
-    _Check(
-        lambda c, f: c.privacy.has_noise and c.model.regularization_exponent > 0,
-        "model.regularization_exponent: lambda of an item is computed from its count, which has no noise; "
-        "set it to 0 under noise",
-        when="data",
-    ),
-    _Check(
-        lambda c, f: c.privacy.has_noise and c.data.min_item_interactions > 1,
-        "data.min_item_interactions: it reveals without noise which items are rare; leave it out, and set "
-        "privacy.head_items, whose counts are noised",
-        when="data",
-    ),
-    _Check(
-        lambda c, f: c.privacy.has_noise and c.server.spec.is_guarded,
-        lambda c, f: (
-            f"server.step: {c.server.step} is guided by the clients' loss, which {c.privacy.mode} hides; "
-            'set server.step = "gram" (everybody in a round) or "running_sums" (cohorts)'
-        ),
-        when="data",
-    ),
-    _Check(
-        lambda c, f: c.privacy.spec.noise_on == "upload" and c.privacy.clipping == "adaptive",
-        lambda c, f: (
-            f"privacy.clipping: adaptive needs a count of clipped clients, which {c.privacy.mode} does "
-            'not release; set privacy.clipping = "static"'
-        ),
-        when="data",
-    ),
-    _Check(
-        lambda c, f: c.privacy.spec.noise_on == "upload" and c.privacy.needs_item_counts,
-        lambda c, f: (
-            f"privacy.head_items: it needs summed item counts, which {c.privacy.mode} does not release; "
-            "leave out privacy.head_items and privacy.item_weight_power"
-        ),
-        when="data",
-    ),
-    _computed(
-        "privacy",
-        lambda c, f: unaccountable_noise(c.privacy, c.federation, num_users=f.num_users),
-        when="data",
-    ),
-    _computed(
-        "privacy.noise_multiplier",
-        lambda c, f: undrawable_noise(
-            c.privacy,
-            c.federation,
-            num_users=f.num_users,
-            num_numbers=f.num_items * (c.model.num_columns + 1) + c.model.num_columns**2,
-        ),
-        "; raise privacy.epsilon, or lower model.num_factors",
-        when="data",
-    ),
-    _computed(
-        "privacy.clipping",
-        lambda c, f: small_adaptive_cohort(c.privacy, c.federation, num_users=f.num_users),
-        '; set privacy.clipping = "static"',
-        when="data",
-    ),
+    *PRIVACY_DATA_CHECKS,
     _Check(
         lambda c, f: c.model.regularization == 0 and c.model.num_factors > f.largest_rank,
         lambda c, f: (

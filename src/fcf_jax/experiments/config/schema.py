@@ -169,6 +169,13 @@ class PrivacyConfig(Section):
     fraction_bits: int | None = Field(
         default=None, ge=0, le=30, description="in fixed point; unset = as many as bounds and cohort allow"
     )
+    ledger: str | None = Field(
+        default=None,
+        description="file that runs with noise on the same users share, to add up what they cost",
+    )
+    ledger_epsilon: float | None = Field(
+        default=None, gt=0, description="largest epsilon of all runs of the ledger; unset = no limit"
+    )
     seed: int | None = Field(
         default=None, ge=0, description="fixes noise and sampling: NOT PRIVATE; unset = system entropy"
     )
@@ -227,7 +234,9 @@ class CheckpointConfig(Section):
         default=None, ge=1, description="fewest rounds between checkpoints; unset = with every evaluation"
     )
     keep: int = Field(
-        default=2, ge=1, description="latest checkpoints that are kept, besides that with the best MAP"
+        default=2,
+        ge=1,
+        description="latest checkpoints that are kept, besides that with the best MAP, if there is no noise",
     )
 
 

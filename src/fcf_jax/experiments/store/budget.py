@@ -1,5 +1,6 @@
 """Privacy budget of a run: charged, and on disk, before a noised result is released; never refunded."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,21 @@ from fcf_jax.experiments.build.devices import share_files
 from fcf_jax.experiments.build.histories import release_item_counts, weights_of_counts
 from fcf_jax.experiments.build.problem import Problem, rounds_key
 from fcf_jax.experiments.errors import CheckpointError, DamagedFileError
+from fcf_jax.experiments.store.privacy_ledger import charge_ledger, entry_of
 from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS
-from fcf_jax.experiments.store.schemas import EPSILON_IN_NAME_ONLY, PrivacyStatement
+from fcf_jax.experiments.store.schemas import EPSILON_IN_NAME_ONLY, LedgerShare, PrivacyStatement
 from fcf_jax.messages import count_of
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round
+from fcf_jax.privacy.composition import Release
 
+_ALONE = (
+    "only this run is counted: other runs on the same users, to tune or to repeat it, add their own epsilon; "
+    "privacy.ledger adds them up"
+)
+_IN_LEDGER = (
+    "epsilon is that of this run; the ledger counts the runs that name it, and neither knows other releases "
+    "nor whether their users are the same"
+)
 _IN_NAME_ONLY = "NOT PRIVATE: so little noise that epsilon protects nobody"
 _FIXED_SEED = "NOT PRIVATE: privacy.seed is fixed, and so are noise and sampling"
 _WARM_START = (
@@ -26,12 +37,12 @@ _WARM_START = (
 _CAVEATS = [
     "noise is discrete and drawn exactly, and sums are rounded to a grid before it is added; the sums are "
     "those of floating point: how a client changes the rounding of the others' contributions is not counted",
-    "only this run is counted: other runs on the same users, to tune or to repeat it, add their own epsilon",
     "users are those of the training set: how it was split off the whole, its number of users and its "
     "catalogue of items are taken as known to everybody",
     "clients are solved many at a time in float32, so that one may change the last bits of another's numbers",
     "noise and sampling come from JAX's Threefry generator, begun with 64 bits of the system's entropy",
-    "metrics.jsonl, summary.json and the report hold measures without noise, for the experimenter alone",
+    "metrics.jsonl, summary.json and the report hold measures without noise, and checkpoint_salt.json opens "
+    "the digest of the data in checkpoints: all of these are for the experimenter alone",
 ]
 
 
@@ -48,6 +59,8 @@ class Budget(NamedTuple):
         num_rounds: most rounds that may be charged; rounds repeated after a kill are charged again.
         is_private: False when the noise has a fixed seed.
         is_warm: whether training starts from earlier item factors.
+        ledger: file that runs on the same users share; None: there is none.
+        ledger_epsilon: largest epsilon of all runs of the ledger; None: no limit.
     """
 
     folder: Path
@@ -59,6 +72,8 @@ class Budget(NamedTuple):
     num_rounds: int
     is_private: bool
     is_warm: bool = False
+    ledger: Path | None = None
+    ledger_epsilon: float | None = None
 
     def stated(self) -> PrivacyStatement:
         """Read the statement of what any process has spent so far.
@@ -95,17 +110,44 @@ class Budget(NamedTuple):
         charged = self.rounds_spent() + num_rounds
         if charged > self.num_rounds:
             return False
-        BUDGET.write(self.folder, self._statement(charged))
+        BUDGET.write(self.folder, self._statement(charged, self.stated().get("ledger")))
         return True
+
+    def enter_ledger(self) -> None:
+        """Charge the ledger, if there is one, for all rounds that the run may release.
+
+        The name of the entry is on disk first: a process that is killed in between is charged once.
+
+        Raises:
+            ConfigError: when all runs together would exceed `ledger_epsilon`.
+            DamagedFileError: when budget or ledger cannot be read.
+            OSError: when one cannot be written; then nothing may be released.
+        """
+        if self.ledger is None or jax.process_index() > 0:
+            return
+        path, stated = self.ledger.absolute(), self.stated()
+        share = stated.get("ledger")
+        if share is None or share["path"] != str(path):
+            share = LedgerShare(path=str(path), run=uuid.uuid4().hex, epsilon=None)
+            BUDGET.write(self.folder, self._statement(stated["rounds_charged"], share))
+        entry = entry_of(
+            share["run"],
+            self.folder,
+            Release(self.participation, self.noise_multiplier, self.num_rounds),
+            epsilon=self.spent_after(self.num_rounds),
+            delta=self.delta,
+        )
+        total = charge_ledger(path, entry, limit=self.ledger_epsilon)
+        BUDGET.write(self.folder, self._statement(stated["rounds_charged"], {**share, "epsilon": total}))
 
     def epsilon(self) -> float:
         """Compute epsilon of the rounds charged so far."""
         return self.spent_after(self.rounds_spent())
 
-    def _statement(self, num_rounds: int) -> PrivacyStatement:
+    def _statement(self, num_rounds: int, share: LedgerShare | None = None) -> PrivacyStatement:
         epsilon = self.spent_after(num_rounds)
         in_name_only = epsilon >= EPSILON_IN_NAME_ONLY
-        return {
+        statement: PrivacyStatement = {
             "is_private": self.is_private and not in_name_only,
             "epsilon": epsilon,
             "delta": self.delta,
@@ -123,12 +165,14 @@ class Budget(NamedTuple):
             "user factors stay on their devices (joint DP)",
             "caveats": [
                 *_CAVEATS,
+                _ALONE if share is None else _IN_LEDGER,
                 *[_WARM_START] * self.is_warm,
                 *[_FIXED_SEED] * (not self.is_private),
                 *[_IN_NAME_ONLY] * in_name_only,
             ],
             "rounds_charged": num_rounds,
         }
+        return statement if share is None else {**statement, "ledger": share}
 
 
 def budget_of(problem: Problem, folder: Path) -> Budget | None:
@@ -152,7 +196,17 @@ def budget_of(problem: Problem, folder: Path) -> Budget | None:
         num_rounds=protection.num_rounds,
         is_private=protection.privacy.seed is None,
         is_warm=problem.start is not None,
+        ledger=None if protection.privacy.ledger is None else Path(protection.privacy.ledger).expanduser(),
+        ledger_epsilon=protection.privacy.ledger_epsilon,
     )
+
+
+def open_budget(problem: Problem, folder: Path) -> Budget | None:
+    """Open the budget of a run that is about to train, which enters its ledger; see `Budget.enter_ledger`."""
+    budget = budget_of(problem, folder)
+    if budget is not None:
+        budget.enter_ledger()
+    return budget
 
 
 def released_item_weights(

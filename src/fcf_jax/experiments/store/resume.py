@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from fcf_jax.core.records import Key, ServerState
 from fcf_jax.data import Split
@@ -19,6 +22,7 @@ from fcf_jax.experiments.store.run_directory import (
     CONFIG,
     ENVIRONMENT,
     METRICS,
+    SALT,
     is_used,
     read_config,
 )
@@ -114,6 +118,8 @@ def open_checkpoints(
     data = [None if part is None else part.fingerprint() for part in parts]
     others = [part for split in splits for part in (split.fold_in, split.cold)]
     data += [part.fingerprint() for part in others if part is not None]
+    if config.privacy.has_noise:
+        data.append(_salt(folder))
     settings = {key: value for key, value in _settings(config).items() if not key.startswith(may_change)}
     return Checkpoints(
         folder / CHECKPOINTS,
@@ -121,6 +127,20 @@ def open_checkpoints(
         fingerprints={"config": _sha256(settings), "data": _sha256(data)},
         on_damaged=on_damaged,
     )
+
+
+def _salt(folder: Path) -> str:
+    """Return what hides the digest of the data from readers of a checkpoint of noised item factors.
+
+    Without it, the digest would tell whether a guess at all of the data is right. Collective.
+    """
+    share_files(folder, [SALT.name])
+    if not SALT.is_in(folder):
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            SALT.write(folder, {"salt": secrets.token_hex(32)})
+        share_files(folder, [SALT.name])
+    return SALT.read(folder)["salt"]
 
 
 def read_begun(folder: Path, checkpoints: Checkpoints, like: Snapshot) -> Begun | None:

@@ -52,6 +52,11 @@ BUDGET = File[PrivacyStatement](
     schema=PrivacyStatement,
     remedy="what is spent cannot be known: choose another --out",
 )
+SALT = File[Document](
+    "checkpoint_salt.json",
+    required=("salt",),
+    remedy="checkpoints cannot be told apart: choose another --out",
+)
 ITEM_COUNTS = File[Arrays]("item_counts.npz", required=("counts",))
 ITEM_FACTORS = File[Arrays]("item_factors.npz", required=("item_factors", "item_ids", "mean_rating"))
 TRIALS = File[list[Document]]("trials.csv")

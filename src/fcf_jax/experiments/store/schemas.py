@@ -57,6 +57,20 @@ class MetricsRecord(BaseModel):
     round: Count
 
 
+class LedgerShare(TypedDict):
+    """A run's entry in the ledger of its users.
+
+    Attributes:
+        path: of the ledger.
+        run: name of the entry.
+        epsilon: of all runs of the ledger when this one began; None: infinite, or not yet charged.
+    """
+
+    path: str
+    run: str
+    epsilon: Annotated[float, Field(ge=0)] | None
+
+
 class PrivacyStatement(TypedDict):
     """Differential privacy guarantee of a run, as in `privacy_budget.json`.
 
@@ -76,6 +90,7 @@ class PrivacyStatement(TypedDict):
         released: what leaves the server.
         caveats: limits of the guarantee.
         rounds_charged: rounds charged so far, those of killed processes included.
+        ledger: the run's entry in the ledger of its users; missing without one.
     """
 
     is_private: bool
@@ -94,6 +109,7 @@ class PrivacyStatement(TypedDict):
     released: str
     caveats: list[str]
     rounds_charged: Count
+    ledger: NotRequired[LedgerShare]
 
 
 class Summary(TypedDict):
