@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from references import NUM_FACTORS, REGULARIZATION, relative_error
 from small_data import MODEL
 
-from fcf_jax.channel import Pieces, choose_formats, fixed_point
+from fcf_jax.channel import Pieces, chain, choose_formats, dropouts, fixed_point, quantize_uploads
 from fcf_jax.core.federation import federated_cf, run_rounds
 from fcf_jax.core.sampling import draw_cohorts
 from fcf_jax.parallel import Timetable, buffered_rounds, rows_of_waves, run_side_by_side, simulate
@@ -134,8 +134,8 @@ def test_steps_match_dense_reference_with_the_item_factors_that_clients_received
 
 
 def test_limit_without_lags_recovers_synchronous_rounds(small):
-    """Bit for bit, through the slots and the links of a channel."""
-    channel = fixed_point(FORMATS, max_clients=NUM_USERS)
+    """Bit for bit, through the slots and the links of a channel, one of which sends row by row."""
+    channel = chain(quantize_uploads(8), dropouts(0.2), fixed_point(FORMATS, max_clients=NUM_USERS))
     federation = federated_cf(MODEL, SGD, cohort_size=4, channel=channel, **SIZES)
     start = federation.init(KEY, jnp.asarray(small.item_factors, jnp.float32))
     state, info = run_rounds(federation, KEY, start, small.clients, num_rounds=3, row_capacity=ROWS)

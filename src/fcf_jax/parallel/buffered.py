@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from fcf_jax.channel.dropouts import without
 from fcf_jax.channel.link import link
+from fcf_jax.channel.sent_rows import Sent, uploads_of, with_uploads
 from fcf_jax.core import round_parts as rounds
 from fcf_jax.core.accumulation import accumulation_of, received
 from fcf_jax.core.checks import require_no_channel
@@ -29,7 +30,6 @@ from fcf_jax.core.precision import cast, cast_like, precision_of
 from fcf_jax.core.records import (
     Accumulation,
     Cohort,
-    CohortSum,
     Key,
     Link,
     Model,
@@ -50,11 +50,14 @@ class Waiting(NamedTuple):
 
     Attributes:
         channel_state: state of the links.
-        sums: sums that wait for their steps, one in each slot.
+        sums: sums that wait for their steps, one in each slot, as the server ends take them.
     """
 
     channel_state: Any
-    sums: CohortSum
+    sums: Any
+
+
+_MOST_CODES = 2**31  # numbers of 32 bits
 
 
 def buffered_rounds(
@@ -64,7 +67,8 @@ def buffered_rounds(
 
     Args:
         federation: result of `federated_cf`. Its cohorts are those of the timetable, and the server ends of
-            its channel work on the sum of a step. Its server step must do with cohorts.
+            its channel work on the sum of a step. Its server step must do with cohorts, and the sums of its
+            channel must add up once they are read, which robust ones do not.
         timetable: from `simulate`, for at least as many rounds as are run.
         num_slots: slots for sums that wait, the same for runs side by side; None: those of the timetable,
             which must not be traced then.
@@ -79,7 +83,7 @@ def buffered_rounds(
     setup = setup_of(federation)
     require_no_channel(link(), num_user_features=setup.num_user_features)
     return Federation(
-        init=Partial(partial(_init, num_slots or timetable.num_slots), federation.init),
+        init=Partial(partial(_init, num_slots or timetable.num_slots), setup, federation.init),
         round=Partial(_round, setup, as_pytree(timetable)),
     )
 
@@ -89,11 +93,18 @@ def rows_of_waves(timetable: Timetable, clients: PackedClients, *, num_shares: i
     return rows_needed(clients, jnp.asarray(timetable.starts), num_shares=num_shares)
 
 
-def _init(num_slots: int, init: Any, key: Key, item_factors: Array | None = None) -> ServerState:
-    state = init(key, item_factors)
-    like = cast(state.item_factors, precision_of(state.item_factors))
-    empty = accumulation_of(None).start(like)
-    sums = jax.tree.map(lambda leaf: jnp.zeros((num_slots, *leaf.shape), leaf.dtype), empty)
+def _init(
+    num_slots: int, setup: Setup, init: Any, key: Key, item_factors: Array | None = None
+) -> ServerState:
+    state, adding = init(key, item_factors), accumulation_of(setup.channel)
+    like = jax.ShapeDtypeStruct(state.item_factors.shape, precision_of(state.item_factors))
+
+    def empty(item_factors: Array) -> Any:
+        return adding.read(cast(setup.model, like.dtype), item_factors, adding.start(item_factors))
+
+    sums = jax.tree.map(
+        lambda leaf: jnp.zeros((num_slots, *leaf.shape), leaf.dtype), jax.eval_shape(empty, like)
+    )
     return state._replace(channel_state=Waiting(state.channel_state, sums))
 
 
@@ -110,7 +121,7 @@ def _round(
     state, clients = as_pytree((state, clients))
     waiting, now = state.channel_state, jax.tree.map(lambda leaf: leaf[state.round_index], timetable)
     before = state._replace(channel_state=waiting.channel_state)
-    num_slots = waiting.sums.num_clients.shape[0]
+    num_slots = jax.tree.leaves(waiting.sums)[0].shape[0]
     totals, worst, num_left_out = _compute(setup, key, before, now, clients, row_capacity, num_slots)
     sums = _add_read(setup, key, before, now, waiting.sums, totals)
     due = jax.tree.map(lambda leaf: leaf[now.step_slots], sums)
@@ -165,6 +176,11 @@ def _compute(
 def _by_slot(channel: Link | None, slot_of_user: Array, num_slots: int) -> Link:
     """Let the channel add up uploads slot by slot."""
     inner, adding = link() if channel is None else channel, accumulation_of(channel)
+    if num_slots * (len(slot_of_user) + 1) >= _MOST_CODES:
+        raise ValueError(
+            f"expected fewer than {_MOST_CODES} pairs of a slot and a user, got {num_slots} slots and "
+            f"{len(slot_of_user)} users; lower concurrency"
+        )
     return link(
         init=inner.init,
         client=Partial(_with_slots, inner.client, slot_of_user),
@@ -172,16 +188,18 @@ def _by_slot(channel: Link | None, slot_of_user: Array, num_slots: int) -> Link:
         broadcast=inner.broadcast,
         accumulation=Accumulation(
             start=Partial(partial(_start_slots, num_slots), adding.start),
-            add=Partial(_add_to_slots, adding.add),
+            add=Partial(partial(_add_to_slots, len(slot_of_user) + 1), adding.add),
             read=adding.read,
         ),
     )
 
 
-def _with_slots(client: Any, slot_of_user: Array, key: Key | None, state: Any, uploads: Uploads) -> Uploads:
-    """Let uploads pass the client ends; then put the slot of each in the place of the user id."""
-    passed = client(key, state, uploads)
-    return passed._replace(client_ids=slot_of_user.at[uploads.client_ids].get(mode="fill", fill_value=-1))
+def _with_slots(client: Any, slot_of_user: Array, key: Key | None, state: Any, uploads: Uploads) -> Sent:
+    """Let uploads pass the client ends; then let their user ids carry the slots, too."""
+    sent, num_codes = client(key, state, uploads), len(slot_of_user) + 1
+    ids = uploads_of(sent).client_ids
+    slots = slot_of_user.at[ids].get(mode="fill", fill_value=0)
+    return with_uploads(sent, uploads_of(sent)._replace(client_ids=num_codes * slots + ids))
 
 
 def _start_slots(num_slots: int, start: Any, item_factors: Array) -> Any:
@@ -189,41 +207,42 @@ def _start_slots(num_slots: int, start: Any, item_factors: Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_slots, *jnp.shape(leaf))), empty)
 
 
-def _add_to_slots(add: Any, totals: Any, uploads: Uploads) -> Any:
-    """Add each upload to the total of its slot; `client_ids` are slots."""
+def _add_to_slots(num_codes: int, add: Any, totals: Any, sent: Sent) -> Any:
+    """Add each upload to the total of its slot."""
+    slots, ids = jnp.divmod(uploads_of(sent).client_ids, num_codes)
+    uploads = uploads_of(sent)._replace(client_ids=ids)
 
     def of_slot(_: None, each: tuple) -> tuple[None, Any]:
         slot, total = each
-        is_here = uploads.is_client & (uploads.client_ids == slot)
-        added = jax.lax.cond(
-            any_in_batch(jnp.any(is_here)), lambda: add(total, without(uploads, ~is_here)), lambda: total
-        )
-        return None, added
+        is_here = uploads.is_client & (slots == slot)
+
+        def add_here() -> Any:
+            return add(total, with_uploads(sent, without(uploads, ~is_here)))
+
+        return None, jax.lax.cond(any_in_batch(jnp.any(is_here)), add_here, lambda: total)
 
     num_slots = jax.tree.leaves(totals)[0].shape[0]
     return jax.lax.scan(of_slot, None, (jnp.arange(num_slots), totals))[1]
 
 
-def _add_read(
-    setup: Setup, key: Key, before: ServerState, now: Timetable, sums: CohortSum, totals: Any
-) -> CohortSum:
+def _add_read(setup: Setup, key: Key, before: ServerState, now: Timetable, sums: Any, totals: Any) -> Any:
     """Read the new totals with the item factors that clients received, and add them to the sums that wait."""
     precision = precision_of(before.item_factors)
     model, channel, item_factors = cast((setup.model, setup.channel, before.item_factors), precision)
     key_client = round_keys(key, before.round_index).client
     message = received(channel, key_client, cast(before.channel_state, precision), item_factors)
 
-    def of_slot(_: None, each: tuple) -> tuple[None, CohortSum]:
+    def of_slot(_: None, each: tuple) -> tuple[None, Any]:
         slot, waiting, total = each
 
-        def add() -> CohortSum:
+        def add() -> Any:
             read = accumulation_of(channel).read(model, message, total)
             return cast_like(jax.tree.map(jnp.add, waiting, read), waiting)
 
         is_new = jnp.any((now.slots == slot) & (now.weights > 0))
         return None, jax.lax.cond(any_in_batch(is_new), add, lambda: waiting)
 
-    num_slots = sums.num_clients.shape[0]
+    num_slots = jax.tree.leaves(sums)[0].shape[0]
     return jax.lax.scan(of_slot, None, (jnp.arange(num_slots), sums, totals))[1]
 
 
@@ -234,7 +253,7 @@ def _with_read_sums(channel: Link | None) -> Link:
     return inner._replace(accumulation=as_pytree(read))
 
 
-def _as_it_is(model: Model, item_factors: Array, total: CohortSum) -> CohortSum:
+def _as_it_is(model: Model, item_factors: Array, total: Any) -> Any:
     return total
 
 

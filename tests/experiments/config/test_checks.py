@@ -66,7 +66,7 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
         "channel.upload_bits: pairs have two rows each",
     ),
     (["channel.item_bits=8", "model.biases=true"], "channel.item_bits: made for rows without biases"),
-    ([*ROUNDED, *FLYING], "channel.upload_bits: uploads of asynchronous rounds"),
+    ([*ROUNDED, "channel.rounding=feedback", *FLYING], "channel.rounding: error feedback and items chosen"),
     (["attack.defence=median", *SECURE], "attack.defence: median compares single uploads, and secure sums"),
     (["attack.defence=consistency", *CENTRAL], "attack.defence: with central_noise, uploads are clipped"),
     (

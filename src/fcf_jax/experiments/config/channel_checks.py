@@ -134,11 +134,13 @@ CHANNEL_CHECKS = (
         ),
     ),
     Check(
-        lambda c, f: c.devices.is_asynchronous and (c.channel.changes_rows or c.channel.item_share < 1),
         lambda c, f: (
-            f"{_lossy(c)}: uploads of asynchronous rounds wait in factored form, each for its step; leave it "
-            "out, or devices.concurrency"
+            c.devices.is_asynchronous
+            and (c.channel.item_share < 1 or (c.channel.upload_bits and c.channel.rounding == "feedback"))
         ),
+        "channel.rounding: error feedback and items chosen for a round expect all uploads of a round at once; "
+        "leave out channel.item_share, and set channel.rounding to nearest or random, or leave out "
+        "devices.concurrency",
     ),
     Check(
         lambda c, f: _lossy(c),
