@@ -191,7 +191,8 @@ def train(
 def dropout_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for each share of dropouts."""
     name, runs = document["map"], document["runs"]["dropouts"]
-    reference = np.array([curve[-1][name] for curve in runs.get(_NONE, {}).values()])
+    without = [curve[-1] for curve in runs.get(_NONE, {}).values()]
+    reference, loss = np.array([one[name] for one in without]), mean_of(without, "loss")
     for setting, curves in runs.items():
         last = [curve[-1] for curve in curves.values()]
         values = np.array([one[name] for one in last])
@@ -203,6 +204,7 @@ def dropout_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "uploads": round(np.mean([one["uploads"] for one in last])),
             name: f"{values.mean():.4f}",
             "difference %": f"{100 * (values.mean() / reference.mean() - 1):+.2f}" if is_paired else None,
+            "loss %": f"{100 * (mean_of(last, 'loss') / loss - 1):+.2f}" if is_paired else None,
             "TOST p": _tost(values, reference) if is_paired and len(values) > 1 else None,
         }
 

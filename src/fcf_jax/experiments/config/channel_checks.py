@@ -138,8 +138,8 @@ CHANNEL_CHECKS = (
             c.devices.is_asynchronous
             and (c.channel.item_share < 1 or (c.channel.upload_bits and c.channel.rounding == "feedback"))
         ),
-        "channel.rounding: error feedback and items chosen for a round expect all uploads of a round at once; "
-        "leave out channel.item_share, and set channel.rounding to nearest or random, or leave out "
+        "channel.rounding: error feedback and items chosen for a round expect all uploads of a round at "
+        "once; leave out channel.item_share, and set channel.rounding to nearest or random, or leave out "
         "devices.concurrency",
     ),
     Check(
