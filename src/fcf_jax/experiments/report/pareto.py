@@ -103,10 +103,8 @@ def draw_costs(axes: Axes, document: Document, cost: str, size: tuple[float, flo
     if shared:
         axes.set_title(f"not dominated: all with {shared}", loc="left", fontsize=_LABEL_SIZE, color=INK.light)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    labeled = is_front & points.is_marked
-    if np.count_nonzero(points.is_marked) <= _MOST_LABELS:
-        labeled = points.is_marked
-    _label(axes, points, np.flatnonzero(labeled), size, is_lower_better=document["is_lower_better"])
+    labeled = np.flatnonzero(is_front & points.is_marked)  # others are marked for the sake of another cost
+    _label(axes, points, labeled, size, is_lower_better=document["is_lower_better"])
     _style(axes, "y")
 
 
@@ -135,7 +133,8 @@ def ranking_size(document: Document) -> tuple[float, float]:
 
 def legend_of(document: Document) -> list[LegendEntry]:
     """Return the entries of the legend that are drawn."""
-    marks = {one["is_non_dominated"] for one in document["configurations"]}
+    shown = [one for one in document["configurations"] if _mean(document, one) is not None]
+    marks = {one["is_non_dominated"] for one in shown}
     best, others = (ON_FRONT, DOMINATED) if document["costs"] else (BEST, OTHERS)
     entries = [best] * (True in marks) + [others] * (False in marks)
     return entries + [POPULARITY] * _is_floor_near(document)
