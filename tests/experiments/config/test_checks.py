@@ -149,6 +149,7 @@ OF_COMMANDS = [
     ("compare", ["parallel.stream=true"], "parallel.stream: fcf compare"),
     ("compare", [*CENTRAL, "privacy.head_items=0.5", "privacy.seed=0"], "privacy.head_items: fcf compare"),
     ("audit", ["server.initial_item_factors=runs/first"], "server.initial_item_factors: fcf audit trains"),
+    ("sweep", [*CENTRAL, "privacy.ledger=a.json"], "privacy.ledger: fcf sweep enters no ledger"),
     ("tune", CENTRAL, "privacy.seed: fcf tune"),
     ("tune", SECURE, "privacy.mode: fcf tune"),
     ("tune", ["tuning.alpha=[5, 1]"], "tuning.alpha"),

@@ -28,6 +28,7 @@ TINY = [
 ]  # fmt: skip
 OF_FILE = [one for one in TINY if not one.startswith("data.")]
 OF_FILE += ["server.step=adam", "federation.num_rounds=3", "devices.dropout=0.2", "devices.bandwidth=1e5"]
+OF_FILE += ["attack.kind=explicit_boosting", "attack.share=0.05"]
 NOISE = ["privacy.mode=central_noise", "server.step=gram"]
 DEVICES = ["federation.cohort_size=10", "server.step=adam", "devices.bandwidth=1e5"]
 
@@ -79,6 +80,8 @@ def test_same_numbers_as_a_run_of_its_own(finished, data_file, tmp_path):
     for name, value in summary["federated"].items():
         assert row[name] == pytest.approx(value, rel=1e-5), name  # float32
     assert row["popularity"] == pytest.approx(summary["popularity"]["map_at_10"])
+    assert row["er_at_10"] == pytest.approx(summary["attack"]["er_at_10"])
+    assert row["honest_map_at_10"] == pytest.approx(summary["attack"]["honest"]["map_at_10"])
     for name in ("payload_bytes_up", "num_uploads", "virtual_seconds"):
         assert row[name] == summary[name]
 

@@ -60,7 +60,7 @@ ATTACK_CHECKS = (
     Check(
         lambda c, f: c.attack.is_on,
         "attack.kind: {command} trains without attackers and defences; leave out the section attack",
-        commands=("compare", "tune", "sweep", "audit"),
+        commands=("compare", "tune", "audit"),
     ),
     Check(
         lambda c, f: (

@@ -23,6 +23,11 @@ PRIVACY_CHECKS = (
         lambda c, f: c.privacy.ledger is not None and c.privacy.seed is not None,
         "privacy.ledger: noise with a fixed seed has no epsilon to add up; leave out privacy.seed",
     ),
+    Check(
+        lambda c, f: c.privacy.ledger is not None,
+        "privacy.ledger: {command} enters no ledger, and says what its runs spend together; leave it out",
+        commands=("sweep",),
+    ),
 )
 PRIVACY_DATA_CHECKS = (
     Check(

@@ -17,6 +17,7 @@ from fcf_jax.messages import count_of
 _MOST_ROWS = 40  # on the screen
 _DECIMALS = 4
 _MARK = "*"
+_OF_ATTACKS = ("er_at_10",)  # shown beside the leading metric
 
 
 def write_sweep(folder: Path, document: Document, rows: Sequence[Document]) -> None:
@@ -52,13 +53,15 @@ def table_of(document: Document) -> tuple[list[str], list[list[str]]]:
     shown = [name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)]
     known = {name for one in configurations for name in one}
     costs = {name: heading for name, heading in _HEADINGS.items() if name in known}
-    head = ["", *shown, metric_text(document["metric"]), *costs.values()]
+    measured = {name for one in configurations for name in one["metrics"]}
+    metrics = [document["metric"], *(name for name in _OF_ATTACKS if name in measured)]
+    head = ["", *shown, *map(metric_text, metrics), *costs.values()]
     has_failures = any(one["num_failed"] for one in configurations)
     return [*head, *(["failed"] if has_failures else [])], [
         [
             _MARK if one["is_non_dominated"] else "",
             *(value_text(one["values"][key]) for key in keys),
-            _spread(one["metrics"].get(document["metric"])),
+            *(_spread(one["metrics"].get(name)) for name in metrics),
             *(_cost_text(name, one.get(name)) for name in costs),
             *([f"{one['num_failed']} of {one['num_runs']}"] if has_failures else []),
         ]

@@ -21,7 +21,7 @@ IN_NAME_ONLY_NOTE = "NOT PRIVATE: trained with so little noise that epsilon is {
 UNKNOWN = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"  # before a unit
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_NAMES = {"map": "MAP", "ndcg": "NDCG", "rmse": "RMSE", "auc": "AUC"}
+_NAMES = {"map": "MAP", "ndcg": "NDCG", "rmse": "RMSE", "auc": "AUC", "er": "ER"}
 _AMONG = ("sampled_", "cold_", "warm_")  # other items than the whole catalogue
 
 

@@ -23,13 +23,13 @@ from jaxtyping import Array, Int
 
 from fcf_jax.channel import step_of_sent_items
 from fcf_jax.core.federation import Federation, federation_of, run_rounds
-from fcf_jax.core.objective import for_items
 from fcf_jax.core.records import Key, PackedClients, RoundInfo, ServerState
 from fcf_jax.evaluation import EvaluationData, UserMetrics, summarize
 from fcf_jax.evaluation.metrics import metric_names
 from fcf_jax.experiments.build import measuring
 from fcf_jax.experiments.config.schema import ServerConfig
 from fcf_jax.experiments.loop import Learned
+from fcf_jax.experiments.sweep.on_host import Metrics, is_measured_on_host, measured_on_host
 from fcf_jax.experiments.sweep.runs import Fixed, Group, Numbers, Packed, Run, data_of
 from fcf_jax.parallel.batch import map_runs, place_runs, runs_that_fit
 from fcf_jax.parallel.buffered import buffered_rounds
@@ -47,7 +47,7 @@ class Program(NamedTuple):
         server: section of the server step, without these numbers.
         row_capacity: rows of a cohort.
         is_stacked: whether data are stacked, one for each of several splits.
-        needs_users: whether user factors are needed to measure new items.
+        needs_factors: whether factors are needed on the host: to measure new items, or attacks.
         at_a_time: runs computed together on a device.
         mesh: devices that share the runs; None: one device.
     """
@@ -58,7 +58,7 @@ class Program(NamedTuple):
     server: ServerConfig
     row_capacity: int
     is_stacked: bool
-    needs_users: bool
+    needs_factors: bool
     at_a_time: int
     mesh: Mesh | None
 
@@ -128,7 +128,7 @@ class Batch(NamedTuple):
 class Outcome(NamedTuple):
     """Result of a run: means of the metrics, with the loss over all clients, and whether Y is finite."""
 
-    metrics: dict[str, float]
+    metrics: Metrics
     is_finite: bool
 
 
@@ -154,7 +154,7 @@ def job_of(group: Group, packed: Sequence[Packed], mesh: Mesh | None) -> Job:
         server=first.problem.config.server.model_copy(update=dict.fromkeys(varied_keys)),
         row_capacity=group.row_capacity,
         is_stacked=len(group.data) > 1,
-        needs_users=any(packed[position].new_items is not None for position in group.data),
+        needs_factors=any(is_measured_on_host(run, packed[run.data]) for run in group.runs),
         at_a_time=at_a_time,
         mesh=mesh,
     )
@@ -224,7 +224,7 @@ def assess(batch: Batch, states: ServerState) -> list[Outcome]:
 
 
 class _Assessed(NamedTuple):
-    """What is computed of each place; the factors only if new items are measured."""
+    """What is computed of each place; the factors only if they are needed on the host."""
 
     metrics: UserMetrics | None
     loss: Any
@@ -278,7 +278,7 @@ def _assess(program: Program, of_each: tuple[_Each, ServerState], everything: _A
             k=program.fixed.lengths,
             item_features=numbers.setup.item_features,
         )
-        factors = (user_factors, item_factors) if program.needs_users else None
+        factors = (user_factors, item_factors) if program.needs_factors else None
         return _Assessed(metrics, loss, is_finite, factors)
 
     return map_runs(assess_one, of_each, (everything,), at_a_time=program.at_a_time, mesh=program.mesh)
@@ -287,10 +287,8 @@ def _assess(program: Program, of_each: tuple[_Each, ServerState], everything: _A
 def _outcome(job: Job, run: Run, found: _Assessed) -> Outcome:
     names = metric_names(job.program.fixed.lengths)
     values = dict.fromkeys(names, float("nan")) if found.metrics is None else summarize(found.metrics)
-    if found.factors is not None and (new_items := job.packed[run.data].new_items) is not None:
-        train, (user_factors, item_factors) = run.problem.train, found.factors
-        of_items = for_items(run.problem.model, jnp.asarray(train.item_counts), train.num_users)
-        values |= new_items.metrics(of_items, user_factors[new_items.user_ids], item_factors)
+    if found.factors is not None:
+        values |= measured_on_host(run, job.packed[run.data], *found.factors)
     return Outcome({**values, "loss": float(found.loss)}, bool(found.is_finite))
 
 

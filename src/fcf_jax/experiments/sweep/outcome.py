@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from fcf_jax.experiments.config.protection import Protection
 from fcf_jax.experiments.store.files import Document
 from fcf_jax.experiments.sweep.plan import Combination, is_seed, metric_of, value_text
 from fcf_jax.experiments.sweep.runs import Prepared
@@ -203,6 +204,15 @@ def _is_same(one: Document, other: Document) -> bool:
     return same_length and bool(np.allclose(*numbers, rtol=_SAME, atol=0, equal_nan=True))
 
 
+def _together(protections: Sequence[Protection], delta: float) -> float:
+    """Compose the runs; those whose epsilons compare other neighbors are composed apart, and added."""
+    kinds: dict[str, list[Release]] = {}
+    for one in protections:
+        release = Release(one.participation, one.noise_multiplier, one.num_rounds)
+        kinds.setdefault(one.participation.adjacency, []).append(release)
+    return sum(composed_epsilon(same, delta=delta / len(kinds)) for same in kinds.values())
+
+
 def _caution_of_privacy(prepared: Prepared) -> Iterator[str]:
     runs = [run for group in prepared.groups for run in group.runs if run.problem.protection is not None]
     protections = [run.problem.protection for run in runs if run.problem.config.privacy.seed is None]
@@ -212,8 +222,7 @@ def _caution_of_privacy(prepared: Prepared) -> Iterator[str]:
     if len(known) < 2:
         return
     delta = min(one.delta for one in known)
-    releases = [Release(one.participation, one.noise_multiplier, one.num_rounds) for one in known]
-    together, alone = composed_epsilon(releases, delta=delta), max(one.epsilon or math.inf for one in known)
+    together, alone = _together(known, delta), max(one.epsilon or math.inf for one in known)
     yield (
         f"{len(known)} runs with noise are about the same users: together they spend epsilon {together:.3g} "
         f"at delta {delta:.2g}, one alone up to {alone:.3g}; metrics are computed from the data themselves"
