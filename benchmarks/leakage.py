@@ -1,9 +1,10 @@
 """Leakage of uploads and of their sums, against the size of the cohort.
 
 One upload of each of some users, for binarised and raw strengths; then the share of interactions that sums of
-Theta clients link to one pseudonymous client: by L1 regression, by knowing A = sum x x^T (which sending
-user_gram reveals), and the latter with mixed residuals taken apart. Cohorts are drawn at random, three of
-each size; item factors after 10 rounds. Prints as it goes.
+Theta clients link to one pseudonymous client: by L1 regression; by knowing A = sum x x^T (which sending
+user_gram reveals); the latter with mixed residuals taken apart; with all residuals decoded exactly, without
+and with the number of holders of each item (which the sum of confidences reveals), and in fixed point.
+Cohorts are drawn at random, three of each size; item factors after 10 rounds. Prints as it goes.
 
     python benchmarks/leakage.py path/to/ml-1m --out leakage.json
     python benchmarks/leakage.py                # 3000 simulated users x 2000 items, 50 items a user
@@ -17,10 +18,13 @@ from common import Shape, add_data_arguments, argument_parser, positive, publish
 from problem import ALPHA, REGULARIZATION, default_model, problem_of, train_item_factors
 
 import fcf_jax as fcf
-from fcf_jax.privacy.attacks import figures, knowledge, single_upload, summed_uploads
+from fcf_jax.privacy.attacks import decoded_sums, figures, knowledge, single_upload, summed_uploads
 from fcf_jax.privacy.attacks.knowledge import Public
 
 CHUNK = 50
+FRACTION_BITS = 14  # of uploads of 100 clients in a secure sum, with the default bounds
+FLOAT_ERROR = 1e-6  # of float32 sums, relative to their terms
+ATTACKS = ("simple", "knows_gram", "takes_apart", "decodes", "knows_counts", "in_fixed_point")
 SIMULATED = Shape(3000, 2000, 50.0)
 
 
@@ -52,22 +56,15 @@ def of_one_upload(train: fcf.Interactions, public: Public, user_ids: np.ndarray)
 
 def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int) -> dict[str, Any]:
     """Attack sums of `size` random clients; the intervals are over clients."""
-    rng, scores = np.random.default_rng(size), {"simple": [], "knows_gram": [], "takes_apart": []}
+    rng, scores = np.random.default_rng(size), {name: [] for name in ATTACKS}
     for _ in range(num_cohorts):
         user_ids = rng.choice(train.num_users, size, replace=False)
         parts = [send(train, public, some) for some in np.array_split(user_ids, -(-size // CHUNK))]
         e = np.concatenate([np.asarray(one.residuals) for one in parts])
         x = np.concatenate([np.asarray(one.user_factors) for one in parts])
-        upload, gram = e.T @ x, x.T @ x  # float32
-        truth = knowledge.held_and_strengths(train, user_ids)[0], x.astype(np.float64)
-        fitted = summed_uploads.touched_parts(public, upload, summed_uploads.fit_user_gram(public, upload))
-        known = summed_uploads.touched_parts(public, upload, gram)
-        links = summed_uploads.link_parallel(*known)
-        scores["simple"].append(summed_uploads.score_links(summed_uploads.link_parallel(*fitted), *truth))
-        scores["knows_gram"].append(summed_uploads.score_links(links, *truth))
-        scores["takes_apart"].append(
-            summed_uploads.score_links(summed_uploads.take_apart(links, *known), *truth)
-        )
+        held = knowledge.held_and_strengths(train, user_ids)[0]
+        for name, links in attacks_on(public, e, x, held).items():
+            scores[name].append(summed_uploads.score_links(links, held, x.astype(np.float64)))
     return {"cohort_size": size} | {
         name: {
             "linked": figures.ratio(of_clients(of, "correct"), of_clients(of, "held"))._asdict(),
@@ -77,15 +74,44 @@ def of_sums(train: fcf.Interactions, public: Public, size: int, num_cohorts: int
     }
 
 
+def attacks_on(
+    public: Public, e: np.ndarray, x: np.ndarray, held: np.ndarray
+) -> dict[str, summed_uploads.Links]:
+    """Attack the sum of uploads e x^T in every way."""
+    upload, gram = e.T @ x, x.T @ x  # float32
+    fitted = summed_uploads.touched_parts(public, upload, summed_uploads.fit_user_gram(public, upload))
+    residuals, is_touched = summed_uploads.touched_parts(public, upload, gram)
+    links = summed_uploads.link_parallel(residuals, is_touched)
+    size, counts = (
+        np.linalg.norm(upload, axis=1) + np.linalg.norm(residuals - upload, axis=1),
+        held.sum(axis=0),
+    )
+    quantum, rounded = 2.0**-FRACTION_BITS, np.zeros(upload.shape)
+    for weights, factor in zip((e + x @ public.item_factors.T) * held, x, strict=True):  # w0 = 1
+        rounded += np.round(weights[:, None] * factor / quantum) * quantum
+    errors = quantum * np.sqrt(x.shape[1] / 12 * np.maximum(counts, 1))
+
+    def decoded(rests: np.ndarray, errors: np.ndarray, counts: np.ndarray | None) -> summed_uploads.Links:
+        equations = decoded_sums.equations_of(public, rests, errors, counts=counts)
+        return decoded_sums.decode(equations, is_touched if counts is None else counts > 0)
+
+    return {
+        "simple": summed_uploads.link_parallel(*fitted),
+        "knows_gram": links,
+        "takes_apart": summed_uploads.take_apart(links, residuals, is_touched),
+        "decodes": decoded(residuals, FLOAT_ERROR * size, None),
+        "knows_counts": decoded(residuals, FLOAT_ERROR * size, counts),
+        "in_fixed_point": decoded(rounded, errors, counts),
+    }
+
+
 def of_clients(scores: list[summed_uploads.LinkScore], name: str) -> np.ndarray:
     return np.concatenate([getattr(score, name) for score in scores])
 
 
 def row(result: dict[str, Any]) -> dict[str, Any]:
     return {"Theta": result["cohort_size"]} | {
-        f"{name} {what}": result[name][what]["value"]
-        for name in ("simple", "knows_gram", "takes_apart")
-        for what in ("linked", "right")
+        f"{name} {what}": result[name][what]["value"] for name in ATTACKS for what in ("linked", "right")
     }
 
 

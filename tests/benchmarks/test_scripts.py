@@ -77,7 +77,7 @@ TOYS = {
     "kill_and_resume": Toy(["--num-kills", "1", "--num-rounds", "10"], ("results", 0, "is_identical")),
     "leakage": Toy(
         [*DATA, "--cohort-sizes", "5", "--num-cohorts", "1", "--max-users", "5"],
-        ("sums", 0, "takes_apart", "linked", "value"),
+        ("sums", 0, "in_fixed_point", "linked", "value"),
     ),
     "leakage_over_rounds": Toy(
         [*DATA, "--cohort-size", "5", "--num-rounds", "20", "--num-shadows", "6", "--shadow-rounds", "1"]

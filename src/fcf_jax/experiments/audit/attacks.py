@@ -15,12 +15,14 @@ from fcf_jax.experiments.audit.scene import (
     signal_sizes,
     sum_of,
 )
-from fcf_jax.privacy.attacks import figures, noised_uploads, single_upload, summed_uploads
+from fcf_jax.privacy.attacks import decoded_sums, figures, noised_uploads, single_upload, summed_uploads
 from fcf_jax.privacy.attacks.figures import Figure
+from fcf_jax.privacy.attacks.knowledge import weigh
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling
 
 Figures = dict[str, Figure]
 _FRACTION_BITS = 16  # of uploads in a secure sum
+_FLOAT_ERROR = 1e-6  # of float32 sums, relative to their terms
 _CHUNK = 50  # clients whose dense uploads are in memory at a time
 _NUM_COHORTS = 3
 _TOLERANCE = 0.01  # relative error of a strength that counts as found
@@ -186,15 +188,33 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[summed_uplo
     """
     fitted = seen.user_gram if knows_gram else summed_uploads.fit_user_gram(scene.public, seen.upload)
     assert fitted is not None
-    residuals, is_touched = summed_uploads.touched_parts(
-        scene.public, seen.upload, fitted, noise=scene.noise_scale
-    )
+    noise = scene.noise_scale + scene.quantum / 2
+    residuals, is_touched = summed_uploads.touched_parts(scene.public, seen.upload, fitted, noise=noise)
     links = summed_uploads.take_apart(
         summed_uploads.link_parallel(residuals, is_touched), residuals, is_touched
     )
-    if seen.confidence_sum is None or scene.channel is not None:
+    if scene.channel is not None:
         return links, is_touched
-    return links, np.abs(seen.confidence_sum) > 0  # c - w0 shows exactly which items are touched
+    if seen.confidence_sum is not None:
+        is_touched = np.abs(seen.confidence_sum) > 0  # c - w0 shows exactly which items are touched
+    if knows_gram and scene.common_strength is not None:
+        decoded = _decoded(scene, seen, residuals, is_touched)
+        links = summed_uploads.Links(*(np.concatenate(pair) for pair in zip(links, decoded, strict=True)))
+    return links, is_touched
+
+
+def _decoded(scene: Scene, seen: Seen, residuals: np.ndarray, is_touched: np.ndarray) -> summed_uploads.Links:
+    """Decode the holders of the items, from counts too if confidences are sent."""
+    public, strength, counts = scene.public, scene.common_strength, None
+    confidence, _ = weigh(public, np.array([strength]))
+    extra = float(confidence[0]) - public.unobserved_weight
+    if seen.confidence_sum is not None and extra:
+        counts = np.round(np.asarray(seen.confidence_sum, np.float64) / extra).astype(np.int64)
+    size = 2 * np.linalg.norm(residuals - seen.upload, axis=1) + np.linalg.norm(residuals, axis=1)
+    rounded = np.sqrt(residuals.shape[1] / 12 * (4 if counts is None else np.maximum(counts, 1)))
+    errors = _FLOAT_ERROR * size + scene.quantum * rounded
+    equations = decoded_sums.equations_of(public, residuals, errors, strength=strength, counts=counts)
+    return decoded_sums.decode(equations, is_touched)
 
 
 def _link(

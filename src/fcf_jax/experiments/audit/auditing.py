@@ -177,7 +177,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "rounds_trained_before": ROUNDS_BEFORE,
         "trained_with": "guarded_gram, all clients, without protection",
         "intervals": "95 %, percentile bootstrap over users (union_precision: over items)",
-        "fixed_point": "cohort_sum is attacked in float32, which reveals more than fixed point",
+        "fixed_point": f"uploads in sums are rounded to {scene.quantum:.3g}" if scene.quantum else "none",
     }
 
 

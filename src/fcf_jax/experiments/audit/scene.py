@@ -77,6 +77,18 @@ class Scene(NamedTuple):
         return self.noise_multiplier * self.config.privacy.clip_norm
 
     @property
+    def quantum(self) -> float:
+        """Unit of an upload in fixed point; 0 in floating point."""
+        number = None if self.problem.formats is None else self.problem.formats.upload
+        return 0.0 if number is None else 2.0**-number.fraction_bits
+
+    @property
+    def common_strength(self) -> float | None:
+        """Strength of all interactions; None if they differ."""
+        strengths = self.train.strengths
+        return float(strengths[0]) if strengths.size and np.ptp(strengths) == 0 else None
+
+    @property
     def sends_gram(self) -> bool:
         """Whether the server step asks for A = sum x x^T."""
         return self.config.server.spec.asks_for_gram
@@ -189,7 +201,7 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
     factors = clip_factors(scene, sent)
     clipped = factors[:, None] * sent.user_factors
     sums = CohortSum(
-        upload=jnp.asarray(sent.residuals.T @ clipped),
+        upload=jnp.asarray(_summed_uploads(scene, sent, clipped)),
         user_gram=jnp.asarray(sent.user_factors.T @ clipped),
         confidence_sum=jnp.asarray(factors @ _extra_confidence(scene, sent), jnp.float32),
         loss=jnp.zeros(()),
@@ -206,6 +218,24 @@ def sum_of(scene: Scene, sent: Sent) -> Seen:
         np.asarray(sums.user_gram) if has_gram else None,
         np.asarray(sums.confidence_sum) if has_confidence else None,
     )
+
+
+def _summed_uploads(scene: Scene, sent: Sent, clipped: np.ndarray) -> np.ndarray:
+    """Add up uploads in float32, or each rounded to fixed point, as their rows are sent."""
+    if not scene.quantum:
+        return sent.residuals.T @ clipped
+    if not scene.sends_gram:
+        return _rounded_sum(scene, sent.residuals, clipped)
+    unobserved = scene.public.unobserved_weight * scene.public.item_factors
+    seen = np.where(sent.is_held, sent.residuals + sent.user_factors @ unobserved.T, 0.0)
+    return _rounded_sum(scene, seen, clipped) - unobserved @ (sent.user_factors.T @ clipped)
+
+
+def _rounded_sum(scene: Scene, weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    total = np.zeros((weights.shape[1], factors.shape[1]))
+    for weight, factor in zip(weights, factors, strict=True):
+        total += np.round(weight[:, None] * factor / scene.quantum)
+    return total * scene.quantum
 
 
 def cohorts(scene: Scene, size: int, *, num_cohorts: int) -> list[np.ndarray]:
