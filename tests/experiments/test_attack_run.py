@@ -31,7 +31,8 @@ def resolved(*overrides):
 
 @pytest.fixture(scope="module")
 def defended(tmp_path_factory):
-    folder, problem = tmp_path_factory.mktemp("runs") / "defended", resolved("attack.defence=consistency")
+    folder = tmp_path_factory.mktemp("runs") / "defended"
+    problem = resolved("attack.defence=consistency", "evaluation.federated=true")
     with ProgressLine(Console(), quiet=True) as progress, claimed(folder, problem.config, resume=False):
         return folder, problem, run_experiment(problem, folder, progress)
 
@@ -48,6 +49,15 @@ def test_summary_has_exposure_and_the_metrics_of_honest_users(defended):
     assert set(found["honest"]) == set(summary["federated"]) - {"loss"}
     assert found["honest"]["map_at_10"] != summary["federated"]["map_at_10"]
     assert "ER@10 of the targets" in (folder / "report.html").read_text()
+
+
+def test_sums_of_what_clients_measure_are_the_exact_metrics(defended):
+    _, problem, summary = defended
+    found = summary["federated_evaluation"]
+    names = [f"{name}_at_10" for name in ("precision", "recall", "map", "ndcg", "hit_rate")]
+    exact = {f"federated_{name}": summary["federated"][name] for name in names}
+    has_test = np.sum(problem.dataset.split.test.history_lengths > 0)
+    assert found == pytest.approx({**exact, "num_clients": has_test, "noise_std": 0}, abs=1e-12)
 
 
 def test_the_check_drops_the_malicious_clients_alone(defended):

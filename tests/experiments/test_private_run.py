@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -78,8 +79,18 @@ def test_noise_comes_from_the_system_unless_a_seed_is_set_and_that_is_not_privat
     _, summary = finished
     again = run(tmp_path / "again")
     assert again["federated"]["loss"] != summary["federated"]["loss"]
-    fixed = run(tmp_path / "fixed", "privacy.seed=1")["privacy"]
+    evaluated = "evaluation.federated=true", "privacy.evaluation_share=0.1"
+    summary = run(tmp_path / "fixed", "privacy.seed=1", *evaluated)
+    fixed, found = summary["privacy"], summary["federated_evaluation"]
     assert not fixed["is_private"] and "NOT PRIVATE" in str(fixed["caveats"])
+    noise = fixed["evaluation_noise_multiplier"]
+    together = 1 / math.sqrt(4 / fixed["noise_multiplier"] ** 2 + 1 / noise**2)
+    spent = epsilon(
+        Participation("everybody", 60, 60), num_rounds=1, delta=1 / 600, noise_multiplier=together
+    )
+    assert fixed["epsilon"] == pytest.approx(spent, rel=1e-6) and spent == pytest.approx(10, rel=1e-2)
+    assert found["noise_std"] == pytest.approx(noise * math.sqrt(6))  # a count and five metrics
+    assert found["federated_map_at_10"] != summary["federated"]["map_at_10"]
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.05, 1e-12])  # epsilon in the hundreds, and infinite

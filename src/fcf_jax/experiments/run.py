@@ -27,6 +27,7 @@ from fcf_jax.experiments.cautions import (
 )
 from fcf_jax.experiments.endings import caution_of_als, caution_of_end, remedy_of_divergence
 from fcf_jax.experiments.errors import CheckpointError, DivergedError, StoppedError
+from fcf_jax.experiments.federated_evaluation import federated_evaluation
 from fcf_jax.experiments.loop import (
     NEVER,
     Begun,
@@ -97,8 +98,10 @@ def run_experiment(
     centralized = _train_als(placed, training.records, progress) if has_baseline else None
     METRICS.write(folder, training.records)
     summary = _summarize(placed, training, federated, centralized)
-    summary = cast(Summary, {**summary, **attack_summary(problem, learned[0])})
-    if (budget := budget_of(problem, folder)) is not None:
+    budget = budget_of(problem, folder)
+    measured = federated_evaluation(problem, folder, budget, *learned)
+    summary = cast(Summary, {**summary, **attack_summary(problem, learned[0]), **measured})
+    if budget is not None:
         summary["privacy"] = budget.stated()
     goals = _goals(problem, folder, training.records, summary)
     summary["payload"] = {**problem.ledger, "until": goals}

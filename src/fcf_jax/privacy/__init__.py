@@ -14,16 +14,19 @@ from fcf_jax.privacy.accounting import (
     participation_of,
     single_noise_multiplier,
 )
+from fcf_jax.privacy.federated_metrics import FederatedMeans, federated_means
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
 from fcf_jax.privacy.limits import in_out_auc_ceiling, item_auc_ceiling, noise_to_signal
 
 __all__ = [
+    "FederatedMeans",
     "Participation",
     "accountant_used",
     "attacks",
     "calibrated_noise_multiplier",
     "epsilon",
     "epsilon_by_round",
+    "federated_means",
     "in_out_auc_ceiling",
     "item_auc_ceiling",
     "item_weights",

@@ -42,12 +42,26 @@ class Participation(NamedTuple):
         num_users: N.
         cohort_size: clients in a round; the expected number under Poisson sampling.
         count_noise_multiplier: noise of the released item counts, in clip norms; None if none are released.
+        evaluation_noise_multiplier: likewise, of a federated evaluation (`federated_means`).
     """
 
     sampling: ParticipationSampling
     num_users: int
     cohort_size: int
     count_noise_multiplier: float | None = None
+    evaluation_noise_multiplier: float | None = None
+
+    @property
+    def release_noise_multiplier(self) -> float | None:
+        """Noise of all releases beside the rounds, which are one Gaussian mechanism together; None: none."""
+        noises = [
+            noise
+            for noise in (self.count_noise_multiplier, self.evaluation_noise_multiplier)
+            if noise is not None
+        ]
+        if not noises:
+            return None
+        return 0.0 if min(noises) <= 0 else sum(noise**-2 for noise in noises) ** -0.5
 
     @property
     def sampling_probability(self) -> float:
@@ -220,8 +234,8 @@ def _exact_noise(participation: Participation, target: float, delta: float, num_
     remaining = allowed - (_count_noise(participation) / participation.sensitivity) ** -2
     if remaining <= 0:
         raise ValueError(
-            f"expected item counts that cost less than epsilon = {target}, got a count_noise_multiplier of "
-            f"{participation.count_noise_multiplier}; raise it"
+            f"expected single releases that cost less than epsilon = {target}, got item counts or an "
+            f"evaluation with a noise multiplier of {_count_noise(participation):.4g} together; raise it"
         )
     return math.sqrt(num_rounds / remaining)
 
@@ -309,8 +323,8 @@ def _pld_epsilon(participation: Participation, noise_multiplier: float, by_rdp: 
         doublings = math.ceil(math.log2(widest / _MAX_LOSSES / _FINEST_INTERVAL))
         interval = _FINEST_INTERVAL * 2 ** max(0, doublings)
         losses = one_round(interval).self_compose(num_rounds)
-        if participation.count_noise_multiplier is not None:
-            counts = gaussian(participation.count_noise_multiplier, value_discretization_interval=interval)
+        if (noise := _count_noise(participation)) < math.inf:
+            counts = gaussian(noise, value_discretization_interval=interval)
             losses = losses.compose(counts)
         # both are upper bounds; over hundreds of thousands of rounds the grid of the PLD overestimates
         return min(losses.get_epsilon_for_delta(delta), bound)
@@ -319,7 +333,7 @@ def _pld_epsilon(participation: Participation, noise_multiplier: float, by_rdp: 
 
 
 def _count_noise(participation: Participation) -> float:
-    noise = participation.count_noise_multiplier
+    noise = participation.release_noise_multiplier
     return math.inf if noise is None else noise
 
 

@@ -63,12 +63,12 @@ def composed_epsilon(releases: Sequence[Release], *, delta: float) -> float:
 
 
 def _noises(release: Release) -> list[float]:
-    counts = release.participation.count_noise_multiplier
+    counts = release.participation.release_noise_multiplier
     return [release.noise_multiplier] * (release.num_rounds > 0) + ([] if counts is None else [counts])
 
 
 def _precision(release: Release) -> float:
-    counts = release.participation.count_noise_multiplier
+    counts = release.participation.release_noise_multiplier
     of_counts = 0.0 if counts is None else counts**-2
     return release.num_rounds * release.noise_multiplier**-2 + of_counts
 
@@ -87,6 +87,6 @@ def _by_accountant(releases: Sequence[Release], delta: float, name: str, *, wide
     for one, (_, of_round, of_counts) in zip(releases, events, strict=True):
         if one.num_rounds:
             accountant.compose(of_round, one.num_rounds)
-        if one.participation.count_noise_multiplier is not None:
+        if one.participation.release_noise_multiplier is not None:
             accountant.compose(of_counts)
     return float(accountant.get_epsilon(delta))

@@ -67,6 +67,8 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
     ),
     (["channel.item_bits=8", "model.biases=true"], "channel.item_bits: made for rows without biases"),
     ([*ROUNDED, "channel.rounding=feedback", *FLYING], "channel.rounding: error feedback and items chosen"),
+    (["evaluation.federated=true", *CENTRAL], "privacy.evaluation_share: noisy means of metrics cost budget"),
+    (["privacy.evaluation_share=0.1"], "evaluation.federated: privacy.evaluation_share is for noisy means"),
     (["attack.defence=median", *SECURE], "attack.defence: median compares single uploads, and secure sums"),
     (["attack.defence=consistency", *CENTRAL], "attack.defence: with central_noise, uploads are clipped"),
     (
@@ -163,6 +165,7 @@ OF_COMMANDS = [
     ("audit", [*CENTRAL, "privacy.item_weight_power=0.5"], "privacy.item_weight_power"),
     ("audit", ["model.regularization_exponent=1"], "model.regularization_exponent: the attacks"),
     ("tune", ["data.item_features=a.csv"], "data.user_features: fcf tune trains without features"),
+    ("compare", ["evaluation.federated=true"], "evaluation.federated: fcf compare measures without"),
     ("compare", ["attack.kind=rank_one"], "attack.kind: fcf compare trains without attackers"),
     ("compare", FLYING, "devices.concurrency: fcf compare trains in synchronous rounds"),
     ("plan", ["federation.num_rounds=0"], "federation.num_rounds"),

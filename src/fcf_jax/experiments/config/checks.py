@@ -8,6 +8,7 @@ from fcf_jax.experiments.config.attack_checks import ATTACK_CHECKS
 from fcf_jax.experiments.config.channel_checks import CHANNEL_CHECKS
 from fcf_jax.experiments.config.data_checks import DATA_CHECKS
 from fcf_jax.experiments.config.devices_checks import DEVICES_CHECKS
+from fcf_jax.experiments.config.evaluation_checks import EVALUATION_CHECKS
 from fcf_jax.experiments.config.feature_checks import FEATURE_CHECKS
 from fcf_jax.experiments.config.mistakes import (
     Facts,
@@ -87,6 +88,7 @@ _CHECKS = (
     *CHANNEL_CHECKS,
     *DEVICES_CHECKS,
     *ATTACK_CHECKS,
+    *EVALUATION_CHECKS,
     *SERVER_CHECKS,
     *PRIVACY_CHECKS,
     _computed("data.name", lambda c, f: unknown_set(c.data.name)),

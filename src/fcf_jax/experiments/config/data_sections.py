@@ -157,6 +157,11 @@ class EvaluationConfig(Section):
         description="items that are never recommended to a user in the evaluation: its training set, or "
         "its training and validation set",
     )
+    federated: bool = Field(
+        default=False,
+        description="after training, clients also measure themselves, and the server gets sums of their "
+        "metrics as it gets uploads: exact, in fixed point, or with noise (privacy.evaluation_share)",
+    )
     baseline: bool = Field(default=True, description="also train centralised ALS from the same start")
 
     @property

@@ -130,12 +130,19 @@ def noise_multiplier_of(privacy: PrivacyConfig, federation: FederationConfig, *,
 
 
 def with_item_counts(privacy: PrivacyConfig, participation: Participation) -> Participation:
-    """Add the noise of item counts, where they are released: their share of the target's budget."""
-    if not privacy.needs_item_counts:
+    """Add the noise of item counts and of a federated evaluation: their shares of the target's budget."""
+    if not privacy.needs_item_counts and privacy.evaluation_share == 0:
         return participation
     delta = delta_of(privacy, participation.num_users)
     alone = participation.sensitivity * accounting.single_noise_multiplier(privacy.epsilon, delta=delta)
-    return participation._replace(count_noise_multiplier=alone / math.sqrt(privacy.count_share))
+
+    def noise_of(share: float) -> float:
+        return alone / math.sqrt(share)
+
+    return participation._replace(
+        count_noise_multiplier=noise_of(privacy.count_share) if privacy.needs_item_counts else None,
+        evaluation_noise_multiplier=noise_of(privacy.evaluation_share) if privacy.evaluation_share else None,
+    )
 
 
 def delta_of(privacy: PrivacyConfig, num_users: int) -> float:

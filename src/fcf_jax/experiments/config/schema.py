@@ -144,6 +144,12 @@ class PrivacyConfig(Section):
     count_clip_norm: float = Field(
         default=8.0, gt=0, description="of noisy counts: histories longer than its square weigh less"
     )
+    evaluation_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="of evaluation.federated: share of the budget (of 1 / sigma^2) spent on its noisy means",
+    )
     min_cohort: int = Field(
         default=100, ge=2, description="of secure_sum: fewest clients in a sum, or the difference of two"
     )

@@ -136,6 +136,9 @@ def _tiles(run: StoredRun) -> Iterator[tuple[str, str, str]]:
         yield "ER@10 of the targets", number_text(attack["er_at_10"]), who
         honest = attack["honest"].get(run.leading_metric)
         yield f"{metric_text(run.leading_metric)} of honest users", number_text(honest), ""
+    told = summary.get("federated_evaluation", {}).get(f"federated_{run.leading_metric}")
+    if told is not None:
+        yield f"{metric_text(run.leading_metric)} as clients sum it", number_text(told), ""
     if (floor := run.side("popularity").get(run.leading_metric)) is not None:
         yield f"{metric_text(run.leading_metric)} of popularity", number_text(floor), "the floor"
 

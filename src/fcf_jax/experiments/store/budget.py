@@ -161,8 +161,9 @@ class Budget(NamedTuple):
             "num_rounds_allowed": self.num_rounds,
             "accountant": f"dp-accounting, {self.accountant}",
             "item_counts_noise_multiplier": self.participation.count_noise_multiplier,
-            "released": "the item factors after each round, and item counts if they have a noise multiplier; "
-            "user factors stay on their devices (joint DP)",
+            "evaluation_noise_multiplier": self.participation.evaluation_noise_multiplier,
+            "released": "the item factors after each round, and item counts and means of metrics if they "
+            "have a noise multiplier; user factors stay on their devices (joint DP)",
             "caveats": [
                 *_CAVEATS,
                 _ALONE if share is None else _IN_LEDGER,

@@ -58,6 +58,7 @@ SALT = File[Document](
     remedy="checkpoints cannot be told apart: choose another --out",
 )
 ITEM_COUNTS = File[Arrays]("item_counts.npz", required=("counts",))
+FEDERATED_EVALUATION = File[Document]("federated_evaluation.json")
 ITEM_FACTORS = File[Arrays]("item_factors.npz", required=("item_factors", "item_ids", "mean_rating"))
 TRIALS = File[list[Document]]("trials.csv")
 TUNED = File[Document]("tuned.toml")

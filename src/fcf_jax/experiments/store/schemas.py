@@ -87,6 +87,7 @@ class PrivacyStatement(TypedDict):
         num_rounds_allowed: rounds that may be charged.
         accountant: library and method that computed epsilon.
         item_counts_noise_multiplier: of released item counts, in clip norms; None: no release.
+        evaluation_noise_multiplier: likewise, of the federated evaluation.
         released: what leaves the server.
         caveats: limits of the guarantee.
         rounds_charged: rounds charged so far, those of killed processes included.
@@ -106,6 +107,7 @@ class PrivacyStatement(TypedDict):
     num_rounds_allowed: Count
     accountant: str
     item_counts_noise_multiplier: Annotated[float, Field(gt=0)] | None
+    evaluation_noise_multiplier: NotRequired[Annotated[float, Field(gt=0)] | None]
     released: str
     caveats: list[str]
     rounds_charged: Count
@@ -139,6 +141,8 @@ class Summary(TypedDict):
             and bytes of all clients until a goal was reached.
         attack: of malicious clients: their kind, number and targets, exposure `er_at_5` and `er_at_10` of the
             targets among honest users, and under `honest` the metrics of honest users.
+        federated_evaluation: means of metrics that clients computed and the server summed, `federated_` and
+            the name, the count of these clients and the standard deviation of the noise on each sum.
         virtual_seconds: virtual time of all rounds, where there is a clock.
         num_uploads: uploads that the server received, where clients may drop out or be late.
         num_void_rounds: rounds without an upload, which changed nothing, likewise.
@@ -178,6 +182,7 @@ class Summary(TypedDict):
     warnings: NotRequired[list[str]]
     payload: NotRequired[dict[str, Any]]
     attack: NotRequired[dict[str, Any]]
+    federated_evaluation: NotRequired[Figures]
     virtual_seconds: NotRequired[float]
     num_uploads: NotRequired[int]
     num_void_rounds: NotRequired[int]
