@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from fcf_jax.privacy import (
-    FederatedMeans,
     Participation,
     calibrated_noise_multiplier,
     epsilon,
     federated_means,
 )
+from fcf_jax.privacy.composition import Release
 from fcf_jax.privacy.federated_metrics import clipped_vectors, present_clients
 
 KEY = jax.random.key(4)
@@ -84,3 +84,11 @@ def test_epsilon_covers_rounds_item_counts_and_evaluation(sampling):
         noise = calibrated_noise_multiplier(who, epsilon=4.0, delta=1e-5, num_rounds=5)
         together = 1 / math.sqrt(5 / noise**2 + 1 / 9.0**2 + 1 / 7.0**2)
         assert dp.get_epsilon_gaussian(together, 1e-5) == pytest.approx(4.0, rel=1e-6)
+
+
+def test_a_ledger_counts_the_evaluation(tmp_path):
+    who = Participation("everybody", 100, 100, evaluation_noise_multiplier=7.0)
+    release = Release(who, noise_multiplier=3.0, num_rounds=5)
+    entry = entry_of("a", tmp_path, release, epsilon=1.0, delta=1e-5)
+    spent = dp_accounting.get_epsilon_gaussian(1 / math.sqrt(5 / 3.0**2 + 1 / 7.0**2), 1e-5)
+    assert total_epsilon([entry], delta=1e-5) == pytest.approx(spent)

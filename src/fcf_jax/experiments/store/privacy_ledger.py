@@ -78,7 +78,7 @@ def entry_of(run: str, folder: Path, release: Release, *, epsilon: float, delta:
             "sampling": who.sampling,
             "num_users": who.num_users,
             "cohort_size": who.cohort_size,
-            "count_noise_multiplier": who.count_noise_multiplier,
+            "count_noise_multiplier": who.release_noise_multiplier,  # of an evaluation, too
             "noise_multiplier": release.noise_multiplier,
             "num_rounds": release.num_rounds,
         },
