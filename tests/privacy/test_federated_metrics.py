@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from fcf_jax.experiments.store.privacy_ledger import entry_of, total_epsilon
 from fcf_jax.privacy import (
     Participation,
     calibrated_noise_multiplier,
