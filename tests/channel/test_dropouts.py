@@ -1,6 +1,5 @@
 """Dropouts: the sum over those that come back, rounds without anyone, and void rounds."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +24,6 @@ from fcf_jax.channel import (
 from fcf_jax.core.cohort_sum import cohort_sum
 from fcf_jax.core.cohorts import gather_cohort
 from fcf_jax.core.federation import federated_cf, run_rounds
-from fcf_jax.parallel import run_rounds_streamed
 
 KEY, NUM_USERS = jax.random.key(3), 13
 SIZES: dict[str, Any] = {"num_items": 17, "num_factors": NUM_FACTORS}
@@ -37,26 +35,40 @@ ADAM = optax.adam(0.1)
 
 @pytest.fixture(scope="module")
 def summed(small):
-    """Sum the uploads that pass a channel; its numbers are traced."""
+    """Sum the uploads of two runs side by side, each with a dropout probability for each user."""
+    item_factors = jnp.asarray(small.item_factors, jnp.float32)
 
     @jax.jit
-    def of_channel(channel):
-        item_factors = jnp.asarray(small.item_factors, jnp.float32)
+    @jax.vmap
+    def of_runs(probabilities):
+        channel = dropouts(probabilities)
         return cohort_sum(MODEL, item_factors, small.clients, channel=channel, key=KEY)[0]
 
-    return of_channel
+    def of_both(*probabilities):
+        sums = of_runs(jnp.stack([jnp.broadcast_to(one, NUM_USERS) for one in probabilities]))
+        return [jax.tree.map(lambda leaf, run=run: leaf[run], sums) for run in range(2)]
+
+    return of_both
 
 
-def trained(small, channel, run=run_rounds, num_rounds=3, **options):
+def trained(small, channel, num_rounds=5):
     federation = federated_cf(MODEL, ADAM, channel=channel, **SIZES)
-    return run(federation, KEY, federation.init(KEY), small.clients, num_rounds=num_rounds, **options)
+    start = federation.init(KEY)
+    return start, *run_rounds(federation, KEY, start, small.clients, num_rounds=num_rounds)
+
+
+def assert_unchanged(start, after):
+    """The parameters and the optimizer's state, bit for bit; the links may count rounds."""
+    np.testing.assert_array_equal(after.item_factors, start.item_factors)
+    jax.tree.map(np.testing.assert_array_equal, after.optimizer_state, start.optimizer_state)
+    assert int(after.round_index) == 5
 
 
 def test_sum_over_those_that_come_back_matches_dense_reference(small, summed):
     y, c, p = small.item_factors, small.c[BACK], small.p[BACK]
     x = references.solve_users(y, c, p, regularization=REGULARIZATION)
-    sums = summed(dropouts(LOST))
-    assert int(sums.num_clients) == BACK.size
+    sums, all_sums = summed(LOST, 0.0)
+    assert (int(sums.num_clients), int(all_sums.num_clients)) == (BACK.size, NUM_USERS)
     # float32, condition number about 1e3
     assert relative_error(sums.upload, references.cohort_sum(x, y, c, p)) <= 1e-5
     assert relative_error(sums.user_gram, references.user_gram(x)) <= 1e-5
@@ -66,16 +78,18 @@ def test_sum_over_those_that_come_back_matches_dense_reference(small, summed):
 def test_sum_in_fixed_point_equals_that_of_these_clients_alone(small):
     y, exact = jnp.asarray(small.item_factors, jnp.float32), fixed_point(FORMATS, max_clients=NUM_USERS)
     alone = gather_cohort(small.clients, jnp.asarray(BACK), row_capacity=32)
-    expected, _ = cohort_sum(MODEL, y, alone, channel=exact)
-    found, _ = cohort_sum(MODEL, y, small.clients, channel=chain(dropouts(LOST), exact), key=KEY)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    both = jax.jit(lambda clients, channel: cohort_sum(MODEL, y, clients, channel=channel, key=KEY)[0])
+    jax.tree.map(
+        np.testing.assert_array_equal, both(small.clients, chain(dropouts(LOST), exact)), both(alone, exact)
+    )
 
 
 def test_share_that_drops_out_is_as_asked(summed):
     """Over 200 rounds of 13 clients: three standard deviations are 0.026."""
     many = jax.vmap(lambda key: _num_back(key, 0.3))(jax.random.split(KEY, 200))
     assert np.mean(many) / NUM_USERS == pytest.approx(0.7, abs=0.027)
-    assert int(summed(dropouts(0.3)).num_clients) == _num_back(KEY, 0.3)
+    for sums, probability in zip(summed(0.3, 0.6), (0.3, 0.6), strict=True):
+        assert int(sums.num_clients) == _num_back(KEY, probability)
 
 
 def _num_back(key, probability):
@@ -84,21 +98,15 @@ def _num_back(key, probability):
 
 
 def test_round_in_which_nobody_comes_back_changes_nothing(small):
-    federation = federated_cf(MODEL, ADAM, channel=dropouts(1.0), **SIZES)
-    start = federation.init(KEY)
-    after, info = run_rounds(federation, KEY, start, small.clients, num_rounds=3)
-    jax.tree.map(np.testing.assert_array_equal, after._replace(round_index=0), start._replace(round_index=0))
-    assert int(after.round_index) == 3 and not np.asarray(info.num_clients).any()
+    start, after, info = trained(small, dropouts(np.ones((3, NUM_USERS))))
+    assert_unchanged(start, after)
+    assert not np.asarray(info.num_clients).any()
 
 
 def test_trace_decides_round_by_round_and_begins_anew(small):
     trace = np.stack([LOST, np.zeros(NUM_USERS), np.ones(NUM_USERS)])
-    _, info = trained(small, dropouts(trace), num_rounds=5)
+    _, _, info = trained(small, dropouts(trace))
     np.testing.assert_array_equal(info.num_clients, [6, 13, 0, 6, 13])
-    streamed = partial(run_rounds_streamed, block_chunks=2)
-    _, streamed_info = trained(small, dropouts(trace), streamed, num_rounds=5)
-    np.testing.assert_allclose(streamed_info.loss, info.loss, rtol=1e-5)  # float32, another order
-    np.testing.assert_array_equal(streamed_info.num_clients, info.num_clients)
 
 
 def test_expected_cohort_stays_the_divisor_under_noise(small, summed):
@@ -109,33 +117,18 @@ def test_expected_cohort_stays_the_divisor_under_noise(small, summed):
     y, channel = jnp.asarray(small.item_factors, jnp.float32), chain(dropouts(LOST), noise)
     federation = federated_cf(MODEL, ADAM, channel=channel, **SIZES)
     _, info = run_rounds(federation, KEY, federation.init(KEY, y), small.clients, num_rounds=1)
-    expected = -2.0 * summed(dropouts(LOST)).upload + 2.0 * REGULARIZATION * y
+    expected = -2.0 * summed(LOST, 0.0)[0].upload + 2.0 * REGULARIZATION * y
     assert float(info.gradient_norm[0]) == pytest.approx(float(jnp.linalg.norm(expected)), rel=1e-4)
     assert float(info.num_clients[0]) == NUM_USERS
 
 
 def test_sums_of_too_few_clients_stay_closed(small):
-    trace = np.stack([LOST, np.zeros(NUM_USERS)])
-    channel = chain(dropouts(trace), fixed_point(FORMATS, max_clients=NUM_USERS), void_below(7))
-    federation = federated_cf(MODEL, ADAM, channel=channel, **SIZES)
-    start = federation.init(KEY)
-    state, info = run_rounds(federation, KEY, start, small.clients, num_rounds=2)
-    np.testing.assert_array_equal(info.num_clients, [0, NUM_USERS])
-    alone, _ = trained(small, chain(fixed_point(FORMATS, max_clients=NUM_USERS), void_below(7)), num_rounds=1)
-    np.testing.assert_array_equal(state.item_factors, alone.item_factors)  # as if round 0 had not been
-
-
-def test_runs_side_by_side_equal_runs_alone(small, summed):
-    y = jnp.asarray(small.item_factors, jnp.float32)
-
-    def of_probability(probability):
-        return cohort_sum(MODEL, y, small.clients, channel=dropouts(probability), key=KEY)[0]
-
-    both = jax.jit(jax.vmap(of_probability))(jnp.asarray([0.0, 0.6]))
-    for run, probability in enumerate((0.0, 0.6)):
-        alone = summed(dropouts(probability))
-        assert int(both.num_clients[run]) == int(alone.num_clients)
-        np.testing.assert_allclose(both.upload[run], alone.upload, rtol=1e-4, atol=1e-4)  # float32
+    exact, six_of_them, all_of_them = fixed_point(FORMATS, max_clients=NUM_USERS), LOST, 0 * LOST
+    start, after, info = trained(small, chain(dropouts(six_of_them), exact, void_below(7)))
+    assert_unchanged(start, after)
+    assert not np.asarray(info.num_clients).any()
+    _, _, info = trained(small, chain(dropouts(all_of_them), exact, void_below(7)))
+    np.testing.assert_array_equal(info.num_clients, NUM_USERS)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.1, 0.5, 0.99, 1.0])

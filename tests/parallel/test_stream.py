@@ -20,11 +20,12 @@ ADAM = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
 
 
 def noise(noise_multiplier, clip_norm=3.0):
-    return channel.clip_and_noise(
+    clipped = channel.clip_and_noise(
         clip_norms=channel.Pieces(clip_norm, None, None, None),
         noise_multiplier=noise_multiplier,
         expected_cohort_size=13.0,
     )
+    return channel.chain(channel.dropouts(0.3), clipped)
 
 
 @pytest.fixture(scope="module", params=[None, 4])
