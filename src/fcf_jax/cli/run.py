@@ -131,10 +131,11 @@ def _print_summary(summary: "Summary", folder: Path) -> None:
             f"{name} {_number(value)}" for name, value in floor.items() if "recall" in name or "ndcg" in name
         ]
         say(f"Cold items by the popularity that their features predict: {', '.join(shown)}.")
-    say(
-        f"{summary['seconds_per_round']:.4g} s per round; a client in a round sends "
-        f"{summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
-    )
+    both = f"sends {summary['payload_bytes_up']} bytes and receives {summary['payload_bytes_down']}."
+    if summary["num_rounds"]:
+        say(f"{summary['seconds_per_round']:.4g} s per round; a client in a round {both}")
+    else:
+        say(f"No rounds; a client {both}")
     if clipped := summary.get("fixed_point", {}).get("num_clipped_entries"):
         say(
             f"{clipped} numbers that clients sent exceeded the bounds of fixed point and were clipped; raise "

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from fcf_jax.als import converge_als
 from fcf_jax.core.packing import pack_clients, pack_items, padding_factor
@@ -45,7 +46,13 @@ from fcf_jax.experiments.report.milestones import milestones
 from fcf_jax.experiments.report.page import write_report
 from fcf_jax.experiments.report.read import StoredRun
 from fcf_jax.experiments.report.wording import size_text
-from fcf_jax.experiments.store.budget import Budget, budget_of, open_budget, released_item_weights
+from fcf_jax.experiments.store.budget import (
+    Budget,
+    budget_of,
+    open_budget,
+    released_item_weights,
+    released_start,
+)
 from fcf_jax.experiments.store.continuation import MAY_CHANGE, continued
 from fcf_jax.experiments.store.resume import Snapshot, open_checkpoints, read_begun
 from fcf_jax.experiments.store.run_directory import (
@@ -134,6 +141,7 @@ def _train(
     problem, schedule = placed.problem, placed.problem.schedule
     budget = open_budget(problem, folder)
     timetable, item_weights = timetable_of(problem), released_item_weights(problem, folder, budget)
+    start = problem.start if problem.start is not None else released_start(problem, folder, budget)
     federation = problem.federation(item_weights=item_weights, mesh=placed.mesh, timetable=timetable)
     checkpoints = open_checkpoints(
         folder, problem.config, problem.dataset.split, on_damaged=progress.say, may_change=MAY_CHANGE
@@ -153,7 +161,7 @@ def _train(
         placed.mesh,
         num_rounds=schedule.num_rounds,
         block_chunks=placed.block_chunks,
-        first=None if problem.start is None else problem.first_item_factors(),
+        first=None if start is None else jnp.asarray(start),
         timetable=timetable,
         durations=durations_of(problem, timetable),
     )

@@ -10,6 +10,7 @@ FACTS = Facts(num_users=60, num_items=30, num_interactions=500)
 BOUNDS = Pieces(256.0, 32.0, 100.0, 1e4)
 CENTRAL = ["privacy.mode=central_noise", "privacy.noise_multiplier=1", "server.step=gram"]
 LOCAL = ["privacy.mode=local_noise", *CENTRAL[1:]]
+MOMENTS = [*CENTRAL, "privacy.start=second_moments", "federation.num_rounds=0"]
 SECURE = ["privacy.mode=secure_sum"]
 PARTS = ["data.train_path=a.txt", "data.test_path=b.txt"]
 COHORT = ["federation.cohort_size=20", "server.step=running_sums"]
@@ -81,6 +82,11 @@ OF_LOADING = [  # broken as soon as the configuration is loaded
         "attack.defence: trimmed_mean compares the clients of a round",
     ),
     (["attack.kind=rank_one", "model.biases=true"], "model.biases: attacks and defences are made for"),
+    (["privacy.start=second_moments"], "privacy.start: .* got privacy.mode = plain"),
+    (["privacy.start=second_moments", *CENTRAL], "federation.num_rounds: expected 0"),
+    ([*MOMENTS, "federation.cohort_size=20"], "federation.cohort_size: second moments"),
+    ([*MOMENTS, "server.initial_item_factors=a"], "server.initial_item_factors: second moments"),
+    ([*MOMENTS, "model.num_factors=1"], "model.num_factors: expected 2"),
     (["parallel.num_processes=2"], "parallel.coordinator"),
     (["parallel.process_id=1"], "parallel.process_id"),
     (["parallel.devices=3", "parallel.item_shards=2"], "parallel.item_shards"),
@@ -141,6 +147,7 @@ OF_COMMANDS = [
         "model.objective: fcf compare compares with ALS",
     ),
     ("audit", ["model.biases=true"], "model.biases: the attacks"),
+    ("plan", MOMENTS, "privacy.start: fcf plan trains in rounds"),
     ("audit", ["channel.item_bits=8"], "channel.item_bits: the attacks expect uploads as they are"),
     ("tune", ["parallel.item_shards=2"], "parallel: fcf tune"),
     (
@@ -173,6 +180,7 @@ OF_COMMANDS = [
 ]
 OF_DATA = [
     (None, [], FACTS._replace(num_interactions=0), "data.test_fraction"),
+    (None, [*MOMENTS, "privacy.head_items=0.5"], FACTS, "model.num_factors: .* the 15 items"),
     (None, ["federation.cohort_size=61"], FACTS, "federation.cohort_size: .* 60 users, got 61"),
     (None, ["federation.cohort_size=20"], FACTS, "server.step: guarded_gram .* got 20"),
     (None, [*CENTRAL, "data.feedback=explicit", "model.unobserved_weight=0"], FACTS, "data.feedback"),

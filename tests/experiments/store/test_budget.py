@@ -15,7 +15,7 @@ from fcf_jax.experiments.run import run_experiment
 from fcf_jax.experiments.store import budget as budget_module
 from fcf_jax.experiments.store import files
 from fcf_jax.experiments.store.budget import budget_of, released_item_weights
-from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS, METRICS, claimed
+from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS, METRICS, SECOND_MOMENTS, claimed
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")
 
@@ -25,6 +25,10 @@ _TINY = [
     "server.confidence_factor=0", "privacy.mode=central_noise",
 ]  # fmt: skip
 NOISY = [*_TINY, "server.step=gram", "server.learning_rate=0.3"]
+MOMENTS = [
+    *(one for one in _TINY if "rounds" not in one), "federation.num_rounds=0", "server.step=running_sums",
+    "privacy.start=second_moments", "privacy.moment_items=8", "privacy.head_items=0.5",
+]  # fmt: skip
 HEAD = [*_TINY, "server.step=running_sums", "privacy.head_items=0.5"]
 
 
@@ -122,3 +126,31 @@ def test_lost_counts_or_budgets_are_not_paid_for_anew(tmp_path):
         with pytest.raises(CheckpointError, match=name):
             run(folder, HEAD, resume=True)
         (folder / name).write_bytes(content)
+
+
+def test_second_moments_are_released_once_and_spend_the_whole_budget(tmp_path, monkeypatch):
+    folder, budgets, write = tmp_path / "run", [], files.write_atomically
+
+    def watched(path, content):
+        if path.name in (ITEM_COUNTS.name, SECOND_MOMENTS.name):
+            budgets.append(json.loads((folder / BUDGET.name).read_text())["epsilon"])
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", watched)
+    summary = run(folder, MOMENTS)
+    assert budgets == [pytest.approx(10, rel=1e-6)] * 2  # on disk before either release
+    privacy = load_config(None, MOMENTS).privacy
+    protection = problem_of(MOMENTS).protection
+    shares = privacy.count_share, privacy.moment_share, 1 - privacy.count_share - privacy.moment_share
+    precision = sum(protection.release_noise(share) ** -2 for share in shares)
+    assert precision == pytest.approx(summary["privacy"]["item_counts_noise_multiplier"] ** -2)
+    assert summary["payload_bytes_up"] == 4 * (15 + 8 * 9 // 2 + 15 * 3)
+    released = SECOND_MOMENTS.read(folder)["item_factors"]
+    np.testing.assert_array_equal(np.load(folder / "item_factors.npz")["item_factors"], released)
+
+    monkeypatch.setattr(budget_module, "release_second_moments", None)  # it must not be asked again
+    again = run(folder, MOMENTS, resume=True)
+    assert again["federated"] == summary["federated"]
+    (folder / SECOND_MOMENTS.name).unlink()
+    with pytest.raises(CheckpointError, match="expected the moments that were released"):
+        run(folder, MOMENTS, resume=True)

@@ -11,8 +11,9 @@ from fcf_jax.data.split import cap_histories
 from fcf_jax.experiments.config.protection import Protection
 from fcf_jax.experiments.config.schema import ModelConfig, PrivacyConfig
 from fcf_jax.privacy.item_counts import item_weights, noisy_item_counts
+from fcf_jax.privacy.second_moments import Releases, second_moment_factors
 
-_NO_ROUND = 2**32 - 1  # folded into the key in place of a round index
+_COUNTS, _MOMENTS = 2**32 - 1, 2**32 - 2  # folded into the key in place of a round index
 
 
 def trained_histories(privacy: PrivacyConfig, train: Interactions, *, seed: int) -> Interactions:
@@ -60,15 +61,44 @@ def release_item_counts(
     Raises:
         ValueError: for counts that no budget pays for.
     """
-    if (noise := protection.participation.count_noise_multiplier) is None:
-        raise ValueError(
-            "expected item counts that the budget pays for, got no share; set privacy.head_items"
-        )
     return noisy_item_counts(
-        jax.random.fold_in(key, _NO_ROUND),
+        jax.random.fold_in(key, _COUNTS),
         trained_histories(protection.privacy, train, seed=seed),
         clip_norm=protection.privacy.count_clip_norm,
-        noise_multiplier=noise,
+        noise_multiplier=protection.release_noise(protection.privacy.count_share),
+    )
+
+
+def release_second_moments(
+    protection: Protection,
+    train: Interactions,
+    counts: Float[np.ndarray, "items"],
+    key: Key,
+    *,
+    num_factors: int,
+    seed: int,
+) -> Float[np.ndarray, "items factors"]:
+    """Compute the first item factors from second moments; other arguments as for `release_item_counts`.
+
+    Args:
+        counts: item counts as released.
+        num_factors: K.
+    """
+    privacy = protection.privacy
+    rest = 1 - privacy.count_share - privacy.moment_share
+    num_items = privacy.num_learned_items(train.num_items)
+    return second_moment_factors(
+        jax.random.fold_in(key, _MOMENTS),
+        trained_histories(privacy, train, seed=seed),
+        counts,
+        num_factors=num_factors,
+        releases=Releases(
+            num_moment_items=min(privacy.moment_items, num_items),
+            num_items=num_items,
+            moment_noise_multiplier=protection.release_noise(privacy.moment_share),
+            projection_noise_multiplier=protection.release_noise(rest),
+            clip_norm=privacy.moment_clip_norm,
+        ),
     )
 
 

@@ -103,6 +103,8 @@ def client_bytes(
         history_length=shape.history_lengths,
         sent=config.sent_pieces,
     )
+    if config.privacy.starts_from_moments:
+        return _bytes_of_moments(config, sizes)
     payload = FORMS[form or config.channel.form](sizes)
     if links is not None:
         payload = links(payload)
@@ -110,6 +112,14 @@ def client_bytes(
     keys_up, keys_down = key_bytes(SumRules()) if config.privacy.spec.sums_securely else (0, 0)
     up = payload.bytes_up + _NUMBER_BYTES * (of_map + shape.num_user_features**2) + keys_up
     return up, payload.bytes_down + _NUMBER_BYTES * of_map + keys_down
+
+
+def _bytes_of_moments(config: ExperimentConfig, sizes: Sizes) -> tuple[int, int]:
+    """Count the bytes (up, down) of a client in its releases in place of rounds: counts, and two sums."""
+    head, tastes = min(config.privacy.moment_items, sizes.num_items), sizes.num_columns - 1
+    moments, projections = head * (head + 1) // 2, sizes.num_items * tastes
+    counts = head + sizes.num_items  # down go the order of the items, and then the directions
+    return _NUMBER_BYTES * (sizes.num_items + moments + projections), _NUMBER_BYTES * (counts + head * tastes)
 
 
 def _spread(num_bytes: Any) -> Spread:

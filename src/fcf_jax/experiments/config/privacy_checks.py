@@ -5,6 +5,40 @@ from fcf_jax.experiments.config.rule import Check, computed
 
 PRIVACY_CHECKS = (
     Check(
+        lambda c, f: c.privacy.start != "drawn" and c.privacy.spec.noise_on != "sum",
+        lambda c, f: (
+            f"privacy.start: second moments are released as sums with noise, got privacy.mode = "
+            f'{c.privacy.mode}; set privacy.mode = "central_noise" or "distributed_noise", or leave it out'
+        ),
+    ),
+    Check(
+        lambda c, f: c.privacy.starts_from_moments and c.federation.num_rounds > 0,
+        lambda c, f: (
+            f"federation.num_rounds: expected 0, since second moments spend the whole budget, got "
+            f'{c.federation.num_rounds}; set federation.num_rounds = 0, or privacy.start = "drawn"'
+        ),
+    ),
+    Check(
+        lambda c, f: c.privacy.starts_from_moments and c.federation.cohort_size is not None,
+        "federation.cohort_size: second moments are sums over everybody; leave it out",
+    ),
+    Check(
+        lambda c, f: c.privacy.starts_from_moments and c.server.initial_item_factors is not None,
+        "server.initial_item_factors: second moments are a start of their own; leave out one of them",
+    ),
+    Check(
+        lambda c, f: c.privacy.starts_from_moments and not 2 <= c.model.num_factors <= c.privacy.moment_items,
+        lambda c, f: (
+            f"model.num_factors: expected 2, of which one is popularity, to {c.privacy.moment_items} "
+            f"(privacy.moment_items), got {c.model.num_factors}; change one of them"
+        ),
+    ),
+    Check(
+        lambda c, f: c.privacy.starts_from_moments,
+        'privacy.start: {command} trains in rounds; set privacy.start = "drawn" and federation.num_rounds',
+        commands=("compare", "tune", "sweep", "audit", "plan"),
+    ),
+    Check(
         lambda c, f: c.privacy.ledger is None and c.privacy.ledger_epsilon is not None,
         "privacy.ledger_epsilon: expected a file that runs share, got none; set privacy.ledger",
     ),
@@ -30,6 +64,16 @@ PRIVACY_CHECKS = (
     ),
 )
 PRIVACY_DATA_CHECKS = (
+    Check(
+        lambda c, f: (
+            c.privacy.starts_from_moments and c.model.num_factors > c.privacy.num_learned_items(f.num_items)
+        ),
+        lambda c, f: (
+            f"model.num_factors: expected at most the {c.privacy.num_learned_items(f.num_items)} items of "
+            f"privacy.head_items, got {c.model.num_factors}; lower it or raise privacy.head_items"
+        ),
+        when="data",
+    ),
     Check(
         lambda c, f: c.privacy.has_noise and c.data.feedback == "explicit",
         "data.feedback: explicit ratings are centred on their mean, which has no noise; "

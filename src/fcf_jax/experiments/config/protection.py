@@ -50,6 +50,18 @@ class Protection(NamedTuple):
         )
         return spent if math.isfinite(spent) else None
 
+    def release_noise(self, share: float) -> float:
+        """Return the noise multiplier of a release before the first round, by its share of the budget.
+
+        Raises:
+            ValueError: where the budget pays for none.
+        """
+        if (noise := self.participation.count_noise_multiplier) is None:
+            raise ValueError(
+                "expected item counts that the budget pays for, got no share; set privacy.head_items"
+            )
+        return noise / math.sqrt(share) if self.privacy.starts_from_moments else noise
+
     def link(self, item_weights: Float[np.ndarray, "items"] | None = None) -> Link:
         """Build the link that clips the clients and adds the noise.
 
@@ -111,6 +123,8 @@ def participation_of(
 def noise_multiplier_of(privacy: PrivacyConfig, federation: FederationConfig, *, num_users: int) -> float:
     """Return the configured sigma, otherwise the least that keeps epsilon and delta over all rounds.
 
+    Second moments are released in place of rounds: sigma is then that of all releases as one mechanism.
+
     Calibrated once for each set of numbers in a process.
 
     Raises:
@@ -120,6 +134,8 @@ def noise_multiplier_of(privacy: PrivacyConfig, federation: FederationConfig, *,
     participation = participation_of(privacy, federation, num_users=num_users)
     if privacy.noise_multiplier is not None:
         return privacy.noise_multiplier
+    if privacy.starts_from_moments:
+        return _alone(privacy, participation)
     return _calibrated(
         participation,
         epsilon=privacy.epsilon,
@@ -130,19 +146,31 @@ def noise_multiplier_of(privacy: PrivacyConfig, federation: FederationConfig, *,
 
 
 def with_item_counts(privacy: PrivacyConfig, participation: Participation) -> Participation:
-    """Add the noise of item counts and of a federated evaluation: their shares of the target's budget."""
+    """Add the noise of what is released besides the rounds, where anything is: its share of the budget.
+
+    Item counts have `privacy.count_share`, a federated evaluation `privacy.evaluation_share`. Second moments,
+    with their counts, have all the rest: they are Gaussian mechanisms on everybody, whose 1 / sigma^2 add up.
+    """
     if not privacy.needs_item_counts and privacy.evaluation_share == 0:
         return participation
-    delta = delta_of(privacy, participation.num_users)
-    alone = participation.sensitivity * accounting.single_noise_multiplier(privacy.epsilon, delta=delta)
+    alone = _alone(privacy, participation)
+    if privacy.starts_from_moments and privacy.noise_multiplier is not None:
+        alone = privacy.noise_multiplier
 
     def noise_of(share: float) -> float:
         return alone / math.sqrt(share)
 
+    of_counts = 1 - privacy.evaluation_share if privacy.starts_from_moments else privacy.count_share
     return participation._replace(
-        count_noise_multiplier=noise_of(privacy.count_share) if privacy.needs_item_counts else None,
+        count_noise_multiplier=noise_of(of_counts) if privacy.needs_item_counts else None,
         evaluation_noise_multiplier=noise_of(privacy.evaluation_share) if privacy.evaluation_share else None,
     )
+
+
+def _alone(privacy: PrivacyConfig, participation: Participation) -> float:
+    """Compute sigma of a single release that spends the target's budget."""
+    delta = delta_of(privacy, participation.num_users)
+    return participation.sensitivity * accounting.single_noise_multiplier(privacy.epsilon, delta=delta)
 
 
 def delta_of(privacy: PrivacyConfig, num_users: int) -> float:

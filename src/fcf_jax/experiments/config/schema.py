@@ -150,6 +150,24 @@ class PrivacyConfig(Section):
         le=0.5,
         description="of evaluation.federated: share of the budget (of 1 / sigma^2) spent on its noisy means",
     )
+    start: Literal["drawn", "second_moments"] = Field(
+        default="drawn",
+        description="first item factors; second_moments: computed from item counts and two sums that are "
+        "released with noise, in place of rounds",
+    )
+    moment_items: int = Field(
+        default=200, ge=2, description="of second_moments: most frequent items, whose moments are released"
+    )
+    moment_share: float = Field(
+        default=0.4,
+        gt=0,
+        le=0.5,
+        description="of second_moments: share of the budget spent on the moments; what counts and moments "
+        "leave is spent on the projections of privacy.head_items",
+    )
+    moment_clip_norm: float = Field(
+        default=0.15, gt=0, le=1, description="of second_moments: clip norm of a client's projections"
+    )
     min_cohort: int = Field(
         default=100, ge=2, description="of secure_sum: fewest clients in a sum, or the difference of two"
     )
@@ -198,8 +216,15 @@ class PrivacyConfig(Section):
 
     @property
     def needs_item_counts(self) -> bool:
-        """Whether noisy item counts are released before the first round, to drop or weigh items."""
-        return self.has_noise and (self.head_items < 1 or self.item_weight_power != 0)
+        """Whether noisy item counts are released before the first round."""
+        return self.has_noise and (
+            self.head_items < 1 or self.item_weight_power != 0 or self.starts_from_moments
+        )
+
+    @property
+    def starts_from_moments(self) -> bool:
+        """Whether the first item factors are computed from second moments."""
+        return self.has_noise and self.start == "second_moments"
 
     def num_learned_items(self, num_items: int) -> int:
         """Count the items that are learned: all, or under noise the configured share."""

@@ -10,11 +10,15 @@ import numpy as np
 from jaxtyping import Float
 
 from fcf_jax.experiments.build.devices import share_files
-from fcf_jax.experiments.build.histories import release_item_counts, weights_of_counts
+from fcf_jax.experiments.build.histories import (
+    release_item_counts,
+    release_second_moments,
+    weights_of_counts,
+)
 from fcf_jax.experiments.build.problem import Problem, rounds_key
 from fcf_jax.experiments.errors import CheckpointError, DamagedFileError
 from fcf_jax.experiments.store.privacy_ledger import charge_ledger, entry_of
-from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS
+from fcf_jax.experiments.store.run_directory import BUDGET, ITEM_COUNTS, ITEM_FACTORS, SECOND_MOMENTS
 from fcf_jax.experiments.store.schemas import EPSILON_IN_NAME_ONLY, LedgerShare, PrivacyStatement
 from fcf_jax.messages import count_of
 from fcf_jax.privacy.accounting import Accountant, Participation, accountant_used, epsilon_by_round
@@ -162,8 +166,9 @@ class Budget(NamedTuple):
             "accountant": f"dp-accounting, {self.accountant}",
             "item_counts_noise_multiplier": self.participation.count_noise_multiplier,
             "evaluation_noise_multiplier": self.participation.evaluation_noise_multiplier,
-            "released": "the item factors after each round, and item counts and means of metrics if they "
-            "have a noise multiplier; user factors stay on their devices (joint DP)",
+            "released": "the item factors after each round; before the first one item counts, or counts and "
+            "second moments, if item_counts_noise_multiplier, their noise, is not null; means of metrics if "
+            "they have a noise multiplier; user factors stay on their devices (joint DP)",
             "caveats": [
                 *_CAVEATS,
                 _ALONE if share is None else _IN_LEDGER,
@@ -223,7 +228,7 @@ def released_item_weights(
         budget: what the release is charged to.
 
     Returns:
-        None when the configuration does not ask for item counts.
+        None when the configuration does not ask for item counts, or for second moments alone.
 
     Raises:
         CheckpointError: when a run that has begun lost its counts.
@@ -241,4 +246,42 @@ def released_item_weights(
         counts = release_item_counts(protection, problem.train, key, seed=seed)
         budget.charge(0)  # states the release on disk before anything is made of it
         ITEM_COUNTS.write(folder, {"counts": counts})
+    if protection.privacy.starts_from_moments:
+        return None
     return weights_of_counts(protection.privacy, ITEM_COUNTS.read(folder)["counts"])
+
+
+def released_start(
+    problem: Problem, folder: Path, budget: Budget | None
+) -> Float[np.ndarray, "items factors"] | None:
+    """Return the first item factors of a run where they are computed from released second moments.
+
+    They are released and charged once, after the item counts (`released_item_weights`); a resumed run reads
+    them.
+
+    Returns:
+        None when the configuration does not ask for second moments.
+
+    Raises:
+        CheckpointError: when a run that has ended lost them.
+        OSError: when they cannot be written.
+    """
+    protection, config = problem.protection, problem.config
+    if budget is None or protection is None or not protection.privacy.starts_from_moments:
+        return None
+    share_files(folder, [SECOND_MOMENTS.name])
+    if not SECOND_MOMENTS.is_in(folder):
+        if ITEM_FACTORS.is_in(folder):
+            path = folder / SECOND_MOMENTS.name
+            raise CheckpointError(f"{path}: expected the moments that were released; choose another --out")
+        factors = release_second_moments(
+            protection,
+            problem.train,
+            ITEM_COUNTS.read(folder)["counts"],
+            rounds_key(protection.privacy, jax.random.key(0)),
+            num_factors=config.model.num_factors,
+            seed=config.data.seed,
+        )
+        budget.charge(0)
+        SECOND_MOMENTS.write(folder, {"item_factors": factors})
+    return SECOND_MOMENTS.read(folder)["item_factors"]

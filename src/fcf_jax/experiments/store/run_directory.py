@@ -59,6 +59,7 @@ SALT = File[Document](
 )
 ITEM_COUNTS = File[Arrays]("item_counts.npz", required=("counts",))
 FEDERATED_EVALUATION = File[Document]("federated_evaluation.json")
+SECOND_MOMENTS = File[Arrays]("second_moments.npz", required=("item_factors",))
 ITEM_FACTORS = File[Arrays]("item_factors.npz", required=("item_factors", "item_ids", "mean_rating"))
 TRIALS = File[list[Document]]("trials.csv")
 TUNED = File[Document]("tuned.toml")
