@@ -34,10 +34,10 @@ def _repeated(option: str, texts: list[str]) -> list[str]:
     return [part for text in texts for part in (option, text)]
 
 
-def seconds_of(arguments: list[str], folder: Path, cache: Path, *, is_here: bool) -> float:
-    """Run a command to its end and time it."""
+def seconds_of(arguments: list[str], folder: Path, cache: Path, *, is_here: bool) -> tuple[float, float]:
+    """Run a command to its end; return its time, and the time that it had the cores."""
     arguments = [*arguments, "--quiet", "--out", str(folder)]
-    started = time.perf_counter()
+    started, cores_before = time.perf_counter(), _seconds_of_cores()
     if is_here:
         code = cli.main(arguments)
     else:
@@ -45,7 +45,12 @@ def seconds_of(arguments: list[str], folder: Path, cache: Path, *, is_here: bool
         code = subprocess.run(command, env=os.environ | {"XDG_CACHE_HOME": str(cache)}).returncode
     if code != 0:
         raise RuntimeError(f"expected exit code 0 of {arguments[0]}, got {code}")
-    return time.perf_counter() - started
+    return time.perf_counter() - started, _seconds_of_cores() - cores_before
+
+
+def _seconds_of_cores() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def main() -> None:
@@ -57,7 +62,7 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="in this process, which shares compiled programs")
     arguments = parser.parse_args()
     varied = arguments.vary or VARIED
-    times: dict[str, list[float]] = {"run": [], "sweep": []}
+    times: dict[str, list[tuple[float, float]]] = {"run": [], "sweep": []}
     with TemporaryDirectory() as folder:
         for repeat in range(arguments.repeats):
             for command, found in times.items():
@@ -66,14 +71,16 @@ def main() -> None:
                 found.append(seconds_of(words, out, cache, is_here=arguments.here))
         document = json.loads((Path(folder) / "sweep-0" / "sweep.json").read_text())
     num_runs, num_programs = document["num_runs"], document["num_programs"]
+    run, sweep = (np.array(times[command]) for command in ("run", "sweep"))  # [repeats, (time, both cores)]
     rows = [
         {
-            "processes": name, "one run, s": np.median(times["run"][part]),
-            f"sweep of {num_runs}, s": np.median(times["sweep"][part]),
-            "sweep / run": np.median(np.divide(times["sweep"][part], times["run"][part])),
+            "processes": name, "one run, s": np.median(run[part, 0]),
+            f"sweep of {num_runs}, s": np.median(sweep[part, 0]),
+            "sweep / run": np.median(sweep[part, 0] / run[part, 0]),
+            "sweep / run, both cores": np.median(sweep[part, 1] / run[part, 1]),
         }
         for name, part in (("cold", slice(0, 1)), ("warm", slice(1, None)))
-        if times["run"][part]
+        if len(run[part])
     ]  # fmt: skip
     found = {
         "num_runs": num_runs,

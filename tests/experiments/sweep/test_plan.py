@@ -25,8 +25,8 @@ def test_the_last_key_varies_fastest_and_values_are_those_of_set():
 
 
 def test_lists_and_quoted_values_stay_whole():
-    runs = planned("evaluation.k=[5, 10],20", 'data.split="ratio",leave_one_out')
-    assert [one.values["evaluation.k"] for one in runs] == [[5, 10], [5, 10], 20, 20]
+    runs = planned("attack.targets=[5, 10],[20]", 'data.split="ratio",leave_one_out')
+    assert [one.values["attack.targets"] for one in runs] == [[5, 10], [5, 10], [20], [20]]
     assert [one.values["data.split"] for one in runs] == ["ratio", "leave_one_out"] * 2
 
 
@@ -70,7 +70,7 @@ def test_a_combination_that_a_rule_refuses_is_kept_with_the_reason():
         (["model.alpha=1,2"], {"overrides": ["model.alpha=3"]}, "given by --set, too"),
         (["parallel.devices=1,2"], {}, "--vary parallel.devices: all runs share the devices"),
         (["tuning.seed=1,2"], {}, "--vary tuning.seed: it is of fcf tune"),
-        (["parallel.item_shards=2"], {}, "all runs share the devices"),
+        (["evaluation.k=5,10"], {}, "--vary evaluation.k: all runs are compared by the same metric"),
         (["server.decay=cosine"], {}, "none of 1 combinations can be run: server.decay"),
     ],
 )

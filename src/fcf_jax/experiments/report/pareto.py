@@ -229,7 +229,8 @@ def _sd(document: Document, configuration: Document) -> float:
 
 def _metric_label(document: Document) -> str:
     has_seeds = any(one["num_runs"] > 1 for one in document["configurations"])
-    return metric_text(document["metric"]) + (", mean ± sd over seeds" if has_seeds else "")
+    direction = " (lower is better)" if document["is_lower_better"] else ""
+    return metric_text(document["metric"]) + direction + (", mean ± sd over seeds" if has_seeds else "")
 
 
 def _draw_steps(axes: Axes, points: _Points, is_front: np.ndarray) -> None:

@@ -17,11 +17,13 @@ from fcf_jax.experiments.errors import ConfigError, RefusedError
 from fcf_jax.experiments.store.run_directory import VARIED
 
 _VALUE = re.compile(r"""(?:\[[^\]]*\]|"[^"]*"|'[^']*'|[^,\["'])+""")  # up to a comma outside of brackets
-_FIXED_SECTIONS = {  # why their keys cannot be varied
+_FIXED = {  # sections, and keys, that cannot be varied, and why
     "parallel": "all runs share the devices",
     "checkpoint": "all runs share the checkpoints",
     "comparison": "it is of fcf compare",
     "tuning": "it is of fcf tune",
+    "evaluation.k": "all runs are compared by the same metric",
+    "data.feedback": "all runs are compared by the same metric",
 }
 
 Axis = tuple[tuple[str, ...], ...]  # choices, each of `section.key=value` texts that hold together
@@ -162,8 +164,8 @@ def _axis(text: str) -> Axis:
     found = [value.strip() for value in _VALUE.findall(values)]
     if not (equals and dot and section and name and found and all(found)):
         raise ConfigError(f"--vary {text}: expected section.key=a,b,c, as in --vary model.alpha=1,4,16")
-    if section in _FIXED_SECTIONS:
-        raise ConfigError(f"--vary {key}: {_FIXED_SECTIONS[section]}; use --set, or leave it out")
+    if reason := _FIXED.get(section) or _FIXED.get(key):
+        raise ConfigError(f"--vary {key}: {reason}; use --set, or leave it out")
     if doubled := next((value for value in found if found.count(value) > 1), None):
         raise ConfigError(f"--vary {key}: expected different values, got {doubled} twice; leave one out")
     return tuple((f"{key}={value}",) for value in found)
