@@ -120,10 +120,12 @@ def run_experiment(
 def _goals(
     problem: Problem, folder: Path, records: list[dict[str, Any]], summary: Summary
 ) -> list[dict[str, Any]]:
-    """Return the rounds and bytes of all clients until the goals that were reached."""
+    """Return the rounds, the bytes of all clients and the virtual time until the goals that were reached."""
     stored = StoredRun(folder.name, problem.config.to_dict(), {}, records, summary)
     reached = [one for one in milestones(stored) if one.rounds is not None]
-    return [{"goal": one.goal, "rounds": one.rounds, "bytes": one.bytes} for one in reached]
+    names = ("goal", "rounds", "bytes", "virtual_seconds")
+    costs = [{name: getattr(one, name) for name in names} for one in reached]
+    return [{name: value for name, value in one.items() if value is not None} for one in costs]
 
 
 def difference_percent(federated: dict[str, float], centralized: dict[str, float]) -> dict[str, float]:

@@ -12,6 +12,8 @@ def test_milestones_known_answers():
         evaluations=evaluations,
     )
     found = [one[1:] for one in milestones(run)]
-    assert found == [(1, 50.0, 1), (2, 100.0, 2), (None, None, 2), (2, 100.0, None)]
+    assert found == [(1, 50.0, 1, None), (2, 100.0, 2, None), (None, None, 2, None), (2, 100.0, None, None)]
+    timed = run._replace(records=[one | {"virtual_seconds": 7.0 * (one["round"] + 1)} for one in run.records])
+    assert [one.virtual_seconds for one in milestones(timed)] == [7.0, 14.0, None, 14.0]
     assert milestones(run_of([2.0, 1.0])) == []
     assert isinstance(milestones(run)[0], Milestone)

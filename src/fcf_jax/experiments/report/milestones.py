@@ -19,12 +19,14 @@ class Milestone(NamedTuple):
         rounds: of the federation.
         bytes: sent and received by all clients in these rounds.
         sweeps: of ALS.
+        virtual_seconds: on the clock of the clients' devices; None without a clock, too.
     """
 
     goal: str
     rounds: int | None
     bytes: float | None
     sweeps: int | None
+    virtual_seconds: float | None = None
 
 
 def milestones(run: StoredRun) -> list[Milestone]:
@@ -54,7 +56,13 @@ def milestones(run: StoredRun) -> list[Milestone]:
 
 
 def _milestone(run: StoredRun, goal: str, rounds: int | None, sweeps: int | None) -> Milestone:
-    return Milestone(goal, rounds, None if rounds is None else rounds * run.bytes_per_round, sweeps)
+    if rounds is None:
+        return Milestone(goal, None, None, sweeps)
+    ends = run.series("round", "virtual_seconds").values[:rounds]
+    is_timed = ends.size > 0 and bool(np.isfinite(ends[-1]))
+    return Milestone(
+        goal, rounds, rounds * run.bytes_per_round, sweeps, float(ends[-1]) if is_timed else None
+    )
 
 
 def _first(rounds: np.ndarray, is_reached: np.ndarray) -> int | None:
