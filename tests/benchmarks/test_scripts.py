@@ -67,6 +67,11 @@ TOYS = {
         + ["--parts", "virtual time", "--only", "synchronous", "asynchronous"],
         ("runs", "virtual time", "asynchronous", "0", 0, "virtual_seconds"),
     ),
+    "compressed": Toy(
+        ["simulated", *(part for one in TINY_CONFIG for part in ("--set", one))]
+        + ["--set", "model.num_factors=2", "--num-builds", "2", "--num-rounds", "1", "--only", "own rows"],
+        ("settings", "own rows", "metrics", "map_at_10", 1),
+    ),
     "gpu": Toy(
         ["--small", "--repeats", "1", "--only", "card", "agreement", "kernels", "billion"],
         ("pieces", "billion", "roofline_ratio"),
@@ -120,7 +125,8 @@ TOYS = {
     ),
 }  # fmt: skip
 OF_COMMANDS = {
-    "accuracy", "cold_start", "devices", "kill_and_resume", "privacy_utility", "second_moments", "sweep",
+    "accuracy", "cold_start", "compressed", "devices", "kill_and_resume", "privacy_utility",
+    "second_moments", "sweep",
 }  # fmt: skip
 PACKAGES = {"fedjax_clients": "fedjax", "flower_simulation": "flwr", "pfl_backend": "pfl"}
 PEERS = sorted(path.stem for path in (FOLDER / "simulators").glob("*.py") if path.stem != "exchange")
