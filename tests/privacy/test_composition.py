@@ -19,14 +19,16 @@ def test_one_run_costs_what_it_costs(who):
 
 @pytest.mark.parametrize("who", [EVERYBODY, POISSON, FIXED])
 def test_two_runs_with_equal_noise_cost_one_of_all_rounds(who):
-    whole = epsilon(who, noise_multiplier=3.0, num_rounds=10, delta=DELTA, accountant="rdp")
-    exact = epsilon(who, noise_multiplier=3.0, num_rounds=10, delta=DELTA)
+    """By the tighter of the accountants that cover both."""
+    together = epsilon(who, noise_multiplier=3.0, num_rounds=10, delta=DELTA)
     found = composed_epsilon([Release(who, 3.0, 4), Release(who, 3.0, 6)], delta=DELTA)
-    assert found == pytest.approx(exact if who is EVERYBODY else whole, rel=1e-6)
+    assert found == pytest.approx(together, rel=1e-3)  # steps of discretised losses
 
 
-def test_runs_with_different_adjacencies_add_up():
-    releases = [Release(POISSON, 2.0, 5), Release(FIXED, 2.0, 5)]
-    parts = [composed_epsilon([one], delta=DELTA / 2) for one in releases]
-    assert composed_epsilon(releases, delta=DELTA) == pytest.approx(sum(parts))
+def test_runs_with_different_neighbors_are_refused():
+    with pytest.raises(ValueError, match="compares the same neighbors"):
+        composed_epsilon([Release(POISSON, 2.0, 5), Release(FIXED, 2.0, 5)], delta=DELTA)
+
+
+def test_runs_without_rounds_cost_nothing():
     assert composed_epsilon([Release(EVERYBODY, 2.0, 0), Release(EVERYBODY, 4.0, 0)], delta=DELTA) == 0
