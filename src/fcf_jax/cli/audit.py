@@ -26,6 +26,15 @@ def audit(
         ),
     ] = None,
     max_users: Annotated[int, typer.Option(min=1, help="Users whose own uploads are attacked.")] = 300,
+    canaries: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Under noise: train N small populations with a known client and N without it, to bound "
+            "epsilon from below; exit 1 if that exceeds the claim.",
+        ),
+    ] = 0,
     upload: Annotated[
         MessageForm | None,
         typer.Option(help="Form of the messages: short for --set channel.form=..."),
@@ -43,6 +52,7 @@ def audit(
     """Attack what the server sees under privacy.mode, and report what it learns about clients."""
     from fcf_jax.experiments.audit.auditing import with_fitting_step
     from fcf_jax.experiments.audit.bounds import figure_names, parse_bounds, unmet
+    from fcf_jax.experiments.audit.canaries import CANARY_FIGURES, CanaryAudit
     from fcf_jax.experiments.report.tables import show_audit
 
     with input_errors():
@@ -54,20 +64,26 @@ def audit(
             has_cohorts=resolved.federation.cohort_size is not None,
             sends_gram=resolved.server.spec.asks_for_gram,
         )
+        if canaries:
+            known["canaries"] = CANARY_FIGURES
         bounds = parse_bounds(require or [], known)
-    document = _audit(resolved, folder, max_users=max_users, note=note, quiet=quiet)
+    counts = {"max_users": max_users, "num_canaries": canaries}
+    document = _audit(resolved, folder, counts, note=note, quiet=quiet)
     if not quiet:
         show_audit(document)
         say(f"{document['seconds']:.0f} s. Written to {folder}")
     broken = unmet(bounds, document["attacks"])
+    if (of_canaries := document.get("canaries")) is not None and CanaryAudit(**of_canaries).exceeds_claim:
+        broken.append(CanaryAudit(**of_canaries).sentence)
     if broken:
         raise CommandError("; ".join(broken), 1)
 
 
 def _audit(
-    config: "ExperimentConfig", folder: Path, *, max_users: int, note: str, quiet: bool
+    config: "ExperimentConfig", folder: Path, counts: dict[str, int], *, note: str, quiet: bool
 ) -> dict[str, Any]:
     from fcf_jax.experiments.audit.auditing import run_audit
+    from fcf_jax.experiments.audit.canaries import refuse_unauditable
     from fcf_jax.experiments.build.dataset import load_dataset
     from fcf_jax.experiments.build.devices import keep_compiled_programs, start_devices
     from fcf_jax.experiments.build.problem import resolve
@@ -79,9 +95,11 @@ def _audit(
             keep_compiled_programs()
             dataset = load_dataset(config)
             problem = resolve(config, dataset)
+            if counts["num_canaries"]:
+                refuse_unauditable(problem)
             stack.enter_context(claimed(folder, config))
         progress = stack.enter_context(ProgressLine(new_console(), quiet=quiet))
         for note in dataset.notes:
             progress.say(note)
         stack.enter_context(run_errors())
-        return run_audit(problem, folder, progress, max_users=max_users, note=note)
+        return run_audit(problem, folder, progress, **counts, note=note)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcf_jax.experiments.audit import attacks
 from fcf_jax.experiments.audit.attacks import Figures
+from fcf_jax.experiments.audit.canaries import audit_canaries
 from fcf_jax.experiments.audit.leakage import leakage_curve
 from fcf_jax.experiments.audit.many_rounds import late_rounds, many_rounds
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
@@ -68,6 +69,7 @@ def run_audit(
     progress: ProgressLine,
     *,
     max_users: int = 300,
+    num_canaries: int = 0,
     note: str = "",
 ) -> dict[str, Any]:
     """Run the attacks and write `audit.json`, `audit.md`, `audit.csv` and `leakage.png`.
@@ -79,6 +81,7 @@ def run_audit(
         folder: run directory.
         progress: shows the running attack.
         max_users: users whose single uploads are attacked, drawn at random.
+        num_canaries: runs with a canary, and as many without; 0: none.
         note: from `with_fitting_step`.
 
     Returns:
@@ -93,6 +96,11 @@ def run_audit(
     for done, (name, (attack, _)) in enumerate(planned.items()):
         progress.show("attack", done, len(planned) + 1, name)
         found[name] = {what: figure._asdict() for what, figure in attack().items()}
+    canaries = None
+    if num_canaries:
+        progress.show("attack", len(planned), len(planned) + 1, "canaries")
+        canaries = audit_canaries(problem, num_worlds=num_canaries)
+        found["canaries"] = {what: figure._asdict() for what, figure in canaries.figures.items()}
     progress.show("attack", len(planned), len(planned) + 1, "leakage.png")
     document = {
         "mode": problem.config.privacy.mode,
@@ -107,8 +115,11 @@ def run_audit(
     document["verdicts"] = {name: one._asdict() for name, one in verdicts.items()}
     document["verdict"] = strongest(verdicts)
     config = problem.config
-    of_setting = (note, _small_cohort(scene), caution_of_secure_sums(config), _requests(config))
+    of_canaries = "" if canaries is None else canaries.sentence
+    of_setting = (of_canaries, note, _small_cohort(scene), caution_of_secure_sums(config), _requests(config))
     document["notes"] = [*filter(None, of_setting), *not_covered(document["mode"])]
+    if canaries is not None:
+        document["canaries"] = canaries._asdict()
     write_leakage_figure(folder, document)
     write_audit_tables(folder, document)
     return document

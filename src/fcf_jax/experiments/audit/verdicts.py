@@ -33,6 +33,9 @@ MEANINGS = {
     "consistent_rate": "uploads that the attack explains without a contradiction",
     "union_recall": "interactions whose item is among those found to be touched by anyone",
     "union_precision": "items found to be touched that someone touched",
+    "epsilon_low": "lower bound on epsilon at 95 % confidence, whatever the mechanism",
+    "epsilon_low_gaussian": "the same if the noise of the whole run is one Gaussian mechanism",
+    "epsilon_claimed": "epsilon that the accountant claims for these runs",
     "fitted": "the same if the server asks for no sums but the upload",
 }
 
