@@ -139,7 +139,9 @@ def main() -> None:
     if arguments.num_factors:
         grid = {**grid, "num_factors": tuple(arguments.num_factors)}
     path = arguments.json
-    done = json.loads(path.read_text()) if path is not None and path.exists() else {"results": []}
+    done: dict[str, Any] = {"results": []}
+    if path is not None and path.exists():
+        done = json.loads(path.read_text())
     if "plain" not in done:
         done |= reference(task, plain_grid)
     for epsilon in arguments.epsilons:
