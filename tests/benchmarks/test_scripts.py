@@ -85,7 +85,7 @@ TOYS = {
         ("sums", 0, "in_fixed_point", "linked", "value"),
     ),
     "leakage_over_rounds": Toy(
-        [*DATA, "--cohort-size", "5", "--num-rounds", "20", "--num-shadows", "6", "--shadow-rounds", "1"]
+        [*DATA, "--cohort-sizes", "5", "--num-rounds", "20", "--num-shadows", "6", "--shadow-rounds", "1"]
         + ["--num-factors", "2"],
         ("published_model", "AUC"),
     ),

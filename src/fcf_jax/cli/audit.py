@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from fcf_jax.experiments.config.schema import ExperimentConfig
 
 
+def _num_shadows(text: str | int) -> int:
+    number = int(text) if str(text).isdecimal() else -1
+    if 0 != number < 6:
+        raise typer.BadParameter(f"expected 0, or at least 6 models, got {text}")
+    return number
+
+
 def audit(
     config: ConfigArgument = None,
     overrides: SetOption = None,
@@ -47,6 +54,15 @@ def audit(
             "95 % interval, >= against the low end.",
         ),
     ] = None,
+    shadow_models: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Attack the published item factors by N models like the configured one, at least 6, each "
+            "trained on half of the users; 0: do not.",
+            parser=_num_shadows,
+        ),
+    ] = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Attack what the server sees under privacy.mode, and report what it learns about clients."""
@@ -63,11 +79,12 @@ def audit(
             resolved.privacy.mode,
             has_cohorts=resolved.federation.cohort_size is not None,
             sends_gram=resolved.server.spec.asks_for_gram,
+            has_shadows=shadow_models > 0,
         )
         if canaries:
             known["canaries"] = CANARY_FIGURES
         bounds = parse_bounds(require or [], known)
-    counts = {"max_users": max_users, "num_canaries": canaries}
+    counts = {"max_users": max_users, "num_canaries": canaries, "shadow_models": shadow_models}
     document = _audit(resolved, folder, counts, note=note, quiet=quiet)
     if not quiet:
         show_audit(document)

@@ -201,3 +201,9 @@ def test_rows_that_a_client_asks_for_tell_its_history(tmp_path):
 def test_a_used_folder_is_refused(folders, capsys):
     assert run("plain", folders["plain"]) == 2
     assert "expected an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shadows", ["5", "many"])
+def test_too_few_shadow_models_are_a_mistake(tmp_path, capsys, shadows):
+    assert run("plain", tmp_path / "out", "--shadow-models", shadows) == 2
+    assert "at least 6" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,10 +1,11 @@
-"""Attacks on the sums of all planned rounds, for Y as it was drawn: nothing is trained."""
+"""Attacks on all planned rounds: on their sums, for Y as it was drawn, and on the model they end with."""
 
 import numpy as np
 import pytest
 
 from fcf_jax.experiments.audit.many_rounds import late_rounds, many_rounds
 from fcf_jax.experiments.audit.scene import Scene
+from fcf_jax.experiments.audit.shadows import membership
 from fcf_jax.experiments.build.dataset import load_dataset
 from fcf_jax.experiments.build.problem import resolve
 from fcf_jax.experiments.config.load import load_config
@@ -45,3 +46,9 @@ def test_uploads_at_one_model_give_histories_only_over_many_rounds(step):
     )
     assert many["recall"].value > 0.95 and many["auc"].value > 0.95
     assert few["recall"].value < 0.7 and few["auc"].value < 0.75
+
+
+def test_published_model_tells_who_took_part():
+    everybody = ["federation.cohort_size=60", "federation.num_rounds=6", "model.regularization=0.1"]
+    found = membership(scene(*everybody), num_models=8)
+    assert found["auc"].low > 0.6 and found["auc_ceiling"].value == 1.0

@@ -12,7 +12,7 @@ EVERY_AUDIT = [(mode, has_cohorts) for mode in PRIVACY_MODES for has_cohorts in 
 
 
 def full_audit(mode, has_cohorts, value):
-    names = figure_names(mode, has_cohorts=has_cohorts, sends_gram=True)
+    names = figure_names(mode, has_cohorts=has_cohorts, sends_gram=True, has_shadows=True)
     attacks = {attack: dict.fromkeys(figures, value) for attack, figures in names.items()}
     return {**audit_of(attacks, mode), "notes": not_covered(mode)}
 

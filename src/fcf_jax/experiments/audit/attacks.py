@@ -206,6 +206,7 @@ def links_of(scene: Scene, seen: Seen, *, knows_gram: bool) -> tuple[summed_uplo
 def _decoded(scene: Scene, seen: Seen, residuals: np.ndarray, is_touched: np.ndarray) -> summed_uploads.Links:
     """Decode the holders of the items, from counts too if confidences are sent."""
     public, strength, counts = scene.public, scene.common_strength, None
+    assert strength is not None
     confidence, _ = weigh(public, np.array([strength]))
     extra = float(confidence[0]) - public.unobserved_weight
     if seen.confidence_sum is not None and extra:

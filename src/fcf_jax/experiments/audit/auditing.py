@@ -12,6 +12,7 @@ from fcf_jax.experiments.audit.canaries import audit_canaries
 from fcf_jax.experiments.audit.leakage import leakage_curve
 from fcf_jax.experiments.audit.many_rounds import late_rounds, many_rounds
 from fcf_jax.experiments.audit.scene import LARGEST_SUM, ROUNDS_BEFORE, Scene, set_scene
+from fcf_jax.experiments.audit.shadows import membership
 from fcf_jax.experiments.audit.verdicts import not_covered, strongest, verdicts_of
 from fcf_jax.experiments.build.problem import Problem
 from fcf_jax.experiments.cautions import caution_of_secure_sums
@@ -34,6 +35,7 @@ _STRONGEST = (
 )
 
 
+_HISTORY = "the final Y, the history of the user, and models trained with and without it"
 _CONSTANT = {
     "each_round": "of the confidences, in each round",
     "once": "of the confidences of all clients, once",
@@ -70,6 +72,7 @@ def run_audit(
     *,
     max_users: int = 300,
     num_canaries: int = 0,
+    shadow_models: int = 0,
     note: str = "",
 ) -> dict[str, Any]:
     """Run the attacks and write `audit.json`, `audit.md`, `audit.csv` and `leakage.png`.
@@ -82,6 +85,7 @@ def run_audit(
         progress: shows the running attack.
         max_users: users whose single uploads are attacked, drawn at random.
         num_canaries: runs with a canary, and as many without; 0: none.
+        shadow_models: trained to attack the published item factors; 0: they are not attacked.
         note: from `with_fitting_step`.
 
     Returns:
@@ -92,6 +96,8 @@ def run_audit(
     progress.compiling("training before the attacks")
     scene = set_scene(problem, max_users=max_users)
     planned = _attacks(scene)
+    if shadow_models:
+        planned["published_model"] = (partial(membership, scene, num_models=shadow_models), _HISTORY)
     found: dict[str, Any] = {}
     for done, (name, (attack, _)) in enumerate(planned.items()):
         progress.show("attack", done, len(planned) + 1, name)
@@ -117,7 +123,10 @@ def run_audit(
     config = problem.config
     of_canaries = "" if canaries is None else canaries.sentence
     of_setting = (of_canaries, note, _small_cohort(scene), caution_of_secure_sums(config), _requests(config))
-    document["notes"] = [*filter(None, of_setting), *not_covered(document["mode"])]
+    document["notes"] = [
+        *filter(None, of_setting),
+        *not_covered(document["mode"], has_shadows=shadow_models > 0),
+    ]
     if canaries is not None:
         document["canaries"] = canaries._asdict()
     write_leakage_figure(folder, document)

@@ -9,6 +9,7 @@ from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
 
 _BOUND = re.compile(r"\s*(\w+)\.([\w.]+?)\s*(<=|>=)\s*(\S+)\s*")
 TPR = "tpr_at_fpr_0.001"
+TPR_OF_MEMBERS = "tpr_at_fpr_0.01"
 _SETS = ("exact_set_rate", "precision", "recall", "f1")
 _SCORES = ("auc", "auc_ceiling", TPR)
 _RECOVERED = (*_SETS, *_SCORES, "strength_rate", "strength_error", "cosine", "consistent_rate")
@@ -24,6 +25,7 @@ _FIGURES: dict[View, tuple[str, ...]] = {
     "difference": _RECOVERED,
     "noisy_sum": (*_SUM, TPR),
     "noisy_sums": _SCORES,
+    "published_model": ("auc", "auc_ceiling", TPR_OF_MEMBERS),
     "popularity": (*_SETS, "auc"),
 }
 
@@ -48,15 +50,20 @@ class Bound(NamedTuple):
         return f"{self.attack}.{self.figure}{self.operator}{self.limit:g}"
 
 
-def figure_names(mode: str, *, has_cohorts: bool, sends_gram: bool) -> dict[str, tuple[str, ...]]:
+def figure_names(
+    mode: str, *, has_cohorts: bool, sends_gram: bool, has_shadows: bool = False
+) -> dict[str, tuple[str, ...]]:
     """Return the names of the figures of each attack that applies, without running any.
 
     Args:
         mode: privacy mode.
         has_cohorts: whether a cohort size is configured.
         sends_gram: whether the server step asks for A.
+        has_shadows: whether shadow models are trained.
     """
     attacks = PRIVACY_MODES[mode].attacks_on(has_cohorts=has_cohorts)
+    if has_shadows:
+        attacks["published_model"] = "published_model"
     fitted = ("fitted_precision", "fitted_recall") if sends_gram else ()
     return {
         name: _FIGURES[view] + (fitted if view in ("sum", "noisy_sum") else ())

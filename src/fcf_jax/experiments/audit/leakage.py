@@ -49,8 +49,13 @@ def _against_noise(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _noise_multiplier(scene: Scene, epsilon: float) -> float:
-    """Calibrate the noise of a whole run; for cohorts by RDP, which is fast and never underestimates."""
-    participation = scene.protection.participation
+    """Calibrate the noise of all rounds; for cohorts by RDP, which is fast and never underestimates.
+
+    Single releases beside the rounds, which have noise of their own, are not attacked, and not counted.
+    """
+    participation = scene.protection.participation._replace(
+        count_noise_multiplier=None, evaluation_noise_multiplier=None
+    )
     return calibrated_noise_multiplier(
         participation,
         epsilon=epsilon,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from fcf_jax.experiments.audit.bounds import TPR
+from fcf_jax.experiments.audit.bounds import TPR, TPR_OF_MEMBERS
 from fcf_jax.experiments.config.privacy_modes import PRIVACY_MODES, View
 
 Document = Mapping[str, Any]  # content of audit.json
@@ -26,6 +26,7 @@ MEANINGS = {
     "auc": "how well held items, or clients that take part, are told from others; 0.5 is chance",
     "auc_ceiling": "largest AUC that the noise leaves to any attacker",
     TPR: "found at one false alarm in a thousand",
+    TPR_OF_MEMBERS: "members found at one false alarm in a hundred",
     "in_out": "the same for participation of a client in the round",
     "strength_rate": "interactions whose strength is found within 1 %",
     "strength_error": "mean relative error of the strengths found",
@@ -87,6 +88,7 @@ def verdicts_of(document: Document) -> dict[str, Verdict]:
     views: dict[str, View] = {
         name: view for cohorts in (False, True) for name, view in mode.attacks_on(has_cohorts=cohorts).items()
     }
+    views["published_model"] = "published_model"
     for name, figures in document["attacks"].items():
         if name not in views:
             continue  # of another version
@@ -112,9 +114,10 @@ def legend_of(document: Document) -> dict[str, str]:
     return {f"{key}_..." if prefix else key: MEANINGS[key] for key, prefix in keys.items() if key in MEANINGS}
 
 
-def not_covered(mode: str) -> list[str]:
+def not_covered(mode: str, *, has_shadows: bool = False) -> list[str]:
     """Return sentences on what no attack of the audit covers, to stand beside the verdicts."""
-    return _NOT_COVERED.get(mode, [])
+    left = _NOT_COVERED.get(mode, [])
+    return [sentence for sentence in left if not (has_shadows and sentence == _MODEL_ITSELF)]
 
 
 def _outcome(view: View, success: float) -> Outcome:
@@ -195,6 +198,15 @@ def _noisy_sums(found: _Found) -> tuple[str, float]:
     return _noisy_sum(found, f"all {found.facts['num_rounds']} rounds, averaged for one model,")
 
 
+def _published_model(found: _Found) -> tuple[str, float]:
+    return (
+        "From the published item factors alone, whoever knows a history infers whether it was trained on, "
+        f"with {found.auc('auc')}; {found.percent(TPR_OF_MEMBERS)} of the members are found at one false "
+        "alarm in a hundred.",
+        2 * found.value("auc") - 1,
+    )
+
+
 def _popularity(found: _Found) -> tuple[str, float]:
     return (
         f"Without any upload, guessing the most popular items finds {found.percent('recall')} of a client's "
@@ -213,10 +225,11 @@ _SENTENCES: dict[View, Callable[[_Found], tuple[str, float]]] = {
     "noisy_uploads": _noisy_uploads,
     "noisy_sum": _noisy_sum,
     "noisy_sums": _noisy_sums,
+    "published_model": _published_model,
     "popularity": _popularity,
 }
 _MODEL_ITSELF = (
-    "No attack here uses the published item factors, which alone tell who took part (docs/privacy.md)."
+    "No attack here uses the published item factors, which alone tell who took part: see --shadow-models."
 )
 _NOT_COVERED = {
     "plain": [_MODEL_ITSELF],

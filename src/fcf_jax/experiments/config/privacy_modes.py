@@ -16,6 +16,7 @@ View = Literal[
     "difference",
     "noisy_sum",
     "noisy_sums",
+    "published_model",
     "popularity",
 ]
 Attacks = Mapping[str, View]
