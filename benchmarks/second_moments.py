@@ -7,6 +7,7 @@ epsilon is saved when it is done, and read again by the next call.
 
     python benchmarks/second_moments.py movielens-1m-private --set data.path=path/to/ml-1m \
         --tune-on movielens-100k --tune-set data.path=path/to/ml-100k --num-seeds 5 --json moments.json
+    python benchmarks/second_moments.py --table moments.json                 # writes docs/privacy.md
 """
 
 import json
@@ -18,19 +19,21 @@ import jax
 import numpy as np
 from common import argument_parser, positive, publish, show
 from privacy_utility import PLAIN_GRID, Task, first_of, noise_scale, points, reference, task_of
+from readme import README, with_table
 
 import fcf_jax as fcf
 from fcf_jax.privacy.accounting import single_noise_multiplier
 from fcf_jax.privacy.item_counts import clipped_item_counts, noisy_item_counts
 from fcf_jax.privacy.second_moments import Releases, second_moment_factors
 
+PAGE = README.parents[1] / "docs" / "privacy.md"
 EPSILONS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.25)
 COUNT_CLIP_NORM, ALPHA, REGULARIZATION = 8.0, 0.5, 0.03
 GRID = {
-    "num_factors": (17, 33, 49),
+    "num_factors": (25, 49),
     "moment_items": (100, 200, 400, 600),
     "head_items": (0.15, 0.25, 0.4),
-    "count_share": (0.04, 0.08),
+    "count_share": (0.08,),
     "moment_share": (0.25, 0.4),
 }
 TUNING_SEEDS = 2
@@ -121,18 +124,33 @@ def row(result: dict[str, Any], plain: dict[str, float]) -> dict[str, Any]:
     }
 
 
+def shown(cells: dict[str, Any]) -> dict[str, Any]:
+    """Format a row for the page: metrics with four digits, percentages with a sign."""
+    percents = {name: f"{cells[name]:+.1f} %" for name in cells if name.endswith(", %")}
+    metrics = {name: f"{cells[name]:.4f}".lstrip("0") for name in ("NDCG@10", "+-", "Recall@20")}
+    return {**cells, **percents, **metrics}
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("config", help="of the data that is measured")
+    parser.add_argument("config", nargs="?", help="of the data that is measured")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--tune-on", required=True, metavar="CONFIG", help="public or synthetic data")
+    parser.add_argument("--tune-on", metavar="CONFIG", help="public or synthetic data")
     parser.add_argument("--tune-set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epsilons", type=float, nargs="*", default=EPSILONS)
     parser.add_argument("--num-factors", type=positive, nargs="*", help="to choose from")
     parser.add_argument("--num-seeds", type=positive, default=3)
     parser.add_argument("--small-grids", action="store_true", help="one value of each lever")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="saved after every epsilon, and read")
+    parser.add_argument("--table", type=Path, metavar="FILE.json", help="write docs/privacy.md")
     arguments = parser.parse_args()
+    if arguments.table is not None:
+        found = json.loads(arguments.table.read_text())
+        rows = [shown(row(one, found["plain"])) for one in found["results"]]
+        PAGE.write_text(with_table(PAGE.read_text(), "second_moments.py", rows))
+        return
+    if arguments.config is None or arguments.tune_on is None:
+        parser.error("expected CONFIG and --tune-on, or --table")
     task = task_of(arguments.config, arguments.overrides)
     tuning = task_of(arguments.tune_on, arguments.tune_set)
     grid, plain_grid = (first_of(GRID), first_of(PLAIN_GRID)) if arguments.small_grids else (GRID, PLAIN_GRID)
