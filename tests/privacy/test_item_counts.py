@@ -81,7 +81,7 @@ def test_calibration_leaves_room_for_the_counts(sampling):
 
 
 def test_counts_that_cost_all_are_refused():
-    with pytest.raises(ValueError, match="count_noise_multiplier"):
+    with pytest.raises(ValueError, match="item counts or an evaluation with a noise multiplier"):
         calibrated_noise_multiplier(
             Participation("everybody", 50, 50, 0.1), epsilon=1.0, delta=1e-4, num_rounds=2
         )

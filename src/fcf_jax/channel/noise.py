@@ -40,9 +40,10 @@ def grid_step(
     Returns:
         g; 0 without noise, and nan for sigma above `largest_noise_multiplier`.
     """
+    noise_multiplier, unit = (jnp.asarray(one, float) for one in (noise_multiplier, unit))
     slack = noise_multiplier * jnp.sqrt(jnp.asarray(num_numbers, float)) / STD
     least = noise_multiplier * unit / (STD * (1.0 - slack))
-    mantissa, exponent = jnp.frexp((1.0 + 1e-6) * jnp.asarray(least, float))
+    mantissa, exponent = jnp.frexp((1.0 + 1e-6) * least)
     rounded = jnp.ldexp(jnp.ceil(mantissa * 2.0**_STEP_BITS), exponent - _STEP_BITS)
     return jnp.where(slack <= _MOST_SLACK, rounded, jnp.nan)
 
