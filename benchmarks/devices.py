@@ -191,22 +191,29 @@ def train(
 def dropout_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a row for each share of dropouts."""
     name, runs = document["map"], document["runs"]["dropouts"]
-    without = [curve[-1] for curve in runs.get(_NONE, {}).values()]
-    reference, loss = np.array([one[name] for one in without]), mean_of(without, "loss")
+    without = runs.get(_NONE, {})
     for setting, curves in runs.items():
         last = [curve[-1] for curve in curves.values()]
-        values = np.array([one[name] for one in last])
-        is_paired = setting != _NONE and len(values) == len(reference)
+        paired = [] if setting == _NONE else [seed for seed in curves if seed in without]
+        before, after = ([of[seed][-1] for seed in paired] for of in (without, curves))
+        values, reference = (np.array([one[name] for one in found]) for found in (after, before))
         yield {
             "data": document["name"],
             "dropouts": setting,
+            "seeds": len(curves),
             "rounds": last[0]["rounds"],
             "uploads": round(np.mean([one["uploads"] for one in last])),
-            name: f"{values.mean():.4f}",
-            "difference %": f"{100 * (values.mean() / reference.mean() - 1):+.2f}" if is_paired else None,
-            "loss %": f"{100 * (mean_of(last, 'loss') / loss - 1):+.2f}" if is_paired else None,
-            "TOST p": _tost(values, reference) if is_paired and len(values) > 1 else None,
+            name: f"{mean_of(last, name):.4f}",
+            "difference %": _percent(values.mean(), reference.mean()) if paired else None,
+            "loss %": f"{100 * (mean_of(after, 'loss') / mean_of(before, 'loss') - 1):+.2f}"
+            if paired
+            else None,
+            "TOST p": _tost(values, reference) if len(paired) > 1 else None,
         }
+
+
+def _percent(value: float, reference: float) -> str:
+    return f"{100 * (value / reference - 1):+.2f}"
 
 
 def _tost(values: np.ndarray, reference: np.ndarray) -> str:
@@ -272,10 +279,12 @@ _PARTS = {"dropouts": dropout_rows, "steps": step_rows, "virtual time": time_row
 
 
 def write_page(documents: list[dict[str, Any]]) -> None:
-    """Write the tables of docs/channel.md."""
+    """Write the tables of docs/channel.md, of the parts that were measured."""
     text = PAGE.read_text()
     for part, rows in _PARTS.items():
-        text = with_table(text, f"devices.py, {part}", [row for one in documents for row in rows(one)])
+        measured = [one for one in documents if one["runs"].get(part)]
+        if found := [row for one in measured for row in rows(one)]:
+            text = with_table(text, f"devices.py, {part}", found)
     PAGE.write_text(text)
 
 
