@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fcf_jax.channel.attack.roles import Placed, of_rows, place, row_in_history
 from fcf_jax.channel.link import link
+from fcf_jax.channel.sent_rows import user_keys
 from fcf_jax.core.client import upload_norms
 from fcf_jax.core.equations import owned_by
 from fcf_jax.core.linalg import add_ridge, einsum, matmul, safe_sqrt, solve_definite
@@ -181,10 +182,8 @@ def _follow_public(
 
 
 def _randomize(key: Key | None, placed: Placed, length: Array, uploads: Uploads) -> Uploads:
-    if key is None:
-        raise ValueError("expected a key, got None; random links need one")
     dtype, num_slots = uploads.seen.dtype, uploads.seen.shape[1]
-    of_users = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, uploads.client_ids)
+    of_users = user_keys(key, uploads)
     of_row = jax.vmap(jax.random.fold_in)(
         of_users.at[uploads.owners].get(mode="clip"), 1 + row_in_history(uploads.owners)
     )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 from fcf_jax.channel.attack.crafted import require_plain
 from fcf_jax.channel.attack.roles import Placed, place
 from fcf_jax.channel.link import link
+from fcf_jax.channel.sent_rows import user_keys
 from fcf_jax.core.client import chunk_uploads
 from fcf_jax.core.objective import observe
 from fcf_jax.core.records import ClientData, Key, Link, Observations, Scalar, Uploads
@@ -92,7 +93,7 @@ def _only_malicious(placed: Placed, solved: Uploads, honest: Uploads) -> Uploads
 def _made_up(key: Key, fillers: Array, strength: Scalar, placed: Placed, uploads: Uploads) -> Observations:
     """Replace the histories of malicious clients."""
     observations, num_slots = uploads.observations, uploads.seen.shape[1]
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, uploads.client_ids)
+    keys = user_keys(key, uploads)
     drawn = jax.vmap(lambda one: jax.random.permutation(one, fillers))(keys)[:, : num_slots - 1]
     num_empty = num_slots - 1 - drawn.shape[1]
     target = jnp.maximum(placed.of_clients, 0)[:, None]
